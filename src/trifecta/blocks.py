@@ -1,0 +1,79 @@
+"""Blocks: normalise → weights → activation → pool, the unit that a schedule trains.
+
+Shapes: N samples; a convolutional block maps (N, C, H, W) → (N, C', H', W'), a linear one flattens
+whatever comes and maps (N, …) → (N, F').
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class LengthNorm(nn.Module):
+    """Divide each sample by its root mean square: ``x / sqrt(mean_i x_i² + eps)``.
+
+    Leaves the direction and takes the length away, and with it the goodness that the block before
+    computed. Source: Hinton 2022, section 2.1 (there the length becomes 1; here the mean square does,
+    which is the same up to a factor that does not depend on the data).
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, …) → (N, …)."""
+        dims = tuple(range(1, x.ndim))
+        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        scale = torch.rsqrt(wide.square().mean(dims, keepdim=True) + self.eps)
+        return x * scale.to(x.dtype)
+
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1))
+
+
+# Each constructor takes the number of channels (of features, for a linear block).
+# "layer" is one mean and variance a sample over all its features, with a learned scale per channel.
+_CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "length": lambda channels: LengthNorm(),
+    "none": lambda channels: nn.Identity(),
+}
+_LINEAR_NORMS = _CONV_NORMS | {"batch": nn.BatchNorm1d}
+NORMALIZATIONS = tuple(_CONV_NORMS)
+
+
+def conv_block(
+    in_channels: int, out_channels: int, *, normalization: str = "batch", pool: bool = False
+) -> nn.Sequential:
+    """Normalise → 3×3 convolution (padding 1, no bias) → ReLU → optionally 2×2 maximum.
+
+    (N, in_channels, H, W) → (N, out_channels, H, W), or half of H and W with ``pool``.
+    Source: the published code of Dooms et al. 2023.
+    """
+    parts: OrderedDict[str, nn.Module] = OrderedDict(
+        normalize=_CONV_NORMS[normalization](in_channels),
+        weights=nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        activation=nn.ReLU(),
+    )
+    if pool:
+        parts["pool"] = nn.MaxPool2d(2)
+    return nn.Sequential(parts)
+
+
+def linear_block(
+    in_features: int, out_features: int, *, normalization: str = "batch"
+) -> nn.Sequential:
+    """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
+    return nn.Sequential(
+        OrderedDict(
+            flatten=nn.Flatten(),
+            normalize=_LINEAR_NORMS[normalization](in_features),
+            weights=nn.Linear(in_features, out_features),
+            activation=nn.ReLU(),
+        )
+    )

@@ -1,0 +1,15 @@
+"""Images: from a folder, a Hub id or the embedded digits to augmented batches on the device."""
+
+from trifecta.data.augment import AUGMENTATIONS as AUGMENTATIONS
+from trifecta.data.augment import Augmentation as Augmentation
+from trifecta.data.augment import augment as augment
+from trifecta.data.augment import normalize as normalize
+from trifecta.data.batches import Batches as Batches
+from trifecta.data.batches import evaluation_batches as evaluation_batches
+from trifecta.data.config import DataConfig as DataConfig
+from trifecta.data.files import find_images as find_images
+from trifecta.data.files import read_images as read_images
+from trifecta.data.images import ImageData as ImageData
+from trifecta.data.images import ImageSet as ImageSet
+from trifecta.data.load import load_data as load_data
+from trifecta.data.splits import stratified_split as stratified_split

@@ -1,0 +1,116 @@
+"""One pass over the images: shuffled and augmented for training, in order for evaluation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trifecta.data.augment import Augmentation, augment, normalize
+from trifecta.data.images import ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Shuffled, augmented batches of a training set.
+
+    The last, incomplete batch of an epoch is dropped: every step then has the same shapes and
+    weighs its images alike. Another order in the next epoch drops other images.
+
+    Attributes:
+        images: what to train on.
+        batch_size: images in a batch.
+        augmentation: how every batch is changed.
+        mean: of the channels, in 0..1.
+        std: of the channels, in 0..1.
+        seed: of the order, 0 or more.
+
+    Raises:
+        ValueError: the batch size is below 1 or above the number of images, or the seed is below 0.
+    """
+
+    images: ImageSet
+    _: KW_ONLY
+    batch_size: int
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    mean: Sequence[float]
+    std: Sequence[float]
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_batch_size(self.batch_size)
+        if self.batch_size > len(self.images):
+            raise ValueError(
+                f"a batch of {self.batch_size} is larger than the training set of "
+                f"{len(self.images)} images: use --batch-size {len(self.images)} or less"
+            )
+        if self.seed < 0:
+            raise ValueError(f"a seed is 0 or more, got {self.seed}: use --seed {-self.seed}")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return len(self.images) // self.batch_size
+
+    def epoch(
+        self, index: int, *, start: int = 0, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch ``index``, from batch ``start`` on.
+
+        Args:
+            index: of the epoch, from 0; with the seed it decides the order, and nothing else does.
+            start: batches to leave out, without drawing anything for them.
+            generator: of the images' device; the augmentation draws from it.
+
+        Returns:
+            An iterator over images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
+
+        Raises:
+            ValueError: ``start`` is not a batch of the epoch.
+        """
+        if not 0 <= start <= self.steps_per_epoch:
+            raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
+        order = epoch_order(len(self.images), seed=self.seed, epoch=index)
+        chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
+        return self._batches(chosen.to(self.images.labels.device), generator)
+
+    def _batches(
+        self, order: Tensor, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in order.split(self.batch_size):
+            batch = self.images.select(indices)
+            images = augment(
+                batch.images, self.augmentation, mean=self.mean, std=self.std, generator=generator
+            )
+            yield images, batch.labels
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
+    """A permutation ``(count,)`` int64 on the CPU that only depends on its arguments.
+
+    NumPy's ``SeedSequence`` mixes the two numbers, so that (seed 0, epoch 1) and (seed 1, epoch 0),
+    or any other two pairs, have nothing in common.
+    """
+    return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
+
+
+def evaluation_batches(
+    images: ImageSet, batch_size: int, mean: Sequence[float], std: Sequence[float]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every image once, in order and unchanged; the last batch may be smaller.
+
+    Returns:
+        An iterator over images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1.
+    """
+    _check_batch_size(batch_size)
+    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    return ((normalize(pixels, mean, std), labels) for pixels, labels in pairs)
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"a batch has at least 1 image, got {batch_size}: try --batch-size 128")

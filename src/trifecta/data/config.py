@@ -1,0 +1,68 @@
+"""Which images to use, and how they are split and sized."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What ``load_data`` needs to know. Every field is a plain value, or a list of them in YAML.
+
+    Attributes:
+        source: a local folder (Parquet files or one folder of images per class), a Hugging Face
+            Hub id, or ``digits``, the 8×8 digits that come with scikit-learn (a folder of that
+            name is ``./digits``).
+        subset: the configuration of a data set that has several, such as ``cropped_digits``.
+        image_column: where the images are; None finds the column by its type.
+        label_column: where the labels are; None finds the column by its type.
+        train_split: the split to train on.
+        test_split: the split to test on.
+        hold_out: the fraction of the training split to hold out as the test split, stratified and
+            with seed 0, for a source that has no test split.
+        image_size: (height, width) in pixels to resize every image to; None keeps their size.
+        validation: the fraction of the training split to validate on, stratified and with seed 0;
+            0 trains on all of it.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    source: str
+    subset: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    hold_out: float | None = None
+    image_size: tuple[int, int] | None = None
+    validation: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise ValueError("--data is empty: give a folder, a Hub id or 'digits'")
+        if self.train_split == self.test_split:
+            raise ValueError(
+                f"training and test split must differ, got '{self.test_split}' for both: "
+                "choose another --test-split, or --hold-out 0.2"
+            )
+        if not 0 <= self.validation < 1:
+            raise ValueError(
+                f"--validation is a fraction of the training images, 0 or more and below 1, "
+                f"got {self.validation}: try 0.1"
+            )
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ValueError(
+                f"--hold-out is a fraction of the training images, above 0 and below 1, "
+                f"got {self.hold_out}: try 0.2"
+            )
+        if self.image_size is not None:
+            _check_size(self.image_size)
+            # YAML has lists only; equal configurations must stay equal.
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+
+
+def _check_size(size: tuple[int, ...]) -> None:
+    whole = all(isinstance(side, int) and side >= 1 for side in size)
+    if len(size) != 2 or not whole:
+        raise ValueError(
+            f"--image-size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32 32"
+        )

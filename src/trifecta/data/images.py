@@ -1,0 +1,96 @@
+"""Decoded images with their labels, and the splits of a data set.
+
+Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their labels, on one device.
+
+    Attributes:
+        images: ``(N, C, H, W)`` uint8.
+        labels: ``(N,)`` int64, indices into the classes.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8, self.images.dtype
+        assert self.labels.dtype == torch.int64, self.labels.dtype
+        assert self.images.ndim == 4, self.images.shape
+        assert self.labels.shape == self.images.shape[:1], self.labels.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> "ImageSet":
+        """The same images on ``device``."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def select(self, indices: Tensor) -> "ImageSet":
+        """The images at ``indices``, ``(M,)`` int64, in that order."""
+        return ImageSet(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageData:
+    """A data set, ready for training.
+
+    Attributes:
+        train: what weights are trained on.
+        validation: what choices are made on; None if nothing is kept for that.
+        test: what a result is measured on, once.
+        classes: the name of every label.
+        mean: of each channel of ``train``, in 0..1.
+        std: standard deviation of each channel of ``train``, in 0..1, never below 1/255.
+    """
+
+    train: ImageSet
+    validation: ImageSet | None
+    test: ImageSet
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of every image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def to(self, device: torch.device | str) -> "ImageData":
+        """The same data on ``device``."""
+        validation = None if self.validation is None else self.validation.to(device)
+        return replace(
+            self, train=self.train.to(device), validation=validation, test=self.test.to(device)
+        )
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of ``(N, C, H, W)`` uint8 images, in 0..1.
+
+    Both come exactly from the 256 counts of a channel. The deviation is at least 1/255, one grey
+    level, so that a constant channel can be divided by it.
+    """
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in images.unbind(1):
+        weights = torch.bincount(channel.flatten(), minlength=256).double()
+        weights /= weights.sum()
+        mean = (weights * levels).sum()
+        variance = (weights * (levels - mean) ** 2).sum()
+        means.append(mean.item())
+        deviations.append(max(variance.sqrt().item(), 1 / 255))
+    return tuple(means), tuple(deviations)

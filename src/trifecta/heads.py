@@ -1,0 +1,118 @@
+"""Heads: what stands at a window's last block, its local loss and the class scores it can give.
+
+A head is declared as plain data (an *objective*: a frozen dataclass that can be saved and compared)
+and built into a module for the block it stands on. Shapes: B images, K classes; ``features`` are a
+block's output, (2B, …) for objectives that compare pairs (positives first), (B, …) for the others.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifecta.goodness import GOODNESS, Goodness
+from trifecta.names import lookup
+from trifecta.objectives import symmetric_loss, threshold_loss
+
+FeatureShape = tuple[int, ...]
+
+
+class Head(nn.Module, ABC):
+    """A local loss over a block's output, and the scores read off it."""
+
+    @abstractmethod
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
+
+    @abstractmethod
+    def scores(self, features: Tensor) -> Tensor:
+        """Pairs: goodness (N,) of the label each sample carries. Others: class scores (N, K)."""
+
+
+class PairHead(Head):
+    """Compares the goodness of positives and negatives; has no parameters."""
+
+    def __init__(self, goodness: Goodness, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.goodness, self.compare = goodness, compare
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(2B, …) → ()."""
+        positive, negative = self.goodness(features).chunk(2)
+        return self.compare(positive, negative)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, …) → (N,)."""
+        return self.goodness(features)
+
+
+class LinearHead(Head):
+    """Average-pools maps to ``pool``×``pool``, then a linear classifier with cross-entropy."""
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int) -> None:
+        super().__init__()
+        self.pool = pool if len(feature_shape) == 3 else 0
+        in_features = feature_shape[0] * max(self.pool, 1) ** 2
+        self.classifier = nn.Linear(in_features, num_classes)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, …) → (N, K)."""
+        if self.pool:
+            features = F.adaptive_avg_pool2d(features, self.pool)
+        logits: Tensor = self.classifier(features.flatten(1))
+        return logits.float() if logits.dtype.itemsize < 4 else logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """Objective of Forward-Forward: :func:`trifecta.objectives.threshold_loss`."""
+
+    kind: ClassVar[str] = "threshold"
+    pairs: ClassVar[bool] = True
+    goodness: str = "mean-square"
+    threshold: float = 2.0
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        compare = partial(threshold_loss, threshold=self.threshold)
+        return PairHead(lookup(GOODNESS, self.goodness, "goodness"), compare)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetric:
+    """Objective of SymBa and the Trifecta: :func:`trifecta.objectives.symmetric_loss`."""
+
+    kind: ClassVar[str] = "symmetric"
+    pairs: ClassVar[bool] = True
+    goodness: str = "mean-square"
+    alpha: float = 4.0
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        compare = partial(symmetric_loss, alpha=self.alpha)
+        return PairHead(lookup(GOODNESS, self.goodness, "goodness"), compare)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Objective of backprop: cross-entropy of a linear classifier on ``pool``×``pool`` averages."""
+
+    kind: ClassVar[str] = "cross-entropy"
+    pairs: ClassVar[bool] = False
+    pool: int = 1
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return LinearHead(feature_shape, num_classes, pool=self.pool)
+
+
+Objective = Threshold | Symmetric | CrossEntropy
+OBJECTIVES: dict[str, type[Objective]] = {o.kind: o for o in (Threshold, Symmetric, CrossEntropy)}

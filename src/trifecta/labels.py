@@ -1,0 +1,107 @@
+"""How a label enters a network, and which wrong labels make the negatives.
+
+Shapes: B images (B, C, H, W); ``labels`` (B,) int64; K classes.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ImageShape = tuple[int, int, int]
+
+
+def wrong_labels(
+    labels: Tensor, num_classes: int, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw one label per image, uniformly among the wrong ones, (B,) → (B,).
+
+    ``(label + offset) mod K`` with the offset uniform in 1 … K−1, so the true label never comes out.
+    """
+    offset = torch.randint(
+        1, num_classes, labels.shape, generator=generator, device=labels.device, dtype=labels.dtype
+    )
+    return (labels + offset) % num_classes
+
+
+def overlay(images: Tensor, labels: Tensor, num_classes: int, *, value: float = 1.0) -> Tensor:
+    """Write the label over the first K pixels of every channel, (B, C, H, W) → (B, C, H, W).
+
+    Pixel ``label`` becomes ``value``, the K−1 others 0. Source: Hinton 2022, section 3.3.
+    """
+    code = F.one_hot(labels, num_classes).to(images.dtype) * value
+    pixels = images.flatten(2)
+    code = code.unsqueeze(1).expand(-1, pixels.shape[1], -1)
+    return torch.cat([code, pixels[:, :, num_classes:]], dim=2).view(images.shape)
+
+
+class LabelInput(Protocol):
+    """Puts labels into images; ``extra_channels`` says by how many channels the images grow."""
+
+    extra_channels: int
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) → (B, C + extra_channels, H, W)."""
+        ...
+
+
+class LabelChannel(nn.Module):
+    """One more input channel that shows the label's own picture, H·W numbers per class.
+
+    With ``learned`` the pictures are trained with the first block (Dooms et al. 2023); without it
+    they stay the random patterns that they start as.
+    """
+
+    extra_channels = 1
+
+    def __init__(self, image_shape: ImageShape, num_classes: int, *, learned: bool = True) -> None:
+        super().__init__()
+        _, height, width = image_shape
+        self.pictures = nn.Embedding(num_classes, height * width)
+        self.pictures.requires_grad_(learned)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) → (B, C + 1, H, W)."""
+        pictures = self.pictures(labels).view(-1, 1, *images.shape[2:])
+        return torch.cat([images, pictures.to(images.dtype)], dim=1)
+
+
+class LabelOverlay(nn.Module):
+    """The label written over the image's first K pixels: see :func:`overlay`."""
+
+    extra_channels = 0
+
+    def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
+        super().__init__()
+        _, height, width = image_shape
+        if num_classes > height * width:
+            raise ValueError(
+                f"an overlaid label needs a pixel per class: {num_classes} classes do not fit into "
+                f"{height}×{width} pixels; use --label-input channel"
+            )
+        self.num_classes = num_classes
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) → (B, C, H, W)."""
+        return overlay(images, labels, self.num_classes)
+
+
+class NoLabel(nn.Module):
+    """The label does not enter: the network scores all classes in one pass."""
+
+    extra_channels = 0
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) → the same images."""
+        return images
+
+
+LABEL_INPUTS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
+    "channel": LabelChannel,
+    "pattern": lambda shape, classes: LabelChannel(shape, classes, learned=False),
+    "overlay": LabelOverlay,
+    "none": lambda shape, classes: NoLabel(),
+}
+EXTRA_CHANNELS = {"channel": 1, "pattern": 1, "overlay": 0, "none": 0}

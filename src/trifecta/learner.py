@@ -1,0 +1,137 @@
+"""One local step: the only place that detaches, runs backward and steps optimizers.
+
+Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trifecta.labels import wrong_labels
+from trifecta.local_network import LocalNetwork
+from trifecta.precision import autocast, resolve_precision
+from trifecta.schedules import Window
+
+
+class Learner:
+    """Trains a :class:`LocalNetwork`, one batch a step, window by window.
+
+    A window's graph lives from its own forward pass to its own backward pass; what goes on to the next
+    window is detached. All updates of a step follow from the weights before that step, because a
+    window's output is computed before its weights move.
+
+    Args:
+        network: the network, already on its device.
+        generator: draws the wrong labels; on the network's device. PyTorch's own where None.
+        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
+    """
+
+    def __init__(
+        self,
+        network: LocalNetwork,
+        *,
+        generator: torch.Generator | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        self.network, self.generator = network, generator
+        self.device = next(network.parameters()).device
+        self.precision = resolve_precision(precision, self.device)
+        self.steps = 0
+        self.optimizers = self._build_optimizers()
+
+    def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """Learn from one batch; the loss of each block that closed a window, L × (), else None.
+
+        Losses stay on the device, detached. Raises ValueError for images of another shape than the
+        network's, and for labels that are not (B,) int64 or, seen on CPU only, not below K.
+        """
+        self._check(images, labels)
+        self.network.train()
+        losses: list[Tensor | None] = [None] * len(self.network.blocks)
+        with autocast(self.precision, self.device):
+            x = self.first_input(images, labels)
+            for window in self.network.method.schedule.windows(self.steps, len(losses)):
+                loss, x = self._learn(window, x, labels)
+                losses[window.last] = loss
+        self.steps += 1
+        return losses
+
+    def first_input(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What the first block receives: with pairs (2B, …), true labels then wrong ones."""
+        network = self.network
+        if not network.method.objective.pairs:
+            return images
+        wrong = wrong_labels(labels, network.num_classes, self.generator)
+        x: Tensor = network.label_input(torch.cat([images, images]), torch.cat([labels, wrong]))
+        return x
+
+    def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The local loss at the window's last block, and that block's output, both in the graph."""
+        output = self.network.run(window.first, window.last, x)
+        return self.network.head(window.last).loss(output, labels), output
+
+    def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, output = self.window_loss(window, x, labels)
+        loss.backward()
+        for owner in self._owners(window):
+            self.optimizers[owner].step()
+            self.optimizers[owner].zero_grad(set_to_none=True)
+        return loss.detach(), output.detach()
+
+    def _owners(self, window: Window) -> range:
+        if self.network.method.optimizer.ownership == "objective":
+            return range(window.last, window.last + 1)
+        return range(window.first, window.last + 1)
+
+    def _build_optimizers(self) -> dict[int, torch.optim.Optimizer]:
+        """Optimizers by owner: a block, or the block whose objective it is."""
+        network, config = self.network, self.network.method.optimizer
+        num_blocks = len(network.blocks)
+        if config.ownership == "objective":
+            reach = network.method.schedule.reach
+            owned = {k: reach(k, num_blocks) for k in network.scored_blocks}
+        else:
+            owned = {k: range(k, k + 1) for k in range(num_blocks)}
+        return {
+            owner: config.build([p for k in blocks for p in network.own_parameters(k)])
+            for owner, blocks in owned.items()
+        }
+
+    def _check(self, images: Tensor, labels: Tensor) -> None:
+        network = self.network
+        if images.shape[1:] != network.image_shape or not images.is_floating_point():
+            raise ValueError(
+                f"images must be float (B, {', '.join(map(str, network.image_shape))}): "
+                f"received {images.dtype} {tuple(images.shape)}"
+            )
+        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels must be int64 ({len(images)},), one per image: "
+                f"received {labels.dtype} {tuple(labels.shape)}"
+            )
+        # Looking at values on another device would wait for it.
+        if labels.device.type == "cpu" and not bool(
+            ((labels >= 0) & (labels < network.num_classes)).all()
+        ):
+            raise ValueError(
+                f"labels must be 0 … {network.num_classes - 1}: "
+                f"received {int(labels.min())} … {int(labels.max())}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the network's weights that the next step depends on."""
+        return {
+            "steps": self.steps,
+            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self.steps = state["steps"]
+        for owner, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][owner])
+        if self.generator is not None and state["generator"] is not None:
+            self.generator.set_state(state["generator"].cpu())

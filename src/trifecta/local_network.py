@@ -1,0 +1,140 @@
+"""A network assembled for a method: label input, blocks, and a head wherever a window can close.
+
+Shapes: B images (B, C, H, W); K classes; L blocks. Nothing here trains: see :mod:`trifecta.learner`.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from trifecta.heads import FeatureShape, Head
+from trifecta.labels import LABEL_INPUTS, ImageShape
+from trifecta.methods.method import Method
+from trifecta.networks import get_network
+from trifecta.readout import fuse, select_blocks
+
+
+class LocalNetwork(nn.Module):
+    """Blocks with everything that ``method`` adds to them.
+
+    Args:
+        blocks: in order, any modules that map a batch to a batch; the first receives
+            ``method.input_shape(image_shape)``.
+        method: the choices on every axis.
+        image_shape: (C, H, W) of the images, without the label.
+        num_classes: K, at least 2.
+
+    Raises:
+        ValueError: fewer than two classes, no blocks, or a read-out of blocks that have no scores.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        method: Method,
+        *,
+        image_shape: ImageShape,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
+        self.method, self.image_shape, self.num_classes = method, image_shape, num_classes
+        self.blocks = nn.ModuleList(blocks)
+        if not self.blocks:
+            raise ValueError("a network needs at least one block: received none")
+        self.label_input = LABEL_INPUTS[method.label_input](image_shape, num_classes)
+        self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
+        self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
+        shapes = self._feature_shapes()
+        self._heads = nn.ModuleDict(
+            {str(k): method.objective.head(shapes[k], num_classes) for k in self.scored_blocks}
+        )
+
+    def head(self, block: int) -> Head:
+        """The head on ``block``, one of ``scored_blocks``."""
+        head = self._heads[str(block)]
+        assert isinstance(head, Head)
+        return head
+
+    def own_parameters(self, block: int) -> list[nn.Parameter]:
+        """Parameters that learn with ``block``: its own, its head's, for the first the label's too."""
+        modules: list[nn.Module] = [self.blocks[block]]
+        if block == 0:
+            modules.append(self.label_input)
+        if block in self.scored_blocks:
+            modules.append(self.head(block))
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def run(self, first: int, last: int, x: Tensor) -> Tensor:
+        """Pass ``x`` through blocks ``first … last``."""
+        for block in self.blocks[first : last + 1]:
+            x = block(x)
+        return x
+
+    def block_scores(self, images: Tensor) -> list[Tensor | None]:
+        """Scores of every class by every block, L × (B, K); None where a block has no head.
+
+        A pair objective tries the K labels one after the other, K passes; any other scores all
+        classes in one.
+        """
+        if not self.method.objective.pairs:
+            return self._pass_scores(images)
+        by_label = [
+            self._pass_scores(
+                self.label_input(images, torch.full((len(images),), k, device=images.device))
+            )
+            for k in range(self.num_classes)
+        ]
+        return [
+            torch.stack([s for s in scores if s is not None], dim=1) if scores[0] is not None else None
+            for scores in zip(*by_label, strict=True)
+        ]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of the method's read-out, (B, C, H, W) → (B, K). Never trains."""
+        return fuse(self.block_scores(images), self.readout_blocks)
+
+    def _pass_scores(self, x: Tensor) -> list[Tensor | None]:
+        scores: list[Tensor | None] = []
+        for k, block in enumerate(self.blocks):
+            x = block(x)
+            scores.append(self.head(k).scores(x) if k in self.scored_blocks else None)
+        return scores
+
+    @torch.no_grad()
+    def _feature_shapes(self) -> list[FeatureShape]:
+        """Each block's output shape without the batch, seen by passing one blank image."""
+        x = torch.zeros(1, *self.method.input_shape(self.image_shape))
+        was_training = [block.training for block in self.blocks]
+        shapes = []
+        for block in self.blocks:
+            x = block.eval()(x)
+            shapes.append(tuple(x.shape[1:]))
+        for block, training in zip(self.blocks, was_training, strict=True):
+            block.train(training)
+        return shapes
+
+
+def build_network(
+    method: Method,
+    network: str = "small",
+    *,
+    image_shape: ImageShape,
+    num_classes: int,
+    width: float = 1.0,
+    seed: int = 0,
+) -> LocalNetwork:
+    """Build the network called ``network`` for ``method``, its weights drawn from ``seed``.
+
+    Raises:
+        ValueError: unknown network, images too small for it, or as :class:`LocalNetwork`.
+    """
+    builder = get_network(network)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        blocks = builder(
+            method.input_shape(image_shape), width=width, normalization=method.normalization
+        )
+        return LocalNetwork(blocks, method, image_shape=image_shape, num_classes=num_classes)

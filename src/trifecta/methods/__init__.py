@@ -1,0 +1,29 @@
+"""The table of methods: one file per paper, one line here."""
+
+from collections.abc import Callable
+
+from trifecta.methods.backprop import backprop
+from trifecta.methods.ff import ff
+from trifecta.methods.method import Method
+from trifecta.methods.symba import symba
+from trifecta.methods.trifecta import trifecta
+from trifecta.names import lookup
+
+METHODS: dict[str, Callable[[], Method]] = {
+    "trifecta": trifecta,
+    "ff": ff,
+    "symba": symba,
+    "backprop": backprop,
+}
+
+
+def get_method(name: str) -> Method:
+    """The method called ``name``, with its default settings.
+
+    Raises:
+        ValueError: no such method; names the nearest ones.
+    """
+    return lookup(METHODS, name, "method")()
+
+
+__all__ = ["METHODS", "Method", "backprop", "ff", "get_method", "symba", "trifecta"]

@@ -1,0 +1,32 @@
+"""SymBa: symmetric backpropagation-free contrastive learning with Forward-Forward.
+
+Paper: Lee & Song 2023, arXiv 2303.08418.
+
+Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
+
+    symmetric_loss = mean_i softplus(−alpha · (positive_i − negative_i)),  alpha = 4
+
+The threshold loss pulls positives and negatives apart from a fixed point and its two gradients can
+disagree; SymBa compares the two halves with each other. The class enters as a fixed random picture of
+its own, the *intrinsic class pattern*, beside the image.
+
+Departures, or details decided here because they were not to be found in the abstract: the pattern is
+standard normal noise and one more input channel; goodness is the mean of squares; length normalisation
+and the read-out are those of Forward-Forward.
+"""
+
+from trifecta.heads import Symmetric
+from trifecta.methods.method import Method
+from trifecta.schedules import LAYER_WISE
+
+
+def symba() -> Method:
+    """SymBa: Forward-Forward with the symmetric loss and a fixed pattern per class."""
+    return Method(
+        name="symba",
+        label_input="pattern",
+        objective=Symmetric(goodness="mean-square", alpha=4.0),
+        normalization="length",
+        schedule=LAYER_WISE,
+        readout="all-but-first",
+    )

@@ -1,0 +1,40 @@
+"""The Trifecta: three simple techniques for training deeper Forward-Forward networks.
+
+Paper: Dooms, Tsang, Oramas 2023, arXiv 2311.18130.
+
+Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
+
+    symmetric_loss = mean_i softplus(−alpha · (positive_i − negative_i)),  alpha = 4
+
+1. *Symmetric loss*: true against wrong label of the same image, no threshold.
+2. *Batch normalisation* at every block's input: later blocks keep what earlier ones found.
+3. *Overlapping local updates*: windows of two blocks whose partition shifts by one each step; a
+   loss reaches the weights of the block before its own and no further.
+
+Departures from the paper's published code, each with the option that restores it:
+
+- a weight has one Adam state instead of one per objective that trains it
+  (``ownership="objective"``, ``--ownership objective``);
+- at steps where the last block is left without a partner it learns alone instead of idling
+  (``close_last=False``, ``--idle-last``); where it idles it is not run either, so its running
+  statistics advance only at the steps at which it learns;
+- bfloat16 or float32 in place of float16 without loss scaling.
+
+Batch size, epochs and augmentation are the recipe's: see ``trifecta.recipes``.
+"""
+
+from trifecta.heads import Symmetric
+from trifecta.methods.method import Method
+from trifecta.schedules import OVERLAPPING
+
+
+def trifecta() -> Method:
+    """Symmetric loss, batch normalisation and overlapping local updates."""
+    return Method(
+        name="trifecta",
+        label_input="channel",
+        objective=Symmetric(goodness="mean-square", alpha=4.0),
+        normalization="batch",
+        schedule=OVERLAPPING,
+        readout="last",
+    )

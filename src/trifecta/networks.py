@@ -1,0 +1,93 @@
+"""Networks: ordered blocks, first to last, and nothing about how they learn.
+
+Each builder takes the shape (C, H, W) of what the first block receives and returns a sequence of blocks.
+``width`` multiplies every number of channels or units and may be below 1.
+"""
+
+from typing import Protocol
+
+from torch import nn
+
+from trifecta.blocks import conv_block, linear_block
+from trifecta.labels import ImageShape
+from trifecta.names import lookup
+
+
+class NetworkBuilder(Protocol):
+    """Builds blocks for inputs (C, H, W)."""
+
+    __doc__: str | None
+
+    def __call__(
+        self, input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
+    ) -> nn.Sequential:
+        """Return the blocks in order."""
+        ...
+
+
+def mlp(
+    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
+) -> nn.Sequential:
+    """4 fully connected blocks of 2000 ReLU units (Hinton 2022, the MNIST network)."""
+    channels, height, image_width = input_shape
+    sizes = [channels * height * image_width, *[_scaled(2000, width)] * 4]
+    return nn.Sequential(
+        *(
+            linear_block(a, b, normalization=normalization)
+            for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+    )
+
+
+def small(
+    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
+) -> nn.Sequential:
+    """6 convolutional blocks, 128P-128-256P-256-256-512P (Dooms et al. 2023), 2.8 M weights."""
+    layout = "128P 128 256P 256 256 512P"
+    return _convolutional(layout, input_shape, width, normalization)
+
+
+def large(
+    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
+) -> nn.Sequential:
+    """12 convolutional blocks, 64 to 512 channels, 3 poolings (Dooms et al. 2023), 8.5 M weights."""
+    layout = "64 128P 128 128 128 256P 256 256 256 512P 512 512"
+    return _convolutional(layout, input_shape, width, normalization)
+
+
+def _convolutional(
+    layout: str, input_shape: ImageShape, width: float, normalization: str
+) -> nn.Sequential:
+    """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
+    words = layout.split()
+    smallest = 2 ** sum(word.endswith("P") for word in words)
+    if min(input_shape[1:]) < smallest:
+        raise ValueError(
+            f"this network halves its images until {smallest}×{smallest} pixels become one: "
+            f"received {input_shape[1]}×{input_shape[2]}; use --image-size {smallest} or more"
+        )
+    channels = [input_shape[0], *(_scaled(int(word.rstrip("P")), width) for word in words)]
+    return nn.Sequential(
+        *(
+            conv_block(a, b, normalization=normalization, pool=word.endswith("P"))
+            for a, b, word in zip(channels, channels[1:], words, strict=False)
+        )
+    )
+
+
+def _scaled(size: int, width: float) -> int:
+    if not 0 < width < float("inf"):
+        raise ValueError(f"a width multiplies channels and must be above 0: received {width}")
+    return max(1, round(size * width))
+
+
+NETWORKS: dict[str, NetworkBuilder] = {"mlp": mlp, "small": small, "large": large}
+
+
+def get_network(name: str) -> NetworkBuilder:
+    """The builder of the network called ``name``.
+
+    Raises:
+        ValueError: no such network; names the nearest ones.
+    """
+    return lookup(NETWORKS, name, "network")

@@ -1,0 +1,46 @@
+"""Read-out: from each block's scores to one score per class.
+
+Shapes: L blocks, B images, K classes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]:
+    """The blocks that ``readout`` names, out of those that have scores.
+
+    ``last``, ``all``, ``all-but-first`` (Hinton 2022; the only block where there is one), or block
+    numbers from 0 such as ``2,3,5``.
+
+    Raises:
+        ValueError: another word, or a block that does not exist or has no scores.
+    """
+    named = {
+        "last": scored_blocks[-1:],
+        "all": scored_blocks,
+        "all-but-first": scored_blocks[1:] or scored_blocks,
+    }
+    if readout in named:
+        return tuple(named[readout])
+    words = readout.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(
+            f"a read-out is {', '.join(named)} or block numbers such as 2,3: received '{readout}'"
+        )
+    chosen = tuple(sorted({int(word) for word in words}))
+    missing = set(chosen) - set(scored_blocks)
+    if missing:
+        raise ValueError(
+            f"read-out blocks must have scores: received {sorted(missing)}; "
+            f"choose from {list(scored_blocks)}"
+        )
+    return chosen
+
+
+def fuse(block_scores: Sequence[Tensor | None], blocks: Sequence[int]) -> Tensor:
+    """Sum the scores of the chosen blocks, L × (B, K) → (B, K)."""
+    chosen = [scores for k in blocks if (scores := block_scores[k]) is not None]
+    return torch.stack(chosen).sum(0)

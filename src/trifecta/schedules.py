@@ -1,0 +1,99 @@
+"""Which blocks learn together at step t: pure data, no tensors.
+
+A *window* is a run of blocks that one loss trains: the loss stands at its last block and its gradient
+reaches its first, no further. A schedule partitions the blocks into windows, step by step.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Window(NamedTuple):
+    """Blocks ``first … last``, both included; the loss is at ``last``."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """Windows of ``size`` blocks; 0 means one window over the whole network (backprop).
+
+    With ``overlapping`` the partition shifts by one block each step, so that neighbours always come to
+    share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at even
+    steps and (0)(1,2)(3,4)… at odd ones. What is left over at the end is a shorter window where
+    ``close_last``, and learns nothing at that step otherwise, as in the paper's published code.
+    """
+
+    size: int = 1
+    overlapping: bool = False
+    close_last: bool = True
+
+    def __post_init__(self) -> None:
+        """Reject sizes that make no window."""
+        if self.size < 0 or (self.overlapping and self.size < 2):
+            raise ValueError(
+                f"windows need at least one block, overlapping ones two: received size {self.size}"
+                f"{', overlapping' if self.overlapping else ''}; try overlapping:2 or blockwise:2"
+            )
+
+    def windows(self, step: int, num_blocks: int) -> tuple[Window, ...]:
+        """The windows that learn at ``step`` (counted from 0), first to last."""
+        size = self.size or num_blocks
+        lead = step % size if self.overlapping else 0
+        edges = [0, *range(lead or size, num_blocks, size)]
+        windows = [Window(a, b - 1) for a, b in zip(edges, [*edges[1:], num_blocks], strict=True)]
+        is_remainder = edges[-1] > 0 and num_blocks - edges[-1] < size
+        return tuple(windows[:-1] if is_remainder and not self.close_last else windows)
+
+    def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
+        """Blocks that close a window at some step, and so need an objective, in order."""
+        cycle = range(self.size if self.overlapping else 1)
+        return tuple(sorted({w.last for t in cycle for w in self.windows(t, num_blocks)}))
+
+    def reach(self, last: int, num_blocks: int) -> range:
+        """Blocks that the objective at block ``last`` trains at some step."""
+        cycle = range(self.size if self.overlapping else 1)
+        return range(
+            min(w.first for t in cycle for w in self.windows(t, num_blocks) if w.last == last),
+            last + 1,
+        )
+
+    @property
+    def locality(self) -> str:
+        """What crosses a block: ``strict``, ``overlapping``, ``blockwise`` or ``end-to-end``."""
+        if self.size == 0:
+            return "end-to-end"
+        if self.overlapping:
+            return "overlapping"
+        return "strict" if self.size == 1 else "blockwise"
+
+    def __str__(self) -> str:
+        """The spelling that :func:`parse_schedule` reads."""
+        name = "layer-wise" if self.locality == "strict" else self.locality
+        return f"{name}:{self.size}" if self.size > 1 else name
+
+
+LAYER_WISE = Schedule(size=1)
+OVERLAPPING = Schedule(size=2, overlapping=True)
+END_TO_END = Schedule(size=0)
+
+
+def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
+    """Read ``layer-wise``, ``overlapping[:K]``, ``blockwise:K`` or ``end-to-end``.
+
+    Raises:
+        ValueError: none of these.
+    """
+    name, _, number = text.partition(":")
+    size = int(number) if number.isdecimal() else 2
+    if name in ("overlapping", "blockwise") and (number.isdecimal() or not number):
+        overlapping = name == "overlapping"
+        return Schedule(size=size, overlapping=overlapping, close_last=close_last)
+    if text == "layer-wise":
+        return LAYER_WISE
+    if text == "end-to-end":
+        return END_TO_END
+    raise ValueError(
+        f"unknown schedule '{text}': use layer-wise, overlapping[:K], blockwise[:K] or end-to-end"
+    )

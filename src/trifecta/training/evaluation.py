@@ -1,0 +1,90 @@
+"""Measuring a network on a set of images.
+
+Shapes: N images, K classes, L blocks.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trifecta.data import ImageSet, evaluation_batches
+from trifecta.labels import wrong_labels
+from trifecta.local_network import LocalNetwork
+from trifecta.precision import autocast
+from trifecta.readout import fuse
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a network scored.
+
+    Attributes:
+        accuracy: of the method's read-out, 0 … 1.
+        block_accuracy: of each block's own scores; None where a block has none.
+        confusion: (K, K) counts, row true class, column predicted.
+        positive: per block, score (N,) of every image's true label; None likewise.
+        negative: per block, score (N,) of one wrong label per image, drawn as in training.
+    """
+
+    accuracy: float
+    block_accuracy: list[float | None]
+    confusion: Tensor
+    positive: list[Tensor | None]
+    negative: list[Tensor | None]
+
+
+@torch.inference_mode()
+def evaluate(
+    network: LocalNetwork,
+    images: ImageSet,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str = "fp32",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Score every image once, in order, without training anything."""
+    was_training = network.training
+    network.eval()
+    device = images.images.device
+    predicted: list[Tensor] = []
+    by_block: list[list[Tensor]] = [[] for _ in network.blocks]
+    for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
+        with autocast(precision, device):
+            scores = network.block_scores(batch.contiguous(memory_format=torch.channels_last))
+        predicted.append(fuse(scores, network.readout_blocks).argmax(1))
+        for k in network.scored_blocks:
+            block = scores[k]
+            assert block is not None
+            by_block[k].append(block)
+    network.train(was_training)
+    return _summarise(network, images.labels, torch.cat(predicted), by_block)
+
+
+def _summarise(
+    network: LocalNetwork, labels: Tensor, predicted: Tensor, by_block: list[list[Tensor]]
+) -> Evaluation:
+    num_classes = network.num_classes
+    generator = torch.Generator(labels.device).manual_seed(0)
+    wrong = wrong_labels(labels, num_classes, generator)
+    scores = [torch.cat(parts) if parts else None for parts in by_block]
+    confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    return Evaluation(
+        accuracy=_share(predicted == labels),
+        block_accuracy=[None if s is None else _share(s.argmax(1) == labels) for s in scores],
+        confusion=confusion.view(num_classes, num_classes).cpu(),
+        positive=[None if s is None else _of(s, labels) for s in scores],
+        negative=[None if s is None else _of(s, wrong) for s in scores],
+    )
+
+
+def _share(correct: Tensor) -> float:
+    return correct.double().mean().item()
+
+
+def _of(scores: Tensor, labels: Tensor) -> Tensor:
+    return scores.gather(1, labels.unsqueeze(1)).squeeze(1).float().cpu()

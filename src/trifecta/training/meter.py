@@ -1,0 +1,57 @@
+"""The losses of one epoch, kept on the device until it ends.
+
+Shapes: S steps an epoch, L blocks.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class DivergenceError(RuntimeError):
+    """Training produced a number that is not finite."""
+
+
+class LossMeter:
+    """Every block's loss at every step of an epoch, (S, L), filled without synchronising."""
+
+    def __init__(self, steps: int, num_blocks: int, device: torch.device) -> None:
+        self._losses = torch.zeros(steps, num_blocks, device=device)
+        self._closed = torch.zeros(steps, num_blocks, dtype=torch.bool)
+
+    def add(self, step: int, losses: list[Tensor | None]) -> None:
+        """Keep what one step returned."""
+        for block, loss in enumerate(losses):
+            if loss is not None:
+                self._losses[step, block] = loss
+                self._closed[step, block] = True
+
+    def means(self) -> list[float | None]:
+        """Each block's mean loss; None for a block that closed no window.
+
+        Raises:
+            DivergenceError: some loss is not finite; names the block and step where it began.
+        """
+        losses = self._losses.cpu()
+        bad = (~losses.isfinite() & self._closed).nonzero()
+        if len(bad):
+            step, block = bad[0].tolist()
+            raise DivergenceError(
+                f"the loss of block {block} became {losses[step, block].item()} at step {step + 1}"
+            )
+        counts = self._closed.sum(0)
+        totals = losses.double().sum(0)
+        return [
+            (total / count).item() if count else None
+            for total, count in zip(totals, counts, strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far, for a checkpoint within an epoch."""
+        return {"losses": self._losses, "closed": self._closed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        self._losses.copy_(state["losses"])
+        self._closed.copy_(state["closed"])

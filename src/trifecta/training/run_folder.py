@@ -1,0 +1,187 @@
+"""The run folder: what a training run leaves, and how it is read again."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from trifecta.data import ImageData
+from trifecta.labels import ImageShape
+from trifecta.local_network import LocalNetwork, build_network
+from trifecta.training.config import RunConfig, from_plain, read_yaml, to_plain
+from trifecta.training.files import write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetFacts:
+    """What a trained network must know of its data, to be used without it.
+
+    Attributes:
+        image_shape: (C, H, W).
+        classes: names, in label order.
+        mean: per channel of the training split, of pixels in 0 … 1.
+        std: likewise.
+    """
+
+    image_shape: ImageShape
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: ImageData) -> "DatasetFacts":
+        """The facts about ``data``."""
+        return cls(
+            image_shape=data.image_shape, classes=data.classes, mean=data.mean, std=data.std
+        )
+
+
+class RunFolder:
+    """The files of one run: the names are a contract, see the README."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.history = self.path / "history.jsonl"
+        self.result = self.path / "result.json"
+        self.model = self.path / "model.safetensors"
+        self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.report = self.path / "report.html"
+
+    def require_unused(self) -> None:
+        """Check that nothing would be overwritten.
+
+        Raises:
+            ValueError: the path is a file, or a folder that is not empty.
+        """
+        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise ValueError(
+                f"a run needs a folder of its own: {self.path} exists and is not empty; choose "
+                f"another --out, or continue that run with --resume {self.path}"
+            )
+
+    def write_config(self, config: RunConfig, facts: DatasetFacts) -> None:
+        """Create the folder and write ``config.yaml``: settings, then facts about the data."""
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        plain = to_plain(config) | {"dataset": _listed(asdict(facts))}
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        write_atomically(self.config, lambda path: path.write_text(text))
+
+    def read_config(self) -> tuple[RunConfig, DatasetFacts]:
+        """Settings and data facts of the run.
+
+        Raises:
+            ValueError: this is not a run folder.
+        """
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+        plain = read_yaml(self.config)
+        facts = plain.pop("dataset", None)
+        try:
+            known = DatasetFacts(**{name: tuple(value) for name, value in facts.items()})
+        except (AttributeError, TypeError):
+            raise ValueError(
+                f"{self.config} does not hold a run's facts about its data (dataset: …)"
+            ) from None
+        return from_plain(plain), known
+
+    def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Write ``history.jsonl``, one epoch a line."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self.history, lambda path: path.write_text(text))
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """The epochs so far."""
+        if not self.history.is_file():
+            return []
+        return [json.loads(line) for line in self.history.read_text().splitlines()]
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        text = json.dumps(result, indent=2) + "\n"
+        write_atomically(self.result, lambda path: path.write_text(text))
+
+    def write_model(self, network: LocalNetwork) -> None:
+        """Write weights and buffers to ``model.safetensors``."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+        write_atomically(self.model, lambda path: save_file(tensors, path))
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write what resuming needs."""
+        write_atomically(self.checkpoint, lambda path: torch.save(dict(state), path))
+
+    def read_checkpoint(self, device: torch.device) -> dict[str, Any]:
+        """Read what :meth:`write_checkpoint` wrote.
+
+        Raises:
+            ValueError: there is none, or it cannot be read.
+        """
+        if not self.checkpoint.is_file():
+            raise ValueError(f"{self.path} has no checkpoint to resume from")
+        try:
+            state: dict[str, Any] = torch.load(
+                self.checkpoint, map_location=device, weights_only=True
+            )
+        except Exception as error:  # torch.load raises whatever the damage happens to cause
+            raise ValueError(
+                f"cannot read the checkpoint {self.checkpoint}: {type(error).__name__}; "
+                "it is damaged or was not written by trifecta train"
+            ) from None
+        return state
+
+
+def load_network(folder: RunFolder, device: torch.device) -> tuple[LocalNetwork, DatasetFacts]:
+    """The trained network of a run, in evaluation mode, and the facts about its data.
+
+    Raises:
+        ValueError: not a run folder, no model in it, or a model of another network.
+    """
+    config, facts = folder.read_config()
+    network = network_for(config, facts)
+    try:
+        tensors = load_file(folder.model)
+    except FileNotFoundError:
+        raise ValueError(f"{folder.path} has no model.safetensors: train it first") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read {folder.model}: {error}") from None
+    load_weights(network, tensors, source=folder.model)
+    return network.to(device).eval(), facts
+
+
+def network_for(config: RunConfig, facts: DatasetFacts) -> LocalNetwork:
+    """The untrained network of a run."""
+    return build_network(
+        config.method,
+        config.network,
+        image_shape=facts.image_shape,
+        num_classes=len(facts.classes),
+        width=config.width,
+        seed=config.seed,
+    ).to(memory_format=torch.channels_last)
+
+
+def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
+    """Copy ``tensors`` into ``network``.
+
+    Raises:
+        ValueError: they are another network's; names the first difference.
+    """
+    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    received = {name: tuple(t.shape) for name, t in tensors.items()}
+    for name in [*expected, *received]:
+        if expected.get(name) != received.get(name):
+            raise ValueError(
+                f"{source} holds another network: {name} is {received.get(name, 'missing')}, "
+                f"this run's is {expected.get(name, 'missing')}"
+            )
+    network.load_state_dict(dict(tensors))
+
+
+def _listed(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: list(value) for name, value in facts.items()}

@@ -1,0 +1,223 @@
+"""Epochs: data through the learner, what was measured, and a checkpoint after each."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from trifecta.data import Batches, ImageData, ImageSet, load_data
+from trifecta.devices import resolve_device, synchronize
+from trifecta.learner import Learner
+from trifecta.training.config import RunConfig
+from trifecta.training.evaluation import Evaluation, evaluate
+from trifecta.training.meter import DivergenceError, LossMeter
+from trifecta.training.run_folder import DatasetFacts, RunFolder, load_weights, network_for
+
+Record = dict[str, Any]
+
+
+class Progress(Protocol):
+    """Who wants to see a run go on. Called between steps; must not wait for the device."""
+
+    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
+        """Epoch ``epoch`` (from 1) begins, with ``done`` of its ``steps`` already made."""
+
+    def step_done(self) -> None:
+        """One batch was learned from."""
+
+    def epoch_done(self, record: Record) -> None:
+        """An epoch ended; ``record`` is its line of the history."""
+
+
+class Interrupted(Exception):  # noqa: N818  (it is not an error)
+    """A run stopped where it was asked to; its checkpoint continues it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where in the data a run is: whole epochs done, batches of the next one done."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+class Trainer:
+    """One run of a configuration.
+
+    Args:
+        config: everything that decides the run.
+        folder: where to leave its files; None leaves none.
+        data: the images, if they are loaded already; else ``config.data`` is loaded.
+        progress: told of every step.
+
+    Raises:
+        ValueError: the configuration, its data or the device cannot be used; nothing was written.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        folder: RunFolder | None = None,
+        data: ImageData | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.device = resolve_device(config.device)
+        self.data = load_data(config.data) if data is None else data
+        self.data = self.data.to(self.device)
+        self.facts = DatasetFacts.of(self.data)
+        self.network = network_for(config, self.facts).to(self.device)
+        generator = torch.Generator(self.device).manual_seed(config.seed)
+        self.learner = Learner(self.network, generator=generator, precision=config.precision)
+        self.batches = Batches(
+            self.data.train,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+            mean=self.data.mean,
+            std=self.data.std,
+            seed=config.seed,
+        )
+        self.position = Position()
+        self.history: list[Record] = []
+        self.stop_requested = False
+        self._epoch_seconds = 0.0
+        self._meter = self._new_meter()
+
+    def fit(self) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            Interrupted: ``stop_requested`` was set; the checkpoint has every batch so far.
+            DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
+        """
+        if self.folder is not None and self.position == Position():
+            self.folder.write_config(self.config, self.facts)
+            self._save()
+        while self.position.epoch < self.config.epochs:
+            self._train_epoch()
+            self._finish_epoch()
+
+    def evaluate(self, images: ImageSet) -> Evaluation:
+        """Measure the network as it is now."""
+        return evaluate(
+            self.network,
+            images,
+            mean=self.data.mean,
+            std=self.data.std,
+            precision=self.learner.precision,
+        )
+
+    def resume(self) -> None:
+        """Take up the run where its folder's checkpoint left it.
+
+        Raises:
+            ValueError: no checkpoint, a damaged one, or another network's.
+        """
+        assert self.folder is not None
+        state = self.folder.read_checkpoint(self.device)
+        load_weights(self.network, state["network"], source=self.folder.checkpoint)
+        self.learner.load_state_dict(state["learner"])
+        self.position = Position(**state["position"])
+        self._epoch_seconds = state["epoch_seconds"]
+        self._meter.load_state_dict(state["meter"])
+        self.history = self.folder.read_history()[: self.position.epoch]
+
+    def _train_epoch(self) -> None:
+        epoch, start = self.position.epoch, self.position.batch
+        if self.progress is not None:
+            self.progress.epoch_started(epoch + 1, self.batches.steps_per_epoch, start)
+        assert self.learner.generator is not None
+        began = time.perf_counter()
+        batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
+        for batch, (images, labels) in enumerate(batches, start):
+            images = images.contiguous(memory_format=torch.channels_last)
+            self._meter.add(batch, self.learner.step(images, labels))
+            if self.progress is not None:
+                self.progress.step_done()
+            if self.stop_requested:
+                self._epoch_seconds += time.perf_counter() - began
+                self._stop(batch + 1)
+        synchronize(self.device)
+        self._epoch_seconds += time.perf_counter() - began
+
+    def _stop(self, batch: int) -> None:
+        """Save in the middle of an epoch, unless what would be saved is no longer good."""
+        self.position = Position(epoch=self.position.epoch, batch=batch)
+        self._check_finite()
+        self._save()
+        raise Interrupted(f"stopped in epoch {self.position.epoch + 1} after batch {batch}")
+
+    def _finish_epoch(self) -> None:
+        losses = self._check_finite()
+        record = self._record(losses)
+        self.history.append(record)
+        self.position = Position(epoch=self.position.epoch + 1)
+        self._epoch_seconds = 0.0
+        self._meter = self._new_meter()
+        self._save()
+        if self.progress is not None:
+            self.progress.epoch_done(record)
+
+    def _record(self, losses: list[float | None]) -> Record:
+        images = self.batches.steps_per_epoch * self.config.batch_size
+        record: Record = {
+            "epoch": self.position.epoch + 1,
+            "seconds": self._epoch_seconds,
+            "images_per_second": images / self._epoch_seconds,
+            "loss": losses,
+            "validation_accuracy": None,
+            "block_accuracy": None,
+        }
+        if self.data.validation is not None:
+            began = time.perf_counter()
+            measured = self.evaluate(self.data.validation)
+            record |= {
+                "validation_accuracy": measured.accuracy,
+                "block_accuracy": measured.block_accuracy,
+                "positive_score": _means(measured.positive),
+                "negative_score": _means(measured.negative),
+                "evaluation_seconds": time.perf_counter() - began,
+            }
+        return record
+
+    def _check_finite(self) -> list[float | None]:
+        try:
+            losses = self._meter.means()
+            for name, parameter in self.network.named_parameters():
+                if not bool(parameter.isfinite().all()):
+                    raise DivergenceError(f"a weight is not finite: {name}")
+        except DivergenceError as error:
+            raise DivergenceError(
+                f"{error} of epoch {self.position.epoch + 1}; {self._last_good()}"
+                "try a lower --learning-rate or --precision fp32"
+            ) from None
+        return losses
+
+    def _last_good(self) -> str:
+        if self.folder is None:
+            return ""
+        return f"the last good checkpoint is {self.folder.checkpoint}; "
+
+    def _new_meter(self) -> LossMeter:
+        return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        self.folder.write_history(self.history)
+        self.folder.write_model(self.network)
+        self.folder.write_checkpoint(
+            {
+                "network": self.network.state_dict(),
+                "learner": self.learner.state_dict(),
+                "position": {"epoch": self.position.epoch, "batch": self.position.batch},
+                "epoch_seconds": self._epoch_seconds,
+                "meter": self._meter.state_dict(),
+            }
+        )
+
+
+def _means(scores: list[torch.Tensor | None]) -> list[float | None]:
+    return [None if s is None else s.mean().item() for s in scores]
