@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from reference.published import ReferenceBlock, train_step
 
+from reference.published import ReferenceBlock, train_step
 from trifecta import Learner, LocalNetwork, build_network
 from trifecta.labels import wrong_labels
 from trifecta.methods import trifecta
@@ -20,9 +20,7 @@ def published(network: str) -> LocalNetwork:
         schedule=replace(trifecta().schedule, close_last=False),
         optimizer=OptimizerConfig(ownership="objective"),
     )
-    return build_network(
-        method, network, image_shape=(3, 8, 8), num_classes=CLASSES, width=0.04
-    ).double()
+    return build_network(method, network, image_shape=(3, 8, 8), num_classes=CLASSES, width=0.04).double()
 
 
 def as_reference(network: LocalNetwork) -> list[ReferenceBlock]:
@@ -47,7 +45,7 @@ def test_twenty_float64_steps_agree_in_every_parameter(name: str) -> None:
     learner = Learner(network, generator=torch.Generator().manual_seed(7))
     draws = torch.Generator().manual_seed(7)
     data = torch.Generator().manual_seed(1)
-    before = network.blocks[0].weights.weight.detach().clone()  # type: ignore[union-attr]
+    before = network.get_parameter("blocks.0.weights.weight").detach().clone()
     for step in range(20):
         images = torch.randn(BATCH, 3, 8, 8, generator=data, dtype=torch.float64)
         labels = torch.randint(0, CLASSES, (BATCH,), generator=data)
@@ -61,7 +59,7 @@ def test_twenty_float64_steps_agree_in_every_parameter(name: str) -> None:
         torch.testing.assert_close(kernel, block.kernel, rtol=0, atol=1e-9)
     pictures = network.get_parameter("label_input.pictures.weight")
     torch.testing.assert_close(pictures, blocks[0].label_pictures, rtol=0, atol=1e-9)
-    moved = network.blocks[0].weights.weight - before  # type: ignore[union-attr]
+    moved = network.get_parameter("blocks.0.weights.weight") - before
     assert moved.abs().max() > 1e-3
 
 

@@ -31,10 +31,6 @@ class LengthNorm(nn.Module):
         return x * scale.to(x.dtype)
 
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))
-
-
 # Each constructor takes the number of channels (of features, for a linear block).
 # "layer" is one mean and variance a sample over all its features, with a learned scale per channel.
 _CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -65,9 +61,7 @@ def conv_block(
     return nn.Sequential(parts)
 
 
-def linear_block(
-    in_features: int, out_features: int, *, normalization: str = "batch"
-) -> nn.Sequential:
+def linear_block(in_features: int, out_features: int, *, normalization: str = "batch") -> nn.Sequential:
     """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
     return nn.Sequential(
         OrderedDict(

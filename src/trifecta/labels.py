@@ -13,9 +13,7 @@ from torch import Tensor, nn
 ImageShape = tuple[int, int, int]
 
 
-def wrong_labels(
-    labels: Tensor, num_classes: int, generator: torch.Generator | None = None
-) -> Tensor:
+def wrong_labels(labels: Tensor, num_classes: int, generator: torch.Generator | None = None) -> Tensor:
     """Draw one label per image, uniformly among the wrong ones, (B,) → (B,).
 
     ``(label + offset) mod K`` with the offset uniform in 1 … K−1, so the true label never comes out.

@@ -26,6 +26,8 @@ class Learner:
         network: the network, already on its device.
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
+        total_steps: of the run, for a learning rate that decays.
+
     """
 
     def __init__(
@@ -34,7 +36,12 @@ class Learner:
         *,
         generator: torch.Generator | None = None,
         precision: str = "fp32",
+        total_steps: int | None = None,
     ) -> None:
+        config = network.method.optimizer
+        if config.decay != "constant" and total_steps is None:
+            raise ValueError(f"a learning rate with {config.decay} decay needs Learner(total_steps=…)")
+        self.total_steps = total_steps
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
         self.precision = resolve_precision(precision, self.device)
@@ -49,6 +56,7 @@ class Learner:
         """
         self._check(images, labels)
         self.network.train()
+        self._set_learning_rate()
         losses: list[Tensor | None] = [None] * len(self.network.blocks)
         with autocast(self.precision, self.device):
             x = self.first_input(images, labels)
@@ -74,11 +82,18 @@ class Learner:
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, output = self.window_loss(window, x, labels)
-        loss.backward()
+        torch.autograd.backward(loss)
         for owner in self._owners(window):
             self.optimizers[owner].step()
             self.optimizers[owner].zero_grad(set_to_none=True)
         return loss.detach(), output.detach()
+
+    def _set_learning_rate(self) -> None:
+        progress = self.steps / self.total_steps if self.total_steps else 0.0
+        rate = self.network.method.optimizer.rate(progress)
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = rate
 
     def _owners(self, window: Window) -> range:
         if self.network.method.optimizer.ownership == "objective":
@@ -112,9 +127,7 @@ class Learner:
                 f"received {labels.dtype} {tuple(labels.shape)}"
             )
         # Looking at values on another device would wait for it.
-        if labels.device.type == "cpu" and not bool(
-            ((labels >= 0) & (labels < network.num_classes)).all()
-        ):
+        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):
             raise ValueError(
                 f"labels must be 0 … {network.num_classes - 1}: "
                 f"received {int(labels.min())} … {int(labels.max())}"

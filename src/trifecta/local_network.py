@@ -27,6 +27,7 @@ class LocalNetwork(nn.Module):
 
     Raises:
         ValueError: fewer than two classes, no blocks, or a read-out of blocks that have no scores.
+
     """
 
     def __init__(
@@ -82,9 +83,7 @@ class LocalNetwork(nn.Module):
         if not self.method.objective.pairs:
             return self._pass_scores(images)
         by_label = [
-            self._pass_scores(
-                self.label_input(images, torch.full((len(images),), k, device=images.device))
-            )
+            self._pass_scores(self.label_input(images, torch.full((len(images),), k, device=images.device)))
             for k in range(self.num_classes)
         ]
         return [
@@ -130,11 +129,10 @@ def build_network(
 
     Raises:
         ValueError: unknown network, images too small for it, or as :class:`LocalNetwork`.
+
     """
     builder = get_network(network)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        blocks = builder(
-            method.input_shape(image_shape), width=width, normalization=method.normalization
-        )
+        blocks = builder(method.input_shape(image_shape), width=width, normalization=method.normalization)
         return LocalNetwork(blocks, method, image_shape=image_shape, num_classes=num_classes)

@@ -4,6 +4,7 @@ Each builder takes the shape (C, H, W) of what the first block receives and retu
 ``width`` multiplies every number of channels or units and may be below 1.
 """
 
+from itertools import pairwise
 from typing import Protocol
 
 from torch import nn
@@ -25,39 +26,26 @@ class NetworkBuilder(Protocol):
         ...
 
 
-def mlp(
-    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
-) -> nn.Sequential:
+def mlp(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
     """4 fully connected blocks of 2000 ReLU units (Hinton 2022, the MNIST network)."""
     channels, height, image_width = input_shape
     sizes = [channels * height * image_width, *[_scaled(2000, width)] * 4]
-    return nn.Sequential(
-        *(
-            linear_block(a, b, normalization=normalization)
-            for a, b in zip(sizes, sizes[1:], strict=False)
-        )
-    )
+    return nn.Sequential(*(linear_block(a, b, normalization=normalization) for a, b in pairwise(sizes)))
 
 
-def small(
-    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
-) -> nn.Sequential:
+def small(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
     """6 convolutional blocks, 128P-128-256P-256-256-512P (Dooms et al. 2023), 2.8 M weights."""
     layout = "128P 128 256P 256 256 512P"
     return _convolutional(layout, input_shape, width, normalization)
 
 
-def large(
-    input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch"
-) -> nn.Sequential:
+def large(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
     """12 convolutional blocks, 64 to 512 channels, 3 poolings (Dooms et al. 2023), 8.5 M weights."""
     layout = "64 128P 128 128 128 256P 256 256 256 512P 512 512"
     return _convolutional(layout, input_shape, width, normalization)
 
 
-def _convolutional(
-    layout: str, input_shape: ImageShape, width: float, normalization: str
-) -> nn.Sequential:
+def _convolutional(layout: str, input_shape: ImageShape, width: float, normalization: str) -> nn.Sequential:
     """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
     words = layout.split()
     smallest = 2 ** sum(word.endswith("P") for word in words)
@@ -89,5 +77,6 @@ def get_network(name: str) -> NetworkBuilder:
 
     Raises:
         ValueError: no such network; names the nearest ones.
+
     """
     return lookup(NETWORKS, name, "network")

@@ -6,6 +6,7 @@ Ownership by ``objective`` (the Trifecta's published code): the optimizer of the
 owns every weight that this objective reaches, so a weight that two objectives train has two states.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,13 +14,23 @@ import torch
 from torch import nn
 
 OWNERSHIPS = ("weight", "objective")
+DECAYS = ("constant", "cosine")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Adam (AdamW where ``weight_decay`` > 0) with a constant learning rate."""
+    """Adam (AdamW where ``weight_decay`` > 0).
+
+    Attributes:
+        learning_rate: at the first step.
+        decay: ``constant``, or ``cosine`` to 0 at the run's last step.
+        weight_decay: decoupled, per step and learning rate.
+        ownership: ``weight`` or ``objective``, see this module.
+
+    """
 
     learning_rate: float = 1e-3
+    decay: str = "constant"
     weight_decay: float = 0.0
     ownership: str = "weight"
 
@@ -29,11 +40,19 @@ class OptimizerConfig:
             raise ValueError(
                 f"optimizer ownership is {' or '.join(OWNERSHIPS)}: received '{self.ownership}'"
             )
+        if self.decay not in DECAYS:
+            raise ValueError(f"a decay is {' or '.join(DECAYS)}: received '{self.decay}'")
         if not self.learning_rate > 0 or self.weight_decay < 0:
             raise ValueError(
                 "the learning rate must be above 0 and weight decay at least 0: received "
                 f"{self.learning_rate} and {self.weight_decay}"
             )
+
+    def rate(self, progress: float) -> float:
+        """Learning rate after a share ``progress`` (0 … 1) of the run's steps."""
+        if self.decay == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """An optimizer over ``parameters``."""

@@ -12,6 +12,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     Raises:
         ValueError: not one of ``PRECISIONS``.
+
     """
     if precision not in PRECISIONS:
         raise ValueError(f"a precision is {', '.join(PRECISIONS)}: received '{precision}'")
@@ -27,9 +28,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # PyTorch 2.9 cannot say; float32 is always right, only slower.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return device.type == "cpu" and bool(
-        capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    )
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -74,8 +74,7 @@ def train_step(
     assert pictures is not None
     height, width = images.shape[2:]
     halves = [
-        torch.cat([images, pictures[which].view(-1, 1, height, width)], dim=1)
-        for which in (labels, wrong)
+        torch.cat([images, pictures[which].view(-1, 1, height, width)], dim=1) for which in (labels, wrong)
     ]
     x = torch.cat(halves)
     losses: dict[int, float] = {}

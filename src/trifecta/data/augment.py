@@ -28,6 +28,7 @@ class Augmentation:
 
     Raises:
         ValueError: a value is out of its range.
+
     """
 
     crop_padding: int = 0
@@ -63,6 +64,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Returns:
         ``(B, C, H, W)`` float32.
+
     """
     unit = images / 255
     return unit.sub_(_per_channel(mean, unit.device)).div_(_per_channel(std, unit.device))
@@ -90,14 +92,13 @@ def augment(
 
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
+
     """
     batch, _, height, width = images.shape
     device, padding = images.device, config.crop_padding
     shifts = angles = flips = None
     if padding:
-        shifts = torch.randint(
-            -padding, padding + 1, (batch, 2), generator=generator, device=device
-        )
+        shifts = torch.randint(-padding, padding + 1, (batch, 2), generator=generator, device=device)
     if config.rotation:
         uniform = torch.rand(batch, generator=generator, device=device)
         angles = (uniform * 2 - 1) * math.radians(config.rotation)
@@ -110,9 +111,10 @@ def augment(
         images = images if flips is None else flip(images, flips)
     result = normalize(images, mean, std)
     if config.cutout:
-        centres = torch.rand(batch, 2, generator=generator, device=device)
-        scale = _constants((height, width), device)
-        result = cut_out(result, (centres * scale).long(), config.cutout)
+        centres = [
+            torch.randint(size, (batch,), generator=generator, device=device) for size in (height, width)
+        ]
+        result = cut_out(result, torch.stack(centres, dim=1), config.cutout)
     return result
 
 
@@ -126,6 +128,7 @@ def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
 
     Returns:
         ``(B, C, H, W)`` of the same type.
+
     """
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
@@ -153,6 +156,7 @@ def resample(
 
     Returns:
         ``(B, C, H, W)`` float32, in the images' units.
+
     """
     batch, _, height, width = images.shape
     cos, sin = angles.cos(), angles.sin()
@@ -163,9 +167,7 @@ def resample(
     row_y = [sin * mirror * (width / height), cos, dy * (2 / height)]
     transform = torch.stack([*row_x, *row_y], dim=1).view(batch, 2, 3)
     grid = F.affine_grid(transform, list(images.shape), align_corners=False)
-    return F.grid_sample(
-        images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
@@ -182,9 +184,6 @@ def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
 
 
 def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    return _constants(values, device).view(1, -1, 1, 1)
-
-
-def _constants(values: Sequence[float], device: torch.device) -> Tensor:
-    """``values`` as float32 on ``device``: filled there, as copying them would wait for it."""
-    return torch.stack([torch.full((), value, device=device) for value in values])
+    """``values`` as (C, 1, 1) on ``device``: filled there, as copying them would wait for it."""
+    filled = [torch.full((1, 1), value, device=device) for value in values]
+    return torch.stack(filled)

@@ -28,6 +28,7 @@ class Batches:
 
     Raises:
         ValueError: the batch size is below 1 or above the number of images, or the seed is below 0.
+
     """
 
     images: ImageSet
@@ -68,6 +69,7 @@ class Batches:
 
         Raises:
             ValueError: ``start`` is not a batch of the epoch.
+
         """
         if not 0 <= start <= self.steps_per_epoch:
             raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
@@ -75,10 +77,8 @@ class Batches:
         chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
         return self._batches(chosen.to(self.images.labels.device), generator)
 
-    def _batches(
-        self, order: Tensor, generator: torch.Generator
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.split(self.batch_size):
+    def _batches(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in torch.split(order, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
                 batch.images, self.augmentation, mean=self.mean, std=self.std, generator=generator
@@ -105,9 +105,10 @@ def evaluation_batches(
 
     Raises:
         ValueError: ``batch_size`` is below 1.
+
     """
     _check_batch_size(batch_size)
-    pairs = zip(images.images.split(batch_size), images.labels.split(batch_size), strict=True)
+    pairs = zip(torch.split(images.images, batch_size), torch.split(images.labels, batch_size), strict=True)
     return ((normalize(pixels, mean, std), labels) for pixels, labels in pairs)
 
 

@@ -24,6 +24,7 @@ class DataConfig:
 
     Raises:
         ValueError: a value is out of its range.
+
     """
 
     source: str

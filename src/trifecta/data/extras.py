@@ -9,6 +9,7 @@ def require(module: str) -> Any:
 
     Raises:
         ImportError: it is not installed; names the extra that has it.
+
     """
     try:
         return import_module(module)
@@ -25,6 +26,7 @@ def pillow() -> Any:
 
     Raises:
         ImportError: Pillow is not installed.
+
     """
     image = require("PIL.Image")
     image.init()

@@ -16,6 +16,7 @@ class ImageSet:
     Attributes:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64, indices into the classes.
+
     """
 
     images: Tensor
@@ -50,6 +51,7 @@ class ImageData:
         classes: the name of every label.
         mean: of each channel of ``train``, in 0..1.
         std: standard deviation of each channel of ``train``, in 0..1, never below 1/255.
+
     """
 
     train: ImageSet
@@ -73,9 +75,7 @@ class ImageData:
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data on ``device``."""
         validation = None if self.validation is None else self.validation.to(device)
-        return replace(
-            self, train=self.train.to(device), validation=validation, test=self.test.to(device)
-        )
+        return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -13,8 +13,8 @@ from cattrs.strategies import configure_tagged_union
 from trifecta.data import Augmentation, DataConfig
 from trifecta.heads import Objective
 from trifecta.methods import Method, trifecta
-from trifecta.networks import NETWORKS
 from trifecta.names import lookup
+from trifecta.networks import NETWORKS
 from trifecta.precision import PRECISIONS
 
 
@@ -34,6 +34,7 @@ class RunConfig:
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``auto``, ``fp32`` or ``bf16``.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
+
     """
 
     data: DataConfig
@@ -74,6 +75,7 @@ def from_plain(plain: Mapping[str, Any]) -> RunConfig:
 
     Raises:
         ValueError: a key that no setting has, or a value of the wrong type.
+
     """
     try:
         return _converter().structure(plain, RunConfig)
@@ -86,6 +88,7 @@ def read_config(path: Path) -> RunConfig:
 
     Raises:
         ValueError: the file is missing or does not hold a run's settings.
+
     """
     plain = read_yaml(path)
     plain.pop("dataset", None)
@@ -97,6 +100,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: no such file, or something else in it.
+
     """
     try:
         plain = yaml.safe_load(path.read_text())
@@ -114,6 +118,6 @@ def _first_line(error: Exception) -> str:
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     configure_tagged_union(
-        Objective, converter, tag_name="kind", tag_generator=lambda objective: objective.kind
+        Objective, converter, tag_name="kind", tag_generator=lambda kind: str(vars(kind)["kind"])
     )
     return converter

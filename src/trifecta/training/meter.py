@@ -32,6 +32,7 @@ class LossMeter:
 
         Raises:
             DivergenceError: some loss is not finite; names the block and step where it began.
+
         """
         losses = self._losses.cpu()
         bad = (~losses.isfinite() & self._closed).nonzero()
@@ -43,8 +44,7 @@ class LossMeter:
         counts = self._closed.sum(0)
         totals = losses.double().sum(0)
         return [
-            (total / count).item() if count else None
-            for total, count in zip(totals, counts, strict=True)
+            (total / count).item() if count else None for total, count in zip(totals, counts, strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:

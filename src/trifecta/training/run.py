@@ -26,6 +26,7 @@ class Run:
         result: what ``result.json`` holds.
         test: the one evaluation on the test split.
         trainer: network, data and history as training left them.
+
     """
 
     result: dict[str, Any]
@@ -43,9 +44,7 @@ class Run:
         return self.trainer.network
 
 
-def train(
-    config: RunConfig, *, out: str | Path | None = None, progress: Progress | None = None
-) -> Run:
+def train(config: RunConfig, *, out: str | Path | None = None, progress: Progress | None = None) -> Run:
     """Train as ``config`` says, then evaluate on the test split.
 
     Args:
@@ -56,6 +55,7 @@ def train(
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
         Interrupted, DivergenceError: as :meth:`Trainer.fit`.
+
     """
     folder = None if out is None else RunFolder(out)
     if folder is not None:
@@ -75,6 +75,7 @@ def resume(
     Raises:
         ValueError: ``out`` is not a run, has no readable checkpoint or another network's.
         Interrupted, DivergenceError: as :meth:`Trainer.fit`.
+
     """
     return finish(resumed_trainer(out, epochs=epochs, device=device, progress=progress))
 
@@ -108,7 +109,11 @@ def finish(trainer: Trainer) -> Run:
     test = trainer.evaluate(trainer.data.test)
     run = Run(result=_result(trainer, test), test=test, trainer=trainer)
     if trainer.folder is not None:
+        # Here, not at the top: the report imports this module, and needs an extra.
+        from trifecta.report.page import write_report
+
         trainer.folder.write_result(run.result)
+        write_report(run)
     return run
 
 

@@ -27,6 +27,7 @@ class DatasetFacts:
         classes: names, in label order.
         mean: per channel of the training split, of pixels in 0 … 1.
         std: likewise.
+
     """
 
     image_shape: ImageShape
@@ -37,9 +38,7 @@ class DatasetFacts:
     @classmethod
     def of(cls, data: ImageData) -> "DatasetFacts":
         """The facts about ``data``."""
-        return cls(
-            image_shape=data.image_shape, classes=data.classes, mean=data.mean, std=data.std
-        )
+        return cls(image_shape=data.image_shape, classes=data.classes, mean=data.mean, std=data.std)
 
 
 class RunFolder:
@@ -59,6 +58,7 @@ class RunFolder:
 
         Raises:
             ValueError: the path is a file, or a folder that is not empty.
+
         """
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise ValueError(
@@ -78,6 +78,7 @@ class RunFolder:
 
         Raises:
             ValueError: this is not a run folder.
+
         """
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
@@ -121,13 +122,12 @@ class RunFolder:
 
         Raises:
             ValueError: there is none, or it cannot be read.
+
         """
         if not self.checkpoint.is_file():
             raise ValueError(f"{self.path} has no checkpoint to resume from")
         try:
-            state: dict[str, Any] = torch.load(
-                self.checkpoint, map_location=device, weights_only=True
-            )
+            state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
         except Exception as error:  # torch.load raises whatever the damage happens to cause
             raise ValueError(
                 f"cannot read the checkpoint {self.checkpoint}: {type(error).__name__}; "
@@ -141,6 +141,7 @@ def load_network(folder: RunFolder, device: torch.device) -> tuple[LocalNetwork,
 
     Raises:
         ValueError: not a run folder, no model in it, or a model of another network.
+
     """
     config, facts = folder.read_config()
     network = network_for(config, facts)
@@ -156,14 +157,17 @@ def load_network(folder: RunFolder, device: torch.device) -> tuple[LocalNetwork,
 
 def network_for(config: RunConfig, facts: DatasetFacts) -> LocalNetwork:
     """The untrained network of a run."""
-    return build_network(
+    network = build_network(
         config.method,
         config.network,
         image_shape=facts.image_shape,
         num_classes=len(facts.classes),
         width=config.width,
         seed=config.seed,
-    ).to(memory_format=torch.channels_last)
+    )
+    # PyTorch's own annotations leave this argument of Module.to out.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
@@ -171,6 +175,7 @@ def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: P
 
     Raises:
         ValueError: they are another network's; names the first difference.
+
     """
     expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     received = {name: tuple(t.shape) for name, t in tensors.items()}

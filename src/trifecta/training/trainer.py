@@ -53,6 +53,7 @@ class Trainer:
 
     Raises:
         ValueError: the configuration, its data or the device cannot be used; nothing was written.
+
     """
 
     def __init__(
@@ -69,8 +70,6 @@ class Trainer:
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         self.network = network_for(config, self.facts).to(self.device)
-        generator = torch.Generator(self.device).manual_seed(config.seed)
-        self.learner = Learner(self.network, generator=generator, precision=config.precision)
         self.batches = Batches(
             self.data.train,
             batch_size=config.batch_size,
@@ -78,6 +77,12 @@ class Trainer:
             mean=self.data.mean,
             std=self.data.std,
             seed=config.seed,
+        )
+        self.learner = Learner(
+            self.network,
+            generator=torch.Generator(self.device).manual_seed(config.seed),
+            precision=config.precision,
+            total_steps=config.epochs * self.batches.steps_per_epoch,
         )
         self.position = Position()
         self.history: list[Record] = []
@@ -91,6 +96,7 @@ class Trainer:
         Raises:
             Interrupted: ``stop_requested`` was set; the checkpoint has every batch so far.
             DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
+
         """
         if self.folder is not None and self.position == Position():
             self.folder.write_config(self.config, self.facts)
@@ -114,6 +120,7 @@ class Trainer:
 
         Raises:
             ValueError: no checkpoint, a damaged one, or another network's.
+
         """
         assert self.folder is not None
         state = self.folder.read_checkpoint(self.device)

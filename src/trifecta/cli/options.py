@@ -1,0 +1,114 @@
+"""From command-line options to a run's settings."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from trifecta.data import AUGMENTATIONS, DataConfig
+from trifecta.heads import OBJECTIVES, Objective
+from trifecta.methods import Method, get_method
+from trifecta.names import lookup
+from trifecta.recipes import get_recipe
+from trifecta.schedules import parse_schedule
+from trifecta.training import RunConfig, read_config
+
+Options = dict[str, Any]
+_RUN = ("network", "width", "epochs", "batch_size", "seed", "device", "precision")
+_DATA = (
+    "subset",
+    "image_column",
+    "label_column",
+    "train_split",
+    "test_split",
+    "hold_out",
+    "image_size",
+    "validation",
+)
+_OBJECTIVE = ("goodness", "alpha", "threshold")
+_METHOD = ("label_input", "normalization", "readout")
+_OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership")
+
+
+def build_config(options: Options) -> RunConfig:
+    """A recipe, a file or the defaults, with the given options on top.
+
+    Args:
+        options: by parameter name; None where the user said nothing.
+
+    Raises:
+        ValueError: an option's value is not one that it takes, or two contradict each other.
+
+    """
+    config = _start(options)
+    if options["augment"] is not None:
+        augmentation = lookup(AUGMENTATIONS, options["augment"], "augmentation")
+        config = replace(config, augmentation=augmentation)
+    method = config.method if options["method"] is None else get_method(options["method"])
+    return replace(
+        config,
+        data=replace(config.data, **_given(options, _DATA)),
+        method=_vary(method, options),
+        **_given(options, _RUN),
+    )
+
+
+def given_names(options: Options) -> list[str]:
+    """Options that the user gave, as spelled on the command line."""
+    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+
+
+def _start(options: Options) -> RunConfig:
+    source = options["data"]
+    if options["recipe"] is not None and options["config"] is not None:
+        raise ValueError("--recipe and --config both say where to start: give one of them")
+    if options["recipe"] is not None:
+        config = get_recipe(options["recipe"])
+    elif options["config"] is not None:
+        config = read_config(Path(options["config"]))
+    elif source is None:
+        raise ValueError("no data: give --data a folder, a Hub id or digits, or start from a --recipe")
+    else:
+        return RunConfig(data=DataConfig(source=source))
+    if source is None:
+        return config
+    # Columns and splits are those of the recipe's own data; the share for validation is its choice.
+    return replace(config, data=DataConfig(source=source, validation=config.data.validation))
+
+
+def _vary(method: Method, options: Options) -> Method:
+    schedule = method.schedule
+    if options["schedule"] is not None:
+        schedule = parse_schedule(options["schedule"], close_last=schedule.close_last)
+    if options["close_last"] is not None:
+        schedule = replace(schedule, close_last=options["close_last"])
+    return replace(
+        method,
+        objective=_vary_objective(method.objective, options),
+        schedule=schedule,
+        optimizer=replace(method.optimizer, **_given(options, _OPTIMIZER)),
+        **_given(options, _METHOD),
+    )
+
+
+def _vary_objective(objective: Objective, options: Options) -> Objective:
+    changes = _given(options, _OBJECTIVE)
+    if options["loss"] is not None:
+        kind = lookup(OBJECTIVES, options["loss"], "loss")
+        if kind is not type(objective):
+            kept = _settings(kind) & _settings(type(objective))
+            changes = {name: getattr(objective, name) for name in kept} | changes
+            objective = kind()
+    for name in changes:
+        if name not in _settings(type(objective)):
+            raise ValueError(
+                f"--{name} is not a setting of the {objective.kind} loss: drop it, or choose another --loss"
+            )
+    return replace(objective, **changes)
+
+
+def _settings(kind: type[Objective]) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def _given(options: Options, names: tuple[str, ...]) -> Options:
+    return {name: options[name] for name in names if options[name] is not None}

@@ -1,0 +1,56 @@
+"""Progress of a run: a live bar on a terminal, a line per epoch elsewhere."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trifecta.report.terminal import percent
+from trifecta.training.trainer import Record
+
+
+class ConsoleProgress:
+    """Shows a run on ``console``; use as a context manager around it."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        self.console, self.epochs = console, epochs
+        self._bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=None, epoch=0, epochs=epochs, last="")
+
+    def __enter__(self) -> "ConsoleProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
+        """Count on over the whole run, so that the time left is the run's."""
+        self._bar.update(
+            self._task,
+            total=steps * self.epochs,
+            completed=steps * (epoch - 1) + done,
+            epoch=epoch,
+        )
+
+    def step_done(self) -> None:
+        """One batch further."""
+        self._bar.advance(self._task)
+
+    def epoch_done(self, record: Record) -> None:
+        """Show what the epoch reached."""
+        losses = [loss for loss in record["loss"] if loss is not None]
+        line = f"last block's loss {losses[-1]:.3f}"
+        if record["validation_accuracy"] is not None:
+            line += f", validation {percent(record['validation_accuracy'])}"
+        self._bar.update(self._task, last=line)
+        if not self.console.is_terminal:
+            speed = f"{record['images_per_second']:,.0f} images/s"
+            self.console.print(f"epoch {record['epoch']}/{self.epochs}: {line}, {speed}")

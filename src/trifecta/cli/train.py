@@ -1,0 +1,128 @@
+"""``trifecta train``."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from trifecta.cli.options import build_config, given_names
+from trifecta.cli.parameters import IMAGE_SIZE
+from trifecta.cli.progress import ConsoleProgress
+from trifecta.cli.signals import stop_on_signal
+from trifecta.report.terminal import print_run
+from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
+from trifecta.training.run import finish, resumed_trainer
+
+MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--json"}
+
+# Grouped as the help shows them: name, then what click needs to know.
+_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("--data", metavar="SOURCE", help="Folder, Hub id, or `digits`."),
+    click.option("--recipe", metavar="NAME", help="Start from a recipe; options change it."),
+    click.option("--config", metavar="FILE", help="Start from a run's config.yaml."),
+    click.option("--out", metavar="RUN", help="Folder for the run.  [default: runs/NAME-NUMBER]"),
+    click.option("--resume", metavar="RUN", help="Continue this run from its checkpoint."),
+    click.option("--method", metavar="NAME", help="See `trifecta list`.  [default: trifecta]"),
+    click.option("--network", metavar="NAME", help="See `trifecta list`.  [default: small]"),
+    click.option("--width", type=float, help="Multiplies the network's channels.  [default: 1]"),
+    click.option("--epochs", type=int, help="Passes over the training images.  [default: 10]"),
+    click.option("--batch-size", type=int, help="Images a step.  [default: 128]"),
+    click.option("--learning-rate", type=float, help="Adam's.  [default: 0.001]"),
+    click.option("--decay", metavar="NAME", help="Of the learning rate: constant or cosine."),
+    click.option("--weight-decay", type=float, help="Decoupled.  [default: 0]"),
+    click.option("--seed", type=int, help="Of everything random.  [default: 0]"),
+    click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, …  [default: auto]"),
+    click.option(
+        "--precision", metavar="NAME", help="auto, fp32 or bf16.  [default: auto: bf16 in hardware]"
+    ),
+    click.option("--validation", type=float, help="Share of the training split.  [default: 0.1]"),
+    click.option("--augment", metavar="NAME", help="See `trifecta list`.  [default: none]"),
+    click.option("--loss", metavar="NAME", help="symmetric, threshold or cross-entropy."),
+    click.option("--alpha", type=float, help="Steepness of the symmetric loss."),
+    click.option("--threshold", type=float, help="Of the threshold loss."),
+    click.option("--goodness", metavar="NAME", help="mean-square, sum-square or mean."),
+    click.option("--normalization", metavar="NAME", help="batch, layer, length or none."),
+    click.option(
+        "--schedule",
+        metavar="NAME",
+        help="layer-wise, overlapping[:K], blockwise[:K] or end-to-end.",
+    ),
+    click.option(
+        "--close-last/--idle-last",
+        default=None,
+        help="Whether the last block, left without a partner, learns alone or idles.",
+    ),
+    click.option("--label-input", metavar="NAME", help="channel, pattern, overlay or none."),
+    click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
+    click.option("--readout", metavar="NAME", help="last, all, all-but-first or 2,3,…"),
+    click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),
+    click.option("--image-column", metavar="NAME", help="If not the one found by its type."),
+    click.option("--label-column", metavar="NAME", help="If not the one found by its type."),
+    click.option("--image-size", type=IMAGE_SIZE, help="Resize to N×N, or to HxW."),
+    click.option("--train-split", metavar="NAME", help="[default: train]"),
+    click.option("--test-split", metavar="NAME", help="[default: test]"),
+    click.option("--hold-out", type=float, help="Test share of a source without a test split."),
+]
+
+
+def _with_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@click.command("train")
+@_with_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def train_command(as_json: bool, **options: Any) -> None:
+    """Train a network on images; leave a run folder."""
+    out, resume = options.pop("out"), options.pop("resume")
+    if resume is None:
+        config = build_config(options)
+        folder = RunFolder(_new_folder(config) if out is None else out)
+        folder.require_unused()
+        trainer = Trainer(config, folder=folder)
+    else:
+        trainer = _resumed(resume, out, options)
+    console = Console(stderr=True, quiet=as_json)
+    run = _train(trainer, console)
+    assert trainer.folder is not None
+    if as_json:
+        click.echo(json.dumps(run.result | {"run": str(trainer.folder.path)}, indent=2))
+    else:
+        print_run(run, trainer.folder.path)
+
+
+def _train(trainer: Trainer, console: Console) -> Run:
+    assert trainer.folder is not None
+    try:
+        with ConsoleProgress(console, trainer.config.epochs) as progress, stop_on_signal(trainer):
+            trainer.progress = progress
+            return finish(trainer)
+    except Interrupted as interruption:
+        raise Interrupted(
+            f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
+        ) from None
+
+
+def _resumed(path: str, out: str | None, options: dict[str, Any]) -> Trainer:
+    given = given_names(options | {"out": out})
+    fixed = [name for name in given if name not in MAY_CHANGE_ON_RESUME]
+    if fixed:
+        raise ValueError(
+            f"a resumed run keeps its settings: received {', '.join(fixed)}; drop it, or start "
+            "a new run with --config and --out"
+        )
+    return resumed_trainer(path, epochs=options["epochs"], device=options["device"])
+
+
+def _new_folder(config: RunConfig) -> Path:
+    source = re.sub(r"[^\w.-]+", "-", Path(config.data.source).name)
+    name = f"{source}-{config.method.name}-{config.network}"
+    paths = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+    return next(path for path in paths if not path.exists())

@@ -1,0 +1,159 @@
+"""Encoded images → uint8 tensors.
+
+An image is grey (modes 1, L, LA and 16-bit grey, or a palette of greys) or colour (anything else,
+as RGB). Transparent pixels are laid over white, as a browser shows them; a photograph is turned
+upright as its EXIF data says; 16 bits are scaled to 8. Images are resized with Pillow's bicubic
+filter, which widens with the reduction and so does not alias; the aspect ratio is not kept.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trifecta.data.extras import pillow
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Pixels = NDArray[np.uint8]
+"""(H, W, C), C = 1 or 3."""
+
+Encoded = tuple[str, bytes | Path]
+"""What an image is called in an error, and its encoded bytes or its file."""
+
+GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+ORIENTATION_TAG = 0x0112
+IMAGES_PER_TASK = 256
+
+
+def decode_images(
+    count: int,
+    read: Callable[[int, int], Iterable[Encoded]],
+    *,
+    image_size: tuple[int, int] | None,
+    channels: int | None = None,
+) -> Tensor:
+    """Decode ``count`` images in threads.
+
+    Args:
+        count: of the images, at least 1.
+        read: gives the encoded images from one index up to another.
+        image_size: (height, width) in pixels to resize to; None keeps the size.
+        channels: 1 or 3; None gives 3 if any image has colour, else 1.
+
+    Returns:
+        ``(N, C, H, W)`` uint8, in order.
+
+    Raises:
+        ValueError: an image cannot be read, or has another size than the first; names it.
+
+    """
+    pillow()
+
+    def decode(start: int) -> list[tuple[str, Pixels]]:
+        encoded = read(start, min(start + IMAGES_PER_TASK, count))
+        return [(name, decode_image(name, data, image_size, channels)) for name, data in encoded]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tasks = pool.map(decode, range(0, count, IMAGES_PER_TASK))
+        return _stack(list(_of_one_size(image for task in tasks for image in task)))
+
+
+def decode_image(
+    name: str, data: bytes | Path, image_size: tuple[int, int] | None, channels: int | None
+) -> Pixels:
+    """Decode one image; arguments as in ``decode_images``.
+
+    Raises:
+        ValueError: the image cannot be read; says so with ``name``.
+
+    """
+    try:
+        with pillow().open(BytesIO(data) if isinstance(data, bytes) else data) as opened:
+            image = _grey_or_colour(_upright(opened))
+            if channels is not None:
+                image = image.convert("L" if channels == 1 else "RGB")
+            if image_size is not None:
+                image = resize(image, image_size)
+            return np.asarray(image).reshape(image.height, image.width, -1)
+    # Pillow's decoders raise whatever a broken file makes them trip over.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"cannot read image {name}: {reason}") from error
+
+
+def resize(image: "Image", image_size: tuple[int, int]) -> "Image":
+    """Resize to (height, width) pixels."""
+    height, width = image_size
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), pillow().Resampling.BICUBIC)
+
+
+def _upright(image: "Image") -> "Image":
+    if image.getexif().get(ORIENTATION_TAG, 1) == 1:
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _grey_or_colour(image: "Image") -> "Image":
+    """Mode L or RGB, whichever the image needs."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        return _eight_bits(image)
+    target = "L" if image.mode in GREY_MODES or _has_grey_palette(image) else "RGB"
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = pillow().new("RGBA", image.size, "white")
+        image = pillow().alpha_composite(white, layer)
+    return image.convert(target)
+
+
+def _has_grey_palette(image: "Image") -> bool:
+    palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
+    return palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
+
+
+def _eight_bits(image: "Image") -> "Image":
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("32-bit pixels have no known range: save it with 8 or 16 bits")
+    scaled: Image = pillow().fromarray(((values + 128) // 257).astype(np.uint8))
+    return scaled
+
+
+def _of_one_size(images: Iterable[tuple[str, Pixels]]) -> Iterator[Pixels]:
+    first: tuple[str, Pixels] | None = None
+    for name, pixels in images:
+        first = first or (name, pixels)
+        if pixels.shape[:2] != first[1].shape[:2]:
+            raise ValueError(
+                f"images differ in size: {first[0]} is {size_text(first[1].shape)} pixels and "
+                f"{name} is {size_text(pixels.shape)}: give one height and width with --image-size"
+            )
+        yield pixels
+
+
+def size_text(shape: tuple[int, ...]) -> str:
+    """(height, width, …) as ``height×width``."""
+    return f"{shape[0]}×{shape[1]}"
+
+
+def _stack(images: list[Pixels]) -> Tensor:
+    height, width, _ = images[0].shape
+    channels = max(pixels.shape[2] for pixels in images)
+    stacked = np.empty((len(images), channels, height, width), np.uint8)
+    for row, pixels in zip(stacked, images, strict=True):
+        row[:] = pixels.transpose(2, 0, 1)  # A grey image fills all three channels.
+    return torch.from_numpy(stacked)

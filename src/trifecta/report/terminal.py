@@ -1,0 +1,85 @@
+"""Tables for a terminal; plain text where the output is not one."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from trifecta.training.run import Run
+
+MOST_CLASSES_SHOWN = 10
+
+
+def percent(share: float | None) -> str:
+    """``0.9612`` → ``96.12%``; an absent one is a dash."""
+    return "–" if share is None else f"{100 * share:.2f}%"
+
+
+def print_run(run: Run, folder: Path) -> None:
+    """The blocks' losses and accuracies, the result, and last the run folder's path."""
+    last = run.trainer.history[-1]
+    print_blocks(run.test.block_accuracy, last["loss"])
+    result = run.result
+    console = _console()
+    validation = result["validation_accuracy"]
+    if validation is not None:
+        console.print(f"validation accuracy {percent(validation)}")
+    console.print(
+        f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
+        f"{result['network']}, {result['locality']}; {result['epochs']} epochs in "
+        f"{result['seconds']:.1f} s, {result['images_per_second']:,.0f} images/s, "
+        f"{result['precision']} on {result['hardware']})"
+    )
+    console.print(f"run folder {folder}", soft_wrap=True)
+
+
+def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] | None = None) -> None:
+    """One row a block: its loss in the last epoch, and its accuracy if it alone decided."""
+    table = _table("block", *(["loss"] if loss else []), "test accuracy of this block alone")
+    for k, share in enumerate(accuracy):
+        cells = [] if loss is None else [f"{loss[k]:.4f}" if loss[k] is not None else "–"]
+        table.add_row(str(k), *cells, percent(share))
+    _console().print(table)
+
+
+def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str]) -> None:
+    """One row an image: its label, then the goodness of every class, or of the best few."""
+    few = len(classes) <= MOST_CLASSES_SHOWN
+    table = _table("image", "label", *(classes if few else ["goodness of the best classes"]))
+    for file, row in zip(files, scores, strict=True):
+        label = classes[int(row.argmax())]
+        if few:
+            cells = [f"{value:.3f}" for value in row.tolist()]
+        else:
+            best = row.topk(5)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            cells = [", ".join(f"{classes[k]} {value:.3f}" for k, value in pairs)]
+        table.add_row(str(file), label, *cells)
+    _console().print(table)
+
+
+def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:
+    """Names with their descriptions, one table each."""
+    for title, rows in tables.items():
+        table = _table(title, "")
+        for name, description in rows.items():
+            table.add_row(name, description)
+        _console().print(table)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    return table
+
+
+def _console() -> Console:
+    """Full width where nobody looks, so that a pipe gets whole lines."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    return (
+        console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
+    )
