@@ -78,7 +78,7 @@ class Batches:
         return self._batches(chosen.to(self.images.labels.device), generator)
 
     def _batches(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in torch.split(order, self.batch_size):
+        for indices in order.view(-1, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
                 batch.images, self.augmentation, mean=self.mean, std=self.std, generator=generator

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,4 +56,4 @@ def class_indices(split: "Dataset", column: str, values: list[Any], *, name: str
             f"{values[0]!r} to {values[-1]!r}: choose a split with labels (--test-split) "
             "or another --label-column"
         )
-    return torch.from_numpy(indices.to_numpy()).long()
+    return torch.from_numpy(indices.to_numpy().astype(np.int64))

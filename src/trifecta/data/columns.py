@@ -2,6 +2,7 @@
 
 import warnings
 from io import BytesIO
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from trifecta.data.extras import pillow, require
@@ -53,17 +54,25 @@ def find_label_column(split: "Dataset", chosen: str | None) -> str:
 
     """
     class_label = require("datasets").ClassLabel
-    features = split.features
-    classes = [name for name, feature in features.items() if isinstance(feature, class_label)]
-    integers = [n for n, f in features.items() if _dtype(f) in (*INTEGER_TYPES, "bool")]
-    texts = [name for name, feature in features.items() if _dtype(feature) in TEXT_TYPES]
-    integers = [name for name in integers if name not in classes]
+    kinds: dict[str, list[str]] = {"class": [], "integer": [], "text": []}
+    for name, feature in split.features.items():
+        if isinstance(feature, class_label):
+            kinds["class"].append(name)
+        elif _dtype(feature) in (*INTEGER_TYPES, "bool"):
+            kinds["integer"].append(name)
+        elif _dtype(feature) in TEXT_TYPES:
+            kinds["text"].append(name)
     if chosen is not None:
-        return _choice(split, chosen, [*classes, *integers, *texts], "labels", "--label-column")
-    if classes:
-        return _finest(split, classes)
-    usual = [name for group in (integers, texts) for name in LABEL_NAMES if name in group]
-    only = [group[0] for group in (integers, texts) if len(group) == 1]
+        return _choice(split, chosen, [*chain(*kinds.values())], "labels", "--label-column")
+    if kinds["class"]:
+        return _finest(split, kinds["class"])
+    return _most_likely(split, kinds["integer"], kinds["text"])
+
+
+def _most_likely(split: "Dataset", *groups: list[str]) -> str:
+    """The first column with a usual name, else the first that is alone in its group."""
+    usual = [name for group in groups for name in LABEL_NAMES if name in group]
+    only = [group[0] for group in groups if len(group) == 1]
     if not usual and not only:
         raise ValueError(
             f"no column of labels among {_columns(split)}: choose one with --label-column, or "
@@ -114,17 +123,12 @@ def _choice(split: "Dataset", name: str, fitting: list[str], what: str, option: 
 
 
 def _columns(split: "Dataset") -> str:
-    return ", ".join(f"{name} ({_type(feature)})" for name, feature in split.features.items())
+    return ", ".join(f"{name} ({_type_name(feature)})" for name, feature in split.features.items())
 
 
-def _type(feature: Any) -> str:
-    return "struct" if isinstance(feature, dict) else (_named(feature) or "list")
-
-
-def _named(feature: Any) -> str:
-    dtype = getattr(feature, "dtype", None)
-    is_value = type(feature).__name__ == "Value"
-    return str(dtype) if is_value else type(feature).__name__
+def _type_name(feature: Any) -> str:
+    name = type(feature).__name__
+    return str(feature.dtype) if name == "Value" else {"dict": "struct"}.get(name, name)
 
 
 def _dtype(feature: Any) -> str | None:

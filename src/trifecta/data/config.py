@@ -65,5 +65,5 @@ def _check_size(size: tuple[int, ...]) -> None:
     whole = all(isinstance(side, int) and side >= 1 for side in size)
     if len(size) != 2 or not whole:
         raise ValueError(
-            f"--image-size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32 32"
+            f"--image-size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32x32"
         )

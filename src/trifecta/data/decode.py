@@ -140,7 +140,7 @@ def _of_one_size(images: Iterable[tuple[str, Pixels]]) -> Iterator[Pixels]:
         if pixels.shape[:2] != first[1].shape[:2]:
             raise ValueError(
                 f"images differ in size: {first[0]} is {size_text(first[1].shape)} pixels and "
-                f"{name} is {size_text(pixels.shape)}: give one height and width with --image-size"
+                f"{name} is {size_text(pixels.shape)}: give one size with --image-size"
             )
         yield pixels
 

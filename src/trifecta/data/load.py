@@ -1,129 +1,144 @@
 """From a configuration to images in memory."""
 
-from typing import Any
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.data.cache import cached
-from trifecta.data.classes import class_indices, class_names
-from trifecta.data.columns import find_columns
+from trifecta.data.cache import cached_images
+from trifecta.data.classes import class_indices, find_classes
+from trifecta.data.columns import find_image_column, find_label_column
 from trifecta.data.config import DataConfig
-from trifecta.data.decode import Encoded, decode_all, to_channels
-from trifecta.data.digits import CLASSES as DIGIT_CLASSES
-from trifecta.data.digits import load_digits
+from trifecta.data.decode import Encoded, decode_images, size_text
+from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
 from trifecta.data.extras import require
 from trifecta.data.images import ImageData, ImageSet, channel_statistics
 from trifecta.data.source import open_source
 from trifecta.data.splits import stratified_split
 
-DIGITS = "digits"
-DIGITS_TEST_SHARE = 0.2
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
 
 
 def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> ImageData:
     """Load, decode and split a source.
 
-    The test split is the source's own, or ``hold_out`` of the training split. ``validation`` of
-    what remains is kept for validation, stratified, the same for everyone.
+    The test split is the source's own, or ``hold_out`` of the training split (a fifth of the
+    digits). ``validation`` of what remains is kept for validation, the same for everyone. Both are
+    stratified, as ``stratified_split`` says.
 
     Raises:
-        ValueError: no such source, a split is missing, no images or labels, an image cannot be
-            read, images differ in size, or a label is outside the classes.
+        ValueError: there is no such source; a split, images or labels are missing; an image cannot
+            be read; images differ in size; a label is outside the classes; or there is one class.
         ImportError: the extra ``data`` is not installed.
 
     """
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
-    train, validation = whole, None
-    if config.validation:
-        kept, held_out = stratified_split(whole.labels, config.validation)
-        train, validation = whole.select(kept), whole.select(held_out)
+    train, validation = _hold_out(whole, config.validation) if config.validation else (whole, None)
+    _warn_of_missing(train, classes)
     mean, std = channel_statistics(train.images)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
     return data.to(device)
 
 
 def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    images = load_digits()
-    if config.image_size is not None:
-        resized = F.interpolate(images.images.float(), config.image_size, mode="bicubic", antialias=True)
-        images = ImageSet(resized.clamp(0, 255).round().to(torch.uint8), images.labels)
-    return *_hold_out(images, config.hold_out or DIGITS_TEST_SHARE), DIGIT_CLASSES
+    names = ("subset", "image_column", "label_column")
+    ignored = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is not None]
+    if ignored:
+        warnings.warn(f"{', '.join(ignored)}: not used with the embedded digits", stacklevel=3)
+    digits = load_digits(config.image_size)
+    return *_hold_out(digits, config.hold_out or TEST_FRACTION), DIGIT_CLASSES
 
 
 def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    splits = open_source(config)
-    train_split = _split(splits, config.train_split, "--train-split", config.source)
-    image, label = find_columns(train_split.features, config)
-    classes = class_names(train_split, label)
-
-    def decoded(split: Any, name: str) -> ImageSet:
-        labels = class_indices(split, label, classes, name=name)
-        return ImageSet(_images(split, image, name, config), labels)
-
+    splits = open_source(config.source, config.subset)
+    training = _split(splits, config.train_split, "--train-split NAME")
+    image_column = find_image_column(training, config.image_column)
+    label_column = find_label_column(training, config.label_column)
+    values, classes = find_classes(training, label_column)
+    names = _split_names(splits, config)
+    # All labels before the first image: a mistake in them shows at once.
+    labels = [class_indices(splits[name], label_column, values, name=name) for name in names]
+    images = [_images(splits[name], name, image_column, config.image_size) for name in names]
+    sets = [ImageSet(*pair) for pair in zip(images, labels, strict=True)]
     if config.hold_out is not None:
-        if config.test_split in splits:
-            raise ValueError(
-                f"{config.source} has a split '{config.test_split}' of its own: drop --hold-out, or name "
-                "another --test-split"
-            )
-        return *_hold_out(decoded(train_split, config.train_split), config.hold_out), classes
-    test_split = _split(splits, config.test_split, "--test-split", config.source)
-    train, test = decoded(train_split, config.train_split), decoded(test_split, config.test_split)
-    return *_alike(train, test), classes
+        return *_hold_out(sets[0], config.hold_out), classes
+    return *_alike(*sets), classes
 
 
-def _split(splits: dict[str, Any], name: str, option: str, source: str) -> Any:
-    if name not in splits:
-        other = " or hold one out with --hold-out 0.2" if option == "--test-split" else ""
+def _split_names(splits: "DatasetDict", config: DataConfig) -> list[str]:
+    """The splits to read: the training split, and the test split unless it is held out."""
+    if config.hold_out is None:
+        _split(splits, config.test_split, "--test-split NAME or --hold-out 0.2")
+        return [config.train_split, config.test_split]
+    if config.test_split in splits:
         raise ValueError(
-            f"{source} has no split '{name}', only {', '.join(splits)}: name one with {option}{other}"
+            f"{config.source} has a split '{config.test_split}' of its own: drop --hold-out, or name "
+            "a split that it lacks with --test-split to hold images out all the same"
         )
+    return [config.train_split]
+
+
+def _split(splits: "DatasetDict", name: str, fix: str) -> "Dataset":
+    if name not in splits:
+        raise ValueError(f"no split '{name}', the source has {', '.join(splits)}: use {fix}")
+    if not len(splits[name]):
+        raise ValueError(f"split '{name}' has no images: use {fix}")
     return splits[name]
 
 
-def _images(split: Any, column: str, name: str, config: DataConfig) -> Tensor:
-    """Decoded images (N, C, H, W) of one split, from the cache where they are there."""
-    plain = split.select_columns([column]).cast_column(column, require("datasets").Image(decode=False))
+def _images(split: "Dataset", name: str, column: str, image_size: tuple[int, int] | None) -> Tensor:
+    """``(N, C, H, W)`` uint8 of the split called ``name``, from the cache if they are there."""
+    # The fingerprint follows the files' names and times of modification.
+    identity = {"split": split._fingerprint, "column": column, "image_size": image_size}
+    encoded = split.select_columns(column).cast_column(column, require("datasets").Image(decode=False))
 
-    def decode() -> Tensor:
-        encoded = [
-            _encoded(value, f"in row {row} of split {name}") for row, value in enumerate(plain[column])
-        ]
-        return decode_all(encoded, size=config.image_size)
+    def read(start: int, stop: int) -> Iterable[Encoded]:
+        rows = encoded.data.column(column).slice(start, stop - start).to_pylist()
+        return [_encoded(row, index, name) for index, row in enumerate(rows, start)]
 
-    return cached((split._fingerprint, column, config.image_size), decode)
-
-
-def _encoded(value: dict[str, Any] | None, row: str) -> Encoded:
-    if value is None or (value["bytes"] is None and value["path"] is None):
-        raise ValueError(f"there is no image {row}")
-    if value["bytes"] is None:
-        return Encoded(value["path"], value["path"])
-    return Encoded(value["bytes"], row)
-
-
-def _alike(train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Both splits with the same channels: grey ones become colour where the other is.
-
-    Raises:
-        ValueError: their images differ in size.
-
-    """
-    sizes = [tuple(split.images.shape[2:]) for split in (train, test)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"training images have {sizes[0][0]}×{sizes[0][1]} pixels, test images "
-            f"{sizes[1][0]}×{sizes[1][1]}: resize them all with --image-size {min(sizes[0])}"
-        )
-    channels = max(train.images.shape[1], test.images.shape[1])
-    return (
-        ImageSet(to_channels(train.images, channels), train.labels),
-        ImageSet(to_channels(test.images, channels), test.labels),
+    return cached_images(
+        identity, len(split), lambda: decode_images(len(split), read, image_size=image_size)
     )
 
 
-def _hold_out(images: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
-    kept, held_out = stratified_split(images.labels, share)
+def _encoded(row: dict[str, bytes | str | None] | None, index: int, split: str) -> Encoded:
+    """One row of images; what it is called counts rows from 0."""
+    where = f"in row {index} of split '{split}'"
+    data, path = (row["bytes"], row["path"]) if row is not None else (None, None)
+    if isinstance(data, bytes):
+        return where, data
+    if isinstance(path, str):
+        return path, Path(path)
+    raise ValueError(f"there is no image {where}")
+
+
+def _alike(train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Both splits with the same channels: grey becomes colour where the other has colour."""
+    sizes = [tuple(images.images.shape[-2:]) for images in (train, test)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"training images are {size_text(sizes[0])} pixels and test images {size_text(sizes[1])}: "
+            f"give one size with --image-size {sizes[0][0]}x{sizes[0][1]}"
+        )
+    channels = max(train.images.shape[1], test.images.shape[1])
+    return _with_channels(train, channels), _with_channels(test, channels)
+
+
+def _with_channels(images: ImageSet, channels: int) -> ImageSet:
+    return ImageSet(images.images.expand(-1, channels, -1, -1).contiguous(), images.labels)
+
+
+def _hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    kept, held_out = stratified_split(images.labels, fraction)
     return images.select(kept), images.select(held_out)
+
+
+def _warn_of_missing(train: ImageSet, classes: tuple[str, ...]) -> None:
+    counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if missing:
+        warnings.warn(f"classes without a training image: {', '.join(missing)}", stacklevel=3)

@@ -142,11 +142,12 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "hardware": describe_device(device),
         "precision": trainer.learner.precision,
         "date": datetime.now(UTC).date().isoformat(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide a figure."""
     libraries = {"torch": torch.__version__, "python": platform.python_version()}
     for name in ("trifecta", "numpy", "datasets"):
         try:

@@ -1,0 +1,59 @@
+"""Fixtures: small images that can be learned, and caches that leave nothing behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from trifecta.data import ImageData, ImageSet
+
+
+@pytest.fixture(autouse=True)
+def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path_factory.getbasetemp() / "trifecta-cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _private_hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    import datasets
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def stripes() -> ImageData:
+    """Three classes of noisy 8×8 images: vertical, horizontal, diagonal stripes."""
+    draw = torch.Generator().manual_seed(0)
+    row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    patterns = torch.stack([column % 4 < 2, row % 4 < 2, (row + column) % 4 < 2]).float() * 160
+
+    def split(count: int) -> ImageSet:
+        labels = torch.arange(count) % 3
+        noise = torch.rand(count, 1, 8, 8, generator=draw) * 95
+        return ImageSet((patterns[labels].unsqueeze(1) + noise).to(torch.uint8), labels)
+
+    return ImageData(
+        train=split(240),
+        validation=split(60),
+        test=split(60),
+        classes=("vertical", "horizontal", "diagonal"),
+        mean=(0.5,),
+        std=(0.3,),
+    )
+
+
+@pytest.fixture(scope="session")
+def stripes_folder(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as a folder per class, with a train and a test split."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("stripes")
+    for name, split in (("train", stripes.train), ("test", stripes.test)):
+        for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            folder = root / name / stripes.classes[int(label)]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.squeeze(0).numpy()).save(folder / f"{index:04}.png")
+    return root

@@ -1,0 +1,171 @@
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.data.cache import cache_folder, cached_images
+
+from .helpers import grey, hub_source, png, write_classes, write_hub
+
+IDENTITY: dict[str, object] = {"split": "f00", "column": "image", "image_size": None}
+
+
+def load(folder: Path) -> ImageData:
+    return load_data(DataConfig(source=str(folder), validation=0.0))
+
+
+def pixels(count: int = 3) -> Tensor:
+    return torch.randint(0, 256, (count, 1, 4, 5), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def never() -> Tensor:
+    raise AssertionError("decoded again")
+
+
+def entries() -> list[Path]:
+    return sorted(cache_folder().iterdir())
+
+
+def test_images_are_decoded_once() -> None:
+    assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+    assert torch.equal(cached_images(IDENTITY, 3, never), pixels())
+
+
+@pytest.mark.parametrize("changed", [{"split": "f01"}, {"column": "img"}, {"image_size": (4, 5)}])
+def test_other_images_have_another_entry(changed: dict[str, object]) -> None:
+    cached_images(IDENTITY, 3, pixels)
+    other = cached_images(IDENTITY | changed, 3, lambda: pixels() // 2)
+    assert torch.equal(other, pixels() // 2)
+    assert len(entries()) == 2
+
+
+@pytest.mark.parametrize("length", [0, 5, 70, 100])
+def test_a_truncated_entry_is_rewritten(length: int) -> None:
+    cached_images(IDENTITY, 3, pixels)
+    (file,) = entries()
+    whole = file.read_bytes()
+    assert len(whole) > length
+    file.write_bytes(whole[:length])
+    assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+    assert [entry.read_bytes() for entry in entries()] == [whole]
+
+
+def test_an_entry_with_another_number_of_images_is_rewritten() -> None:
+    cached_images(IDENTITY, 3, pixels)
+    assert len(cached_images(IDENTITY, 4, lambda: pixels(4))) == 4
+
+
+def test_a_folder_that_cannot_be_written_only_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.warns(UserWarning, match="cannot be written .*TRIFECTA_CACHE"):
+        assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+
+
+def test_a_full_disk_leaves_no_half_written_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(_: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("trifecta.data.cache.save_file", half)
+    with pytest.warns(UserWarning, match="no space left"):
+        cached_images(IDENTITY, 3, pixels)
+    assert entries() == []
+
+
+def test_an_entry_appears_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(tensors: dict[str, Tensor], file: Path) -> None:
+        save_file(tensors, file)
+        assert not list(cache_folder().glob("*.safetensors"))
+
+    monkeypatch.setattr("trifecta.data.cache.save_file", slow)
+    cached_images(IDENTITY, 3, pixels)
+    assert [entry.suffix for entry in entries()] == [".safetensors"]
+
+
+def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("TRIFECTA_CACHE")
+    assert cache_folder() == tmp_path / "shared" / "trifecta"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "trifecta"
+
+
+def write_many_times(folder: str) -> None:
+    os.environ["TRIFECTA_CACHE"] = folder
+    for _ in range(30):
+        for file in cache_folder().glob("*.safetensors"):
+            file.unlink(missing_ok=True)
+        assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+
+
+def test_two_processes_may_write_one_entry() -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=write_many_times, args=(str(cache_folder()),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert [entry.suffix for entry in entries()] == [".safetensors"]
+    assert torch.equal(cached_images(IDENTITY, 3, never), pixels())
+
+
+def test_a_source_has_one_entry_a_split_and_is_read_from_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = load(hub_source(folder))
+    assert len(entries()) == 2
+    monkeypatch.setattr("trifecta.data.load.decode_images", lambda *_, **__: never())
+    again = load(folder)
+    assert torch.equal(first.train.images, again.train.images)
+    assert torch.equal(first.test.images, again.test.images)
+
+
+def test_another_size_is_another_entry(folder: Path) -> None:
+    hub_source(folder)
+    for size in ((2, 3), (3, 2)):
+        config = DataConfig(source=str(folder), image_size=size)
+        assert load_data(config).image_shape == (1, *size)
+
+
+def rewrite(file: Path, content: bytes) -> None:
+    """Change a file as an editor does, at a later time than it had."""
+    before = file.stat().st_mtime_ns
+    file.write_bytes(content)
+    os.utime(file, ns=(before + 10**9, before + 10**9))
+
+
+def test_a_changed_parquet_file_is_read_anew(folder: Path, tmp_path: Path) -> None:
+    load(hub_source(folder))
+    images: list[bytes | None] = [png(grey(200 + k)) for k in range(8)]
+    write_hub(tmp_path / "new", "train", images, {"label": [0, 1] * 4}, {"label": ["cat", "dog"]})
+    name = "train-00000-of-00001.parquet"
+    rewrite(folder / name, (tmp_path / "new" / name).read_bytes())
+    assert load(folder).train.images[:, 0, 1, 1].tolist() == list(range(200, 208))
+
+
+def test_a_changed_image_file_is_read_anew(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(folder / split, {"a": [grey(1)], "b": [grey(2)]})
+    assert load(folder).train.images[:, 0, 1, 1].tolist() == [1, 2]
+    rewrite(folder / "train" / "b" / "000.png", png(grey(77)))
+    assert load(folder).train.images[:, 0, 1, 1].tolist() == [1, 77]
+
+
+def test_added_and_removed_image_files_are_noticed(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(folder / split, {"a": [grey(1), grey(3)], "b": [grey(2)]})
+    load(folder)
+    write_classes(folder / "train", {"b": [grey(2), grey(4)]})
+    (folder / "train" / "a" / "000.png").unlink()
+    assert load(folder).train.images[:, 0, 1, 1].tolist() == [3, 2, 4]

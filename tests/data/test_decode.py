@@ -1,0 +1,167 @@
+"""One encoded image after another: modes, depths, orientation, size."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trifecta.data import find_images, read_images
+from trifecta.data.decode import Encoded, decode_image, decode_images
+
+from .helpers import Pixels, colour, grey, png
+
+
+def encoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def decoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> Pixels:
+    return decode_image("it", encoded(image, image_format, **options), None, None)
+
+
+def test_grey_has_one_channel() -> None:
+    assert np.array_equal(decoded(Image.fromarray(grey(9)))[..., 0], grey(9))
+
+
+def test_black_and_white_spans_the_range() -> None:
+    bits = Image.fromarray(grey(0)).convert("1")
+    assert np.array_equal(decoded(bits)[..., 0], grey(0))
+
+
+def test_colour_has_three_channels() -> None:
+    assert np.array_equal(decoded(Image.fromarray(colour(9))), colour(9))
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    values = np.array([[0, 128, 129, 257], [32768, 65534, 65535, 1000]], np.uint16)
+    expected = np.rint(values / 257).astype(np.uint8)
+    for image_format in ("PNG", "TIFF"):
+        assert np.array_equal(decoded(Image.fromarray(values), image_format)[..., 0], expected)
+
+
+def test_pixels_without_a_known_range() -> None:
+    for values in (np.ones((2, 2), np.float32), np.full((2, 2), -1, np.int32)):
+        with pytest.raises(ValueError, match="no known range: save it with 8 or 16 bits"):
+            decoded(Image.fromarray(values), "TIFF")
+
+
+def test_a_palette_of_colours() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 0])
+    image.putpixel((1, 0), 1)
+    assert decoded(image).tolist() == [[[10, 20, 30], [200, 100, 0]]]
+
+
+def test_a_palette_of_greys_is_grey() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 10, 10, 200, 200, 200])
+    image.putpixel((1, 0), 1)
+    assert decoded(image).tolist() == [[[10], [200]]]
+
+
+def test_what_is_transparent_is_laid_over_white() -> None:
+    image = Image.new("RGBA", (3, 1), (10, 20, 30, 255))
+    image.putpixel((1, 0), (10, 20, 30, 0))
+    image.putpixel((2, 0), (0, 0, 0, 51))
+    assert decoded(image).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+
+
+def test_transparent_grey_stays_grey() -> None:
+    image = Image.new("LA", (2, 1), (10, 255))
+    image.putpixel((1, 0), (10, 0))
+    assert decoded(image).tolist() == [[[10], [255]]]
+
+
+def test_a_transparent_palette_entry() -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 0])
+    image.putpixel((1, 0), 1)
+    assert decoded(image, transparency=1).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_inks_become_light() -> None:
+    image = Image.new("CMYK", (1, 1), (255, 0, 0, 0))
+    assert decoded(image, "TIFF").tolist() == [[[0, 255, 255]]]
+
+
+def test_photographs_are_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decoded(Image.fromarray(grey(9, 4, 5)), exif=exif)
+    assert np.array_equal(turned[..., 0], np.rot90(grey(9, 4, 5), -1))
+
+
+def test_reduction_averages_instead_of_dropping_pixels() -> None:
+    checks = (np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)
+    small = decode_image("it", png(checks), (8, 6), None)
+    assert small.shape == (8, 6, 1)
+    assert np.abs(small[2:-2, 2:-2].astype(int) - 127).max() <= 3
+
+
+def images(count: int, **changed: bytes) -> Any:
+    def read(start: int, stop: int) -> list[Encoded]:
+        return [(f"number {k}", changed.get(f"at{k}", png(grey(k % 256)))) for k in range(start, stop)]
+
+    return count, read
+
+
+def test_threads_keep_the_order() -> None:
+    pixels = decode_images(*images(700), image_size=None)
+    assert pixels[:, 0, 1, 1].tolist() == [k % 256 for k in range(700)]
+
+
+def test_one_colour_image_makes_all_of_them_colour() -> None:
+    pixels = decode_images(*images(600, at599=png(colour(7))), image_size=None)
+    assert pixels.shape == (600, 3, 4, 5)
+    assert torch.equal(pixels[300], torch.from_numpy(grey(44)).expand(3, -1, -1))
+    assert torch.equal(pixels[599], torch.from_numpy(colour(7)).permute(2, 0, 1))
+
+
+def test_files_are_found_below_a_folder_in_order(tmp_path: Path) -> None:
+    wanted = [tmp_path / name for name in ("a.PNG", "b/c.jpeg", "b/d.png", "e.webp")]
+    (tmp_path / "b").mkdir()
+    for path in [*wanted, tmp_path / "notes.txt", tmp_path / "b" / ".hidden.png"]:
+        path.touch()
+    assert find_images(tmp_path) == wanted
+    assert find_images(wanted[1]) == [wanted[1]]
+
+
+def test_no_files_are_found(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no images in .*give an image"):
+        find_images(tmp_path)
+    with pytest.raises(ValueError, match=r"no file or folder .*none"):
+        find_images(tmp_path / "none")
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_files_are_read_to_the_shape_of_the_network(tmp_path: Path, channels: int) -> None:
+    paths = [tmp_path / "grey.png", tmp_path / "colour.png"]
+    paths[0].write_bytes(png(grey(9)))
+    paths[1].write_bytes(png(colour(9, 20, 30)))
+    pixels = read_images(paths, image_shape=(channels, 4, 5))
+    assert pixels.shape == (2, channels, 4, 5)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(pixels[0], torch.from_numpy(grey(9)).expand(channels, -1, -1))
+    luma = 0.299 * 9 + 0.587 * 4 + 0.114 * 246
+    middle = pixels[1, :, 2, 2].tolist()
+    assert middle == ([round(luma)] if channels == 1 else [9, 4, 246])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(png(grey(9))[:-25])
+    for name in ("broken.png", "missing.png"):
+        with pytest.raises(ValueError, match=f"cannot read image .*{name}"):
+            read_images([tmp_path / name], image_shape=(1, 4, 5))
+
+
+def test_a_shape_that_no_file_has(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the network takes 2"):
+        read_images([tmp_path], image_shape=(2, 4, 5))
+    with pytest.raises(ValueError, match="at least one file"):
+        read_images([], image_shape=(1, 4, 5))

@@ -1,0 +1,213 @@
+"""Whole sources: what ends up in which split, with which classes."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from trifecta.data import DataConfig, ImageData, load_data
+
+from .helpers import colour, grey, hub_source, png, write_classes, write_hub, write_plain
+
+
+def load(folder: Path, **options: Any) -> ImageData:
+    return load_data(DataConfig(source=str(folder), **{"validation": 0.0, **options}))
+
+
+def test_images_labels_and_order_are_those_of_the_source(folder: Path) -> None:
+    data = load(hub_source(folder))
+    expected = np.stack([grey(10 * k) for k in range(8)])[:, None]
+    assert torch.equal(data.train.images, torch.from_numpy(expected))
+    assert data.train.labels.tolist() == [0, 1] * 4
+    assert data.test.images[:, 0, 1, 1].tolist() == [100, 101, 102, 103]
+    assert data.test.labels.tolist() == [1, 0, 1, 0]
+    assert data.classes == ("cat", "dog")
+    assert data.image_shape == (1, 4, 5)
+    assert data.validation is None
+
+
+def test_the_hub_layout_with_a_data_folder(folder: Path) -> None:
+    hub_source(folder / "data")
+    assert len(load(folder).train) == 8
+
+
+def test_images_in_a_column_without_metadata(folder: Path) -> None:
+    struct = [{"bytes": png(colour(k)), "path": f"{k}.png"} for k in range(6)]
+    for split in ("train", "test"):
+        write_plain(folder, split, {"picture": struct, "y": [5, 26, 5, 1, 26, 1]})
+    data = load(folder)
+    assert torch.equal(data.train.images[3], torch.from_numpy(colour(3)).permute(2, 0, 1))
+    assert data.classes == ("1", "5", "26")
+    assert data.train.labels.tolist() == [1, 2, 1, 0, 2, 0]
+
+
+def test_images_in_a_binary_column_among_others(folder: Path) -> None:
+    columns = {
+        "checksum": [b"\x00\x01"] * 4,
+        "content": [png(grey(k)) for k in range(4)],
+        "id": [9, 8, 7, 6],
+        "label": ["dog", "cat", "dog", "ant"],
+    }
+    write_plain(folder, "train", columns)
+    write_plain(folder, "test", columns)
+    data = load(folder)
+    assert data.train.images[:, 0, 1, 1].tolist() == [0, 1, 2, 3]
+    assert data.classes == ("ant", "cat", "dog")
+    assert data.train.labels.tolist() == [2, 1, 2, 0]
+
+
+def test_image_folders_with_splits(folder: Path) -> None:
+    write_classes(folder / "train", {"b": [grey(1), grey(2)], "a": [grey(3)]})
+    write_classes(folder / "test", {"a": [grey(4)], "b": [grey(5)]})
+    data = load(folder)
+    assert data.classes == ("a", "b")
+    assert data.train.labels.tolist() == [0, 1, 1]
+    assert data.train.images[:, 0, 1, 1].tolist() == [3, 1, 2]
+    assert data.test.images[:, 0, 1, 1].tolist() == [4, 5]
+
+
+def test_an_image_folder_without_splits_is_held_out_from(folder: Path) -> None:
+    write_classes(folder, {"a": [grey(k) for k in range(20)], "b": [grey(100 + k) for k in range(10)]})
+    with pytest.raises(ValueError, match=r"no split 'test', the source has train: .*--hold-out 0.2"):
+        load(folder)
+    data = load(folder, hold_out=0.2)
+    assert data.test.labels.tolist() == [0] * 4 + [1] * 2
+    both = torch.cat([data.train.images, data.test.images])[:, 0, 1, 1]
+    assert sorted(both.tolist()) == [*range(20), *range(100, 110)]
+    assert torch.equal(data.test.images, load(folder, hold_out=0.2).test.images)
+
+
+def test_validation_is_a_stratified_part_of_training_and_statistics_leave_it_out(folder: Path) -> None:
+    images = [png(grey(k)) for k in range(40)]
+    write_hub(folder, "train", images, {"label": [k % 2 for k in range(40)]}, {"label": ["a", "b"]})
+    write_hub(folder, "test", images[:2], {"label": [0, 1]}, {"label": ["a", "b"]})
+    data = load(folder, validation=0.1)
+    assert data.validation is not None
+    assert data.validation.labels.bincount().tolist() == [2, 2]
+    assert data.train.labels.bincount().tolist() == [18, 18]
+    both = torch.cat([data.train.images, data.validation.images])[:, 0, 1, 1]
+    assert sorted(both.tolist()) == list(range(40))
+    assert data.mean == pytest.approx([data.train.images.double().mean().item() / 255])
+
+
+def test_hold_out_is_refused_where_there_is_a_test_split(folder: Path) -> None:
+    hub_source(folder)
+    with pytest.raises(ValueError, match="has a split 'test' of its own: drop --hold-out"):
+        load(folder, hold_out=0.5)
+    assert len(load(folder, hold_out=0.5, test_split="none").test) == 4
+
+
+def svhn(folder: Path) -> None:
+    digits = [str(k) for k in range(10)]
+    for split, count in (("train", 20), ("test", 10), ("extra", 30)):
+        images: list[bytes | None] = [png(colour(k, 32, 32)) for k in range(count)]
+        labels = {"label": [k % 10 for k in range(count)]}
+        write_hub(folder / "cropped_digits", split, images, labels, {"label": digits})
+
+
+def test_the_layout_of_svhn(folder: Path) -> None:
+    svhn(folder)
+    data = load(folder, subset="cropped_digits")
+    assert (len(data.train), len(data.test)) == (20, 10)
+    assert data.image_shape == (3, 32, 32)
+    assert data.classes == tuple("0123456789")
+    assert data.train.labels.tolist() == [*range(10)] * 2
+
+
+def test_a_configuration_named_in_the_readme(folder: Path) -> None:
+    svhn(folder)
+    (folder / "cropped_digits").rename(folder / "files")
+    card = "---\nconfigs:\n- config_name: cropped_digits\n  data_files:\n"
+    card += "".join(f"  - split: {name}\n    path: files/{name}-*\n" for name in ("train", "test", "extra"))
+    (folder / "README.md").write_text(f"{card}---\n")
+    assert len(load(folder, subset="cropped_digits").train) == 20
+    assert len(load(folder, subset="cropped_digits", train_split="extra").train) == 30
+    with pytest.raises(ValueError, match="--subset"):
+        load(folder, subset="full_numbers")
+
+
+def test_the_finest_labels_are_taken_and_said(folder: Path) -> None:
+    names = {"coarse_label": ["x", "y"], "fine_label": ["a", "b", "c"]}
+    labels = {"coarse_label": [0, 1, 1, 0], "fine_label": [0, 1, 2, 0]}
+    for split in ("train", "test"):
+        write_hub(folder, split, [png(grey(k)) for k in range(4)], labels, names)
+    with pytest.warns(UserWarning, match="column 'fine_label'.*--label-column"):
+        data = load(folder)
+    assert data.classes == ("a", "b", "c")
+    assert data.train.labels.tolist() == [0, 1, 2, 0]
+    coarse = load(folder, label_column="coarse_label")
+    assert coarse.classes == ("x", "y")
+    assert coarse.train.labels.tolist() == [0, 1, 1, 0]
+
+
+def test_a_usual_name_decides_between_images(folder: Path) -> None:
+    columns = {
+        "thumbnail": [png(grey(200))] * 2,
+        "img": [png(grey(7)), png(grey(8))],
+        "label": [0, 1],
+    }
+    for split in ("train", "test"):
+        write_plain(folder, split, columns)
+    assert load(folder).train.images[:, 0, 1, 1].tolist() == [7, 8]
+    assert load(folder, image_column="thumbnail").train.images[:, 0, 1, 1].tolist() == [200, 200]
+
+
+def test_an_arbitrary_choice_between_images_is_said(folder: Path) -> None:
+    columns = {"left": [png(grey(7))] * 2, "right": [png(grey(8))] * 2, "label": [0, 1]}
+    for split in ("train", "test"):
+        write_plain(folder, split, columns)
+    with pytest.warns(UserWarning, match="column 'left', of left, right: .*--image-column"):
+        assert load(folder).train.images[0, 0, 1, 1] == 7
+
+
+def test_a_grey_split_becomes_colour_where_the_other_has_colour(folder: Path) -> None:
+    data = load(hub_source(folder, images=[png(colour(k)) for k in range(4)]))
+    assert data.image_shape == (3, 4, 5)
+    assert data.test.images.shape[1:] == (3, 4, 5)
+    assert (data.train.images == data.train.images[:, :1]).all()
+    assert torch.equal(data.train.images[3, 0], torch.from_numpy(grey(30)))
+
+
+def test_classes_without_a_training_image_are_said(folder: Path) -> None:
+    write_classes(folder / "train", {"a": [grey(1)], "b": [grey(2)]})
+    write_classes(folder / "test", {"a": [grey(3)], "b": [grey(4)], "c": [grey(5)]})
+    with pytest.warns(UserWarning, match="classes without a training image: c"):
+        load(folder)
+
+
+def test_the_digits_need_no_files() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_data(DataConfig(source="digits"))
+    assert data.validation is not None
+    assert (len(data.test), len(data.validation)) == (359, 144)
+    assert len(data.train) + 359 + 144 == 1797
+    assert data.image_shape == (1, 8, 8)
+    assert data.classes == tuple("0123456789")
+    assert data.train.images.max() == 255
+    assert 33 <= data.test.labels.bincount().min() <= data.test.labels.bincount().max() <= 37
+
+
+def test_the_digits_can_be_resized_and_held_out_otherwise() -> None:
+    data = load_data(DataConfig(source="digits", image_size=(12, 16), hold_out=0.5, validation=0))
+    assert data.image_shape == (1, 12, 16)
+    assert len(data.test) == 898
+
+
+def test_settings_that_the_digits_ignore_are_said() -> None:
+    with pytest.warns(UserWarning, match="--subset, --label-column: not used with the embedded digits"):
+        load_data(DataConfig(source="digits", subset="x", label_column="y"))
+
+
+def test_progress_bars_stay_off_and_the_setting_as_it_was(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hub_source(folder)
+    assert not datasets.are_progress_bars_disabled()
+    load(folder)
+    assert not datasets.are_progress_bars_disabled()
+    assert capfd.readouterr() == ("", "")

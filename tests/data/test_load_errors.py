@@ -1,0 +1,187 @@
+"""Sources that cannot be used: what the one line says."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from trifecta.data import DataConfig, load_data
+from trifecta.data.source import open_source
+
+from .helpers import grey, hub_source, png, write_classes, write_plain
+
+
+def refusal(source: Path | str, **options: Any) -> str:
+    config = DataConfig(source=str(source), **options)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the caller looks at the message)
+        load_data(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("source", ["./none", "../none", "~/none", "/none", "a/b/c"])
+def test_a_path_that_does_not_exist(source: str) -> None:
+    assert refusal(source) == f"no folder {source}: check the spelling, or try --data digits"
+
+
+def test_a_file(folder: Path) -> None:
+    (folder / "train.parquet").touch()
+    assert "train.parquet is a file: give the folder" in refusal(folder / "train.parquet")
+
+
+def test_a_hub_id_without_the_hub() -> None:
+    message = refusal("nobody/nothing")
+    assert message.startswith("cannot load 'nobody/nothing' from the Hugging Face Hub")
+    assert "give a folder, connect to the network, or try --data digits" in message
+
+
+def test_a_name_that_cannot_be_a_hub_id() -> None:
+    assert "no folder 'my photos', and no data set of that name" in refusal("my photos")
+
+
+def test_an_empty_folder(folder: Path) -> None:
+    assert "has no images or Parquet files" in refusal(folder)
+
+
+def test_a_folder_of_text(folder: Path) -> None:
+    (folder / "notes.txt").write_text("nothing to see")
+    assert "no column of images among text (string)" in refusal(folder)
+
+
+def test_images_without_class_folders(folder: Path) -> None:
+    write_classes(folder, {".": [grey(1), grey(2)]})
+    message = refusal(folder)
+    assert "no column of labels among image (Image)" in message
+    assert "one folder per class, with two classes or more" in message
+
+
+def test_broken_parquet(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (folder / "train.parquet").write_bytes(b"PAR1 no more")
+    logging = datasets.utils.logging
+    logging.set_verbosity(logging.WARNING)  # Its default.
+    assert f"cannot load folder {folder}: " in refusal(folder)
+    assert capfd.readouterr() == ("", "")
+    assert logging.get_verbosity() == logging.WARNING
+
+
+def test_missing_splits(folder: Path) -> None:
+    hub_source(folder)
+    message = refusal(folder, test_split="validation")
+    assert message == (
+        "no split 'validation', the source has train, test: use --test-split NAME or --hold-out 0.2"
+    )
+    message = refusal(folder, train_split="training")
+    assert message == "no split 'training', the source has train, test: use --train-split NAME"
+
+
+def test_a_column_that_is_not_there(folder: Path) -> None:
+    hub_source(folder)
+    columns = "image (Image), label (ClassLabel)"
+    assert refusal(folder, image_column="img") == f"--image-column: no column 'img' among {columns}"
+    assert refusal(folder, label_column="y") == f"--label-column: no column 'y' among {columns}"
+    message = refusal(folder, label_column="image")
+    assert message == f"--label-column: column 'image' cannot be labels; columns: {columns}"
+    message = refusal(folder, image_column="label")
+    assert message == f"--image-column: column 'label' cannot be images; columns: {columns}"
+
+
+def test_labels_that_could_be_several_columns(folder: Path) -> None:
+    columns = {"image": [png(grey(1))], "age": [3], "id": [7], "w": [0.5]}
+    write_plain(folder, "train", columns)
+    message = refusal(folder)
+    assert "image (binary), age (int64), id (int64), w (" in message
+    assert "--label-column" in message
+
+
+@pytest.mark.parametrize("label", [-1, None])
+def test_an_unknown_label(folder: Path, label: int | None) -> None:
+    hub_source(folder, labels=[0, 1, label, 0])
+    message = refusal(folder)
+    assert message.startswith(f"labels outside the classes: split 'test', row 2 (from 0) has label {label}")
+    assert "the 2 classes are labelled 0 to 1" in message
+
+
+def test_a_test_label_that_training_lacks(folder: Path) -> None:
+    images = [png(grey(k)) for k in range(3)]
+    write_plain(folder, "train", {"image": images, "label": ["a", "b", "a"]})
+    write_plain(folder, "test", {"image": images, "label": ["a", "c", "b"]})
+    message = refusal(folder)
+    assert message.startswith("labels outside the classes: split 'test', row 1 (from 0) has label 'c'")
+
+
+def test_one_class(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_plain(folder, split, {"image": [png(grey(1))] * 2, "label": [4, 4]})
+    assert "two classes or more, column 'label' has 1 (4)" in refusal(folder)
+
+
+def test_sizes_that_differ_within_a_split(folder: Path) -> None:
+    write_classes(folder / "train", {"a": [grey(1)], "b": [grey(2, 6, 7)]})
+    write_classes(folder / "test", {"a": [grey(1)], "b": [grey(2)]})
+    message = refusal(folder)
+    assert "a/000.png is 4×5 pixels and" in message
+    assert "b/000.png is 6×7: " in message
+    assert "--image-size" in message
+    options = {"image_size": (3, 4), "validation": 0.0}
+    assert load_data(DataConfig(source=str(folder), **options)).image_shape == (1, 3, 4)  # type: ignore[arg-type]
+
+
+def test_sizes_that_differ_between_splits(folder: Path) -> None:
+    hub_source(folder, images=[png(grey(k, 6, 7)) for k in range(4)])
+    message = refusal(folder)
+    assert "training images are 4×5 pixels and test images 6×7: give one size with --image-size" in message
+
+
+def test_a_broken_image_is_named_by_its_row(folder: Path) -> None:
+    whole = png(grey(1))
+    hub_source(folder, images=[whole, whole, whole[:-20], whole])
+    assert refusal(folder).startswith("cannot read image in row 2 of split 'test': ")
+
+
+def test_a_broken_image_is_named_by_its_file(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(folder / split, {"a": [grey(1)], "b": [grey(2)]})
+    broken = folder / "test" / "b" / "000.png"
+    broken.write_bytes(b"not an image")
+    assert refusal(folder).startswith(f"cannot read image {broken}: ")
+
+
+def test_a_row_without_an_image(folder: Path) -> None:
+    hub_source(folder, images=[png(grey(1)), None, png(grey(1)), png(grey(1))])
+    assert refusal(folder) == "there is no image in row 1 of split 'test'"
+
+
+def test_an_empty_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = open_source(str(hub_source(folder)), None)
+    splits["test"] = splits["test"].select([])
+    monkeypatch.setattr("trifecta.data.load.open_source", lambda *_: splits)
+    assert refusal(folder).startswith("split 'test' has no images")
+
+
+def test_too_few_images_to_validate_on(folder: Path) -> None:
+    hub_source(folder)
+    message = refusal(folder, validation=0.01)
+    assert "0.01 of 8 images in 2 classes holds out none" in message
+    assert "--validation" in message
+
+
+@pytest.mark.parametrize(("missing", "source"), [("datasets", "."), ("sklearn.datasets", "digits")])
+def test_a_missing_library_names_the_extra(
+    missing: str, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=r'pip install "trifecta\[data\]"'):
+        load_data(DataConfig(source=source))
+
+
+def test_importing_the_package_imports_no_optional_library() -> None:
+    code = (
+        "import sys, trifecta.data; "
+        "print([m for m in ('datasets', 'PIL', 'sklearn', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,57 @@
+"""Labels at the input: negatives uniform over the wrong labels, each label input's content."""
+
+import pytest
+import torch
+
+from trifecta.labels import EXTRA_CHANNELS, LABEL_INPUTS, LabelChannel, LabelOverlay, overlay, wrong_labels
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+def test_wrong_labels_are_never_true_and_uniform_over_the_wrong_ones(num_classes: int) -> None:
+    draws = 3000 * num_classes
+    labels = torch.full((draws,), num_classes // 2)
+    wrong = wrong_labels(labels, num_classes, torch.Generator().manual_seed(1))
+    counts = torch.bincount(wrong, minlength=num_classes).double()
+    assert counts[num_classes // 2] == 0
+    expected = draws / (num_classes - 1)
+    chi_square = ((counts - expected) ** 2 / expected).sum() - expected  # less the true label's cell
+    # Mean K−2 and variance 2(K−2) where uniform; five deviations, with room for K = 2.
+    assert chi_square <= (num_classes - 2) + 5 * (2 * (num_classes - 2)) ** 0.5 + 1e-9
+
+
+def test_wrong_labels_follow_their_generator() -> None:
+    labels = torch.arange(100) % 7
+    first, again = (wrong_labels(labels, 7, torch.Generator().manual_seed(5)) for _ in range(2))
+    other = wrong_labels(labels, 7, torch.Generator().manual_seed(6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_overlay_writes_the_code_and_leaves_the_other_pixels() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    out = overlay(images, torch.tensor([0, 4]), 5, value=2.0)
+    assert out.flatten(2)[:, :, :5].tolist() == [[[2, 0, 0, 0, 0]] * 3, [[0, 0, 0, 0, 2]] * 3]
+    assert torch.equal(out.flatten(2)[:, :, 5:], images.flatten(2)[:, :, 5:])
+
+
+def test_overlay_needs_a_pixel_per_class() -> None:
+    with pytest.raises(ValueError, match=r"100 classes do not fit into 8×8.*--label-input channel"):
+        LabelOverlay((1, 8, 8), 100)
+
+
+def test_label_channel_shows_the_labels_picture_and_only_the_learned_one_learns() -> None:
+    for learned in (True, False):
+        channel = LabelChannel((2, 3, 4), 5, learned=learned)
+        images = torch.randn(3, 2, 3, 4)
+        out = channel(images, torch.tensor([4, 0, 4]))
+        assert torch.equal(out[:, :2], images)
+        assert torch.equal(out[0, 2], channel.pictures.weight[4].view(3, 4))
+        assert torch.equal(out[0, 2], out[2, 2])
+        assert out.requires_grad == learned
+
+
+@pytest.mark.parametrize("name", LABEL_INPUTS)
+def test_label_inputs_grow_the_images_by_what_they_declare(name: str) -> None:
+    images = torch.zeros(2, 3, 6, 6)
+    out = LABEL_INPUTS[name]((3, 6, 6), 4)(images, torch.tensor([0, 3]))
+    assert out.shape == (2, 3 + EXTRA_CHANNELS[name], 6, 6)

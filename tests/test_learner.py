@@ -1,0 +1,254 @@
+"""The learner: what crosses a block, what a step changes, and when memory is freed."""
+
+import copy
+import weakref
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from trifecta import METHODS, Learner, LocalNetwork, Schedule, Window, build_network, get_method
+from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
+
+SHAPE, CLASSES = (1, 8, 8), 3
+SCHEDULES = [
+    LAYER_WISE,
+    OVERLAPPING,
+    Schedule(size=2, overlapping=True, close_last=False),
+    Schedule(size=3, overlapping=True),
+    Schedule(size=4),
+    END_TO_END,
+]
+
+
+def network_of(method: str, schedule: Schedule, *, ownership: str = "weight") -> LocalNetwork:
+    base = get_method(method)
+    varied = replace(
+        base,
+        schedule=schedule,
+        readout="last",
+        optimizer=replace(base.optimizer, ownership=ownership),
+    )
+    return build_network(varied, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+
+
+def batch(size: int = 12) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn(size, *SHAPE, generator=draw), torch.arange(size) % CLASSES
+
+
+def learner_of(network: LocalNetwork) -> Learner:
+    return Learner(network, generator=torch.Generator().manual_seed(4))
+
+
+def with_another_last_block(network: LocalNetwork) -> LocalNetwork:
+    changed = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in changed.blocks[5].parameters():
+            parameter.uniform_(-1, 1)
+    return changed
+
+
+def inside(network: LocalNetwork, window: Window) -> set[str]:
+    """Names of the parameters that a window may train: its blocks', its head's, its label's."""
+    prefixes = [f"blocks.{k}." for k in range(window.first, window.last + 1)]
+    prefixes.append(f"_heads.{window.last}.")
+    if window.first == 0:
+        prefixes.append("label_input.")
+    return {n for n, p in network.named_parameters() if n.startswith(tuple(prefixes)) and p.requires_grad}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+def test_a_windows_loss_has_no_gradient_outside_it(method: str, schedule: Schedule) -> None:
+    network = network_of(method, schedule)
+    learner, (images, labels) = learner_of(network), batch()
+    for step in range(3):
+        x = learner.first_input(images, labels)
+        for window in schedule.windows(step, len(network.blocks)):
+            network.zero_grad(set_to_none=True)
+            loss, x = learner.window_loss(window, x, labels)
+            torch.autograd.backward(loss)
+            trained = {n for n, p in network.named_parameters() if p.grad is not None}
+            assert trained == inside(network, window)
+            x = x.detach()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("schedule", SCHEDULES[:-1], ids=str)
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_replacing_a_later_block_changes_no_update_of_an_earlier_one(
+    method: str, schedule: Schedule, step: int
+) -> None:
+    """Within a step nothing before the window of block 5 notices it.
+
+    (Over several steps overlapping windows hand news back block by block, as they are meant to.)
+    """
+    network = network_of(method, schedule)
+    changed = with_another_last_block(network)
+    before_it = min([w.first for w in schedule.windows(step, 6) if w.last == 5], default=5)
+    assert before_it > 0
+    for each in (network, changed):
+        learner = learner_of(each)
+        learner.steps = step
+        learner.step(*batch())
+    for k in range(before_it):
+        for a, b in zip(network.own_parameters(k), changed.own_parameters(k), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_end_to_end_does_cross_blocks() -> None:
+    """The proof above can fail: with one window over the network, every block notices."""
+    network = network_of("backprop", END_TO_END)
+    changed = with_another_last_block(network)
+    for each in (network, changed):
+        learner_of(each).step(*batch())
+    assert not torch.equal(
+        network.get_parameter("blocks.0.weights.weight"), changed.get_parameter("blocks.0.weights.weight")
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_windows_graph_is_freed_before_the_next_window_runs(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = network_of(method, LAYER_WISE)
+    learner = learner_of(network)
+    alive: list[weakref.ref[Tensor]] = []
+    leftovers: list[int] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter) and tensor.grad_fn is not None:
+            alive.append(weakref.ref(tensor))
+        return tensor
+
+    original = learner.window_loss
+
+    def counted(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        leftovers.append(sum(1 for r in alive if (t := r()) is not None and t.grad_fn is not None))
+        alive.clear()
+        return original(window, x, labels)
+
+    monkeypatch.setattr(learner, "window_loss", counted)
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        learner.step(*batch())
+    assert len(leftovers) == 6
+    assert leftovers[1:] == [0] * 5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_learns(method: str) -> None:
+    """A fully connected net, where the overlaid label of plain FF can be seen too."""
+    base = get_method(method)
+    faster = replace(base, optimizer=replace(base.optimizer, learning_rate=1e-2))
+    network = build_network(faster, "mlp", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    learner = learner_of(network)
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(96) % CLASSES
+    images = torch.randn(CLASSES, *SHAPE, generator=draw)[labels] * 2
+    images = images + torch.randn(images.shape, generator=draw) / 2
+    for _ in range(200):
+        learner.step(images, labels)
+    network.eval()
+    accuracy = (network(images).argmax(1) == labels).double().mean().item()
+    assert accuracy > 0.6  # chance is 0.33; plain FF is the slow one
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_evaluation_forward_changes_nothing(method: str) -> None:
+    network = network_of(method, get_method(method).schedule).eval()
+    before = copy.deepcopy(network.state_dict())
+    images, _ = batch()
+    first, again = network(images), network(images)
+    assert torch.equal(first, again)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_predictions_do_not_depend_on_the_rest_of_the_batch() -> None:
+    network = network_of("trifecta", OVERLAPPING).double().eval()
+    images = batch()[0].double()
+    alone = torch.cat([network(image.unsqueeze(0)) for image in images])
+    torch.testing.assert_close(network(images), alone)
+
+
+def test_positive_and_negative_half_share_one_batch() -> None:
+    network = network_of("trifecta", OVERLAPPING)
+    learner, (images, labels) = learner_of(network), batch()
+    x = learner.first_input(images, labels)
+    assert torch.equal(x[:12, :1], x[12:, :1])
+    wrong = torch.cdist(x[12:, 1].flatten(1), network.get_parameter("label_input.pictures.weight")).argmin(
+        1
+    )
+    right = torch.cdist(x[:12, 1].flatten(1), network.get_parameter("label_input.pictures.weight")).argmin(
+        1
+    )
+    assert torch.equal(right, labels)
+    assert not (wrong == labels).any()
+
+
+def test_an_idle_last_block_does_not_move_and_a_closed_one_does() -> None:
+    for close_last in (True, False):
+        network = network_of("trifecta", replace(OVERLAPPING, close_last=close_last))
+        learner = learner_of(network)
+        learner.step(*batch())
+        before = network.get_parameter("blocks.5.weights.weight").clone()
+        losses = learner.step(*batch())
+        assert (losses[5] is not None) == close_last
+        assert torch.equal(network.get_parameter("blocks.5.weights.weight"), before) != close_last
+
+
+@pytest.mark.parametrize("ownership", ["weight", "objective"])
+def test_both_ownerships_train_every_weight(ownership: str) -> None:
+    network = network_of("trifecta", OVERLAPPING, ownership=ownership)
+    before = copy.deepcopy(dict(network.named_parameters()))
+    learner = learner_of(network)
+    for _ in range(2):
+        learner.step(*batch())
+    for name, parameter in network.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+def test_bfloat16_agrees_with_float64_within_its_error() -> None:
+    exact, half = network_of("trifecta", OVERLAPPING).double(), network_of("trifecta", OVERLAPPING)
+    images, labels = batch(48)
+    expected = learner_of(exact).step(images.double(), labels)
+    received = Learner(half, generator=torch.Generator().manual_seed(4), precision="bf16").step(
+        images, labels
+    )
+    for a, b in zip(expected, received, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            torch.testing.assert_close(b.double(), a, rtol=2**-6, atol=2**-7)
+
+
+def test_a_cosine_rate_ends_at_zero_and_needs_the_number_of_steps() -> None:
+    base = get_method("backprop")
+    method = replace(base, optimizer=replace(base.optimizer, decay="cosine"))
+    network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    with pytest.raises(ValueError, match="total_steps"):
+        Learner(network)
+    learner = Learner(network, total_steps=4)
+    rates = []
+    for _ in range(4):
+        learner.step(*batch())
+        rates.append(learner.optimizers[0].param_groups[0]["lr"])
+    assert rates == pytest.approx([1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3])
+    assert method.optimizer.rate(1.0) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), r"\(B, 1, 8, 8\): received"),
+        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), "uint8"),
+        (torch.zeros(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64), r"int64 \(4,\)"),
+        (torch.zeros(4, 1, 8, 8), torch.zeros(4), "float32"),
+        (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), "0 … 2: received 0 … 3"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(images: Tensor, labels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        learner_of(network_of("trifecta", OVERLAPPING)).step(images, labels)

@@ -1,0 +1,98 @@
+"""Networks: the published sizes, any input, any width; normalisations do what they say."""
+
+import pytest
+import torch
+from torch import nn
+
+from trifecta import NETWORKS, LocalNetwork, build_network, get_method
+from trifecta.blocks import NORMALIZATIONS, LengthNorm, conv_block, linear_block
+from trifecta.networks import get_network
+
+
+def parameters(name: str, input_shape: tuple[int, int, int]) -> int:
+    return sum(p.numel() for p in get_network(name)(input_shape).parameters())
+
+
+def test_sizes_are_the_published_ones() -> None:
+    assert parameters("small", (4, 32, 32)) / 1e6 == pytest.approx(2.81, abs=0.005)
+    assert parameters("large", (4, 32, 32)) / 1e6 == pytest.approx(8.49, abs=0.005)
+    assert len(get_network("small")((4, 32, 32))) == 6
+    assert len(get_network("large")((4, 32, 32))) == 12
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 20), (1, 28, 28), (2, 32, 32)])
+@pytest.mark.parametrize("num_classes", [2, 26])
+def test_any_size_channels_and_classes(name: str, shape: tuple[int, int, int], num_classes: int) -> None:
+    network = build_network(
+        get_method("trifecta"), name, image_shape=shape, num_classes=num_classes, width=0.02
+    )
+    assert network(torch.randn(3, *shape)).shape == (3, num_classes)
+
+
+def test_width_multiplies_every_channel() -> None:
+    blocks = get_network("small")((4, 32, 32), width=0.25)
+    widths = [m.out_channels for m in blocks.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [32, 32, 64, 64, 64, 128]
+
+
+def test_images_too_small_to_pool_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"received 4×20; use --image-size 8 or more"):
+        get_network("small")((1, 4, 20))
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, float("nan"), float("inf")])
+def test_senseless_widths_are_refused(width: float) -> None:
+    with pytest.raises(ValueError, match="width"):
+        get_network("small")((1, 8, 8), width=width)
+
+
+def test_length_norm_keeps_direction_and_takes_the_goodness_away() -> None:
+    x = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    out = LengthNorm(eps=0.0)(x)
+    torch.testing.assert_close(out.square().mean((1, 2, 3)), torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(LengthNorm(eps=0.0)(x * 7.5), out)
+    cosine = torch.cosine_similarity(out.flatten(1), x.flatten(1))
+    torch.testing.assert_close(cosine, torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+@pytest.mark.parametrize("shape", [(6, 4, 8, 8), (6, 4)])
+def test_normalisations_reduce_over_what_their_names_say(name: str, shape: tuple[int, ...]) -> None:
+    block = (conv_block if len(shape) == 4 else linear_block)(4, 3, normalization=name)
+    x = torch.randn(shape) * 3 + 1
+    out = block.get_submodule("normalize")(x)
+    per_channel = out.transpose(0, 1).flatten(1)
+    per_sample = out.flatten(1)
+    near = {"rtol": 0, "atol": 1e-3}
+    if name == "batch":
+        torch.testing.assert_close(per_channel.mean(1), torch.zeros(4), **near)
+        torch.testing.assert_close(per_channel.var(1, correction=0), torch.ones(4), **near)
+    elif name == "layer":
+        torch.testing.assert_close(per_sample.mean(1), torch.zeros(6), **near)
+        torch.testing.assert_close(per_sample.var(1, correction=0), torch.ones(6), **near)
+    elif name == "length":
+        torch.testing.assert_close(per_sample.square().mean(1), torch.ones(6), **near)
+    else:
+        assert torch.equal(out, x)
+
+
+def test_blocks_of_ones_own_are_a_network() -> None:
+    blocks = [nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(144, 7))]
+    network = LocalNetwork(blocks, get_method("trifecta"), image_shape=(1, 8, 8), num_classes=3)
+    assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+
+
+def test_weights_follow_their_seed_and_leave_the_global_generator_alone() -> None:
+    torch.manual_seed(11)
+    expected = torch.rand(1)
+    torch.manual_seed(11)
+    first, again, other = (
+        build_network(get_method("trifecta"), image_shape=(1, 8, 8), num_classes=3, width=0.05, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(
+        first.get_parameter("blocks.0.weights.weight"), other.get_parameter("blocks.0.weights.weight")
+    )

@@ -1,0 +1,84 @@
+"""Schedules against the published rule, and what must hold of any partition."""
+
+import pytest
+
+from reference.published import closes
+from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule, Window, parse_schedule
+
+SCHEDULES = [
+    LAYER_WISE,
+    OVERLAPPING,
+    Schedule(size=2, overlapping=True, close_last=False),
+    Schedule(size=3, overlapping=True),
+    Schedule(size=2),
+    Schedule(size=5, close_last=False),
+    END_TO_END,
+]
+
+
+def test_overlapping_windows_are_those_of_the_paper() -> None:
+    assert OVERLAPPING.windows(0, 6) == (Window(0, 1), Window(2, 3), Window(4, 5))
+    assert OVERLAPPING.windows(1, 6) == (Window(0, 0), Window(1, 2), Window(3, 4), Window(5, 5))
+    assert OVERLAPPING.windows(2, 6) == OVERLAPPING.windows(0, 6)
+
+
+@pytest.mark.parametrize("num_blocks", [2, 3, 6, 7, 12])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_idling_last_block_closes_exactly_where_the_published_rule_does(num_blocks: int, step: int) -> None:
+    schedule = Schedule(size=2, overlapping=True, close_last=False)
+    received = [window.last for window in schedule.windows(step, num_blocks)]
+    assert received == [k for k in range(num_blocks) if closes(k, step)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6, 7, 12])
+def test_windows_cover_every_block_once_or_leave_a_short_rest(schedule: Schedule, num_blocks: int) -> None:
+    for step in range(6):
+        windows = schedule.windows(step, num_blocks)
+        covered = [k for window in windows for k in range(window.first, window.last + 1)]
+        assert covered == list(range(len(covered)))
+        idle = num_blocks - len(covered)
+        assert idle == 0 or (not schedule.close_last and idle < schedule.size)
+        assert all(w.last - w.first + 1 <= (schedule.size or num_blocks) for w in windows)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("num_blocks", [2, 6, 7])
+def test_closing_blocks_and_reach_agree_with_the_windows(schedule: Schedule, num_blocks: int) -> None:
+    seen: dict[int, int] = {}
+    for step in range(12):
+        for first, last in schedule.windows(step, num_blocks):
+            seen[last] = min(first, seen.get(last, first))
+    assert schedule.closing_blocks(num_blocks) == tuple(sorted(seen))
+    for last, first in seen.items():
+        assert schedule.reach(last, num_blocks) == range(first, last + 1)
+
+
+def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
+    for size in (2, 3):
+        schedule = Schedule(size=size, overlapping=True)
+        for block in range(6):
+            assert any(w.first <= block < w.last for step in range(size) for w in schedule.windows(step, 7))
+
+
+@pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s.close_last], ids=str)
+def test_a_schedule_reads_what_it_writes(schedule: Schedule) -> None:
+    assert parse_schedule(str(schedule)) == schedule
+
+
+@pytest.mark.parametrize("text", ["overlaping", "blockwise:x", "overlapping:1", "blockwise:-1", ""])
+def test_other_spellings_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"overlapping"):
+        parse_schedule(text)
+
+
+def test_locality_names_what_crosses_a_block() -> None:
+    assert [s.locality for s in SCHEDULES] == [
+        "strict",
+        "overlapping",
+        "overlapping",
+        "overlapping",
+        "blockwise",
+        "blockwise",
+        "end-to-end",
+    ]

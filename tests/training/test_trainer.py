@@ -1,0 +1,244 @@
+"""Runs: resuming equals never having stopped, divergence is named, the folder is complete."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
+from trifecta.methods import METHODS, get_method
+from trifecta.training import (
+    DivergenceError,
+    Interrupted,
+    RunConfig,
+    RunFolder,
+    Trainer,
+    evaluate,
+    load_network,
+    resume,
+    train,
+)
+from trifecta.training.run import finish, resumed_trainer
+
+
+def config_of(folder: Path, **changes: Any) -> RunConfig:
+    settings: dict[str, Any] = {
+        "data": DataConfig(source=str(folder)),
+        "width": 0.05,
+        "epochs": 3,
+        "batch_size": 20,
+        "precision": "fp32",
+        "augmentation": Augmentation(crop_padding=1, flip=True),
+    }
+    return RunConfig(**settings | changes)
+
+
+RESULT_KEYS = {
+    *("test_accuracy", "validation_accuracy", "block_accuracy", "epochs", "seconds", "images_per_second"),
+    *("parameters", "peak_memory_bytes", "locality", "method", "network", "data", "seed", "device"),
+    *("precision", "versions"),
+}
+
+
+class StopAt:
+    """Asks a trainer to stop after so many batches."""
+
+    def __init__(self, trainer: Trainer, batches: int) -> None:
+        self.trainer, self.left = trainer, batches
+
+    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
+        pass
+
+    def step_done(self) -> None:
+        self.left -= 1
+        self.trainer.stop_requested = self.left == 0
+
+    def epoch_done(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in r.items() if "second" not in k} for r in records]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batches", [4, 10, 17])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    stripes_folder: Path, tmp_path: Path, method: str, batches: int
+) -> None:
+    config = config_of(stripes_folder, method=get_method(method))
+    whole = train(config, out=tmp_path / "whole")
+    trainer = Trainer(config, folder=RunFolder(tmp_path / "stopped"))
+    trainer.progress = StopAt(trainer, batches)
+    with pytest.raises(Interrupted):
+        finish(trainer)
+    continued = resume(tmp_path / "stopped")
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert untimed(continued.trainer.history) == untimed(whole.trainer.history)
+    assert continued.test_accuracy == whole.test_accuracy
+
+
+def test_more_epochs_continue_a_finished_run(stripes_folder: Path, tmp_path: Path) -> None:
+    train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
+    longer = resume(tmp_path / "run", epochs=3)
+    assert [r["epoch"] for r in longer.trainer.history] == [1, 2, 3]
+    whole = train(config_of(stripes_folder))
+    assert untimed(longer.trainer.history) == untimed(whole.trainer.history)
+    with pytest.raises(ValueError, match="has trained 3 epochs already"):
+        resume(tmp_path / "run", epochs=2)
+
+
+def test_equal_seeds_give_equal_runs_and_others_do_not(stripes_folder: Path) -> None:
+    first, again, other = (
+        train(config_of(stripes_folder, epochs=1, seed=seed)).network.state_dict() for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["blocks.0.weights.weight"], other["blocks.0.weights.weight"])
+
+
+def test_the_folder_holds_what_the_contract_says(stripes_folder: Path, tmp_path: Path) -> None:
+    run = train(config_of(stripes_folder), out=tmp_path / "run")
+    files = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*")}
+    assert files == {
+        "config.yaml",
+        "history.jsonl",
+        "result.json",
+        "model.safetensors",
+        "checkpoint",
+        "checkpoint/state.pt",
+        "report.html",
+    }
+    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    for number, record in enumerate(history, 1):
+        assert record["epoch"] == number
+        assert record["seconds"] > 0
+        assert record["images_per_second"] > 0
+        assert len(record["loss"]) == len(record["block_accuracy"]) == 6
+        assert 0 <= record["validation_accuracy"] <= 1
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert set(result) >= RESULT_KEYS
+    assert result["test_accuracy"] == run.test_accuracy
+    assert result["locality"] == "overlapping"
+
+
+def test_the_folder_gives_the_network_back(stripes_folder: Path, tmp_path: Path) -> None:
+    run = train(config_of(stripes_folder, epochs=2), out=tmp_path / "run")
+    config, _ = RunFolder(tmp_path / "run").read_config()
+    assert config == run.trainer.config
+    network, facts = load_network(RunFolder(tmp_path / "run"), torch.device("cpu"))
+    again = evaluate(network, run.trainer.data.test, mean=facts.mean, std=facts.std)
+    assert again.accuracy == run.test_accuracy
+    assert torch.equal(again.confusion, run.test.confusion)
+
+
+def test_the_test_split_is_read_once_and_last(
+    stripes: ImageData, stripes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(config_of(stripes_folder), data=stripes)
+    read: list[tuple[ImageSet, int]] = []
+    original = Trainer.evaluate
+
+    def noted(self: Trainer, images: ImageSet) -> Any:
+        read.append((images, self.position.epoch))
+        return original(self, images)
+
+    monkeypatch.setattr(Trainer, "evaluate", noted)
+    finish(trainer)
+    test_reads = [epoch for images, epoch in read if images is trainer.data.test]
+    assert test_reads == [3]
+    assert read[-1][0] is trainer.data.test
+    assert len(read) == 4
+
+
+def test_no_validation_split_leaves_its_columns_empty(stripes_folder: Path) -> None:
+    data = DataConfig(source=str(stripes_folder), validation=0)
+    run = train(config_of(stripes_folder, epochs=1, data=data))
+    assert run.trainer.data.validation is None
+    assert run.trainer.history[0]["validation_accuracy"] is None
+    assert run.result["validation_accuracy"] is None
+
+
+@pytest.mark.parametrize("block", [0, 3])
+def test_a_loss_that_is_not_finite_names_its_block_and_keeps_the_good_checkpoint(
+    stripes_folder: Path, tmp_path: Path, block: int
+) -> None:
+    config = config_of(stripes_folder, method=get_method("ff"))
+    trainer = Trainer(config, folder=RunFolder(tmp_path / "run"))
+
+    class Poison(StopAt):
+        def step_done(self) -> None:
+            self.left -= 1
+            if self.left == 0:
+                with torch.no_grad():
+                    next(self.trainer.network.blocks[block].parameters()).fill_(float("nan"))
+
+    trainer.progress = Poison(trainer, 14)
+    with pytest.raises(DivergenceError, match=rf"block {block} became nan at step 5 of epoch 2.*state\.pt"):
+        finish(trainer)
+    good = resumed_trainer(tmp_path / "run")
+    assert good.position.epoch == 1
+    assert all(p.isfinite().all() for p in good.network.parameters())
+    model = load_file(tmp_path / "run/model.safetensors")
+    assert all(t.isfinite().all() for t in model.values())
+
+
+def test_a_checkpoint_of_another_network_is_refused(stripes_folder: Path, tmp_path: Path) -> None:
+    for name, width in (("narrow", 0.05), ("wide", 0.1)):
+        train(config_of(stripes_folder, epochs=1, width=width), out=tmp_path / name)
+    checkpoint = Path("checkpoint/state.pt")
+    (tmp_path / "narrow" / checkpoint).write_bytes((tmp_path / "wide" / checkpoint).read_bytes())
+    with pytest.raises(ValueError, match=r"holds another network: blocks\.0\.weights\.weight is \(13"):
+        resume(tmp_path / "narrow", epochs=2)
+    model = tmp_path / "narrow/model.safetensors"
+    model.write_bytes((tmp_path / "wide/model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="holds another network"):
+        load_network(RunFolder(tmp_path / "narrow"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint"])
+def test_a_damaged_checkpoint_is_refused_and_left_alone(
+    stripes_folder: Path, tmp_path: Path, damage: bytes
+) -> None:
+    train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint/state.pt"
+    checkpoint.write_bytes(damage)
+    with pytest.raises(ValueError, match="cannot read the checkpoint"):
+        resume(tmp_path / "run", epochs=2)
+    assert checkpoint.read_bytes() == damage
+
+
+def test_a_used_folder_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("keep me")
+    config = RunConfig(data=DataConfig(source=str(tmp_path / "absent")))
+    with pytest.raises(ValueError, match=r"not empty; choose another --out"):
+        train(config, out=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_batch_larger_than_the_set_is_refused_and_leaves_no_folder(
+    stripes_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="--batch-size"):
+        train(config_of(stripes_folder, batch_size=10_000), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": "smal"}, "did you mean small"),
+        ({"precision": "fp8"}, "unknown precision"),
+        ({"epochs": 0}, "--epochs"),
+        ({"width": 0.0}, "--width"),
+        ({"seed": -1}, "--seed"),
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], message: str) -> None:
+    config = RunConfig(data=DataConfig(source="digits"))
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(config, **change)
