@@ -1,4 +1,4 @@
-"""Does it matter which optimizer state owns a weight, and whether the last block idles?
+"""Which optimizer state should own a weight, and should the last block idle: measured, not argued.
 
 Trains the Trifecta with every combination of the two choices, several seeds each, and appends one line a
 run to a result file. Runs that the file has already are not run again. Defaults were chosen on the

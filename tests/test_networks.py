@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trifecta import NETWORKS, LocalNetwork, build_network, get_method
-from trifecta.blocks import NORMALIZATIONS, LengthNorm, conv_block, linear_block
+from trifecta.blocks import NORMALIZATIONS, LayerNorm, LengthNorm, conv_block, linear_block
 from trifecta.networks import get_network
 
 
@@ -54,6 +54,27 @@ def test_length_norm_keeps_direction_and_takes_the_goodness_away() -> None:
     torch.testing.assert_close(LengthNorm(eps=0.0)(x * 7.5), out)
     cosine = torch.cosine_similarity(out.flatten(1), x.flatten(1))
     torch.testing.assert_close(cosine, torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_a_first_block_learns_from_channels_last_images(name: str) -> None:
+    """Images need no gradient; a normalisation must not rely on one, as nn.GroupNorm does."""
+    block = conv_block(2, 3, normalization=name)
+    plain = torch.randn(4, 2, 8, 8)
+    layouts = (plain, plain.contiguous(memory_format=torch.channels_last))
+    parameters = list(block.parameters())
+    gradients = [torch.autograd.grad(block(images).square().mean(), parameters) for images in layouts]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_layer_norm_equals_a_group_norm_of_one_group() -> None:
+    ours, theirs = LayerNorm(3), nn.GroupNorm(1, 3)
+    with torch.no_grad():
+        for parameter in (*ours.parameters(), *theirs.parameters()):
+            parameter.copy_(torch.arange(3.0))
+    x = torch.randn(4, 3, 5, 5)
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("name", NORMALIZATIONS)

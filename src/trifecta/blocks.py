@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,11 +32,31 @@ class LengthNorm(nn.Module):
         return x * scale.to(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Zero mean and unit variance of each sample over all its features, then a scale per channel.
+
+    ``(x − mean_i x_i) / sqrt(var_i x_i + eps) · weight + bias``. Source: Ba et al. 2016
+    (arXiv 1607.06450). The same as ``nn.GroupNorm(1, channels)``, whose backward pass crashes on
+    channels-last inputs that need no gradient (PyTorch 2.13), as a window's first input never does.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        per_channel = (-1, *[1] * (x.ndim - 2))
+        normalized = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return normalized * self.weight.view(per_channel) + self.bias.view(per_channel)
+
+
 # Each constructor takes the number of channels (of features, for a linear block).
-# "layer" is one mean and variance a sample over all its features, with a learned scale per channel.
 _CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "layer": lambda channels: nn.GroupNorm(1, channels),
+    "layer": LayerNorm,
     "length": lambda channels: LengthNorm(),
     "none": lambda channels: nn.Identity(),
 }

@@ -1,0 +1,46 @@
+# Everything runs in .venv, with the versions of constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint types wheel docs clean
+
+demo: .venv/installed
+	$(BIN)/trifecta train --recipe demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+check: lint types wheel test
+
+lint: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python benchmarks/render.py --check
+
+types: .venv/installed
+	$(BIN)/mypy
+
+# The built package alone, without the source tree, has all that it needs.
+wheel: .venv/installed
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	$(BIN)/pip install --quiet --no-deps --target build/installed dist/*.whl
+	cd build && PYTHONPATH=installed ../$(BIN)/python -P -c \
+		"import trifecta; assert 'build/installed' in trifecta.__file__, trifecta.__file__"
+	cd build && PYTHONPATH=installed ../$(BIN)/python -P -m trifecta train \
+		--recipe demo --epochs 1 --out wheel-run --json >/dev/null
+	test -s build/wheel-run/report.html
+
+# Tables in README.md and docs/ from the files in benchmarks/.
+docs: .venv/installed
+	$(BIN)/python benchmarks/render.py
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trifecta needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt setuptools
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build dist runs .mypy_cache .pytest_cache .ruff_cache

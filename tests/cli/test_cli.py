@@ -1,0 +1,335 @@
+"""The command line as a person meets it: what works, and what every mistake gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from trifecta import METHODS, NETWORKS, __version__
+from trifecta.cli import main
+from trifecta.recipes import RECIPES
+
+QUICK = ["--width", "0.05", "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Status, standard output and standard error of a command."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    status = stop.value.code
+    assert isinstance(status, int)
+    return status, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(stripes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", str(stripes_folder), "--out", str(out), *QUICK])
+    assert stop.value.code == 0
+    return out
+
+
+def test_train_prints_each_blocks_accuracy_and_last_the_run_folder(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    status, out, _ = run(capsys, "train", "--data", stripes_folder, "--out", tmp_path / "run", *QUICK)
+    lines = [line.strip() for line in out.splitlines() if line.strip()]
+    assert status == 0
+    assert lines[-1] == f"run folder {tmp_path / 'run'}"
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    for block, accuracy in enumerate(result["block_accuracy"]):
+        assert any(
+            line.startswith(f"{block} ") and line.endswith(f"{100 * accuracy:.2f}%") for line in lines
+        )
+    assert any(line.startswith(f"test accuracy {100 * result['test_accuracy']:.2f}%") for line in lines)
+
+
+def test_train_as_json_is_the_result_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["train", "--data", stripes_folder, "--out", tmp_path / "run", *QUICK, "--json"]
+    status, out, err = run(capsys, *arguments)
+    assert status == 0
+    assert err == ""
+    assert json.loads(out) == json.loads((tmp_path / "run/result.json").read_text()) | {
+        "run": str(tmp_path / "run")
+    }
+
+
+def test_runs_without_out_are_numbered(
+    capsys: pytest.CaptureFixture[str],
+    stripes_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert run(capsys, "train", "--data", stripes_folder, *QUICK)[0] == 0
+    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
+    assert names == [f"{stripes_folder.name}-trifecta-small-{number}" for number in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--loss", "threshold", "--threshold", "1.5"], {"kind": "threshold", "threshold": 1.5}),
+        (["--normalization", "layer"], "layer"),
+        (["--schedule", "layer-wise"], {"size": 1, "overlapping": False}),
+        (["--schedule", "blockwise:3"], {"size": 3, "overlapping": False}),
+        (["--schedule", "end-to-end"], {"size": 0}),
+        (["--idle-last"], {"size": 2, "overlapping": True, "close_last": False}),
+        (["--label-input", "overlay", "--readout", "1,3", "--ownership", "objective"], "overlay"),
+        (["--method", "ff", "--goodness", "sum-square"], {"goodness": "sum-square"}),
+    ],
+)
+def test_each_technique_is_switched_on_its_own(
+    capsys: pytest.CaptureFixture[str],
+    stripes_folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    expected: object,
+) -> None:
+    import yaml
+
+    out = tmp_path / "run"
+    status, _, err = run(
+        capsys, "train", "--data", stripes_folder, "--out", out, *QUICK, "--epochs", "1", *options
+    )
+    assert status == 0, err
+    method = yaml.safe_load((out / "config.yaml").read_text())["method"]
+    values = list(method.values())
+    if isinstance(expected, dict):
+        assert any(isinstance(v, dict) and expected.items() <= v.items() for v in values)
+    else:
+        assert expected in values
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_method_trains_every_network(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path, method: str, network: str
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["--method", method, "--network", network, *QUICK, "--epochs", "1", "--width", "0.02"]
+    assert run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)[0] == 0
+
+
+def test_evaluate_repeats_the_test_accuracy(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    status, out, _ = run(capsys, "evaluate", trained, "--json")
+    measured = json.loads(out)
+    result = json.loads((trained / "result.json").read_text())
+    assert status == 0
+    assert measured["accuracy"] == result["test_accuracy"]
+    assert measured["block_accuracy"] == result["block_accuracy"]
+    assert sum(map(sum, measured["confusion"])) == measured["images"] == 60
+    status, out, _ = run(capsys, "evaluate", trained)
+    assert f"accuracy {100 * result['test_accuracy']:.2f}% on 60 images" in out
+
+
+def test_predict_gives_a_label_and_the_goodness_of_every_class(
+    capsys: pytest.CaptureFixture[str], trained: Path, stripes_folder: Path
+) -> None:
+    folder = stripes_folder / "test/diagonal"
+    status, out, _ = run(capsys, "predict", trained, folder, "--json")
+    rows = json.loads(out)
+    assert status == 0
+    assert [row["file"] for row in rows] == [str(file) for file in sorted(folder.iterdir())]
+    for row in rows:
+        assert set(row["goodness"]) == {"vertical", "horizontal", "diagonal"}
+        assert row["label"] == max(row["goodness"], key=row["goodness"].__getitem__)
+    status, out, _ = run(capsys, "predict", trained, sorted(folder.iterdir())[0])
+    assert status == 0
+    assert rows[0]["label"] in out
+    assert f"{rows[0]['goodness'][rows[0]['label']]:.3f}" in out
+
+
+def test_predict_agrees_with_evaluate(
+    capsys: pytest.CaptureFixture[str], trained: Path, stripes_folder: Path
+) -> None:
+    rows = json.loads(run(capsys, "predict", trained, stripes_folder / "test", "--json")[1])
+    right = sum(Path(row["file"]).parent.name == row["label"] for row in rows)
+    assert right / len(rows) == json.loads((trained / "result.json").read_text())["test_accuracy"]
+
+
+def test_list_has_every_name_with_a_description(capsys: pytest.CaptureFixture[str]) -> None:
+    tables = json.loads(run(capsys, "list", "--json")[1])
+    assert set(tables["methods"]) == set(METHODS)
+    assert set(tables["networks"]) == set(NETWORKS)
+    assert set(tables["recipes"]) == set(RECIPES)
+    assert all(len(text) > 10 for table in tables.values() for text in table.values())
+    status, out, _ = run(capsys, "list")
+    assert status == 0
+    assert all(name in out for name in [*METHODS, *NETWORKS, *RECIPES])
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--version") == (0, f"trifecta, version {__version__}\n", "")
+    for command in ("train", "evaluate", "predict", "list"):
+        status, out, _ = run(capsys, command, "--help")
+        assert status == 0
+        assert "Usage: trifecta" in out
+
+
+MISTAKES = {
+    "unknown method": (["--method", "trifect"], r"unknown method 'trifect': did you mean trifecta"),
+    "unknown network": (["--network", "smal"], r"unknown network 'smal': did you mean small"),
+    "unknown loss": (["--loss", "symetric"], r"unknown loss 'symetric': did you mean symmetric"),
+    "unknown option": (["--lerning-rate", "1"], r"--lerning-rate.*--learning-rate"),
+    "unknown schedule": (["--schedule", "olu"], r"unknown schedule 'olu': use layer-wise"),
+    "unknown normalisation": (["--normalization", "group"], r"received 'group'"),
+    "unknown augmentation": (["--augment", "flop"], r"unknown augmentation 'flop'"),
+    "not a number": (["--epochs", "many"], r"'many' is not a valid integer"),
+    "no epochs": (["--epochs", "0"], r"--epochs.*at least 1"),
+    "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
+    "batch larger than the set": (["--batch-size", "5000"], r"batch of 5000 .*--batch-size 216"),
+    "no such device": (["--device", "cuda:9"], r"no such device 'cuda:9': this machine has cpu"),
+    "nonsense device": (["--device", "gpu"], r"no such device 'gpu'"),
+    "read-out without scores": (["--readout", "9"], r"choose from \[0, 1, 2, 3, 4, 5\]"),
+    "alpha of another loss": (["--loss", "threshold", "--alpha", "2"], r"--alpha is not a setting"),
+    "pairs without labels": (["--label-input", "none"], r"change --loss or --label-input"),
+    "validation of everything": (["--validation", "1"], r"--validation is a fraction"),
+    "image size": (["--image-size", "big"], r"'big' is not a size in pixels such as 32"),
+    "images too small": (["--image-size", "4"], r"use --image-size 8 or more"),
+    "test split missing": (["--test-split", "exam"], r"no split 'exam', the source has train, test"),
+    "column missing": (["--label-column", "grade"], r"no column 'grade' among image"),
+    "recipe and config": (["--recipe", "demo", "--config", "x.yaml"], r"give one of them"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_line_and_loses_nothing(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path, mistake: str
+) -> None:
+    options, message = MISTAKES[mistake]
+    out = tmp_path / "run"
+    arguments = ["train", "--data", str(stripes_folder), "--out", str(out), *QUICK, *options]
+    check_complaint(*run(capsys, *arguments), message)
+    assert not out.exists()
+
+
+def check_complaint(status: int, out: str, err: str, message: str) -> None:
+    import re
+
+    assert status == 2
+    assert out == ""
+    assert err.startswith("trifecta: ")
+    assert err.count("\n") == 1, err
+    assert re.search(message, err), err
+
+
+def test_data_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    empty, one, mixed = tmp_path / "empty", tmp_path / "one", tmp_path / "mixed"
+    empty.mkdir()
+    (empty / "readme.txt").write_text("no images here")
+    for split in ("train", "test"):
+        for index in range(4):
+            for root, name in ((one, "cat"), (mixed, "cat"), (mixed, "dog")):
+                folder = root / split / name
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (8, 8), index * 9).save(folder / f"{index}.png")
+    broken = mixed / "train/dog/2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    for folder, message in (
+        (tmp_path / "absent", "no folder .*absent"),
+        (empty, "no (column of )?images"),
+        (one, "two classes or more"),
+        (mixed, r"cannot .*train/dog/2\.png"),
+    ):
+        out = tmp_path / "run"
+        check_complaint(*run(capsys, "train", "--data", folder, "--out", out, *QUICK), message)
+        assert not out.exists()
+
+
+def test_a_run_folder_is_never_overwritten(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, trained: Path
+) -> None:
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    arguments = ["train", "--data", stripes_folder, "--out", trained, *QUICK]
+    check_complaint(*run(capsys, *arguments), r"not empty; choose another --out, or continue")
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "command", [["evaluate", "{}"], ["predict", "{}", "x.png"], ["train", "--resume", "{}"]]
+)
+def test_what_is_not_a_run_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
+) -> None:
+    arguments = [word.format(tmp_path / "absent") for word in command]
+    check_complaint(*run(capsys, *arguments), r"absent is not a run folder")
+
+
+def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    arguments = ["train", "--resume", trained, "--network", "mlp"]
+    check_complaint(*run(capsys, *arguments), r"received --network; drop it")
+
+
+def test_evaluate_refuses_other_images(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for index in range(3):
+                Image.new("L", (8, 8), index * 9).save(folder / f"{index}.png")
+    check_complaint(
+        *run(capsys, "evaluate", trained, "--data", tmp_path), r"3 classes .*: received 2, cat, dog"
+    )
+    check_complaint(
+        *run(capsys, "evaluate", trained, "--data", tmp_path, "--image-size", "16"), "--image-size 8x8"
+    )
+
+
+def test_predict_names_the_file_that_is_no_image(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    fake = tmp_path / "fake.png"
+    fake.write_text("hello")
+    check_complaint(*run(capsys, "predict", trained, fake), r"fake\.png")
+    check_complaint(*run(capsys, "predict", trained, tmp_path / "absent.png"), r"absent\.png")
+
+
+def test_divergence_names_the_block_with_status_one(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["--learning-rate", "1e30", "--method", "ff", *QUICK]
+    status, _, err = run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)
+    assert status == 1
+    assert "the loss of block" in err
+    assert err.strip().count("\n") == 0
+    assert (out / "checkpoint/state.pt").exists()
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "stopped"
+    longer = [*QUICK, "--epochs", "40"]
+    command = [sys.executable, "-m", "trifecta", "train", "--data", str(stripes_folder), "--out", str(out)]
+    with subprocess.Popen([*command, *longer], stderr=subprocess.PIPE, text=True) as process:
+        while not (out / "history.jsonl").is_file() or not (out / "history.jsonl").read_text():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert f"continue with: trifecta train --resume {out}" in err
+    assert not (out / "result.json").exists()
+    assert run(capsys, "train", "--resume", out)[0] == 0
+    assert run(capsys, "train", "--data", stripes_folder, "--out", tmp_path / "whole", *longer)[0] == 0
+    states = [
+        torch.load(tmp_path / name / "checkpoint/state.pt", weights_only=True)["network"]
+        for name in ("stopped", "whole")
+    ]
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
