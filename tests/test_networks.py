@@ -85,15 +85,14 @@ def test_normalisations_reduce_over_what_their_names_say(name: str, shape: tuple
     out = block.get_submodule("normalize")(x)
     per_channel = out.transpose(0, 1).flatten(1)
     per_sample = out.flatten(1)
-    near = {"rtol": 0, "atol": 1e-3}
     if name == "batch":
-        torch.testing.assert_close(per_channel.mean(1), torch.zeros(4), **near)
-        torch.testing.assert_close(per_channel.var(1, correction=0), torch.ones(4), **near)
+        torch.testing.assert_close(per_channel.mean(1), torch.zeros(4), rtol=0, atol=1e-3)
+        torch.testing.assert_close(per_channel.var(1, correction=0), torch.ones(4), rtol=0, atol=1e-3)
     elif name == "layer":
-        torch.testing.assert_close(per_sample.mean(1), torch.zeros(6), **near)
-        torch.testing.assert_close(per_sample.var(1, correction=0), torch.ones(6), **near)
+        torch.testing.assert_close(per_sample.mean(1), torch.zeros(6), rtol=0, atol=1e-3)
+        torch.testing.assert_close(per_sample.var(1, correction=0), torch.ones(6), rtol=0, atol=1e-3)
     elif name == "length":
-        torch.testing.assert_close(per_sample.square().mean(1), torch.ones(6), **near)
+        torch.testing.assert_close(per_sample.square().mean(1), torch.ones(6), rtol=0, atol=1e-3)
     else:
         assert torch.equal(out, x)
 

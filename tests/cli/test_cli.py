@@ -56,8 +56,8 @@ def test_train_prints_each_blocks_accuracy_and_last_the_run_folder(
 def test_train_as_json_is_the_result_and_nothing_else(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:
-    arguments = ["train", "--data", stripes_folder, "--out", tmp_path / "run", *QUICK, "--json"]
-    status, out, err = run(capsys, *arguments)
+    where = ["--data", str(stripes_folder), "--out", str(tmp_path / "run")]
+    status, out, err = run(capsys, "train", *where, *QUICK, "--json")
     assert status == 0
     assert err == ""
     assert json.loads(out) == json.loads((tmp_path / "run/result.json").read_text()) | {
@@ -253,7 +253,7 @@ def test_a_run_folder_is_never_overwritten(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, trained: Path
 ) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    arguments = ["train", "--data", stripes_folder, "--out", trained, *QUICK]
+    arguments = ["train", "--data", str(stripes_folder), "--out", str(trained), *QUICK]
     check_complaint(*run(capsys, *arguments), r"not empty; choose another --out, or continue")
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
@@ -269,7 +269,7 @@ def test_what_is_not_a_run_is_refused(
 
 
 def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
-    arguments = ["train", "--resume", trained, "--network", "mlp"]
+    arguments = ["train", "--resume", str(trained), "--network", "mlp"]
     check_complaint(*run(capsys, *arguments), r"received --network; drop it")
 
 

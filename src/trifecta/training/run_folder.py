@@ -110,7 +110,7 @@ class RunFolder:
 
     def write_model(self, network: LocalNetwork) -> None:
         """Write weights and buffers to ``model.safetensors``."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in network.state_dict().items()}
+        tensors = {name: t.cpu().contiguous() for name, t in network.state_dict().items()}
         write_atomically(self.model, lambda path: save_file(tensors, path))
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:

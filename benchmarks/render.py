@@ -1,0 +1,111 @@
+"""Write the figures of README.md and docs/ from the result files in benchmarks/.
+
+A place for figures is a pair of comments, `<!-- figures: NAME -->` and `<!-- end of figures -->`. With
+`--check` nothing is written and the status says whether anything would change.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PLACE = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
+Row = dict[str, Any]
+
+
+def rows_of(what: str) -> list[Row]:
+    """The rows of every result file about ``what``, oldest file first."""
+    files = sorted((ROOT / "benchmarks").glob(f"{what}_*.jsonl"), key=lambda f: f.stem.split("_")[-1])
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def demo() -> str:
+    """What the demo prints."""
+    rows = rows_of("demo")
+    return f"```text\n{rows[-1]['printed']}\n```\n" if rows else "Not measured.\n"
+
+
+def first_runs() -> str:
+    """One row a recorded run: method, data, accuracy, seconds."""
+    head = ["data", "method", "test accuracy", "seconds", "images/s", "epochs", "precision", "locality"]
+    body = []
+    for row in rows_of("first-runs"):
+        result = row["result"]
+        accuracy = f"{100 * result['test_accuracy']:.2f}%"
+        seconds, speed = f"{result['seconds']:.0f}", f"{result['images_per_second']:,.0f}"
+        rest = [str(result[key]) for key in ("epochs", "precision", "locality")]
+        body.append([result["data"], result["method"], accuracy, seconds, speed, *rest])
+    return table(head, body) + made_with([row["result"] for row in rows_of("first-runs")])
+
+
+def update_rule() -> str:
+    """Validation accuracy by data set, owner of the optimizer state and rule for the last block."""
+    rows = rows_of("update-rule")
+    cells: dict[tuple[str, str, bool], list[Row]] = {}
+    for row in rows:
+        cell = row["cell"]
+        cells.setdefault((cell["data"], cell["ownership"], cell["close_last"]), []).append(row)
+    body = []
+    for (data, ownership, close_last), members in sorted(cells.items()):
+        finals = [100 * member["validation_accuracy"][-1] for member in members]
+        body.append([data, ownership, "learns alone" if close_last else "idles", *spread(finals)])
+    head = ["data", "an Adam state per", "last block without partner", "validation accuracy", "n"]
+    return table(head, body) + made_with(rows)
+
+
+def spread(values: list[float]) -> list[str]:
+    """Mean ± standard deviation, and how many."""
+    deviation = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return [f"{statistics.mean(values):.2f}{deviation}%", str(len(values))]
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """A Markdown table, or a plain statement that there is nothing to show."""
+    if not body:
+        return "Not measured.\n"
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def made_with(rows: list[Row]) -> str:
+    """Hardware, versions and date behind the rows."""
+    notes = {
+        f"{row['hardware']}; PyTorch {row['versions']['torch']}, Python {row['versions']['python']}; "
+        f"{row['date']}"
+        for row in rows
+    }
+    return "".join(f"\n{note}.\n" for note in sorted(notes))
+
+
+FIGURES: dict[str, Callable[[], str]] = {
+    "demo": demo,
+    "first-runs": first_runs,
+    "update-rule": update_rule,
+}
+
+
+def main() -> int:
+    """Render every place; the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="only say whether anything would change")
+    check = parser.parse_args().check
+    stale = []
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = file.read_text()
+        fresh = PLACE.sub(lambda match: match[1] + FIGURES[match[2]]() + match[3], text)
+        if fresh != text:
+            stale.append(file.name)
+            if not check:
+                file.write_text(fresh)
+    if stale and check:
+        print(f"figures differ from the result files in {', '.join(stale)}: run make docs", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

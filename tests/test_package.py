@@ -1,0 +1,66 @@
+"""What the package promises as a whole: a cheap import, one place that trains, a README that runs."""
+
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import trifecta
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "src/trifecta").rglob("*.py"))
+README = (ROOT / "README.md").read_text()
+
+
+def test_importing_loads_nothing_optional() -> None:
+    optional = ["datasets", "PIL", "sklearn", "matplotlib", "jinja2", "click", "rich", "pandas"]
+    code = f"import sys, trifecta; print([m for m in {optional!r} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_only_the_learner_detaches_runs_backward_and_steps_optimizers() -> None:
+    trains = re.compile(r"\.detach\(|\bbackward\(|autograd\.grad\(|optimizers?(\[\w+\])?\.step\(")
+    places = {file.name for file in SOURCES if trains.search(file.read_text())}
+    assert places == {"learner.py"}
+
+
+def test_method_names_are_tested_nowhere_outside_methods() -> None:
+    compares = re.compile(r"method(\.name)? *(==|!=|in) *[\"'(\[]")
+    assert [file.name for file in SOURCES if compares.search(file.read_text())] == []
+
+
+def test_versions_agree() -> None:
+    assert metadata.version("trifecta") == trifecta.__version__
+    assert f"## {trifecta.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_public_names_exist_and_say_what_they_are() -> None:
+    for name in trifecta.__all__:
+        value = getattr(trifecta, name)
+        assert isinstance(value, dict) or value.__doc__, name
+
+
+CODE_BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", CODE_BLOCKS, ids=[f"block-{k}" for k in range(len(CODE_BLOCKS))])
+def test_the_readmes_python_runs_and_learns(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(code, names)
+    if "accuracy" in names:
+        assert float(names["accuracy"]) > 0.8  # type: ignore[arg-type]
+
+
+def test_the_readmes_first_commands_are_targets_of_the_makefile() -> None:
+    commands = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
+    assert commands[:2] == ["demo", "test"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(f"\n{command}: " in makefile for command in commands)
+    assert "make test" in (ROOT / ".ci/run").read_text()
