@@ -20,7 +20,11 @@ def record(arguments: list[str], root: Path | None) -> dict[str, Any]:
     words = [word.replace("data/", where) if where else word for word in arguments]
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "trifecta", *words], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, "-m", "trifecta", *words],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         run = Path(folder, done.stdout.splitlines()[-1].removeprefix("run folder "))
         result = json.loads((run / "result.json").read_text())

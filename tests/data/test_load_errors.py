@@ -11,7 +11,7 @@ import pytest
 from trifecta.data import DataConfig, load_data
 from trifecta.data.source import open_source
 
-from .helpers import grey, hub_source, png, write_classes, write_plain
+from .helpers import grey, hub_source, png, write_classes, write_hub, write_plain
 
 
 def refusal(source: Path | str, **options: Any) -> str:
@@ -185,3 +185,10 @@ def test_importing_the_package_imports_no_optional_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_one_class_where_others_are_only_named(folder: Path) -> None:
+    for split in ("train", "test"):
+        images = [png(grey(k)) for k in range(20)]
+        write_hub(folder, split, images, {"label": [1] * 20}, {"label": ["cat", "dog", "owl"]})
+    assert "two classes or more, only one of 3 has any" in refusal(folder)

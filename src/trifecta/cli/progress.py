@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trifecta.report.terminal import percent
-from trifecta.training.trainer import Record
+from trifecta.training.progress import Record
 
 
 class ConsoleProgress:

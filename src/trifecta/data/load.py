@@ -38,7 +38,7 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
     """
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
     train, validation = _hold_out(whole, config.validation) if config.validation else (whole, None)
-    _warn_of_missing(train, classes)
+    _check_classes(train, classes)
     mean, std = channel_statistics(train.images)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
     return data.to(device)
@@ -137,8 +137,14 @@ def _hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
     return images.select(kept), images.select(held_out)
 
 
-def _warn_of_missing(train: ImageSet, classes: tuple[str, ...]) -> None:
+def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:
+    """Classes may lack training images, but two must have some."""
     counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
     missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if len(missing) > len(classes) - 2:
+        raise ValueError(
+            f"training needs images of two classes or more, only one of {len(classes)} has any: choose "
+            "another --label-column, or add images of others"
+        )
     if missing:
         warnings.warn(f"classes without a training image: {', '.join(missing)}", stacklevel=3)

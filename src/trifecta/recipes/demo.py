@@ -1,7 +1,10 @@
 """The demo: handwritten digits that come with scikit-learn, half a minute on two CPU cores."""
 
-from trifecta.data import Augmentation, DataConfig
+from dataclasses import replace
+
+from trifecta.data import DataConfig
 from trifecta.methods import trifecta
+from trifecta.optimizers import OptimizerConfig
 from trifecta.training.config import RunConfig
 
 
@@ -10,10 +13,9 @@ def demo() -> RunConfig:
     return RunConfig(
         recipe="demo",
         data=DataConfig(source="digits"),
-        method=trifecta(),
+        method=replace(trifecta(), optimizer=OptimizerConfig(learning_rate=2e-3, decay="cosine")),
         network="small",
         width=0.25,
-        epochs=30,
+        epochs=60,
         batch_size=32,
-        augmentation=Augmentation(crop_padding=1),
     )

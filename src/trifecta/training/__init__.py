@@ -3,9 +3,10 @@
 from trifecta.training.config import RunConfig, from_plain, read_config, to_plain
 from trifecta.training.evaluation import Evaluation, evaluate
 from trifecta.training.meter import DivergenceError
+from trifecta.training.progress import Interrupted, Progress
 from trifecta.training.run import Run, resume, train
 from trifecta.training.run_folder import DatasetFacts, RunFolder, load_network
-from trifecta.training.trainer import Interrupted, Progress, Trainer
+from trifecta.training.trainer import Trainer
 
 __all__ = [
     "DatasetFacts",

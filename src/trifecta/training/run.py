@@ -14,8 +14,9 @@ from trifecta.devices import describe_device, peak_memory_bytes
 from trifecta.local_network import LocalNetwork
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation
+from trifecta.training.progress import Progress
 from trifecta.training.run_folder import RunFolder
-from trifecta.training.trainer import Progress, Trainer
+from trifecta.training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)

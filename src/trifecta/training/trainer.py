@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 
@@ -12,26 +11,8 @@ from trifecta.learner import Learner
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, evaluate
 from trifecta.training.meter import DivergenceError, LossMeter
+from trifecta.training.progress import Interrupted, Progress, Record
 from trifecta.training.run_folder import DatasetFacts, RunFolder, load_weights, network_for
-
-Record = dict[str, Any]
-
-
-class Progress(Protocol):
-    """Who wants to see a run go on. Called between steps; must not wait for the device."""
-
-    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
-        """Epoch ``epoch`` (from 1) begins, with ``done`` of its ``steps`` already made."""
-
-    def step_done(self) -> None:
-        """One batch was learned from."""
-
-    def epoch_done(self, record: Record) -> None:
-        """An epoch ended; ``record`` is its line of the history."""
-
-
-class Interrupted(Exception):  # noqa: N818  (it is not an error)
-    """A run stopped where it was asked to; its checkpoint continues it."""
 
 
 @dataclass(frozen=True, kw_only=True)
