@@ -32,7 +32,8 @@ def describe_device(device: torch.device) -> str:
     """The hardware behind ``device``, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def synchronize(device: torch.device) -> None:

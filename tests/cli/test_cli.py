@@ -273,21 +273,32 @@ def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], tr
     check_complaint(*run(capsys, *arguments), r"received --network; drop it")
 
 
-def test_evaluate_refuses_other_images(
+def test_evaluate_takes_any_split_of_any_size_with_the_same_classes(
+    capsys: pytest.CaptureFixture[str], trained: Path, stripes_folder: Path, tmp_path: Path
+) -> None:
+    result = json.loads((trained / "result.json").read_text())
+    for file in (stripes_folder / "test").rglob("*.png"):
+        copy = tmp_path / file.parent.name / file.name
+        copy.parent.mkdir(exist_ok=True)
+        with Image.open(file) as image:
+            image.resize((16, 16), Image.Resampling.NEAREST).save(copy)
+    other = json.loads(run(capsys, "evaluate", trained, "--data", tmp_path, "--json")[1])
+    assert other["images"] == 60
+    assert other["accuracy"] == pytest.approx(result["test_accuracy"], abs=0.2)
+    assert json.loads(run(capsys, "evaluate", trained, "--split", "train", "--json")[1])["images"] == 240
+    complaint = run(capsys, "evaluate", trained, "--split", "exam")
+    check_complaint(*complaint, r"no split 'exam', the source has train, test: use --split")
+
+
+def test_evaluate_refuses_classes_that_the_network_does_not_know(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:
-    for split in ("train", "test"):
-        for name in ("cat", "dog"):
-            folder = tmp_path / split / name
-            folder.mkdir(parents=True)
-            for index in range(3):
-                Image.new("L", (8, 8), index * 9).save(folder / f"{index}.png")
-    check_complaint(
-        *run(capsys, "evaluate", trained, "--data", tmp_path), r"3 classes .*: received 2, cat, dog"
-    )
-    check_complaint(
-        *run(capsys, "evaluate", trained, "--data", tmp_path, "--image-size", "16"), "--image-size 8x8"
-    )
+    for name in ("cat", "diagonal"):
+        (tmp_path / name).mkdir()
+        for index in range(3):
+            Image.new("L", (8, 8), index * 9).save(tmp_path / name / f"{index}.png")
+    complaint = run(capsys, "evaluate", trained, "--data", tmp_path)
+    check_complaint(*complaint, r"knows 3 classes .*: received cat too")
 
 
 def test_predict_names_the_file_that_is_no_image(

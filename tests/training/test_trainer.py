@@ -57,6 +57,9 @@ class StopAt:
         self.left -= 1
         self.trainer.stop_requested = self.left == 0
 
+    def evaluating(self, images: int) -> None:
+        pass
+
     def epoch_done(self, record: dict[str, Any]) -> None:
         pass
 

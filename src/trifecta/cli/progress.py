@@ -44,6 +44,10 @@ class ConsoleProgress:
         """One batch further."""
         self._bar.advance(self._task)
 
+    def evaluating(self, images: int) -> None:
+        """Say what the wait is for."""
+        self._bar.update(self._task, last=f"scoring {images:,} images")
+
     def epoch_done(self, record: Record) -> None:
         """Show what the epoch reached."""
         losses = [loss for loss in record["loss"] if loss is not None]

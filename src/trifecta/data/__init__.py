@@ -12,4 +12,5 @@ from trifecta.data.files import read_images as read_images
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet
 from trifecta.data.load import load_data as load_data
+from trifecta.data.load import load_split as load_split
 from trifecta.data.splits import stratified_split as stratified_split

@@ -1,7 +1,7 @@
 """From a configuration to images in memory."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,51 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
     mean, std = channel_statistics(train.images)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
     return data.to(device)
+
+
+def load_split(config: DataConfig, split: str | None, classes: Sequence[str], *, channels: int) -> ImageSet:
+    """One split alone, for a network that knows its classes already.
+
+    Its own classes may be some of ``classes``, in any order.
+
+    Args:
+        config: of the source.
+        split: its name; None takes the test split (held out again where it was), or the only one.
+        classes: names, in the order of the network's scores.
+        channels: of the network's images; grey images become colour for 3.
+
+    Raises:
+        ValueError: as ``load_data``, or the source has a class that is none of ``classes``.
+
+    """
+    if config.source == DIGITS and split is not None:
+        raise ValueError(f"the embedded digits have no split '{split}': drop --split, or name other --data")
+    if config.source == DIGITS or (split is None and config.hold_out is not None):
+        data = load_data(config)
+        images, names = data.test, data.classes
+    else:
+        splits = open_source(config.source, config.subset)
+        name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
+        rows = _split(splits, name, "--split NAME")
+        image_column = find_image_column(rows, config.image_column)
+        label_column = find_label_column(rows, config.label_column)
+        values, names = find_classes(rows, label_column)
+        labels = class_indices(rows, label_column, values, name=name)
+        images = ImageSet(_images(rows, name, image_column, config.image_size), labels)
+    return _with_channels(_as_classes(images, names, classes), max(channels, images.images.shape[1]))
+
+
+def _as_classes(images: ImageSet, names: Sequence[str], classes: Sequence[str]) -> ImageSet:
+    """The labels as indices into ``classes`` in place of ``names``."""
+    unknown = [name for name in names if name not in classes]
+    if unknown:
+        raise ValueError(
+            f"the network knows {len(classes)} classes ({', '.join(classes[:5])}"
+            f"{', …' if len(classes) > 5 else ''}): received {', '.join(unknown[:5])}"
+            f"{', …' if len(unknown) > 5 else ''} too; evaluate on data with the same classes"
+        )
+    index_of = torch.tensor([classes.index(name) for name in names])
+    return ImageSet(images.images, index_of[images.labels])
 
 
 def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:

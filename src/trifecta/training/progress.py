@@ -14,6 +14,9 @@ class Progress(Protocol):
     def step_done(self) -> None:
         """One batch was learned from."""
 
+    def evaluating(self, images: int) -> None:
+        """So many images are about to be scored, which can take a while with many classes."""
+
     def epoch_done(self, record: Record) -> None:
         """An epoch ended; ``record`` is its line of the history."""
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from trifecta.data import ImageData
 from trifecta.labels import ImageShape
@@ -111,7 +111,7 @@ class RunFolder:
     def write_model(self, network: LocalNetwork) -> None:
         """Write weights and buffers to ``model.safetensors``."""
         tensors = {name: t.cpu().contiguous() for name, t in network.state_dict().items()}
-        write_atomically(self.model, lambda path: save_file(tensors, path))
+        write_atomically(self.model, lambda path: path.write_bytes(save(tensors)))
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write what resuming needs."""

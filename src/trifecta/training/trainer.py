@@ -88,6 +88,8 @@ class Trainer:
 
     def evaluate(self, images: ImageSet) -> Evaluation:
         """Measure the network as it is now."""
+        if self.progress is not None:
+            self.progress.evaluating(len(images))
         return evaluate(
             self.network,
             images,
