@@ -11,7 +11,6 @@ def resolve_device(name: str) -> torch.device:
 
     Raises:
         ValueError: this machine has no such device; lists those it has.
-
     """
     present = available_devices()
     if name == "auto":

@@ -27,7 +27,6 @@ class Learner:
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run, for a learning rate that decays.
-
     """
 
     def __init__(

@@ -27,7 +27,6 @@ class LocalNetwork(nn.Module):
 
     Raises:
         ValueError: fewer than two classes, no blocks, or a read-out of blocks that have no scores.
-
     """
 
     def __init__(
@@ -129,7 +128,6 @@ def build_network(
 
     Raises:
         ValueError: unknown network, images too small for it, or as :class:`LocalNetwork`.
-
     """
     builder = get_network(network)
     with torch.random.fork_rng():

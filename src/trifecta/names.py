@@ -12,7 +12,6 @@ def lookup(table: Mapping[str, T], name: str, what: str) -> T:
 
     Raises:
         ValueError: the name is not in the table; the message has the nearest names, or all of them.
-
     """
     if name in table:
         return table[name]

@@ -77,6 +77,5 @@ def get_network(name: str) -> NetworkBuilder:
 
     Raises:
         ValueError: no such network; names the nearest ones.
-
     """
     return lookup(NETWORKS, name, "network")

@@ -26,7 +26,6 @@ class OptimizerConfig:
         decay: ``constant``, or ``cosine`` to 0 at the run's last step.
         weight_decay: decoupled, per step and learning rate.
         ownership: ``weight`` or ``objective``, see this module.
-
     """
 
     learning_rate: float = 1e-3

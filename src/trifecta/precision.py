@@ -12,7 +12,6 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
     Raises:
         ValueError: not one of ``PRECISIONS``.
-
     """
     if precision not in PRECISIONS:
         raise ValueError(f"a precision is {', '.join(PRECISIONS)}: received '{precision}'")

@@ -17,7 +17,6 @@ def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]
 
     Raises:
         ValueError: another word, or a block that does not exist or has no scores.
-
     """
     named = {
         "last": scored_blocks[-1:],

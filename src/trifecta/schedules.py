@@ -84,7 +84,6 @@ def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
 
     Raises:
         ValueError: none of these.
-
     """
     name, _, number = text.partition(":")
     size = int(number) if number.isdecimal() else 2

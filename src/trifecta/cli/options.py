@@ -37,7 +37,6 @@ def build_config(options: Options) -> RunConfig:
 
     Raises:
         ValueError: an option's value is not one that it takes, or two contradict each other.
-
     """
     config = _start(options)
     if options["augment"] is not None:

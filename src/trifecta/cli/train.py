@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from trifecta.cli.options import build_config, given_names
-from trifecta.cli.parameters import IMAGE_SIZE
+from trifecta.cli.parameters import image_size
 from trifecta.cli.progress import ConsoleProgress
 from trifecta.cli.signals import stop_on_signal
 from trifecta.report.terminal import print_run
@@ -63,7 +63,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),
     click.option("--image-column", metavar="NAME", help="If not the one found by its type."),
     click.option("--label-column", metavar="NAME", help="If not the one found by its type."),
-    click.option("--image-size", type=IMAGE_SIZE, help="Resize to N×N, or to HxW."),
+    click.option("--image-size", metavar="SIZE", callback=image_size, help="Resize to N×N, or to HxW."),
     click.option("--train-split", metavar="NAME", help="[default: train]"),
     click.option("--test-split", metavar="NAME", help="[default: test]"),
     click.option("--hold-out", type=float, help="Test share of a source without a test split."),

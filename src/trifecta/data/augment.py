@@ -28,7 +28,6 @@ class Augmentation:
 
     Raises:
         ValueError: a value is out of its range.
-
     """
 
     crop_padding: int = 0
@@ -64,7 +63,6 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
     Returns:
         ``(B, C, H, W)`` float32.
-
     """
     unit = images / 255
     return unit.sub_(_per_channel(mean, unit.device)).div_(_per_channel(std, unit.device))
@@ -92,7 +90,6 @@ def augment(
 
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
-
     """
     batch, _, height, width = images.shape
     device, padding = images.device, config.crop_padding
@@ -128,7 +125,6 @@ def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
 
     Returns:
         ``(B, C, H, W)`` of the same type.
-
     """
     batch, _, height, width = images.shape
     padded = F.pad(images, (padding,) * 4)
@@ -156,7 +152,6 @@ def resample(
 
     Returns:
         ``(B, C, H, W)`` float32, in the images' units.
-
     """
     batch, _, height, width = images.shape
     cos, sin = angles.cos(), angles.sin()

@@ -28,7 +28,6 @@ class Batches:
 
     Raises:
         ValueError: the batch size is below 1 or above the number of images, or the seed is below 0.
-
     """
 
     images: ImageSet
@@ -69,7 +68,6 @@ class Batches:
 
         Raises:
             ValueError: ``start`` is not a batch of the epoch.
-
         """
         if not 0 <= start <= self.steps_per_epoch:
             raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
@@ -105,7 +103,6 @@ def evaluation_batches(
 
     Raises:
         ValueError: ``batch_size`` is below 1.
-
     """
     _check_batch_size(batch_size)
     pairs = zip(torch.split(images.images, batch_size), torch.split(images.labels, batch_size), strict=True)

@@ -40,7 +40,6 @@ def cached_images(identity: dict[str, object], count: int, decode: Callable[[], 
         identity: all that the pixels depend on, as plain values.
         count: how many images there have to be.
         decode: gives ``(count, C, H, W)`` uint8.
-
     """
     text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
     file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"

@@ -20,7 +20,6 @@ def find_classes(training: "Dataset", column: str) -> tuple[list[Any], tuple[str
 
     Raises:
         ValueError: there are fewer than two classes.
-
     """
     feature = training.features[column]
     if isinstance(feature, require("datasets").ClassLabel):
@@ -43,7 +42,6 @@ def class_indices(split: "Dataset", column: str, values: list[Any], *, name: str
 
     Raises:
         ValueError: a label is missing or is none of ``values``; names its row, from 0.
-
     """
     arrow, compute = require("pyarrow"), require("pyarrow.compute")
     labels = split.data.column(column)

@@ -22,7 +22,6 @@ def find_image_column(split: "Dataset", chosen: str | None) -> str:
 
     Raises:
         ValueError: ``chosen`` is not a column of images, or there is none; lists the columns.
-
     """
     found = [name for name in split.column_names if _is_image(split, name)]
     if chosen is not None:
@@ -51,7 +50,6 @@ def find_label_column(split: "Dataset", chosen: str | None) -> str:
 
     Raises:
         ValueError: ``chosen`` cannot be labels, or there is no such column; lists the columns.
-
     """
     class_label = require("datasets").ClassLabel
     kinds: dict[str, list[str]] = {"class": [], "integer": [], "text": []}

@@ -24,7 +24,6 @@ class DataConfig:
 
     Raises:
         ValueError: a value is out of its range.
-
     """
 
     source: str

@@ -54,7 +54,6 @@ def decode_images(
 
     Raises:
         ValueError: an image cannot be read, or has another size than the first; names it.
-
     """
     pillow()
 
@@ -74,7 +73,6 @@ def decode_image(
 
     Raises:
         ValueError: the image cannot be read; says so with ``name``.
-
     """
     try:
         with pillow().open(BytesIO(data) if isinstance(data, bytes) else data) as opened:

@@ -24,7 +24,6 @@ def load_digits(image_size: tuple[int, int] | None) -> ImageSet:
 
     Raises:
         ImportError: scikit-learn is not installed.
-
     """
     digits = require("sklearn.datasets").load_digits()
     pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)

@@ -9,7 +9,6 @@ def require(module: str) -> Any:
 
     Raises:
         ImportError: it is not installed; names the extra that has it.
-
     """
     try:
         return import_module(module)
@@ -26,7 +25,6 @@ def pillow() -> Any:
 
     Raises:
         ImportError: Pillow is not installed.
-
     """
     image = require("PIL.Image")
     image.init()

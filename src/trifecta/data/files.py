@@ -17,7 +17,6 @@ def find_images(path: Path) -> list[Path]:
     Raises:
         ValueError: there is nothing at ``path``, or no image.
         ImportError: Pillow is not installed.
-
     """
     if path.is_file():
         return [path]
@@ -52,7 +51,6 @@ def read_images(paths: Sequence[Path], *, image_shape: tuple[int, int, int]) -> 
     Raises:
         ValueError: there are no files, a file cannot be read (names it), or C is neither 1 nor 3.
         ImportError: Pillow is not installed.
-
     """
     channels, height, width = image_shape
     if channels not in {1, 3}:

@@ -16,7 +16,6 @@ class ImageSet:
     Attributes:
         images: ``(N, C, H, W)`` uint8.
         labels: ``(N,)`` int64, indices into the classes.
-
     """
 
     images: Tensor
@@ -51,7 +50,6 @@ class ImageData:
         classes: the name of every label.
         mean: of each channel of ``train``, in 0..1.
         std: standard deviation of each channel of ``train``, in 0..1, never below 1/255.
-
     """
 
     train: ImageSet

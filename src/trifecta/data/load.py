@@ -34,7 +34,6 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
         ValueError: there is no such source; a split, images or labels are missing; an image cannot
             be read; images differ in size; a label is outside the classes; or there is one class.
         ImportError: the extra ``data`` is not installed.
-
     """
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
     train, validation = _hold_out(whole, config.validation) if config.validation else (whole, None)
@@ -57,7 +56,6 @@ def load_split(config: DataConfig, split: str | None, classes: Sequence[str], *,
 
     Raises:
         ValueError: as ``load_data``, or the source has a class that is none of ``classes``.
-
     """
     if config.source == DIGITS and split is not None:
         raise ValueError(f"the embedded digits have no split '{split}': drop --split, or name other --data")

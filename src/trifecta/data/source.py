@@ -23,7 +23,6 @@ def open_source(source: str, subset: str | None) -> "DatasetDict":
     Raises:
         ValueError: there is no such source or subset, or it cannot be read.
         ImportError: ``datasets`` is not installed.
-
     """
     folder = _local_folder(source)
     if folder is None:
@@ -78,7 +77,6 @@ def _hub_answers(source: str) -> bool:
 
     Raises:
         ValueError: the Hub answers that it has no such data set, or that it may not be read.
-
     """
     hub = require("huggingface_hub")
     try:

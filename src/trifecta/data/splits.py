@@ -21,7 +21,6 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
 
     Raises:
         ValueError: ``fraction`` is out of its range, or would hold out nothing.
-
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction to hold out is above 0 and below 1, got {fraction}")

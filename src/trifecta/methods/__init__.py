@@ -22,7 +22,6 @@ def get_method(name: str) -> Method:
 
     Raises:
         ValueError: no such method; names the nearest ones.
-
     """
     return lookup(METHODS, name, "method")()
 

@@ -21,7 +21,6 @@ class Method:
         schedule: which blocks learn together at which step.
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
-
     """
 
     name: str

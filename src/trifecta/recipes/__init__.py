@@ -15,7 +15,6 @@ def get_recipe(name: str) -> RunConfig:
 
     Raises:
         ValueError: no such recipe; names the nearest ones.
-
     """
     return lookup(RECIPES, name, "recipe")()
 

@@ -34,7 +34,6 @@ class RunConfig:
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``auto``, ``fp32`` or ``bf16``.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
-
     """
 
     data: DataConfig
@@ -75,7 +74,6 @@ def from_plain(plain: Mapping[str, Any]) -> RunConfig:
 
     Raises:
         ValueError: a key that no setting has, or a value of the wrong type.
-
     """
     try:
         return _converter().structure(plain, RunConfig)
@@ -88,7 +86,6 @@ def read_config(path: Path) -> RunConfig:
 
     Raises:
         ValueError: the file is missing or does not hold a run's settings.
-
     """
     plain = read_yaml(path)
     plain.pop("dataset", None)
@@ -100,7 +97,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: no such file, or something else in it.
-
     """
     try:
         plain = yaml.safe_load(path.read_text())

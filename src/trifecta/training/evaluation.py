@@ -28,7 +28,6 @@ class Evaluation:
         confusion: (K, K) counts, row true class, column predicted.
         positive: per block, score (N,) of every image's true label; None likewise.
         negative: per block, score (N,) of one wrong label per image, drawn as in training.
-
     """
 
     accuracy: float

@@ -32,7 +32,6 @@ class LossMeter:
 
         Raises:
             DivergenceError: some loss is not finite; names the block and step where it began.
-
         """
         losses = self._losses.cpu()
         bad = (~losses.isfinite() & self._closed).nonzero()

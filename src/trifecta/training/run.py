@@ -27,7 +27,6 @@ class Run:
         result: what ``result.json`` holds.
         test: the one evaluation on the test split.
         trainer: network, data and history as training left them.
-
     """
 
     result: dict[str, Any]
@@ -56,7 +55,6 @@ def train(config: RunConfig, *, out: str | Path | None = None, progress: Progres
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
         Interrupted, DivergenceError: as :meth:`Trainer.fit`.
-
     """
     folder = None if out is None else RunFolder(out)
     if folder is not None:
@@ -76,7 +74,6 @@ def resume(
     Raises:
         ValueError: ``out`` is not a run, has no readable checkpoint or another network's.
         Interrupted, DivergenceError: as :meth:`Trainer.fit`.
-
     """
     return finish(resumed_trainer(out, epochs=epochs, device=device, progress=progress))
 

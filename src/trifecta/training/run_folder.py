@@ -27,7 +27,6 @@ class DatasetFacts:
         classes: names, in label order.
         mean: per channel of the training split, of pixels in 0 … 1.
         std: likewise.
-
     """
 
     image_shape: ImageShape
@@ -58,7 +57,6 @@ class RunFolder:
 
         Raises:
             ValueError: the path is a file, or a folder that is not empty.
-
         """
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise ValueError(
@@ -78,7 +76,6 @@ class RunFolder:
 
         Raises:
             ValueError: this is not a run folder.
-
         """
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
@@ -122,7 +119,6 @@ class RunFolder:
 
         Raises:
             ValueError: there is none, or it cannot be read.
-
         """
         if not self.checkpoint.is_file():
             raise ValueError(f"{self.path} has no checkpoint to resume from")
@@ -141,7 +137,6 @@ def load_network(folder: RunFolder, device: torch.device) -> tuple[LocalNetwork,
 
     Raises:
         ValueError: not a run folder, no model in it, or a model of another network.
-
     """
     config, facts = folder.read_config()
     network = network_for(config, facts)
@@ -175,7 +170,6 @@ def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: P
 
     Raises:
         ValueError: they are another network's; names the first difference.
-
     """
     expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     received = {name: tuple(t.shape) for name, t in tensors.items()}

@@ -34,7 +34,6 @@ class Trainer:
 
     Raises:
         ValueError: the configuration, its data or the device cannot be used; nothing was written.
-
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Trainer:
         Raises:
             Interrupted: ``stop_requested`` was set; the checkpoint has every batch so far.
             DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
-
         """
         if self.folder is not None and self.position == Position():
             self.folder.write_config(self.config, self.facts)
@@ -103,7 +101,6 @@ class Trainer:
 
         Raises:
             ValueError: no checkpoint, a damaged one, or another network's.
-
         """
         assert self.folder is not None
         state = self.folder.read_checkpoint(self.device)
