@@ -239,6 +239,14 @@ def test_a_cosine_rate_ends_at_zero_and_needs_the_number_of_steps() -> None:
     assert method.optimizer.rate(1.0) == pytest.approx(0, abs=1e-12)
 
 
+def test_another_kind_of_device_continues_with_a_warning() -> None:
+    learner = learner_of(network_of("trifecta", OVERLAPPING))
+    state = learner.state_dict() | {"device": "cuda"}
+    with pytest.warns(UserWarning, match="random numbers of cuda do not continue on cpu"):
+        learner.load_state_dict(state)
+    learner.step(*batch())
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -3,6 +3,7 @@
 Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 """
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,12 +139,21 @@ class Learner:
             "steps": self.steps,
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
             "generator": None if self.generator is None else self.generator.get_state(),
+            "device": self.device.type,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore what :meth:`state_dict` returned; on a device of another kind with a warning."""
         self.steps = state["steps"]
         for owner, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][owner])
-        if self.generator is not None and state["generator"] is not None:
+        if self.generator is None or state["generator"] is None:
+            return
+        if state["device"] == self.device.type:
             self.generator.set_state(state["generator"].cpu())
+        else:
+            warnings.warn(
+                f"random numbers of {state['device']} do not continue on {self.device.type}: the run goes "
+                "on, with other wrong labels and augmentation than it would have had",
+                stacklevel=2,
+            )

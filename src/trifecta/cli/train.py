@@ -82,14 +82,11 @@ def _with_options(function: Callable[..., None]) -> Callable[..., None]:
 def train_command(as_json: bool, **options: Any) -> None:
     """Train a network on images; leave a run folder."""
     out, resume = options.pop("out"), options.pop("resume")
+    console = Console(stderr=True, quiet=as_json)
     if resume is None:
-        config = build_config(options)
-        folder = RunFolder(_new_folder(config) if out is None else out)
-        folder.require_unused()
-        trainer = Trainer(config, folder=folder)
+        trainer = _new(out, options, console)
     else:
         trainer = _resumed(resume, out, options)
-    console = Console(stderr=True, quiet=as_json)
     run = _train(trainer, console)
     assert trainer.folder is not None
     if as_json:
@@ -108,6 +105,14 @@ def _train(trainer: Trainer, console: Console) -> Run:
         raise Interrupted(
             f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
         ) from None
+
+
+def _new(out: str | None, options: dict[str, Any], console: Console) -> Trainer:
+    config = build_config(options)
+    folder = RunFolder(_new_folder(config) if out is None else out)
+    folder.require_unused()
+    with console.status(f"reading {config.data.source}"):
+        return Trainer(config, folder=folder)
 
 
 def _resumed(path: str, out: str | None, options: dict[str, Any]) -> Trainer:
