@@ -1,4 +1,4 @@
-"""The reference for `--method backprop`: the same network in a plain PyTorch loop, nothing of the library in it.
+"""The reference for `--method backprop`: the same network in a plain PyTorch loop.
 
     python benchmarks/plain_backprop.py RESULTS.jsonl mnist [--data-root FOLDER]
 

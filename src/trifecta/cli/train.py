@@ -83,10 +83,7 @@ def train_command(as_json: bool, **options: Any) -> None:
     """Train a network on images; leave a run folder."""
     out, resume = options.pop("out"), options.pop("resume")
     console = Console(stderr=True, quiet=as_json)
-    if resume is None:
-        trainer = _new(out, options, console)
-    else:
-        trainer = _resumed(resume, out, options)
+    trainer = _new(out, options, console) if resume is None else _resumed(resume, out, options)
     run = _train(trainer, console)
     assert trainer.folder is not None
     if as_json:
