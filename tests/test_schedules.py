@@ -66,7 +66,9 @@ def test_a_schedule_reads_what_it_writes(schedule: Schedule) -> None:
     assert parse_schedule(str(schedule)) == schedule
 
 
-@pytest.mark.parametrize("text", ["overlaping", "blockwise:x", "overlapping:1", "blockwise:-1", ""])
+@pytest.mark.parametrize(
+    "text", ["overlaping", "blockwise:x", "overlapping:1", "blockwise:-1", "blockwise:0", ""]
+)
 def test_other_spellings_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"overlapping"):
         parse_schedule(text)

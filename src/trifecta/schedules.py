@@ -87,7 +87,7 @@ def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
     """
     name, _, number = text.partition(":")
     size = int(number) if number.isdecimal() else 2
-    if name in ("overlapping", "blockwise") and (number.isdecimal() or not number):
+    if name in ("overlapping", "blockwise") and size and (number.isdecimal() or not number):
         overlapping = name == "overlapping"
         return Schedule(size=size, overlapping=overlapping, close_last=close_last)
     if text == "layer-wise":

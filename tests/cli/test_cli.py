@@ -249,6 +249,15 @@ def test_data_mistakes_get_one_line(capsys: pytest.CaptureFixture[str], tmp_path
         assert not out.exists()
 
 
+def test_a_folder_that_cannot_be_made_is_named(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    out = tmp_path / "file/run"
+    complaint = run(capsys, "train", "--data", stripes_folder, "--out", out, *QUICK)
+    check_complaint(*complaint, r"cannot create the run folder .*file/run .*--out")
+
+
 def test_a_run_folder_is_never_overwritten(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, trained: Path
 ) -> None:

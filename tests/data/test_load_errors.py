@@ -36,7 +36,7 @@ def test_a_file(folder: Path) -> None:
 def test_a_hub_id_without_the_hub() -> None:
     message = refusal("nobody/nothing")
     assert message.startswith("cannot load 'nobody/nothing' from the Hugging Face Hub")
-    assert "give a folder, connect to the network, or try --data digits" in message
+    assert "no such folder here, and the Hub cannot be reached: check the spelling" in message
 
 
 def test_a_name_that_cannot_be_a_hub_id() -> None:

@@ -203,6 +203,14 @@ def test_a_checkpoint_of_another_network_is_refused(stripes_folder: Path, tmp_pa
         load_network(RunFolder(tmp_path / "narrow"), torch.device("cpu"))
 
 
+def test_a_checkpoint_of_another_version_is_refused(stripes_folder: Path, tmp_path: Path) -> None:
+    train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint/state.pt"
+    torch.save(torch.load(checkpoint, weights_only=True) | {"format": 0}, checkpoint)
+    with pytest.raises(ValueError, match=r"another version of trifecta.*--config"):
+        resume(tmp_path / "run", epochs=2)
+
+
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint"])
 def test_a_damaged_checkpoint_is_refused_and_left_alone(
     stripes_folder: Path, tmp_path: Path, damage: bytes

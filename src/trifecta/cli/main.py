@@ -20,7 +20,7 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="trifecta")
 def command() -> None:
-    r"""Train neural networks without end-to-end backpropagation.
+    """Train neural networks without end-to-end backpropagation.
 
     \b
     Start here:
@@ -29,7 +29,7 @@ def command() -> None:
       trifecta evaluate RUN                        its test accuracy, block by block
       trifecta predict RUN IMAGE...                labels for image files
       trifecta list                                methods, networks, recipes
-    """
+    """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
 for _subcommand in (train_command, evaluate_command, predict_command, list_command):
@@ -56,8 +56,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain(error.format_message(), USAGE)
     except DivergenceError as error:
         return _complain(str(error), FAILED)
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError) as error:
         return _complain(str(error), USAGE)
+    except OSError as error:
+        return _complain(f"{error.strerror or error}: {error.filename or 'the file system says no'}", USAGE)
     except Interrupted as error:
         return _complain(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):

@@ -64,7 +64,10 @@ def _advice(error: BaseException) -> str:
     """What ``datasets`` complains of, on one line, and what to do about it."""
     reason = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, ConnectionError):
-        return "it cannot be reached: give a folder, connect to the network, or try --data digits"
+        return (
+            "there is no such folder here, and the Hub cannot be reached: check the spelling, connect to "
+            "the network, or try --data digits"
+        )
     if "BuilderConfig" in reason or "Config name is missing" in reason:
         return f"{reason}: choose one with --subset"
     if isinstance(error, FileNotFoundError):

@@ -40,6 +40,10 @@ class DatasetFacts:
         return cls(image_shape=data.image_shape, classes=data.classes, mean=data.mean, std=data.std)
 
 
+# Raise it when a checkpoint of before could not be resumed.
+CHECKPOINT_FORMAT = 1
+
+
 class RunFolder:
     """The files of one run: the names are a contract, see the README."""
 
@@ -64,9 +68,21 @@ class RunFolder:
                 f"another --out, or continue that run with --resume {self.path}"
             )
 
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ValueError: the file system does not allow it.
+        """
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"cannot create the run folder {self.path} ({error.strerror}): choose another --out"
+            ) from None
+
     def write_config(self, config: RunConfig, facts: DatasetFacts) -> None:
-        """Create the folder and write ``config.yaml``: settings, then facts about the data."""
-        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        """Write ``config.yaml``: settings, then facts about the data."""
         plain = to_plain(config) | {"dataset": _listed(asdict(facts))}
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         write_atomically(self.config, lambda path: path.write_text(text))
@@ -112,7 +128,8 @@ class RunFolder:
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write what resuming needs."""
-        write_atomically(self.checkpoint, lambda path: torch.save(dict(state), path))
+        whole = {"format": CHECKPOINT_FORMAT, **state}
+        write_atomically(self.checkpoint, lambda path: torch.save(whole, path))
 
     def read_checkpoint(self, device: torch.device) -> dict[str, Any]:
         """Read what :meth:`write_checkpoint` wrote.
@@ -129,6 +146,11 @@ class RunFolder:
                 f"cannot read the checkpoint {self.checkpoint}: {type(error).__name__}; "
                 "it is damaged or was not written by trifecta train"
             ) from None
+        if state.get("format") != CHECKPOINT_FORMAT:
+            raise ValueError(
+                f"{self.checkpoint} was written by another version of trifecta: resume with that one, or "
+                f"start again with --config {self.config}"
+            )
         return state
 
 

@@ -78,6 +78,7 @@ class Trainer:
             DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
         """
         if self.folder is not None and self.position == Position():
+            self.folder.create()
             self.folder.write_config(self.config, self.facts)
             self._save()
         while self.position.epoch < self.config.epochs:
