@@ -55,7 +55,29 @@ def update_rule() -> str:
         finals = [100 * member["validation_accuracy"][-1] for member in members]
         body.append([data, ownership, "learns alone" if close_last else "idles", *spread(finals)])
     head = ["data", "an Adam state per", "last block without partner", "validation accuracy", "n"]
-    return table(head, body) + made_with(rows)
+    if not rows:
+        return table(head, [])
+    states = paired(rows, "ownership", "weight", "objective")
+    closing = paired(rows, "close_last", True, False)
+    effects = (
+        f"\nOne state per weight less one per objective: {states}.\n"
+        f"\nLast block learning alone less idling: {closing}.\n"
+    )
+    return table(head, body) + effects + made_with(rows)
+
+
+def paired(rows: list[Row], key: str, chosen: object, other: object) -> str:
+    """Difference in final validation accuracy between runs that differ in ``key`` alone."""
+    final = {json.dumps(row["cell"], sort_keys=True): row["validation_accuracy"][-1] for row in rows}
+    differences = [
+        100
+        * (row["validation_accuracy"][-1] - final[json.dumps(row["cell"] | {key: other}, sort_keys=True)])
+        for row in rows
+        if row["cell"][key] == chosen
+    ]
+    ahead = sum(difference > 0 for difference in differences)
+    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
+    return f"{mean:+.2f} ± {deviation:.2f} points, ahead in {ahead} of {len(differences)} pairs of runs"
 
 
 def spread(values: list[float]) -> list[str]:
