@@ -46,22 +46,26 @@ def first_runs() -> str:
 def update_rule() -> str:
     """Validation accuracy by data set, owner of the optimizer state and rule for the last block."""
     rows = rows_of("update-rule")
-    cells: dict[tuple[str, str, bool], list[Row]] = {}
+    cells: dict[tuple[str, str, bool, str], list[Row]] = {}
     for row in rows:
         cell = row["cell"]
-        cells.setdefault((cell["data"], cell["ownership"], cell["close_last"]), []).append(row)
+        key = (cell["data"], cell["ownership"], cell["close_last"], cell["decay"])
+        cells.setdefault(key, []).append(row)
     body = []
-    for (data, ownership, close_last), members in sorted(cells.items()):
+    for (data, ownership, close_last, decay), members in sorted(cells.items()):
         finals = [100 * member["validation_accuracy"][-1] for member in members]
-        body.append([data, ownership, "learns alone" if close_last else "idles", *spread(finals)])
-    head = ["data", "an Adam state per", "last block without partner", "validation accuracy", "n"]
+        last = "learns alone" if close_last else "idles"
+        body.append([data, ownership, last, decay, *spread(finals)])
+    head = ["data", "Adam state per", "last block", "learning rate", "validation accuracy", "n"]
     if not rows:
         return table(head, [])
     states = paired(rows, "ownership", "weight", "objective")
     closing = paired(rows, "close_last", True, False)
+    cosine = paired(rows, "decay", "cosine", "constant")
     effects = (
         f"\nOne state per weight less one per objective: {states}.\n"
         f"\nLast block learning alone less idling: {closing}.\n"
+        f"\nLearning rate along a cosine less constant: {cosine}.\n"
     )
     return table(head, body) + effects + made_with(rows)
 
@@ -69,12 +73,13 @@ def update_rule() -> str:
 def paired(rows: list[Row], key: str, chosen: object, other: object) -> str:
     """Difference in final validation accuracy between runs that differ in ``key`` alone."""
     final = {json.dumps(row["cell"], sort_keys=True): row["validation_accuracy"][-1] for row in rows}
-    differences = [
-        100
-        * (row["validation_accuracy"][-1] - final[json.dumps(row["cell"] | {key: other}, sort_keys=True)])
-        for row in rows
-        if row["cell"][key] == chosen
-    ]
+    differences = []
+    for row in rows:
+        partner = final.get(json.dumps(row["cell"] | {key: other}, sort_keys=True))
+        if row["cell"][key] == chosen and partner is not None:
+            differences.append(100 * (row["validation_accuracy"][-1] - partner))
+    if len(differences) < 2:
+        return "not measured"
     ahead = sum(difference > 0 for difference in differences)
     mean, deviation = statistics.mean(differences), statistics.stdev(differences)
     return f"{mean:+.2f} ± {deviation:.2f} points, ahead in {ahead} of {len(differences)} pairs of runs"

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta import METHODS, Learner, LocalNetwork, Schedule, Window, build_network, get_method
+from trifecta import (
+    METHODS,
+    Learner,
+    LocalNetwork,
+    OptimizerConfig,
+    Schedule,
+    Window,
+    build_network,
+    get_method,
+)
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 SHAPE, CLASSES = (1, 8, 8), 3
@@ -224,19 +233,27 @@ def test_bfloat16_agrees_with_float64_within_its_error() -> None:
             torch.testing.assert_close(b.double(), a, rtol=2**-6, atol=2**-7)
 
 
-def test_a_cosine_rate_ends_at_zero_and_needs_the_number_of_steps() -> None:
+@pytest.mark.parametrize(
+    ("decay", "total_steps", "expected"),
+    [
+        ("cosine", 4, [1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3]),
+        ("cosine", None, [1e-3] * 4),
+        ("constant", 4, [1e-3] * 4),
+    ],
+)
+def test_a_cosine_rate_ends_at_zero_where_the_end_is_known(
+    decay: str, total_steps: int | None, expected: list[float]
+) -> None:
     base = get_method("backprop")
-    method = replace(base, optimizer=replace(base.optimizer, decay="cosine"))
+    method = replace(base, optimizer=replace(base.optimizer, decay=decay))
     network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
-    with pytest.raises(ValueError, match="total_steps"):
-        Learner(network)
-    learner = Learner(network, total_steps=4)
+    learner = Learner(network, total_steps=total_steps)
     rates = []
     for _ in range(4):
         learner.step(*batch())
         rates.append(learner.optimizers[0].param_groups[0]["lr"])
-    assert rates == pytest.approx([1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3])
-    assert method.optimizer.rate(1.0) == pytest.approx(0, abs=1e-12)
+    assert rates == pytest.approx(expected)
+    assert OptimizerConfig(decay="cosine").rate(1.0) == pytest.approx(0, abs=1e-12)
 
 
 def test_another_kind_of_device_continues_with_a_warning() -> None:

@@ -1,7 +1,7 @@
 """Train neural networks without end-to-end backpropagation.
 
-The Forward-Forward family and its rivals as points on six axes: how a label enters, negatives, goodness,
-objective, schedule, read-out. Start with :func:`train` and :class:`RunConfig`, or with
+The Forward-Forward family and its rivals as points on common axes: how a label enters, goodness, loss,
+normalisation, schedule, read-out. Start with :func:`train` and :class:`RunConfig`, or with
 :func:`build_network` and :class:`Learner` in a loop of your own.
 """
 

@@ -27,7 +27,7 @@ class Learner:
         network: the network, already on its device.
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
-        total_steps: of the run, for a learning rate that decays.
+        total_steps: of the run; without it the learning rate cannot decay and stays constant.
     """
 
     def __init__(
@@ -38,9 +38,6 @@ class Learner:
         precision: str = "fp32",
         total_steps: int | None = None,
     ) -> None:
-        config = network.method.optimizer
-        if config.decay != "constant" and total_steps is None:
-            raise ValueError(f"a learning rate with {config.decay} decay needs Learner(total_steps=…)")
         self.total_steps = total_steps
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 OWNERSHIPS = ("weight", "objective")
-DECAYS = ("constant", "cosine")
+DECAYS = ("cosine", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +23,13 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: at the first step.
-        decay: ``constant``, or ``cosine`` to 0 at the run's last step.
+        decay: ``cosine`` to 0 at the run's last step, or ``constant``.
         weight_decay: decoupled, per step and learning rate.
         ownership: ``weight`` or ``objective``, see this module.
     """
 
     learning_rate: float = 1e-3
-    decay: str = "constant"
+    decay: str = "cosine"
     weight_decay: float = 0.0
     ownership: str = "weight"
 

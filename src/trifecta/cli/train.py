@@ -33,7 +33,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--epochs", type=int, help="Passes over the training images.  [default: 10]"),
     click.option("--batch-size", type=int, help="Images a step.  [default: 128]"),
     click.option("--learning-rate", type=float, help="Adam's.  [default: 0.001]"),
-    click.option("--decay", metavar="NAME", help="Of the learning rate: constant or cosine."),
+    click.option(
+        "--decay", metavar="NAME", help="Of the learning rate, cosine or constant.  [default: cosine]"
+    ),
     click.option("--weight-decay", type=float, help="Decoupled.  [default: 0]"),
     click.option("--seed", type=int, help="Of everything random.  [default: 0]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, …  [default: auto]"),

@@ -13,7 +13,7 @@ def demo() -> RunConfig:
     return RunConfig(
         recipe="demo",
         data=DataConfig(source="digits"),
-        method=replace(trifecta(), optimizer=OptimizerConfig(learning_rate=2e-3, decay="cosine")),
+        method=replace(trifecta(), optimizer=OptimizerConfig(learning_rate=2e-3)),
         network="small",
         width=0.25,
         epochs=60,

@@ -9,12 +9,12 @@ from trifecta.training.config import RunConfig
 
 
 def published_trifecta() -> Method:
-    """The method with every choice of the published code: two Adam states, idle last block."""
+    """The method with every choice of the published code: two Adam states, idle last block, no decay."""
     method = trifecta()
     return replace(
         method,
         schedule=replace(method.schedule, close_last=False),
-        optimizer=OptimizerConfig(ownership="objective"),
+        optimizer=OptimizerConfig(ownership="objective", decay="constant"),
     )
 
 
