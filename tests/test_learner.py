@@ -236,16 +236,16 @@ def test_bfloat16_agrees_with_float64_within_its_error() -> None:
 @pytest.mark.parametrize(
     ("decay", "total_steps", "expected"),
     [
-        ("cosine", 4, [1e-3, 0.8535534e-3, 0.5e-3, 0.1464466e-3]),
-        ("cosine", None, [1e-3] * 4),
-        ("constant", 4, [1e-3] * 4),
+        ("cosine", 4, [2e-3, 1.7071068e-3, 1e-3, 0.2928932e-3]),
+        ("cosine", None, [2e-3] * 4),
+        ("constant", 4, [2e-3] * 4),
     ],
 )
 def test_a_cosine_rate_ends_at_zero_where_the_end_is_known(
     decay: str, total_steps: int | None, expected: list[float]
 ) -> None:
     base = get_method("backprop")
-    method = replace(base, optimizer=replace(base.optimizer, decay=decay))
+    method = replace(base, optimizer=replace(base.optimizer, decay=decay, learning_rate=2e-3))
     network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
     learner = Learner(network, total_steps=total_steps)
     rates = []

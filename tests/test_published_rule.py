@@ -18,7 +18,7 @@ def published(network: str) -> LocalNetwork:
     method = replace(
         trifecta(),
         schedule=replace(trifecta().schedule, close_last=False),
-        optimizer=OptimizerConfig(ownership="objective", decay="constant"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective"),
     )
     return build_network(method, network, image_shape=(3, 8, 8), num_classes=CLASSES, width=0.04).double()
 

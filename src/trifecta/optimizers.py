@@ -28,7 +28,7 @@ class OptimizerConfig:
         ownership: ``weight`` or ``objective``, see this module.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     decay: str = "cosine"
     weight_decay: float = 0.0
     ownership: str = "weight"

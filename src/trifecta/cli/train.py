@@ -32,7 +32,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--width", type=float, help="Multiplies the network's channels.  [default: 1]"),
     click.option("--epochs", type=int, help="Passes over the training images.  [default: 10]"),
     click.option("--batch-size", type=int, help="Images a step.  [default: 128]"),
-    click.option("--learning-rate", type=float, help="Adam's.  [default: 0.001]"),
+    click.option("--learning-rate", type=float, help="Adam's, at the start.  [default: 0.003]"),
     click.option(
         "--decay", metavar="NAME", help="Of the learning rate, cosine or constant.  [default: cosine]"
     ),

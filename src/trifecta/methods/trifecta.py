@@ -18,8 +18,8 @@ Departures from the paper's published code, each with the option that restores i
 - at steps where the last block is left without a partner it learns alone instead of idling
   (``close_last=False``, ``--idle-last``); where it idles it is not run either, so its running
   statistics advance only at the steps at which it learns;
-- the learning rate decays along a cosine instead of staying constant (``decay="constant"``,
-  ``--decay constant``);
+- the learning rate starts at 0.003 and decays along a cosine, instead of staying at 0.001
+  (``learning_rate=1e-3, decay="constant"``, ``--learning-rate 0.001 --decay constant``);
 - bfloat16 or float32 in place of float16 without loss scaling.
 
 Batch size, epochs and augmentation are the recipe's: see ``trifecta.recipes``.

@@ -1,10 +1,7 @@
 """The demo: handwritten digits that come with scikit-learn, half a minute on two CPU cores."""
 
-from dataclasses import replace
-
 from trifecta.data import DataConfig
 from trifecta.methods import trifecta
-from trifecta.optimizers import OptimizerConfig
 from trifecta.training.config import RunConfig
 
 
@@ -13,7 +10,7 @@ def demo() -> RunConfig:
     return RunConfig(
         recipe="demo",
         data=DataConfig(source="digits"),
-        method=replace(trifecta(), optimizer=OptimizerConfig(learning_rate=2e-3)),
+        method=trifecta(),
         network="small",
         width=0.25,
         epochs=60,

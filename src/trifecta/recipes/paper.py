@@ -14,7 +14,7 @@ def published_trifecta() -> Method:
     return replace(
         method,
         schedule=replace(method.schedule, close_last=False),
-        optimizer=OptimizerConfig(ownership="objective", decay="constant"),
+        optimizer=OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective"),
     )
 
 
