@@ -1,8 +1,8 @@
 """Which optimizer state owns a weight, does the last block idle, does the learning rate decay.
 
-Trains the Trifecta with every combination of the first two choices, and with another learning rate on top of
-the best of them, several seeds each, and appends one line a run to a result file. Runs that it has already
-are not run again. Defaults were chosen on the validation accuracy recorded here, never on the test split.
+Trains the Trifecta with every combination of the first two choices, and with another learning rate on top
+of the best of them, several seeds each, and appends one line a run to a result file. Runs that it has are
+not run again. Defaults were chosen on the validation accuracy recorded here, never on the test split.
 
     python benchmarks/ablate_update_rule.py FOLDER RESULTS.jsonl
 """
