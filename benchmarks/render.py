@@ -24,9 +24,9 @@ def rows_of(what: str) -> list[Row]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
-def demo() -> str:
-    """What the demo prints."""
-    rows = rows_of("demo")
+def printed(what: str) -> str:
+    """What a command printed when it was last recorded."""
+    rows = rows_of(what)
     return f"```text\n{rows[-1]['printed']}\n```\n" if rows else "Not measured.\n"
 
 
@@ -112,7 +112,8 @@ def made_with(rows: list[Row]) -> str:
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    "demo": demo,
+    "demo": lambda: printed("demo"),
+    "test-suite": lambda: printed("test-suite"),
     "first-runs": first_runs,
     "update-rule": update_rule,
 }
