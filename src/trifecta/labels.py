@@ -4,7 +4,6 @@ Shapes: B images (B, C, H, W); ``labels`` (B,) int64; K classes.
 """
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -35,24 +34,12 @@ def overlay(images: Tensor, labels: Tensor, num_classes: int, *, value: float = 
     return torch.cat([code, pixels[:, :, num_classes:]], dim=2).view(images.shape)
 
 
-class LabelInput(Protocol):
-    """Puts labels into images; ``extra_channels`` says by how many channels the images grow."""
-
-    extra_channels: int
-
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, H, W), (B,) → (B, C + extra_channels, H, W)."""
-        ...
-
-
 class LabelChannel(nn.Module):
     """One more input channel that shows the label's own picture, H·W numbers per class.
 
     With ``learned`` the pictures are trained with the first block (Dooms et al. 2023); without it
     they stay the random patterns that they start as.
     """
-
-    extra_channels = 1
 
     def __init__(self, image_shape: ImageShape, num_classes: int, *, learned: bool = True) -> None:
         super().__init__()
@@ -68,8 +55,6 @@ class LabelChannel(nn.Module):
 
 class LabelOverlay(nn.Module):
     """The label written over the image's first K pixels: see :func:`overlay`."""
-
-    extra_channels = 0
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
         super().__init__()
@@ -89,8 +74,6 @@ class LabelOverlay(nn.Module):
 class NoLabel(nn.Module):
     """The label does not enter: the network scores all classes in one pass."""
 
-    extra_channels = 0
-
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B, C, H, W), (B,) → the same images."""
         return images
@@ -102,4 +85,5 @@ LABEL_INPUTS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
     "overlay": LabelOverlay,
     "none": lambda shape, classes: NoLabel(),
 }
+# By how many channels each makes the images grow.
 EXTRA_CHANNELS = {"channel": 1, "pattern": 1, "overlay": 0, "none": 0}

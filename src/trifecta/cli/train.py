@@ -18,7 +18,7 @@ from trifecta.report.terminal import print_run
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
 from trifecta.training.run import finish, resumed_trainer
 
-MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--json"}
+MAY_CHANGE_ON_RESUME = {"--epochs", "--device"}
 
 # Grouped as the help shows them: name, then what click needs to know.
 _OPTIONS: list[Callable[[Any], Any]] = [

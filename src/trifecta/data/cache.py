@@ -11,12 +11,13 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from trifecta.files import write_atomically
 
 FORMAT_VERSION = 1
 """Raise it when the same key would decode to other pixels."""
@@ -53,21 +54,17 @@ def cached_images(identity: dict[str, object], count: int, decode: Callable[[], 
 def _read(file: Path, count: int) -> Tensor | None:
     try:
         images = load_file(file)["images"]
-    except (OSError, SafetensorError, KeyError):
+    # PyTorch opens the file once more, and says RuntimeError where it has just been removed.
+    except (OSError, RuntimeError, SafetensorError, KeyError):
         return None
     fits = images.ndim == 4 and len(images) == count and images.dtype == torch.uint8
     return images if fits else None
 
 
 def _write(file: Path, images: Tensor) -> None:
-    unfinished = file.with_name(f"{file.stem}.{uuid4().hex}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            save_file({"images": images}, unfinished)
-            unfinished.replace(file)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        write_atomically(file, lambda path: save_file({"images": images}, path))
     except (OSError, SafetensorError) as error:
         warnings.warn(
             f"decoded images are not kept, as {file.parent} cannot be written ({error}): "

@@ -5,10 +5,10 @@ from importlib import resources, util
 
 import yaml
 
+from trifecta.files import write_atomically
 from trifecta.report import figures
 from trifecta.report.terminal import percent
 from trifecta.training.config import to_plain
-from trifecta.training.files import write_atomically
 from trifecta.training.run import Run
 
 

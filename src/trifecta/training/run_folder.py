@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from trifecta.data import ImageData
+from trifecta.files import write_atomically
 from trifecta.labels import ImageShape
 from trifecta.local_network import LocalNetwork, build_network
 from trifecta.training.config import RunConfig, from_plain, read_yaml, to_plain
-from trifecta.training.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
