@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.goodness import GOODNESS, Goodness
+from trifecta.goodness import GOODNESS, Goodness, Moments, group_mean_square
 from trifecta.names import lookup
 from trifecta.objectives import symmetric_loss, threshold_loss
 
@@ -25,12 +26,17 @@ class Head(nn.Module, ABC):
     """A local loss over a block's output, and the scores read off it."""
 
     @abstractmethod
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
 
     @abstractmethod
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Moments) -> Tensor:
         """Pairs: goodness (N,) of the label each sample carries. Others: class scores (N, K)."""
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether the moments of ``features`` will do in their place."""
+        return True
 
 
 class PairHead(Head):
@@ -40,12 +46,12 @@ class PairHead(Head):
         super().__init__()
         self.goodness, self.compare = goodness, compare
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(2B, …) → ()."""
         positive, negative = self.goodness(features).chunk(2)
         return self.compare(positive, negative)
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N,)."""
         return self.goodness(features)
 
@@ -59,16 +65,51 @@ class LinearHead(Head):
         in_features = feature_shape[0] * max(self.pool, 1) ** 2
         self.classifier = nn.Linear(in_features, num_classes)
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
         return F.cross_entropy(self.scores(features), labels)
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N, K)."""
-        if self.pool:
+        if isinstance(features, Moments):
+            features = features.sums / features.positions
+        elif self.pool:
             features = F.adaptive_avg_pool2d(features, self.pool)
         logits: Tensor = self.classifier(features.flatten(1))
         return logits.float() if logits.dtype.itemsize < 4 else logits
+
+    @property
+    def reads_moments(self) -> bool:
+        """Only the average over all positions is a moment."""
+        return self.pool <= 1
+
+
+class GroupHead(Head):
+    """Channels split into one group per class; a class's score is the goodness of its group."""
+
+    groups: Tensor
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
+        super().__init__()
+        channels = feature_shape[0]
+        if channels < num_classes:
+            raise ValueError(
+                f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
+                f"{channels} channels; use a larger --width or another --method"
+            )
+        group = torch.arange(channels) * num_classes // channels
+        member = F.one_hot(group, num_classes).double()
+        self.register_buffer(
+            "groups", (member / member.sum(0)).to(torch.get_default_dtype()), persistent=False
+        )
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K)."""
+        return group_mean_square(features, self.groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,5 +155,19 @@ class CrossEntropy:
         return LinearHead(feature_shape, num_classes, pool=self.pool)
 
 
-Objective = Threshold | Symmetric | CrossEntropy
-OBJECTIVES: dict[str, type[Objective]] = {o.kind: o for o in (Threshold, Symmetric, CrossEntropy)}
+@dataclass(frozen=True, kw_only=True)
+class GroupCrossEntropy:
+    """Cross-entropy over the goodness of class groups of channels: :class:`GroupHead`."""
+
+    kind: ClassVar[str] = "group-cross-entropy"
+    pairs: ClassVar[bool] = False
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return GroupHead(feature_shape, num_classes)
+
+
+Objective = Threshold | Symmetric | CrossEntropy | GroupCrossEntropy
+OBJECTIVES: dict[str, type[Objective]] = {
+    o.kind: o for o in (Threshold, Symmetric, CrossEntropy, GroupCrossEntropy)
+}

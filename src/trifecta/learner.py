@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trifecta.fused import run_window, stages_of
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
@@ -28,6 +29,7 @@ class Learner:
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
+        fused: run windows by :mod:`trifecta.fused` where their blocks allow, else by the plain graph.
     """
 
     def __init__(
@@ -37,8 +39,9 @@ class Learner:
         generator: torch.Generator | None = None,
         precision: str = "fp32",
         total_steps: int | None = None,
+        fused: bool = True,
     ) -> None:
-        self.total_steps = total_steps
+        self.total_steps, self.fused = total_steps, fused
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
         self.precision = resolve_precision(precision, self.device)
@@ -74,8 +77,14 @@ class Learner:
 
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""
-        output = self.network.run(window.first, window.last, x)
-        return self.network.head(window.last).loss(output, labels), output
+        network, head = self.network, self.network.head(window.last)
+        stages = stages_of(network.blocks[window.first : window.last + 1]) if self.fused else None
+        if stages is None:
+            output = network.run(window.first, window.last, x)
+            return head.loss(output, labels), output
+        constant = network.image_shape[0] if window.first == 0 else 0
+        output, moments = run_window(stages, x, constant_channels=constant)
+        return head.loss(moments if head.reads_moments else output, labels), output
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, output = self.window_loss(window, x, labels)

@@ -119,7 +119,7 @@ def test_every_method_trains_every_network(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path, method: str, network: str
 ) -> None:
     out = tmp_path / "run"
-    arguments = ["--method", method, "--network", network, *QUICK, "--epochs", "1", "--width", "0.02"]
+    arguments = ["--method", method, "--network", network, *QUICK, "--epochs", "1", "--width", "0.05"]
     assert run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)[0] == 0
 
 

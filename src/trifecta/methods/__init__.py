@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from trifecta.methods.backprop import backprop
+from trifecta.methods.class_groups import class_groups
 from trifecta.methods.ff import ff
 from trifecta.methods.method import Method
 from trifecta.methods.symba import symba
@@ -13,6 +14,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "trifecta": trifecta,
     "ff": ff,
     "symba": symba,
+    "class-groups": class_groups,
     "backprop": backprop,
 }
 
@@ -26,4 +28,4 @@ def get_method(name: str) -> Method:
     return lookup(METHODS, name, "method")()
 
 
-__all__ = ["METHODS", "Method", "backprop", "ff", "get_method", "symba", "trifecta"]
+__all__ = ["METHODS", "Method", "backprop", "class_groups", "ff", "get_method", "symba", "trifecta"]

@@ -1,0 +1,93 @@
+"""The linear maps inside blocks, each with its three products and nothing kept.
+
+Shapes: R rows; x (R, C, H, W) and gradients (R, O, H, W), or (R, C) and (R, O) for a matrix. A *tap* is
+one place of the kernel.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class LinearMap(Protocol):
+    """``response = weight · x``, without its bias."""
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """(R, C, …), weight (O, C, …) → (R, O, …)."""
+        ...
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of the weight, the shape of ``weight``."""
+        ...
+
+    def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """Gradient of x, (R, O, …) → (R, C, …)."""
+        ...
+
+    def tap_sums(self, gradient: Tensor) -> Tensor:
+        """Weight gradient for an x of ones in a single channel, (R, O, …) → (O, taps …), float32 or wider.
+
+        With it the gradient of a shift before the map follows without the input gradient.
+        """
+        ...
+
+
+class Convolution3x3:
+    """3×3, padding 1, stride 1; every tap but the middle one misses the pixels of some border."""
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        return F.conv2d(x, weight, padding=1)
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        found: Tensor = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
+        )[1]
+        return found
+
+    def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`: the convolution with the kernel turned by half a circle."""
+        turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(gradient, turned, padding=1)
+
+    def tap_sums(self, gradient: Tensor) -> Tensor:
+        """See :class:`LinearMap`: all pixels, less the border rows and columns that the tap misses."""
+        total = _sum_pixels(gradient)
+        zero = torch.zeros_like(total)
+        rows = [_sum_pixels(gradient[:, :, :1]), zero, _sum_pixels(gradient[:, :, -1:])]
+        columns = [_sum_pixels(gradient[:, :, :, :1]), zero, _sum_pixels(gradient[:, :, :, -1:])]
+        corner = {
+            (i, j): gradient[:, :, i and -1, j and -1].to(total.dtype).sum(0)
+            for i in (0, 2)
+            for j in (0, 2)
+        }
+        taps = [total - rows[i] - columns[j] + corner.get((i, j), zero) for i in range(3) for j in range(3)]
+        return torch.stack(taps, dim=-1).view(-1, 3, 3)
+
+
+class Matrix:
+    """A fully connected layer."""
+
+    def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        return x @ weight.T
+
+    def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        return gradient.T @ x
+
+    def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        return gradient @ weight
+
+    def tap_sums(self, gradient: Tensor) -> Tensor:
+        """See :class:`LinearMap`."""
+        return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).sum(0)
+
+
+def _sum_pixels(x: Tensor) -> Tensor:
+    """(R, O, H, W) → (O,), float32 or wider."""
+    return x.sum((2, 3)).to(torch.promote_types(x.dtype, torch.float32)).sum(0)

@@ -1,0 +1,94 @@
+"""What a fused window knows of each block: its parts as plain objects, its parameters in a fixed order."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from trifecta.fused.maps import Convolution3x3, LinearMap, Matrix
+from trifecta.fused.norms import Norm, fused_norm
+
+
+class Parameters(NamedTuple):
+    """Of one block: the linear map's, then the norm's; gradients of them have the same form."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+
+    def cast_weight(self, dtype: torch.dtype) -> Tensor:
+        """The weight in the precision and layout of the products."""
+        layout = torch.channels_last if self.weight.ndim == 4 else torch.contiguous_format
+        return self.weight.to(dtype=dtype, memory_format=layout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One block: normalise → linear map → ReLU → pool.
+
+    Attributes:
+        norm: the normalisation, without a graph.
+        module: the block's normalisation module, whose running statistics move.
+        linear: the linear map.
+        pool: whether a 2×2 maximum follows.
+        parameters: as the optimizer holds them.
+    """
+
+    norm: Norm
+    module: nn.Module
+    linear: LinearMap
+    pool: bool
+    parameters: Parameters
+
+
+def stages_of(blocks: Iterable[nn.Module]) -> tuple[Stage, ...] | None:
+    """The stages of ``blocks``; None unless every one is made by :mod:`trifecta.blocks`."""
+    stages = [_stage(block) for block in blocks]
+    return None if None in stages else tuple(stage for stage in stages if stage is not None)
+
+
+def _stage(block: nn.Module) -> Stage | None:
+    parts = dict(block.named_children()) if type(block) is nn.Sequential else {}
+    pool = parts.pop("pool", None)
+    flatten = parts.pop("flatten", None)
+    if list(parts) != ["normalize", "weights", "activation"] or type(parts["activation"]) is not nn.ReLU:
+        return None
+    norm, linear = fused_norm(parts["normalize"]), _linear(parts["weights"])
+    expects_flatten = isinstance(linear, Matrix)
+    if norm is None or linear is None or (flatten is not None) != expects_flatten or _has_hooks(block):
+        return None
+    if pool is not None and not (type(pool) is nn.MaxPool2d and vars(pool).get("kernel_size") == 2):
+        return None
+    weights, normalize = parts["weights"], parts["normalize"]
+    assert isinstance(weights.weight, Tensor)
+    bias, scale, shift = (
+        getattr(module, name, None)
+        for module, name in ((weights, "bias"), (normalize, "weight"), (normalize, "bias"))
+    )
+    parameters = Parameters(weights.weight, bias, scale, shift)
+    return Stage(norm=norm, module=normalize, linear=linear, pool=pool is not None, parameters=parameters)
+
+
+def _linear(module: nn.Module) -> LinearMap | None:
+    if type(module) is nn.Linear:
+        return Matrix()
+    if type(module) is not nn.Conv2d or module.bias is not None:
+        return None
+    plain = (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
+    padded = module.padding == (1, 1) and module.padding_mode == "zeros"
+    return Convolution3x3() if plain and padded and module.groups == 1 else None
+
+
+def _has_hooks(block: nn.Module) -> bool:
+    """Somebody watches the modules' forward passes, which a fused window never calls."""
+    return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules())
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """Autocast's where it is on, else that of ``x``."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype

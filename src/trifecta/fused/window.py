@@ -1,0 +1,195 @@
+"""A window of blocks as one node of the graph, with its gradient written out.
+
+The plain graph of a block keeps its normalised input, its response before the pool and eight bytes of
+index per pooled output, and lets every intermediate result travel through memory. Here a window keeps
+its input, each block's activations and two bits per pooled output; all else is made again piece by piece
+(:mod:`trifecta.fused.chunks`) while it is in cache. The mathematics is that of the blocks: the float64
+gradients agree to rounding (``tests/fused``).
+
+Shapes: N samples; a window's input (N, C, H, W) or (N, F), its features (N, O, h, w) or (N, O).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trifecta.fused.blocks import (
+    BlockPass,
+    Source,
+    forward_block,
+    input_source,
+    parameter_gradients,
+)
+from trifecta.fused.chunks import Rows
+from trifecta.fused.maps import Matrix
+from trifecta.fused.norms import Statistics
+from trifecta.fused.pointwise import EAGER, Kernels, channel_moments
+from trifecta.fused.stages import Parameters, Stage, compute_dtype
+from trifecta.goodness import Moments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a window does, besides its tensors.
+
+    Attributes:
+        stages: its blocks.
+        dtype: of activations and products.
+        constant_channels: leading channels of the input that need no gradient.
+        skip_zero_rows: run backward only over samples whose gradient is not exactly 0. Batch norm's two
+            sums still stand for the whole batch; what they would send to the other samples is dropped.
+        kernels: the elementwise work, eager or compiled.
+    """
+
+    stages: tuple[Stage, ...]
+    dtype: torch.dtype
+    constant_channels: int = 0
+    skip_zero_rows: bool = False
+    kernels: Kernels = EAGER
+
+
+def run_window(
+    stages: Sequence[Stage],
+    x: Tensor,
+    *,
+    constant_channels: int = 0,
+    skip_zero_rows: bool = False,
+    kernels: Kernels = EAGER,
+) -> tuple[Tensor, Moments]:
+    """Forward pass of a window in train mode, differentiable once.
+
+    Args:
+        stages: of consecutive blocks, see :func:`trifecta.fused.stages.stages_of`.
+        x: (N, C, H, W) or (N, F); computed in autocast's precision where that is on.
+        constant_channels: see :class:`Plan`.
+        skip_zero_rows: see :class:`Plan`.
+        kernels: see :class:`Plan`.
+
+    Returns:
+        The last block's activations, and their moments. A loss may be built on either.
+    """
+    if isinstance(stages[0].linear, Matrix) and x.ndim == 4:
+        constant_channels *= x[0, 0].numel()
+    plan = Plan(
+        stages=tuple(stages),
+        dtype=compute_dtype(x),
+        constant_channels=constant_channels,
+        skip_zero_rows=skip_zero_rows,
+        kernels=kernels,
+    )
+    parameters = [p for stage in plan.stages for p in stage.parameters]
+    features, sums, squares = _Window.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
+    return features, Moments(sums=sums, squares=squares, positions=features[0, 0].numel())
+
+
+class _Window(torch.autograd.Function):
+    """Saved: the input, then activations, places, mean and variance of each block, then parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.plan, ctx.input_dtype, ctx.input_shape = plan, x.dtype, x.shape
+        x = _as_input(x, plan)
+        saved: list[Tensor | None] = [x]
+        with torch.autocast(x.device.type, enabled=False):
+            moments = channel_moments(x) if plan.stages[0].norm.reads_batch else None
+            for stage, own in zip(plan.stages, _by_block(parameters), strict=True):
+                block, moments = forward_block(stage, plan.kernels, own, x, moments)
+                x = block.activations
+                saved += [x, block.places, *block.statistics]
+        assert moments is not None
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*saved, *parameters)
+        return (x, *moments)
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_features: Tensor | None, of_sums: Tensor | None, of_squares: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        plan: Plan = ctx.plan
+        blocks = _restore(ctx)
+        wants_input = ctx.needs_input_grad[0]
+        kept = _rows_with_gradient(of_features, of_sums, of_squares) if plan.skip_zero_rows else None
+        source = _closing_source(blocks[-1], of_features, of_sums, of_squares)
+        gradients: list[Tensor | None] = []
+        with torch.autocast(blocks[0].x.device.type, enabled=False):
+            for k in reversed(range(len(blocks))):
+                goes_on = k > 0 or wants_input
+                # The last block's gradient is made from its activations each time it is wanted.
+                store = goes_on and k < len(blocks) - 1
+                found, totals, source = parameter_gradients(blocks[k], source, kept, store=store)
+                gradients = [*found, *gradients]
+                if goes_on:
+                    first = 0 if k else plan.constant_channels
+                    source = input_source(blocks[k], source, totals, first=first, rectified=k > 0)
+            of_x = _input_gradient(ctx, blocks[0], source, kept) if wants_input else None
+        return (of_x, None, *gradients)
+
+
+def _as_input(x: Tensor, plan: Plan) -> Tensor:
+    if isinstance(plan.stages[0].linear, Matrix):
+        return x.flatten(1).to(plan.dtype)
+    return x.to(dtype=plan.dtype, memory_format=torch.channels_last)
+
+
+def _by_block(parameters: Sequence[Tensor | None]) -> list[Parameters]:
+    size = len(Parameters._fields)
+    blocks = []
+    for k in range(0, len(parameters), size):
+        weight, *others = parameters[k : k + size]
+        assert weight is not None
+        blocks.append(Parameters(weight, *others))
+    return blocks
+
+
+def _restore(ctx: Any) -> list[BlockPass]:
+    """The blocks of the forward pass, from what the graph kept."""
+    plan: Plan = ctx.plan
+    x, *rest = ctx.saved_tensors
+    size = 4
+    split = size * len(plan.stages)
+    blocks = []
+    for k, (stage, own) in enumerate(zip(plan.stages, _by_block(rest[split:]), strict=True)):
+        activations, places, mean, variance = rest[size * k : size * (k + 1)]
+        block = BlockPass(
+            stage=stage,
+            kernels=plan.kernels,
+            parameters=own,
+            weight=own.cast_weight(plan.dtype),
+            x=x,
+            activations=activations,
+            places=places,
+            statistics=Statistics(mean, variance),
+        )
+        blocks.append(block)
+        x = activations
+    return blocks
+
+
+def _closing_source(
+    block: BlockPass, of_features: Tensor | None, of_sums: Tensor | None, of_squares: Tensor | None
+) -> Source:
+    """The gradient under the last ReLU, from those of what the window returned."""
+
+    def source(rows: Rows) -> Tensor:
+        parts = (None if g is None else g[rows] for g in (of_sums, of_squares, of_features))
+        return block.kernels.moment_gradient(block.activations[rows], *parts)
+
+    return source
+
+
+def _rows_with_gradient(*gradients: Tensor | None) -> Tensor:
+    """Indices (R,) of the samples that some gradient is not 0 for. Waits for the device."""
+    some = [(g != 0).flatten(1).any(1) for g in gradients if g is not None]
+    return torch.stack(some).any(0).nonzero().squeeze(1)
+
+
+def _input_gradient(ctx: Any, block: BlockPass, source: Source, kept: Tensor | None) -> Tensor:
+    """The gradient of the window's input as a whole; 0 for constant channels and skipped samples."""
+    gradient = torch.zeros_like(block.x)
+    for rows in block.pieces(kept):
+        part = source(rows)
+        gradient[rows, -part.shape[1] :] = part
+    return gradient.view(ctx.input_shape).to(ctx.input_dtype)

@@ -1,0 +1,210 @@
+"""A fused window against the plain graph of the same blocks: equal gradients, less kept."""
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from trifecta.blocks import NORMALIZATIONS, conv_block, linear_block
+from trifecta.fused import chunks, run_window, stages_of
+from trifecta.goodness import Moments
+
+Loss = Callable[[Tensor, Moments], Tensor]
+
+
+@pytest.fixture(autouse=True)
+def _double_precision_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pieces of three samples, so that a batch of seven has a shorter last one."""
+    monkeypatch.setattr(chunks, "_CPU_BYTES", 3 * 6 * 9 * 6 * 8)
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def conv_blocks(pools: tuple[bool, ...], normalization: str) -> nn.ModuleList:
+    channels = (3, 6, 4, 6)
+    blocks = nn.ModuleList(
+        conv_block(a, b, normalization=normalization, pool=pool)
+        for (a, b), pool in zip(itertools.pairwise(channels), pools, strict=False)
+    )
+    return with_random_scales(blocks)
+
+
+def with_random_scales(blocks: nn.ModuleList) -> nn.ModuleList:
+    for block in blocks:
+        for parameter in block.get_submodule("normalize").parameters():
+            nn.init.uniform_(parameter, -1, 1)
+    return blocks
+
+
+def moments_of(features: Tensor) -> Moments:
+    flat = features.reshape(*features.shape[:2], -1)
+    return Moments(sums=flat.sum(2), squares=flat.square().sum(2), positions=flat.shape[2])
+
+
+def weighted(values: Tensor) -> Tensor:
+    draw = torch.Generator().manual_seed(5)
+    return (values * torch.randn(values.shape, generator=draw)).sum()
+
+
+LOSSES: dict[str, Loss] = {
+    "squares": lambda _, moments: weighted(moments.squares),
+    "sums": lambda _, moments: weighted(moments.sums),
+    "features": lambda features, _: weighted(features.contiguous()),
+    "all": lambda f, m: weighted(f.contiguous()) + weighted(m.sums) + weighted(m.squares),
+}
+
+
+def gradients(blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool) -> list[Tensor]:
+    blocks, x = copy.deepcopy(blocks), x.clone().requires_grad_()
+    if fused:
+        stages = stages_of(blocks)
+        assert stages is not None
+        torch.autograd.backward(loss(*run_window(stages, x)))
+    else:
+        features = x
+        for block in blocks:
+            features = block(features)
+        torch.autograd.backward(loss(features, moments_of(features)))
+    buffers = [b.double() for b in blocks.buffers()]
+    found = [p.grad for p in (*blocks.parameters(), x)]
+    assert all(g is not None for g in found)
+    return [*(g for g in found if g is not None), *buffers]
+
+
+def assert_equal(blocks: nn.ModuleList, x: Tensor, loss: Loss) -> None:
+    plain = gradients(blocks, x, loss, fused=False)
+    for expected, found in zip(plain, gradients(blocks, x, loss, fused=True), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("pools", [(False,), (True,), (True, False), (False, True, True)], ids=str)
+def test_gradients_and_running_statistics_are_those_of_the_plain_graph(
+    pools: tuple[bool, ...], normalization: str, loss: str
+) -> None:
+    x = torch.randn(7, 3, 9, 6).contiguous(memory_format=torch.channels_last)
+    assert_equal(conv_blocks(pools, normalization), x, LOSSES[loss])
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_fully_connected_blocks_too(normalization: str, loss: str) -> None:
+    sizes = (12, 7, 5)
+    blocks = nn.ModuleList(
+        linear_block(a, b, normalization=normalization) for a, b in itertools.pairwise(sizes)
+    )
+    assert_equal(with_random_scales(blocks), torch.randn(7, 3, 2, 2), LOSSES[loss])
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_constant_channels_get_no_gradient_and_the_others_the_same(normalization: str) -> None:
+    blocks = conv_blocks((True, False), normalization)
+    x = torch.randn(7, 3, 8, 6, requires_grad=True)
+    stages = stages_of(blocks)
+    assert stages is not None
+    whole, part = (
+        torch.autograd.grad(weighted(run_window(stages, x, constant_channels=n)[1].squares), x)[0]
+        for n in (0, 2)
+    )
+    torch.testing.assert_close(part[:, 2:], whole[:, 2:])
+    # Norms over the whole sample give every channel's gradient at no extra cost.
+    separable = normalization in ("batch", "none")
+    assert bool(part[:, :2].any()) != separable
+
+
+def test_equal_maxima_send_their_gradient_to_the_first_as_pytorch_does() -> None:
+    block = conv_block(1, 4, normalization="none", pool=True)
+    nn.init.ones_(block.get_parameter("weights.weight"))
+    x = torch.ones(2, 1, 4, 6)
+    assert_equal(nn.ModuleList([block]), x, LOSSES["squares"])
+
+
+def test_settled_samples_cost_nothing_and_change_nothing_within_a_block() -> None:
+    blocks = conv_blocks((True,), "batch")
+    x = torch.randn(7, 3, 8, 6)
+    matters = torch.tensor([1.0, 0, 0, 1, 1, 0, 1])
+    parameters = list(blocks.parameters())
+    stages = stages_of(blocks)
+    assert stages is not None
+    every, some = (
+        torch.autograd.grad(
+            (run_window(stages, x, skip_zero_rows=skip)[1].squares.sum(1) * matters).sum(), parameters
+        )
+        for skip in (False, True)
+    )
+    for expected, found in zip(every, some, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output() -> None:
+    blocks = nn.ModuleList([conv_block(8, 16, pool=True), conv_block(16, 8)])
+    stages = stages_of(blocks)
+    assert stages is not None
+    x = torch.randn(4, 8, 8, 8)
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += 0 if isinstance(tensor, nn.Parameter) else tensor.nbytes
+        return tensor
+
+    with saved_tensors_hooks(count, lambda tensor: tensor):
+        run_window(stages, x)
+    pooled = 4 * 16 * 4 * 4
+    activations = x.nbytes + 8 * (pooled + 4 * 8 * 4 * 4)
+    statistics = 8 * 2 * (8 + 16)
+    assert kept == activations + pooled // 4 + statistics
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
+        nn.Linear(3, 4),
+        conv_block(3, 4).append(nn.Dropout()),
+        nn.Sequential(conv_block(3, 4)),
+    ],
+    ids=["unnormalised", "bare", "longer", "nested"],
+)
+def test_blocks_of_another_make_are_left_to_the_plain_graph(block: nn.Module) -> None:
+    assert stages_of([conv_block(3, 3), block]) is None
+
+
+def test_a_watched_block_is_left_to_the_plain_graph() -> None:
+    block = conv_block(3, 4)
+    block.get_submodule("weights").register_forward_hook(lambda *_: None)
+    assert stages_of([block]) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": nn.Conv2d(3, 4, 3, padding=1)},
+        {"weights": nn.Conv2d(3, 4, 3, padding=1, bias=False, stride=2)},
+        {"weights": nn.Conv2d(3, 4, 5, padding=1, bias=False)},
+        {"weights": nn.Conv2d(3, 4, 3, padding=1, bias=False, padding_mode="circular")},
+        {"normalize": nn.BatchNorm2d(3, affine=False)},
+        {"normalize": nn.BatchNorm2d(3, track_running_stats=False)},
+        {"normalize": nn.BatchNorm2d(3, momentum=None)},
+        {"normalize": nn.InstanceNorm2d(3)},
+        {"activation": nn.GELU()},
+        {"pool": nn.AvgPool2d(2)},
+        {"pool": nn.MaxPool2d(3)},
+    ],
+    ids=str,
+)
+def test_a_part_that_computes_something_else_is_left_to_the_plain_graph(
+    change: dict[str, nn.Module],
+) -> None:
+    block = conv_block(3, 4, pool=True)
+    assert stages_of([block]) is not None
+    for name, module in change.items():
+        setattr(block, name, module)
+    assert stages_of([block]) is None
