@@ -23,7 +23,13 @@ FeatureShape = tuple[int, ...]
 
 
 class Head(nn.Module, ABC):
-    """A local loss over a block's output, and the scores read off it."""
+    """A local loss over a block's output, and the scores read off it.
+
+    Attributes:
+        skips_samples: whether the loss leaves samples out, whose gradient is then exactly 0.
+    """
+
+    skips_samples: bool = False
 
     @abstractmethod
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
@@ -42,9 +48,15 @@ class Head(nn.Module, ABC):
 class PairHead(Head):
     """Compares the goodness of positives and negatives; has no parameters."""
 
-    def __init__(self, goodness: Goodness, compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        goodness: Goodness,
+        compare: Callable[[Tensor, Tensor], Tensor],
+        *,
+        skips_samples: bool = False,
+    ) -> None:
         super().__init__()
-        self.goodness, self.compare = goodness, compare
+        self.goodness, self.compare, self.skips_samples = goodness, compare, skips_samples
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(2B, …) → ()."""
@@ -114,32 +126,50 @@ class GroupHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """Objective of Forward-Forward: :func:`trifecta.objectives.threshold_loss`."""
+    """Objective of Forward-Forward: :func:`trifecta.objectives.threshold_loss`.
+
+    ``skip_settled`` leaves out samples that hardly matter: :func:`trifecta.objectives.unsettled`.
+    """
 
     kind: ClassVar[str] = "threshold"
     pairs: ClassVar[bool] = True
     goodness: str = "mean-square"
     threshold: float = 2.0
+    skip_settled: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Reject what is no share."""
+        _check_settled(self.skip_settled)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
-        compare = partial(threshold_loss, threshold=self.threshold)
-        return PairHead(lookup(GOODNESS, self.goodness, "goodness"), compare)
+        compare = partial(threshold_loss, threshold=self.threshold, settled=self.skip_settled)
+        goodness = lookup(GOODNESS, self.goodness, "goodness")
+        return PairHead(goodness, compare, skips_samples=self.skip_settled > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetric:
-    """Objective of SymBa and the Trifecta: :func:`trifecta.objectives.symmetric_loss`."""
+    """Objective of SymBa and the Trifecta: :func:`trifecta.objectives.symmetric_loss`.
+
+    ``skip_settled`` leaves out pairs that hardly matter: :func:`trifecta.objectives.unsettled`.
+    """
 
     kind: ClassVar[str] = "symmetric"
     pairs: ClassVar[bool] = True
     goodness: str = "mean-square"
     alpha: float = 4.0
+    skip_settled: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Reject what is no share."""
+        _check_settled(self.skip_settled)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
-        compare = partial(symmetric_loss, alpha=self.alpha)
-        return PairHead(lookup(GOODNESS, self.goodness, "goodness"), compare)
+        compare = partial(symmetric_loss, alpha=self.alpha, settled=self.skip_settled)
+        goodness = lookup(GOODNESS, self.goodness, "goodness")
+        return PairHead(goodness, compare, skips_samples=self.skip_settled > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +195,14 @@ class GroupCrossEntropy:
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
         return GroupHead(feature_shape, num_classes)
+
+
+def _check_settled(bound: float) -> None:
+    if not 0 <= bound < 1:
+        raise ValueError(
+            f"--skip-settled is a share of a pair's largest gradient, 0 (off) … below 1: received {bound}; "
+            "try 0.1"
+        )
 
 
 Objective = Threshold | Symmetric | CrossEntropy | GroupCrossEntropy

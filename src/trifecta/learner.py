@@ -83,7 +83,9 @@ class Learner:
             output = network.run(window.first, window.last, x)
             return head.loss(output, labels), output
         constant = network.image_shape[0] if window.first == 0 else 0
-        output, moments = run_window(stages, x, constant_channels=constant)
+        output, moments = run_window(
+            stages, x, constant_channels=constant, skip_zero_rows=head.skips_samples
+        )
         return head.loss(moments if head.reads_moments else output, labels), output
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ _DATA = (
     "image_size",
     "validation",
 )
-_OBJECTIVE = ("goodness", "alpha", "threshold")
+_OBJECTIVE = ("goodness", "alpha", "threshold", "skip_settled")
 _METHOD = ("label_input", "normalization", "readout")
 _OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership")
 
@@ -100,7 +100,8 @@ def _vary_objective(objective: Objective, options: Options) -> Objective:
     for name in changes:
         if name not in _settings(type(objective)):
             raise ValueError(
-                f"--{name} is not a setting of the {objective.kind} loss: drop it, or choose another --loss"
+                f"--{name.replace('_', '-')} is not a setting of the {objective.kind} loss: drop it, or "
+                "choose another --loss"
             )
     return replace(objective, **changes)
 

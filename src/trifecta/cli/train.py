@@ -44,9 +44,17 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option("--validation", type=float, help="Share of the training split.  [default: 0.1]"),
     click.option("--augment", metavar="NAME", help="See `trifecta list`.  [default: none]"),
-    click.option("--loss", metavar="NAME", help="symmetric, threshold or cross-entropy."),
+    click.option(
+        "--loss", metavar="NAME", help="symmetric, threshold, cross-entropy or group-cross-entropy."
+    ),
     click.option("--alpha", type=float, help="Steepness of the symmetric loss."),
     click.option("--threshold", type=float, help="Of the threshold loss."),
+    click.option(
+        "--skip-settled",
+        type=float,
+        metavar="SHARE",
+        help="Skip pairs whose gradient is below this share of its largest.  [default: 0, off]",
+    ),
     click.option("--goodness", metavar="NAME", help="mean-square, sum-square or mean."),
     click.option("--normalization", metavar="NAME", help="batch, layer, length or none."),
     click.option(
