@@ -3,6 +3,7 @@
 Shapes: B images (B, C, H, W); ``labels`` (B,) int64; K classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -34,7 +35,26 @@ def overlay(images: Tensor, labels: Tensor, num_classes: int, *, value: float = 
     return torch.cat([code, pixels[:, :, num_classes:]], dim=2).view(images.shape)
 
 
-class LabelChannel(nn.Module):
+class LabelInput(nn.Module, ABC):
+    """Shows a label to the network; ``forward(images, labels) = base(images) + maps(images)[labels]``.
+
+    What follows may treat the two terms apart as far as it is linear.
+    """
+
+    @abstractmethod
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        """(B, C, H, W), (B,) → (B, C', H, W)."""
+
+    @abstractmethod
+    def base(self, images: Tensor) -> Tensor:
+        """What does not depend on the label, (B, C, H, W) → (B, C', H, W)."""
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> Tensor:
+        """What each label adds to images such as these, (K, C', H, W)."""
+
+
+class LabelChannel(LabelInput):
     """One more input channel that shows the label's own picture, H·W numbers per class.
 
     With ``learned`` the pictures are trained with the first block (Dooms et al. 2023); without it
@@ -52,8 +72,17 @@ class LabelChannel(nn.Module):
         pictures = self.pictures(labels).view(-1, 1, *images.shape[2:])
         return torch.cat([images, pictures.to(images.dtype)], dim=1)
 
+    def base(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C + 1, H, W)."""
+        return F.pad(images, (0, 0, 0, 0, 0, 1))
 
-class LabelOverlay(nn.Module):
+    def maps(self, images: Tensor) -> Tensor:
+        """(K, C + 1, H, W), only the last channel not 0."""
+        pictures = self.pictures.weight.view(-1, 1, *images.shape[2:])
+        return F.pad(pictures.to(images.dtype), (0, 0, 0, 0, images.shape[1], 0))
+
+
+class LabelOverlay(LabelInput):
     """The label written over the image's first K pixels: see :func:`overlay`."""
 
     def __init__(self, image_shape: ImageShape, num_classes: int) -> None:
@@ -70,16 +99,35 @@ class LabelOverlay(nn.Module):
         """(B, C, H, W), (B,) → (B, C, H, W)."""
         return overlay(images, labels, self.num_classes)
 
+    def base(self, images: Tensor) -> Tensor:
+        """The images, their first K pixels 0."""
+        return overlay(
+            images, images.new_zeros(len(images), dtype=torch.int64), self.num_classes, value=0.0
+        )
 
-class NoLabel(nn.Module):
+    def maps(self, images: Tensor) -> Tensor:
+        """(K, C, H, W), one pixel of each channel 1."""
+        blank = images.new_zeros(self.num_classes, *images.shape[1:])
+        return overlay(blank, torch.arange(self.num_classes, device=images.device), self.num_classes)
+
+
+class NoLabel(LabelInput):
     """The label does not enter: the network scores all classes in one pass."""
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         """(B, C, H, W), (B,) → the same images."""
         return images
 
+    def base(self, images: Tensor) -> Tensor:
+        """The images."""
+        return images
 
-LABEL_INPUTS: dict[str, Callable[[ImageShape, int], nn.Module]] = {
+    def maps(self, images: Tensor) -> Tensor:
+        """A label adds nothing."""
+        return images.new_zeros(1, *images.shape[1:])
+
+
+LABEL_INPUTS: dict[str, Callable[[ImageShape, int], LabelInput]] = {
     "channel": LabelChannel,
     "pattern": lambda shape, classes: LabelChannel(shape, classes, learned=False),
     "overlay": LabelOverlay,

@@ -8,11 +8,16 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from trifecta.fused import infer_block, infer_first_block, inferred_stage
+from trifecta.goodness import Moments
 from trifecta.heads import FeatureShape, Head
 from trifecta.labels import LABEL_INPUTS, ImageShape
 from trifecta.methods.method import Method
 from trifecta.networks import get_network
 from trifecta.readout import fuse, select_blocks
+
+# In one pass of prediction: enough to keep every core busy, few enough to bound its memory.
+LABELLED_SAMPLES = 256
 
 
 class LocalNetwork(nn.Module):
@@ -76,30 +81,51 @@ class LocalNetwork(nn.Module):
     def block_scores(self, images: Tensor) -> list[Tensor | None]:
         """Scores of every class by every block, L × (B, K); None where a block has no head.
 
-        A pair objective tries the K labels one after the other, K passes; any other scores all
-        classes in one.
+        A pair objective tries all K labels in one pass over groups of images, so that a pass never
+        holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all
+        classes at once.
         """
         if not self.method.objective.pairs:
             return self._pass_scores(images)
-        by_label = [
-            self._pass_scores(self.label_input(images, torch.full((len(images),), k, device=images.device)))
-            for k in range(self.num_classes)
-        ]
-        return [
-            torch.stack([s for s in scores if s is not None], dim=1) if scores[0] is not None else None
-            for scores in zip(*by_label, strict=True)
-        ]
+        size = max(1, LABELLED_SAMPLES // self.num_classes)
+        groups = [self._label_scores(group) for group in torch.split(images, size)]
+        return [_cat(scores) for scores in zip(*groups, strict=True)]
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of the method's read-out, (B, C, H, W) → (B, K). Never trains."""
         return fuse(self.block_scores(images), self.readout_blocks)
 
-    def _pass_scores(self, x: Tensor) -> list[Tensor | None]:
+    def _label_scores(self, images: Tensor) -> list[Tensor | None]:
+        """L × (G, K), every image of (G, C, H, W) tried with every label."""
+        first = inferred_stage(self.blocks[0])
+        if first is not None and first.norm.separable:
+            x, moments = infer_first_block(
+                first, self.label_input.base(images), self.label_input.maps(images)
+            )
+            scores = [self._scores_of(0, x, moments), *self._pass_scores(x, first=1)]
+        else:
+            labels = torch.arange(self.num_classes, device=images.device).repeat(len(images))
+            repeated = images.repeat_interleave(self.num_classes, dim=0)
+            scores = self._pass_scores(self.label_input(repeated, labels))
+        return [None if s is None else s.view(len(images), self.num_classes) for s in scores]
+
+    def _pass_scores(self, x: Tensor, *, first: int = 0) -> list[Tensor | None]:
+        """Scores by the blocks from ``first`` on, which receives ``x``."""
         scores: list[Tensor | None] = []
-        for k, block in enumerate(self.blocks):
-            x = block(x)
-            scores.append(self.head(k).scores(x) if k in self.scored_blocks else None)
+        for k in range(first, len(self.blocks)):
+            stage = inferred_stage(self.blocks[k])
+            if stage is None:
+                x, moments = self.blocks[k](x), None
+            else:
+                x, moments = infer_block(stage, x)
+            scores.append(self._scores_of(k, x, moments))
         return scores
+
+    def _scores_of(self, block: int, features: Tensor, moments: Moments | None) -> Tensor | None:
+        if block not in self.scored_blocks:
+            return None
+        head = self.head(block)
+        return head.scores(moments if moments is not None and head.reads_moments else features)
 
     @torch.no_grad()
     def _feature_shapes(self) -> list[FeatureShape]:
@@ -113,6 +139,11 @@ class LocalNetwork(nn.Module):
         for block, training in zip(self.blocks, was_training, strict=True):
             block.train(training)
         return shapes
+
+
+def _cat(scores: tuple[Tensor | None, ...]) -> Tensor | None:
+    given = [s for s in scores if s is not None]
+    return torch.cat(given) if given else None
 
 
 def build_network(

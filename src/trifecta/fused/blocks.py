@@ -43,19 +43,13 @@ class BlockPass:
     statistics: Statistics
 
     @property
-    def bytes_per_row(self) -> int:
-        """Of the response, the largest piece of work in sight."""
-        pixels = self.x[0, 0].numel() if self.x.ndim == 4 else 1
-        return int(self.weight.shape[0]) * pixels * self.x.element_size()
-
-    @property
     def positions(self) -> int:
         """Positions a channel that batch statistics run over."""
         return self.x.numel() // self.x.shape[1]
 
     def pieces(self, kept: Tensor | None) -> Sequence[Rows]:
         """The batch, or the ``kept`` (R,) of it, in pieces."""
-        return chunk_kept(kept, len(self.x), self.bytes_per_row, self.x.device)
+        return chunk_kept(kept, len(self.x), self.stage.response_bytes(self.x), self.x.device)
 
     def response_gradient(self, gradient: Tensor, rows: Rows) -> Tensor:
         """From the gradient under the ReLU, at the pooled places, to that of the response."""
@@ -98,7 +92,7 @@ def forward_block(
         statistics=statistics,
     )
     parts = []
-    for rows in chunk_rows(len(x), block.bytes_per_row, x.device):
+    for rows in chunk_rows(len(x), stage.response_bytes(x), x.device):
         standard = stage.norm(x[rows], statistics, parameters.scale, parameters.shift)
         response = stage.linear(standard, weight)
         if parameters.bias is not None:

@@ -199,6 +199,11 @@ def fused_norm(module: nn.Module) -> Norm | None:
     return NoNorm() if type(module) is nn.Identity else None
 
 
+def running_statistics(module: nn.Module) -> Statistics:
+    """What a batch norm uses in eval mode; nothing for other norms."""
+    return Statistics(getattr(module, "running_mean", None), getattr(module, "running_var", None))
+
+
 def update_running_statistics(module: nn.Module, statistics: Statistics, positions: int) -> None:
     """Move a batch norm's running mean and (unbiased) variance towards the batch's."""
     if statistics.mean is None or statistics.variance is None:

@@ -53,6 +53,15 @@ def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> tupl
     return channel_moments(out)
 
 
+def relu_pool(response: Tensor, *, pool: bool) -> Tensor:
+    """ReLU and, with ``pool``, the 2×2 maximum, where no gradient will be asked for."""
+    if not pool:
+        return response.clamp_(min=0)
+    height, width = (n // 2 * 2 for n in response.shape[2:])
+    rows = torch.maximum(response[:, :, 0:height:2], response[:, :, 1:height:2])
+    return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2]).clamp_(min=0)
+
+
 def pack_places(places: Tensor) -> Tensor:
     """Four places to a byte, (R, O, h, w) → (R, O/4, h, w); as they are where 4 does not divide O."""
     if places.shape[1] % 4:

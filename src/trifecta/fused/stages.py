@@ -1,5 +1,6 @@
 """What a fused window knows of each block: its parts as plain objects, its parameters in a fixed order."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,14 +44,19 @@ class Stage:
     pool: bool
     parameters: Parameters
 
+    def response_bytes(self, x: Tensor) -> int:
+        """Of one sample's response to ``x`` (N, …): the largest intermediate result."""
+        return len(self.parameters.weight) * math.prod(x.shape[2:]) * x.element_size()
+
 
 def stages_of(blocks: Iterable[nn.Module]) -> tuple[Stage, ...] | None:
     """The stages of ``blocks``; None unless every one is made by :mod:`trifecta.blocks`."""
-    stages = [_stage(block) for block in blocks]
+    stages = [stage_of(block) for block in blocks]
     return None if None in stages else tuple(stage for stage in stages if stage is not None)
 
 
-def _stage(block: nn.Module) -> Stage | None:
+def stage_of(block: nn.Module) -> Stage | None:
+    """The stage of one block, or None."""
     parts = dict(block.named_children()) if type(block) is nn.Sequential else {}
     pool = parts.pop("pool", None)
     flatten = parts.pop("flatten", None)
@@ -85,6 +91,13 @@ def _linear(module: nn.Module) -> LinearMap | None:
 def _has_hooks(block: nn.Module) -> bool:
     """Somebody watches the modules' forward passes, which a fused window never calls."""
     return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules())
+
+
+def as_input(stage: Stage, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in the shape, layout and precision that the stage works in."""
+    if isinstance(stage.linear, Matrix):
+        return x.flatten(1).to(dtype)
+    return x.to(dtype=dtype, memory_format=torch.channels_last)
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

@@ -9,6 +9,7 @@ gradients agree to rounding (``tests/fused``).
 Shapes: N samples; a window's input (N, C, H, W) or (N, F), its features (N, O, h, w) or (N, O).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from trifecta.fused.chunks import Rows
 from trifecta.fused.maps import Matrix
 from trifecta.fused.norms import Statistics
 from trifecta.fused.pointwise import EAGER, Kernels, channel_moments
-from trifecta.fused.stages import Parameters, Stage, compute_dtype
+from trifecta.fused.stages import Parameters, Stage, as_input, compute_dtype
 from trifecta.goodness import Moments
 
 
@@ -72,7 +73,7 @@ def run_window(
         The last block's activations, and their moments. A loss may be built on either.
     """
     if isinstance(stages[0].linear, Matrix) and x.ndim == 4:
-        constant_channels *= x[0, 0].numel()
+        constant_channels *= math.prod(x.shape[2:])
     plan = Plan(
         stages=tuple(stages),
         dtype=compute_dtype(x),
@@ -82,7 +83,7 @@ def run_window(
     )
     parameters = [p for stage in plan.stages for p in stage.parameters]
     features, sums, squares = _Window.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
-    return features, Moments(sums=sums, squares=squares, positions=features[0, 0].numel())
+    return features, Moments(sums=sums, squares=squares, positions=math.prod(features.shape[2:]))
 
 
 class _Window(torch.autograd.Function):
@@ -91,7 +92,7 @@ class _Window(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor | None) -> tuple[Tensor, ...]:
         ctx.plan, ctx.input_dtype, ctx.input_shape = plan, x.dtype, x.shape
-        x = _as_input(x, plan)
+        x = as_input(plan.stages[0], x, plan.dtype)
         saved: list[Tensor | None] = [x]
         with torch.autocast(x.device.type, enabled=False):
             moments = channel_moments(x) if plan.stages[0].norm.reads_batch else None
@@ -126,12 +127,6 @@ class _Window(torch.autograd.Function):
                     source = input_source(blocks[k], source, totals, first=first, rectified=k > 0)
             of_x = _input_gradient(ctx, blocks[0], source, kept) if wants_input else None
         return (of_x, None, *gradients)
-
-
-def _as_input(x: Tensor, plan: Plan) -> Tensor:
-    if isinstance(plan.stages[0].linear, Matrix):
-        return x.flatten(1).to(plan.dtype)
-    return x.to(dtype=plan.dtype, memory_format=torch.channels_last)
 
 
 def _by_block(parameters: Sequence[Tensor | None]) -> list[Parameters]:

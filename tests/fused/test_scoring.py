@@ -1,0 +1,91 @@
+"""Prediction with all labels at once against one plain pass per label."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from trifecta import METHODS, build_network, get_method, local_network
+from trifecta.blocks import NORMALIZATIONS
+from trifecta.fused import Stage, chunks, infer_block
+from trifecta.labels import LABEL_INPUTS
+from trifecta.local_network import LocalNetwork
+
+SHAPE, CLASSES = (2, 9, 8), 5
+
+
+def network_of(method: str, network: str, label_input: str | None, normalization: str) -> LocalNetwork:
+    varied = replace(get_method(method), normalization=normalization, readout="last")
+    if label_input is not None:
+        varied = replace(varied, label_input=label_input)
+    built = build_network(varied, network, image_shape=SHAPE, num_classes=CLASSES, width=0.04).double()
+    for module in built.modules():
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            values = getattr(module, name, None)
+            if isinstance(values, Tensor) and values.ndim == 1:
+                torch.nn.init.uniform_(values, 0.2, 1)
+    return built.eval()
+
+
+def one_label_at_a_time(network: LocalNetwork, images: Tensor) -> list[Tensor]:
+    """L × (B, K), by the modules themselves."""
+    by_label = []
+    for label in range(CLASSES):
+        x = network.label_input(images, torch.full((len(images),), label))
+        scores = []
+        for k, block in enumerate(network.blocks):
+            x = block(x)
+            scores.append(network.head(k).scores(x))
+        by_label.append(torch.stack(scores))
+    return list(torch.stack(by_label, dim=2))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("label_input", sorted(set(LABEL_INPUTS) - {"none"}))
+@pytest.mark.parametrize("network", ["small", "mlp"])
+def test_all_labels_at_once_score_as_each_alone(
+    network: str, label_input: str, normalization: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_network, "LABELLED_SAMPLES", 2 * CLASSES + 1)
+    monkeypatch.setattr(chunks, "_CPU_BYTES", 8 * 5 * 72 * 7)
+    built = network_of("trifecta", network, label_input, normalization)
+    images = torch.randn(5, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        expected, found = one_label_at_a_time(built, images), built.block_scores(images)
+    assert len({tuple(scores.argmax(1).tolist()) for scores in expected}) > 1
+    for block, scores in zip(found, expected, strict=True):
+        torch.testing.assert_close(block, scores)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_graph_the_scores_are_those_of_the_graph(method: str) -> None:
+    normalization = get_method(method).normalization
+    built = network_of(method, "small", None, normalization)
+    images = torch.randn(5, *SHAPE, dtype=torch.float64, requires_grad=True)
+    with_graph = built(images)
+    with torch.no_grad():
+        torch.testing.assert_close(built(images), with_graph)
+    assert torch.autograd.grad(with_graph.sum(), images)[0].any()
+
+
+def test_memory_of_a_pass_is_bounded_by_samples_not_by_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    built = network_of("trifecta", "small", "channel", "batch")
+
+    def watched(stage: Stage, x: Tensor) -> object:
+        seen.append(len(x))
+        return infer_block(stage, x)
+
+    monkeypatch.setattr(local_network, "LABELLED_SAMPLES", 4 * CLASSES)
+    monkeypatch.setattr(local_network, "infer_block", watched)
+    with torch.no_grad():
+        built(torch.randn(11, *SHAPE, dtype=torch.float64))
+    assert max(seen) == 4 * CLASSES
+    assert sum(seen) == 5 * 11 * CLASSES
+
+
+def test_no_images_have_no_scores() -> None:
+    with torch.no_grad():
+        scores = network_of("trifecta", "small", "channel", "batch")(torch.empty(0, *SHAPE).double())
+    assert scores.shape == (0, CLASSES)
