@@ -2,8 +2,12 @@
 
 import platform
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -33,6 +37,14 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()
     return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def in_channels_last(network: _Network) -> _Network:
+    """Lay out the weights of convolutions as their products want them, in place; no value changes."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def synchronize(device: torch.device) -> None:

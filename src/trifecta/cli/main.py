@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from trifecta import __version__
+from trifecta.cli.bench import bench_command
 from trifecta.cli.evaluate import evaluate_command
 from trifecta.cli.listing import list_command
 from trifecta.cli.predict import predict_command
@@ -29,10 +30,11 @@ def command() -> None:
       trifecta evaluate RUN                        its test accuracy, block by block
       trifecta predict RUN IMAGE...                labels for image files
       trifecta list                                methods, networks, recipes
+      trifecta bench speed                         images a second, beside backprop
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
-for _subcommand in (train_command, evaluate_command, predict_command, list_command):
+for _subcommand in (train_command, evaluate_command, predict_command, list_command, bench_command):
     command.add_command(_subcommand)
 
 

@@ -51,6 +51,23 @@ def build_config(options: Options) -> RunConfig:
     )
 
 
+def accuracy_configs(options: Options) -> list[RunConfig]:
+    """A configuration for every seed of every method, all else equal.
+
+    Args:
+        options: ``methods`` and ``seeds``, and by name what :class:`RunConfig` takes.
+    """
+    base = RunConfig(
+        data=DataConfig(source=options["data"]),
+        augmentation=lookup(AUGMENTATIONS, options["augment"], "augmentation"),
+        **{name: options[name] for name in _RUN if name != "seed"},
+    )
+    methods = [get_method(name.strip()) for name in options["methods"].split(",")]
+    return [
+        replace(base, method=method, seed=seed) for method in methods for seed in range(options["seeds"])
+    ]
+
+
 def given_names(options: Options) -> list[str]:
     """Options that the user gave, as spelled on the command line."""
     return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]

@@ -23,7 +23,7 @@ def print_run(run: Run, folder: Path) -> None:
     last = run.trainer.history[-1]
     print_blocks(run.test.block_accuracy, last["loss"])
     result = run.result
-    console = _console()
+    console = plain_console()
     validation = result["validation_accuracy"]
     if validation is not None:
         console.print(f"validation accuracy {percent(validation)}")
@@ -38,17 +38,17 @@ def print_run(run: Run, folder: Path) -> None:
 
 def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] | None = None) -> None:
     """One row a block: its loss in the last epoch, and its accuracy if it alone decided."""
-    table = _table("block", *(["loss"] if loss else []), "test accuracy of this block alone")
+    table = simple_table("block", *(["loss"] if loss else []), "test accuracy of this block alone")
     for k, share in enumerate(accuracy):
         cells = [] if loss is None else [f"{loss[k]:.4f}" if loss[k] is not None else "–"]
         table.add_row(str(k), *cells, percent(share))
-    _console().print(table)
+    plain_console().print(table)
 
 
 def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str]) -> None:
     """One row an image: its label, then the goodness of every class, or of the best few."""
     few = len(classes) <= MOST_CLASSES_SHOWN
-    table = _table("image", "label", *(classes if few else ["goodness of the best classes"]))
+    table = simple_table("image", "label", *(classes if few else ["goodness of the best classes"]))
     for file, row in zip(files, scores, strict=True):
         label = classes[int(row.argmax())]
         if few:
@@ -58,26 +58,27 @@ def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[s
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             cells = [", ".join(f"{classes[k]} {value:.3f}" for k, value in pairs)]
         table.add_row(str(file), label, *cells)
-    _console().print(table)
+    plain_console().print(table)
 
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:
     """Names with their descriptions, one table each."""
     for title, rows in tables.items():
-        table = _table(title, "")
+        table = simple_table(title, "")
         for name, description in rows.items():
             table.add_row(name, description)
-        _console().print(table)
+        plain_console().print(table)
 
 
-def _table(*columns: str) -> Table:
+def simple_table(*columns: str) -> Table:
+    """A table without walls."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     return table
 
 
-def _console() -> Console:
+def plain_console() -> Console:
     """Full width where nobody looks, so that a pipe gets whole lines."""
     console = Console(highlight=False, markup=False, emoji=False)
     return (

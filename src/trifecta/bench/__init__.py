@@ -1,0 +1,16 @@
+"""Measuring speed, memory, prediction and time to accuracy against backprop on equal work."""
+
+from trifecta.bench.accuracy import measure_accuracy
+from trifecta.bench.contestants import CONTESTANTS
+from trifecta.bench.memory import measure_memory
+from trifecta.bench.setting import Setting
+from trifecta.bench.speed import measure_inference, measure_speed
+
+__all__ = [
+    "CONTESTANTS",
+    "Setting",
+    "measure_accuracy",
+    "measure_inference",
+    "measure_memory",
+    "measure_speed",
+]

@@ -1,0 +1,114 @@
+"""The rows of a comparison: who trains the same network on the same batch, and how."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
+from trifecta.bench.published import PublishedRule
+from trifecta.bench.setting import Setting
+from trifecta.learner import Learner
+from trifecta.local_network import LocalNetwork
+from trifecta.methods import Method, get_method
+from trifecta.names import lookup
+from trifecta.precision import autocast
+
+BACKPROP, PUBLISHED = "backprop", "published"
+
+
+class Trains(Protocol):
+    """Something that learns from a batch."""
+
+    @property
+    def network(self) -> LocalNetwork:
+        """What it trains."""
+        ...
+
+    def step(self, images: Tensor, labels: Tensor) -> object:
+        """Learn from images (B, C, H, W) and labels (B,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contestant:
+    """One row.
+
+    Attributes:
+        name: on the command line.
+        title: in tables.
+        method: what it computes, for counting work and naming locality.
+        learner: builds what trains a network for it.
+    """
+
+    name: str
+    title: str
+    method: Method
+    learner: Callable[[LocalNetwork, str], Trains]
+
+    def build(self, setting: Setting) -> Trains:
+        """Ready to step."""
+        return self.learner(setting.build(self.method), setting.resolved_precision)
+
+    def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
+        """Images (B, C, H, W) → class scores (B, K) by the trained network."""
+        if isinstance(trainer, PublishedRule):
+            return trainer.predict
+        network, device = trainer.network.eval(), setting.torch_device
+
+        def predict(images: Tensor) -> Tensor:
+            with torch.inference_mode(), autocast(setting.resolved_precision, device):
+                scores: Tensor = network(images)
+                return scores
+
+        return predict
+
+
+def _learner(kind: type[Learner] = Learner, **options: bool) -> Callable[[LocalNetwork, str], Trains]:
+    def build(network: LocalNetwork, precision: str) -> Trains:
+        generator = torch.Generator(next(network.parameters()).device).manual_seed(0)
+        return kind(network, generator=generator, precision=precision, **options)
+
+    return build
+
+
+def _contestants() -> list[Contestant]:
+    trifecta, backprop = get_method("trifecta"), get_method("backprop")
+    rows = [("trifecta", "Trifecta, exact pairs", trifecta, _learner())]
+    rows += [("class-groups", "class groups, one pass", get_method("class-groups"), _learner())]
+    rows += [(name, f"{name.upper()}, pairs", get_method(name), _learner()) for name in ("ff", "symba")]
+    rows += [
+        (BACKPROP, "backprop, same optimisations", backprop, _learner()),
+        ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
+        ("backprop-checkpointed", "backprop, checkpointed", backprop, _learner(CheckpointedLearner)),
+        ("backprop-accumulated", "backprop, 4 accumulated pieces", backprop, _learner(AccumulatedLearner)),
+        ("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, _learner(fused=False)),
+    ]
+    published = replace(trifecta, schedule=replace(trifecta.schedule, close_last=False))
+    listed = [
+        Contestant(name=name, title=title, method=method, learner=learner)
+        for name, title, method, learner in rows
+    ]
+    plain = Contestant(
+        name=PUBLISHED,
+        title="published rule, plain PyTorch",
+        method=published,
+        learner=lambda network, _: PublishedRule(network),
+    )
+    return [*listed, plain]
+
+
+CONTESTANTS: dict[str, Contestant] = {c.name: c for c in _contestants()}
+
+
+def select(names: str | None) -> list[Contestant]:
+    """The contestants of a comma-separated list, all where None.
+
+    Raises:
+        ValueError: one of them does not exist; names the nearest.
+    """
+    if names is None:
+        return list(CONTESTANTS.values())
+    return [lookup(CONTESTANTS, name.strip(), "contestant") for name in names.split(",")]

@@ -1,0 +1,78 @@
+"""Training memory above the model, over depth, every figure from processes of its own."""
+
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from trifecta.bench.contestants import BACKPROP, Contestant
+from trifecta.bench.probe import STEPS
+from trifecta.bench.setting import Setting
+
+DEPTHS = (6, 12, 24, 48)
+Report = dict[str, Any]
+
+
+def measure_memory(
+    setting: Setting,
+    contestants: Sequence[Contestant],
+    networks: Sequence[str],
+    *,
+    rounds: int,
+    say: Callable[[str], None],
+) -> Report:
+    """Of every contestant on every network: median over ``rounds`` pairs of processes.
+
+    On CPU the peak resident set of a process that takes a few steps, less that of one that has only built
+    model, optimizer and data; on CUDA the allocator's peak, likewise. Also the bytes that the graph holds
+    at most at one time.
+    """
+    rows = []
+    for network in networks:
+        placed = replace(setting, network=network)
+        for contestant in contestants:
+            say(f"{network}, {contestant.title}")
+            rows.append(_row(placed, contestant, rounds))
+    for row in rows:
+        reference = _find(rows, row["network"], BACKPROP)
+        if reference is not None:
+            row["over_backprop"] = row["training_bytes"] / reference["training_bytes"]
+            row["saved_over_backprop"] = row["saved_bytes"] / reference["saved_bytes"]
+    return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
+
+
+def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
+    measured = []
+    for _ in range(rounds):
+        built, trained = (_probe(setting, contestant.name, steps) for steps in (0, STEPS))
+        measured.append((trained["peak_bytes"] - built["peak_bytes"], trained["saved_bytes"]))
+    extra = [m[0] for m in measured]
+    return {
+        "name": contestant.name,
+        "title": contestant.title,
+        "network": setting.network,
+        "locality": contestant.method.schedule.locality,
+        "training_bytes": statistics.median(extra),
+        "training_bytes_low": min(extra),
+        "training_bytes_high": max(extra),
+        "saved_bytes": measured[0][1],
+    }
+
+
+def _probe(setting: Setting, contestant: str, steps: int) -> dict[str, int]:
+    order = json.dumps({"setting": asdict(setting), "contestant": contestant, "steps": steps})
+    done = subprocess.run(
+        [sys.executable, "-m", "trifecta.bench.probe", order], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["it was killed, perhaps for its memory"]
+        raise RuntimeError(f"{contestant} on {setting.network} failed: {last[0]}")
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def _find(rows: Sequence[Report], network: str, name: str) -> Report | None:
+    return next((row for row in rows if (row["network"], row["name"]) == (network, name)), None)

@@ -1,0 +1,123 @@
+"""The memory of one contestant, measured in a process that does nothing else.
+
+Run as ``python -m trifecta.bench.probe JSON``; prints JSON. See :mod:`trifecta.bench.memory`.
+"""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from trifecta.bench.contestants import CONTESTANTS, Trains
+from trifecta.bench.published import PublishedRule
+from trifecta.bench.setting import Setting
+from trifecta.devices import peak_memory_bytes
+from trifecta.learner import Learner
+
+# Both parities of an overlapping schedule, and the first again with warm buffers.
+STEPS = 3
+
+
+def main(arguments: str) -> None:
+    """Build, take ``steps`` steps, and say what it took."""
+    order = json.loads(arguments)
+    setting = Setting(**order["setting"] | {"image_shape": tuple(order["setting"]["image_shape"])})
+    trainer = CONTESTANTS[order["contestant"]].build(setting)
+    images, labels = setting.batch()
+    _fill_optimizers(trainer)
+    if setting.torch_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with SavedBytes() as saved:
+        for _ in range(order["steps"]):
+            trainer.step(images, labels)
+    peak = peak_resident_bytes() if setting.torch_device.type == "cpu" else peak_memory_bytes(images.device)
+    print(json.dumps({"peak_bytes": peak, "saved_bytes": saved.most}))
+
+
+def peak_resident_bytes() -> int:
+    """Of this process since it started its program; the kernel's own count where there is one."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return peak_memory_bytes(torch.device("cpu"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+class SavedBytes:
+    """Counts what graphs hold for their gradients, parameters aside, each piece of memory once.
+
+    Attributes:
+        most: the largest number of bytes held at one time.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._now = 0
+        self._holders: Counter[int] = Counter()
+        self._hooks = saved_tensors_hooks(self._pack, lambda holder: holder.tensor)
+
+    def __enter__(self) -> Self:
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._hooks.__exit__(kind, error, trace)
+
+    def _pack(self, tensor: Tensor) -> "_Holder":
+        return _Holder(tensor, self)
+
+    def take(self, tensor: Tensor) -> None:
+        """A graph now holds ``tensor``."""
+        storage = tensor.untyped_storage()
+        self._holders[storage.data_ptr()] += 1
+        if self._holders[storage.data_ptr()] == 1:
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+
+    def give(self, tensor: Tensor) -> None:
+        """A graph no longer holds it."""
+        storage = tensor.untyped_storage()
+        self._holders[storage.data_ptr()] -= 1
+        if self._holders[storage.data_ptr()] == 0:
+            self._now -= storage.nbytes()
+
+
+class _Holder:
+    """What stands in a graph for a saved tensor; gone when the graph is."""
+
+    def __init__(self, tensor: Tensor, count: SavedBytes) -> None:
+        self.tensor, self._count = tensor, count
+        self._counts = not isinstance(tensor, nn.Parameter)
+        if self._counts:
+            count.take(tensor)
+
+    def __del__(self) -> None:
+        if self._counts:
+            self._count.give(self.tensor)
+
+
+def _fill_optimizers(trainer: Trains) -> None:
+    """Give Adam its moments now, so that they count as part of the model and not of training."""
+    optimizers: Iterable[torch.optim.Optimizer] = ()
+    if isinstance(trainer, PublishedRule):
+        optimizers = trainer.optimizers
+    elif isinstance(trainer, Learner):
+        optimizers = trainer.optimizers.values()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                moments = {name: torch.empty_like(parameter).zero_() for name in ("exp_avg", "exp_avg_sq")}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

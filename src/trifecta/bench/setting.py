@@ -1,0 +1,100 @@
+"""What every contestant of a benchmark has in common: network, batch, device, precision."""
+
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trifecta.blocks import conv_block
+from trifecta.devices import describe_device, in_channels_last, resolve_device
+from trifecta.labels import ImageShape
+from trifecta.local_network import LocalNetwork
+from trifecta.methods import Method
+from trifecta.networks import get_network
+from trifecta.precision import resolve_precision
+from trifecta.training.run import versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Equal work for all.
+
+    Attributes:
+        network: as in ``trifecta list``, or ``equal:DEPTH:CHANNELS``: so many convolutional blocks of so
+            many channels, none of which pools.
+        width: multiplies the network's channels.
+        image_shape: (C, H, W).
+        num_classes: K.
+        batch_size: images a step.
+        device: as for ``trifecta train``.
+        precision: of every contestant but the published rule's plain implementation, which is fp32.
+    """
+
+    network: str = "small"
+    width: float = 1.0
+    image_shape: ImageShape = (3, 32, 32)
+    num_classes: int = 10
+    batch_size: int = 128
+    device: str = "auto"
+    precision: str = "auto"
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where everything runs."""
+        return resolve_device(self.device)
+
+    @property
+    def resolved_precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return resolve_precision(self.precision, self.torch_device)
+
+    def build(self, method: Method) -> LocalNetwork:
+        """The network for a method, weights from seed 0, on the device."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = LocalNetwork(
+                self._blocks(method), method, image_shape=self.image_shape, num_classes=self.num_classes
+            )
+        return in_channels_last(network.to(self.torch_device))
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Images (B, C, H, W), standard normal, and labels (B,), the same for all."""
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, *self.image_shape, generator=draw)
+        labels = torch.randint(self.num_classes, (self.batch_size,), generator=draw)
+        device = self.torch_device
+        return images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device)
+
+    def facts(self) -> dict[str, Any]:
+        """What a result must name to mean something."""
+        device = self.torch_device
+        return asdict(self) | {
+            "device": str(device),
+            "precision": self.resolved_precision,
+            "hardware": describe_device(device),
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+
+    def _blocks(self, method: Method) -> nn.Sequential:
+        shape = method.input_shape(self.image_shape)
+        if not self.network.startswith("equal:"):
+            return get_network(self.network)(shape, width=self.width, normalization=method.normalization)
+        depth, channels = _depth_and_channels(self.network)
+        sizes = [shape[0], *[channels] * depth]
+        return nn.Sequential(
+            *(conv_block(a, b, normalization=method.normalization) for a, b in pairwise(sizes))
+        )
+
+
+def _depth_and_channels(network: str) -> tuple[int, int]:
+    words = network.split(":")[1:]
+    if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(
+            f"equal blocks are equal:DEPTH:CHANNELS, such as equal:12:64: received '{network}'"
+        )
+    return int(words[0]), int(words[1])

@@ -1,0 +1,127 @@
+"""Images a second, training and predicting: contestants take turns on one machine.
+
+Shapes: R rounds; every figure of a row is the median over them, with its smallest and largest.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trifecta.bench.contestants import BACKPROP, PUBLISHED, Contestant
+from trifecta.bench.machine import peak_multiply_adds
+from trifecta.bench.setting import Setting
+from trifecta.bench.work import prediction_multiply_adds, training_multiply_adds
+from trifecta.devices import synchronize
+from trifecta.local_network import LocalNetwork
+
+# Both parities of an overlapping schedule.
+STEPS_A_TURN = 2
+WARM_UP_TURNS = 2
+Turn = Callable[[], object]
+Report = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def measure_speed(setting: Setting, contestants: Sequence[Contestant], *, rounds: int, say: Say) -> Report:
+    """Training steps of every contestant in turn."""
+    images, labels = setting.batch()
+    turns: dict[str, Turn] = {}
+    networks: dict[str, LocalNetwork] = {}
+    for contestant in contestants:
+        trainer = contestant.build(setting)
+        networks[contestant.name] = trainer.network
+
+        def turn(step: Callable[..., object] = trainer.step) -> None:
+            for _ in range(STEPS_A_TURN):
+                step(images, labels)
+
+        turns[contestant.name] = turn
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    work = {name: training_multiply_adds(network) for name, network in networks.items()}
+    return _report("speed", setting, contestants, seconds, work, STEPS_A_TURN * setting.batch_size)
+
+
+def measure_inference(
+    setting: Setting, contestants: Sequence[Contestant], *, rounds: int, say: Say
+) -> Report:
+    """Class scores of one batch by every contestant in turn."""
+    images, _ = setting.batch()
+    turns: dict[str, Turn] = {}
+    work = {}
+    for contestant in contestants:
+        trainer = contestant.build(setting)
+        predict = contestant.predictor(trainer, setting)
+        turns[contestant.name] = lambda predict=predict: predict(images)  # type: ignore[misc]
+        work[contestant.name] = prediction_multiply_adds(trainer.network)
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    return _report("inference", setting, contestants, seconds, work, setting.batch_size)
+
+
+def take_turns(
+    turns: dict[str, Turn], setting: Setting, *, rounds: int, say: Say
+) -> dict[str, list[float]]:
+    """Seconds of every turn, by name, R each: warm-up first, then A B C, A B C and so on."""
+    device = setting.torch_device
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(-WARM_UP_TURNS, rounds):
+        say("warming up" if number < 0 else f"round {number + 1} of {rounds}")
+        for name, turn in turns.items():
+            synchronize(device)
+            began = time.perf_counter()
+            turn()
+            synchronize(device)
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def _report(
+    benchmark: str,
+    setting: Setting,
+    contestants: Sequence[Contestant],
+    seconds: dict[str, list[float]],
+    work: Mapping[str, float],
+    images: int,
+) -> Report:
+    peak = peak_multiply_adds(setting.torch_device, setting.resolved_precision)
+    rows = []
+    for contestant in contestants:
+        name = contestant.name
+        speeds = [images / s for s in seconds[name]]
+        row = {
+            "name": name,
+            "title": contestant.title,
+            "locality": contestant.method.schedule.locality,
+            "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
+            "images_per_second": _spread(speeds),
+            "multiply_adds": work[name],
+            "efficiency": statistics.median(speeds) * work[name] / peak["convolution"],
+        }
+        for other in (BACKPROP, PUBLISHED):
+            if other in seconds:
+                row[f"over_{other}"] = ratio(seconds[other], seconds[name])
+        if BACKPROP in work:
+            row["bound_over_backprop"] = work[BACKPROP] / work[name]
+        rows.append(row)
+    return {
+        "benchmark": benchmark,
+        **setting.facts(),
+        "rounds": len(next(iter(seconds.values()))),
+        "peak_multiply_adds_per_second": peak,
+        "rows": rows,
+    }
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """Ratio of medians, and the smallest and largest ratio within a round."""
+    within = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return {
+        "median": statistics.median(numerator) / statistics.median(denominator),
+        "low": min(within),
+        "high": max(within),
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}

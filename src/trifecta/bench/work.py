@@ -1,0 +1,54 @@
+"""How much a method must compute: multiply-adds, counted and not measured.
+
+Shapes: L blocks. Only convolutions and matrix products count; the rest is what an implementation should
+make vanish.
+"""
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from trifecta.local_network import LocalNetwork
+
+
+@torch.no_grad()
+def forward_multiply_adds(network: LocalNetwork) -> list[int]:
+    """Of each block, for one sample, L values."""
+    shape = network.method.input_shape(network.image_shape)
+    x = torch.zeros(1, *shape, device=next(network.parameters()).device)
+    was_training = network.training
+    network.eval()
+    counts = []
+    for block in network.blocks:
+        with FlopCounterMode(display=False) as counter:
+            x = block(x)
+        counts.append(counter.get_total_flops() // 2)
+    network.train(was_training)
+    return counts
+
+
+def training_multiply_adds(network: LocalNetwork) -> float:
+    """For one image and step, averaged over the schedule's cycle.
+
+    A pass costs 1 forward and 1 for the weight gradient of every block that learns, and 1 for the input
+    gradient of every such block but its window's first; a pair is two passes. What a label's own picture
+    needs, and heads, are left out.
+    """
+    forward = forward_multiply_adds(network)
+    schedule = network.method.schedule
+    cycle = schedule.size if schedule.overlapping else 1
+    total = 0
+    for step in range(cycle):
+        for window in schedule.windows(step, len(forward)):
+            for k in range(window.first, window.last + 1):
+                total += forward[k] * (2 if k == window.first else 3)
+    return total / cycle * _passes(network)
+
+
+def prediction_multiply_adds(network: LocalNetwork) -> int:
+    """For one image, one pass per label where labels enter."""
+    passes = network.num_classes if network.method.objective.pairs else 1
+    return sum(forward_multiply_adds(network)) * passes
+
+
+def _passes(network: LocalNetwork) -> int:
+    return 2 if network.method.objective.pairs else 1
