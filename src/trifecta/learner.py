@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused import run_window, stages_of
+from trifecta.fused import EAGER, compiled_kernels, compiler_works, run_window, stages_of
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
@@ -30,6 +30,8 @@ class Learner:
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
         fused: run windows by :mod:`trifecta.fused` where their blocks allow, else by the plain graph.
+        compiled: on CPU compile the elementwise work of fused windows; on CUDA compile the plain graph of
+            every window and replay it as a CUDA graph. With a warning, neither where no compiler works.
     """
 
     def __init__(
@@ -40,13 +42,18 @@ class Learner:
         precision: str = "fp32",
         total_steps: int | None = None,
         fused: bool = True,
+        compiled: bool = False,
     ) -> None:
-        self.total_steps, self.fused = total_steps, fused
+        self.total_steps, self.fused, self.kernels = total_steps, fused, EAGER
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
         self.precision = resolve_precision(precision, self.device)
         self.steps = 0
         self.optimizers = self._build_optimizers()
+        if compiled and self.device.type == "cuda":
+            self._compile_windows("reduce-overhead")
+        elif compiled:
+            self.kernels = compiled_kernels(self.device)
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         """Learn from one batch; the loss of each block that closed a window, L × (), else None.
@@ -80,13 +87,33 @@ class Learner:
         network, head = self.network, self.network.head(window.last)
         stages = stages_of(network.blocks[window.first : window.last + 1]) if self.fused else None
         if stages is None:
-            output = network.run(window.first, window.last, x)
-            return head.loss(output, labels), output
+            return self._plain_window_loss(window, x, labels)
         constant = network.image_shape[0] if window.first == 0 else 0
         output, moments = run_window(
-            stages, x, constant_channels=constant, skip_zero_rows=head.skips_samples
+            stages,
+            x,
+            constant_channels=constant,
+            skip_zero_rows=head.skips_samples,
+            kernels=self.kernels,
         )
         return head.loss(moments if head.reads_moments else output, labels), output
+
+    def _plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.network.run(window.first, window.last, x)
+        return self.network.head(window.last).loss(output, labels), output
+
+    def _compile_windows(self, mode: str) -> None:
+        """Run the plain graph of every window compiled, if a compiler works."""
+        if not compiler_works(self.device):
+            return
+        graph = torch.compile(self._plain_window_loss, mode=mode)
+
+        def window_loss(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            loss, output = graph(window, x, labels)
+            # A replayed graph writes over what its last run returned.
+            return loss.clone(), output.clone()
+
+        self.window_loss = window_loss  # type: ignore[method-assign]
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, output = self.window_loss(window, x, labels)

@@ -93,6 +93,16 @@ def test_gradients_and_running_statistics_are_those_of_the_plain_graph(
     assert_equal(conv_blocks(pools, normalization), x, LOSSES[loss])
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 1), (2, 2)], ids=str)
+def test_maps_too_small_to_have_a_middle(size: tuple[int, int]) -> None:
+    assert_equal(conv_blocks((False, False), "batch"), torch.randn(7, 3, *size), LOSSES["all"])
+
+
+@pytest.mark.parametrize("width", [254, 255, 256, 257])
+def test_places_of_wide_images(width: int) -> None:
+    assert_equal(conv_blocks((True,), "batch"), torch.randn(7, 3, 4, width), LOSSES["squares"])
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_fully_connected_blocks_too(normalization: str, loss: str) -> None:

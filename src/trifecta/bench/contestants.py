@@ -84,6 +84,8 @@ def _contestants() -> list[Contestant]:
         ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
         ("backprop-checkpointed", "backprop, checkpointed", backprop, _learner(CheckpointedLearner)),
         ("backprop-accumulated", "backprop, 4 accumulated pieces", backprop, _learner(AccumulatedLearner)),
+        ("trifecta-compiled", "Trifecta, exact pairs, --compile", trifecta, _learner(compiled=True)),
+        ("backprop-compiled", "backprop, --compile", backprop, _learner(compiled=True)),
         ("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, _learner(fused=False)),
     ]
     published = replace(trifecta, schedule=replace(trifecta.schedule, close_last=False))

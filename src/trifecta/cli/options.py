@@ -13,7 +13,7 @@ from trifecta.schedules import parse_schedule
 from trifecta.training import RunConfig, read_config
 
 Options = dict[str, Any]
-_RUN = ("network", "width", "epochs", "batch_size", "seed", "device", "precision")
+_RUN = ("network", "width", "epochs", "batch_size", "seed", "device", "precision", "compile")
 _DATA = (
     "subset",
     "image_column",
@@ -60,7 +60,7 @@ def accuracy_configs(options: Options) -> list[RunConfig]:
     base = RunConfig(
         data=DataConfig(source=options["data"]),
         augmentation=lookup(AUGMENTATIONS, options["augment"], "augmentation"),
-        **{name: options[name] for name in _RUN if name != "seed"},
+        **{name: options[name] for name in _RUN if name in options},
     )
     methods = [get_method(name.strip()) for name in options["methods"].split(",")]
     return [

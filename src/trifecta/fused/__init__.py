@@ -1,7 +1,20 @@
 """Windows of blocks as one operation: exact gradients in less time and memory than the plain graph."""
 
+from trifecta.fused.compiling import compiled_kernels, compiler_works
+from trifecta.fused.pointwise import EAGER, Kernels
 from trifecta.fused.scoring import infer_block, infer_first_block, inferred_stage
 from trifecta.fused.stages import Stage, stages_of
 from trifecta.fused.window import run_window
 
-__all__ = ["Stage", "infer_block", "infer_first_block", "inferred_stage", "run_window", "stages_of"]
+__all__ = [
+    "EAGER",
+    "Kernels",
+    "Stage",
+    "compiled_kernels",
+    "compiler_works",
+    "infer_block",
+    "infer_first_block",
+    "inferred_stage",
+    "run_window",
+    "stages_of",
+]

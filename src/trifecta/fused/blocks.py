@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trifecta.fused.chunks import Rows, chunk_kept, chunk_rows
-from trifecta.fused.norms import Statistics, Totals, update_running_statistics
+from trifecta.fused.norms import NormContext, Statistics, Totals, update_running_statistics
 from trifecta.fused.pointwise import Kernels
 from trifecta.fused.stages import Parameters, Stage
 
@@ -164,11 +164,11 @@ def input_source(
         scale = scale[first:]
         totals = Totals(totals.scaled[first:], totals.plain[first:], totals.positions)
 
+    context = NormContext(statistics, scale, totals, block.kernels)
+
     def input_gradient(rows: Rows) -> Tensor:
-        x = block.x[rows][:, first:]
         dy = linear.input_gradient(block.response_gradient(source(rows), rows), weight)
-        dx = norm.input_gradient(dy, x, statistics, scale, totals)
-        return block.kernels.relu_gradient(dx, x) if rectified else dx
+        return norm.input_gradient(dy, block.x[rows][:, first:], context, rectified=rectified)
 
     return input_gradient
 

@@ -49,23 +49,28 @@ class Convolution3x3:
         return found
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """See :class:`LinearMap`: the convolution with the kernel turned by half a circle."""
+        """See :class:`LinearMap`: the convolution with the kernel turned by half a circle.
+
+        Into a single channel, which convolutions are slow at, tap by tap.
+        """
+        if weight.shape[1] == 1:
+            taps = F.conv2d(gradient, weight.flatten(1).T[:, :, None, None])
+            wide = taps.to(torch.promote_types(taps.dtype, torch.float32)).flatten(2)
+            return F.fold(wide, gradient.shape[2:], 3, padding=1).to(gradient.dtype)
         turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
         return F.conv2d(gradient, turned, padding=1)
 
     def tap_sums(self, gradient: Tensor) -> Tensor:
         """See :class:`LinearMap`: all pixels, less the border rows and columns that the tap misses."""
-        total = _sum_pixels(gradient)
-        zero = torch.zeros_like(total)
-        rows = [_sum_pixels(gradient[:, :, :1]), zero, _sum_pixels(gradient[:, :, -1:])]
-        columns = [_sum_pixels(gradient[:, :, :, :1]), zero, _sum_pixels(gradient[:, :, :, -1:])]
-        corner = {
-            (i, j): gradient[:, :, i and -1, j and -1].to(total.dtype).sum(0)
-            for i in (0, 2)
-            for j in (0, 2)
-        }
-        taps = [total - rows[i] - columns[j] + corner.get((i, j), zero) for i in range(3) for j in range(3)]
-        return torch.stack(taps, dim=-1).view(-1, 3, 3)
+        total = _sum(gradient, (2, 3))
+        ends = _ends(gradient, 2)
+        rows, columns = _sum(ends, 3), _sum(_ends(gradient, 3), 2)
+        corners = _ends(ends, 3).to(total.dtype).sum(0)
+        taps = total.view(-1, 1, 1).repeat(1, 3, 3)
+        taps[:, ::2] -= rows.unsqueeze(2)
+        taps[:, :, ::2] -= columns.unsqueeze(1)
+        taps[:, ::2, ::2] += corners
+        return taps
 
 
 class Matrix:
@@ -88,6 +93,14 @@ class Matrix:
         return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).sum(0)
 
 
-def _sum_pixels(x: Tensor) -> Tensor:
-    """(R, O, H, W) → (O,), float32 or wider."""
-    return x.sum((2, 3)).to(torch.promote_types(x.dtype, torch.float32)).sum(0)
+def _ends(x: Tensor, dim: int) -> Tensor:
+    """The first and the last slice along ``dim``, a view; twice the same of a single one."""
+    size = x.shape[dim]
+    if size == 1:
+        return x.expand(*x.shape[:dim], 2, *x.shape[dim + 1 :])
+    return x[(slice(None),) * dim + (slice(None, None, size - 1),)]
+
+
+def _sum(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
+    """Over rows and ``dims``, in float32 or wider."""
+    return x.sum(dims).to(torch.promote_types(x.dtype, torch.float32)).sum(0)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.blocks import LayerNorm, LengthNorm
+from trifecta.fused.pointwise import Kernels, relu_gradient
 
 
 class Totals(NamedTuple):
@@ -34,6 +35,22 @@ class Statistics(NamedTuple):
 
     mean: Tensor | None = None
     variance: Tensor | None = None
+
+
+class NormContext(NamedTuple):
+    """What the gradient of a norm's input depends on, besides the input.
+
+    Attributes:
+        statistics: of the batch.
+        scale: (C,), None where the norm has none.
+        totals: come with a scale.
+        kernels: the elementwise work.
+    """
+
+    statistics: Statistics
+    scale: Tensor | None
+    totals: Totals | None
+    kernels: Kernels
 
 
 class Norm(Protocol):
@@ -52,10 +69,8 @@ class Norm(Protocol):
         """Return y = scale · x̂ + shift."""
         ...
 
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None
-    ) -> Tensor:
-        """The gradient of x from that of y; may overwrite dy. ``totals`` come with a scale."""
+    def input_gradient(self, dy: Tensor, x: Tensor, context: NormContext, *, rectified: bool) -> Tensor:
+        """The gradient of x from that of y; may overwrite dy. With ``rectified``, 0 where x is."""
         ...
 
 
@@ -79,11 +94,9 @@ class FusedBatchNorm:
         mean, variance = statistics
         return F.batch_norm(x, mean, variance, weight=scale, bias=shift, training=False, eps=self.eps)
 
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None
-    ) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, context: NormContext, *, rectified: bool) -> Tensor:
         """``scale/σ · (dy − Σdy/positions − x̂·Σ(dy·x̂)/positions)``, as a·dy + b·x + c per channel."""
-        mean, variance = statistics
+        (mean, variance), scale, totals = context.statistics, context.scale, context.totals
         assert mean is not None
         assert variance is not None
         assert scale is not None
@@ -92,8 +105,7 @@ class FusedBatchNorm:
         a = scale * inverse
         b = -a * inverse * totals.scaled / totals.positions
         c = -a * totals.plain / totals.positions - b * mean
-        a, b, c = (_per_channel(factor, x) for factor in (a, b, c))
-        return dy.mul_(a).addcmul_(x, b).add_(c)
+        return context.kernels.combine(dy, x, a, b, c, rectified=rectified)
 
 
 class FusedLayerNorm:
@@ -117,18 +129,16 @@ class FusedLayerNorm:
         assert shift is not None
         return self.standardize(x, statistics) * _per_channel(scale, x) + _per_channel(shift, x)
 
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None
-    ) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, context: NormContext, *, rectified: bool) -> Tensor:
         """``1/σ · (g − mean_i g_i − x̂ · mean_i(g_i · x̂_i))`` with ``g = scale · dy``."""
-        assert scale is not None
+        assert context.scale is not None
         dims = tuple(range(1, x.ndim))
-        standard = self.standardize(x, statistics)
-        gradient = dy.mul_(_per_channel(scale, x))
+        standard = self.standardize(x, context.statistics)
+        gradient = dy.mul_(_per_channel(context.scale, x))
         inverse = torch.rsqrt(_wide(x).var(dims, correction=0, keepdim=True) + self.eps).to(x.dtype)
         along = _wide(gradient * standard).mean(dims, keepdim=True).to(x.dtype)
         offset = _wide(gradient).mean(dims, keepdim=True).to(x.dtype)
-        return gradient.sub_(offset).sub_(standard * along).mul_(inverse)
+        return _under_relu(gradient.sub_(offset).sub_(standard * along).mul_(inverse), x, rectified)
 
 
 class FusedLengthNorm:
@@ -150,13 +160,11 @@ class FusedLengthNorm:
         """See :class:`Norm`."""
         return self.standardize(x, statistics)
 
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None
-    ) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, context: NormContext, *, rectified: bool) -> Tensor:
         """``s · (dy − x · s² · mean_i(dy_i · x_i))`` with ``s = 1 / sqrt(mean_i x_i² + eps)``."""
         inverse = self._inverse(x)
         along = _wide(dy * x).mean(tuple(range(1, x.ndim)), keepdim=True).to(x.dtype)
-        return dy.sub_(x * (along * inverse.square())).mul_(inverse)
+        return _under_relu(dy.sub_(x * (along * inverse.square())).mul_(inverse), x, rectified)
 
     def _inverse(self, x: Tensor) -> Tensor:
         squares = _wide(x).square().mean(tuple(range(1, x.ndim)), keepdim=True)
@@ -179,11 +187,9 @@ class NoNorm:
         """Return x."""
         return x
 
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None
-    ) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, context: NormContext, *, rectified: bool) -> Tensor:
         """Return dy."""
-        return dy
+        return _under_relu(dy, x, rectified)
 
 
 def fused_norm(module: nn.Module) -> Norm | None:
@@ -222,6 +228,10 @@ def update_running_statistics(module: nn.Module, statistics: Statistics, positio
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
     """(C,) → (1, C, 1, 1) or (1, C), in the precision of ``like``."""
     return value.to(like.dtype).view(1, -1, *[1] * (like.ndim - 2))
+
+
+def _under_relu(gradient: Tensor, x: Tensor, rectified: bool) -> Tensor:
+    return relu_gradient(gradient, x) if rectified else gradient
 
 
 def _wide(x: Tensor) -> Tensor:

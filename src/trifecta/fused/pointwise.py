@@ -42,15 +42,20 @@ def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> tupl
     """
     largest, index = F.max_pool2d(response, 2, return_indices=True)
     torch.clamp_min(largest, 0, out=out)
-    height, width = out.shape[2:]
-    image_width = response.shape[3]
+    packed_places.copy_(pack_places(_places(index, response.shape[3])))
+    return channel_moments(out)
+
+
+def _places(index: Tensor, image_width: int) -> Tensor:
+    """From positions in the image, as max pooling counts them, to places, (R, O, h, w)."""
+    height, width = index.shape[2:]
     corner = torch.arange(height, device=index.device).unsqueeze(1) * (2 * image_width)
     corner = corner + torch.arange(width, device=index.device) * 2
-    offset = index.sub_(corner)  # one of 0, 1, image_width, image_width + 1
-    lower = (offset > 1).to(torch.uint8)
-    right = offset.sub_(lower, alpha=image_width).to(torch.uint8)
-    packed_places.copy_(pack_places(right.add_(lower, alpha=2)))
-    return channel_moments(out)
+    # The difference is one of 0, 1, image_width, image_width + 1, so bytes may overflow on the way.
+    small = torch.uint8 if image_width < 255 else torch.int32
+    offset = index.to(small).sub_(corner.to(small))
+    lower = torch.gt(offset, 1, out=torch.empty_like(offset))
+    return offset.sub_(lower, alpha=image_width).add_(lower, alpha=2).to(torch.uint8)
 
 
 def relu_pool(response: Tensor, *, pool: bool) -> Tensor:
@@ -126,6 +131,14 @@ def relu_gradient(gradient: Tensor, activations: Tensor) -> Tensor:
     return open_part
 
 
+def combine(dy: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, *, rectified: bool) -> Tensor:
+    """``a · dy + b · x + c`` per channel, and with ``rectified`` 0 where x is; may overwrite dy."""
+    per_channel = (1, -1, *[1] * (x.ndim - 2))
+    a, b, c = (factor.to(x.dtype).view(per_channel) for factor in (a, b, c))
+    combined = dy.mul_(a).addcmul_(x, b).add_(c)
+    return relu_gradient(combined, x) if rectified else combined
+
+
 class Kernels(NamedTuple):
     """The functions of this module that a window runs, as they are or compiled."""
 
@@ -133,7 +146,7 @@ class Kernels(NamedTuple):
     relu_pool_into: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     unpool: Callable[[Tensor, Tensor, int, int], Tensor]
     moment_gradient: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
-    relu_gradient: Callable[[Tensor, Tensor], Tensor]
+    combine: Callable[..., Tensor]
 
 
-EAGER = Kernels(relu_into, relu_pool_into, unpool, moment_gradient, relu_gradient)
+EAGER = Kernels(relu_into, relu_pool_into, unpool, moment_gradient, combine)

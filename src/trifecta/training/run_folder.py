@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from trifecta.data import ImageData
+from trifecta.devices import in_channels_last
 from trifecta.files import write_atomically
 from trifecta.labels import ImageShape
 from trifecta.local_network import LocalNetwork, build_network
@@ -182,9 +183,7 @@ def network_for(config: RunConfig, facts: DatasetFacts) -> LocalNetwork:
         width=config.width,
         seed=config.seed,
     )
-    # PyTorch's own annotations leave this argument of Module.to out.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network
+    return in_channels_last(network)
 
 
 def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
