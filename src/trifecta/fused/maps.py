@@ -62,14 +62,13 @@ class Convolution3x3:
 
     def tap_sums(self, gradient: Tensor) -> Tensor:
         """See :class:`LinearMap`: all pixels, less the border rows and columns that the tap misses."""
-        total = _sum(gradient, (2, 3))
-        ends = _ends(gradient, 2)
-        rows, columns = _sum(ends, 3), _sum(_ends(gradient, 3), 2)
-        corners = _ends(ends, 3).to(total.dtype).sum(0)
-        taps = total.view(-1, 1, 1).repeat(1, 3, 3)
-        taps[:, ::2] -= rows.unsqueeze(2)
-        taps[:, :, ::2] -= columns.unsqueeze(1)
-        taps[:, ::2, ::2] += corners
+        taps = _sum_pixels(gradient).view(-1, 1, 1).repeat(1, 3, 3)
+        for tap, end in ((0, slice(None, 1)), (2, slice(-1, None))):
+            taps[:, tap] -= _sum_pixels(gradient[:, :, end]).unsqueeze(1)
+            taps[:, :, tap] -= _sum_pixels(gradient[:, :, :, end]).unsqueeze(1)
+            # A corner has gone twice by then.
+            taps[:, tap, 0] += gradient[:, :, end, 0].to(taps.dtype).sum((0, 2))
+            taps[:, tap, 2] += gradient[:, :, end, -1].to(taps.dtype).sum((0, 2))
         return taps
 
 
@@ -93,14 +92,6 @@ class Matrix:
         return gradient.to(torch.promote_types(gradient.dtype, torch.float32)).sum(0)
 
 
-def _ends(x: Tensor, dim: int) -> Tensor:
-    """The first and the last slice along ``dim``, a view; twice the same of a single one."""
-    size = x.shape[dim]
-    if size == 1:
-        return x.expand(*x.shape[:dim], 2, *x.shape[dim + 1 :])
-    return x[(slice(None),) * dim + (slice(None, None, size - 1),)]
-
-
-def _sum(x: Tensor, dims: int | tuple[int, ...]) -> Tensor:
-    """Over rows and ``dims``, in float32 or wider."""
-    return x.sum(dims).to(torch.promote_types(x.dtype, torch.float32)).sum(0)
+def _sum_pixels(x: Tensor) -> Tensor:
+    """(R, O, H, W) → (O,), in float32 or wider."""
+    return x.sum((2, 3)).to(torch.promote_types(x.dtype, torch.float32)).sum(0)
