@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused import EAGER, compiled_kernels, compiler_works, run_window, stages_of
+from trifecta.fused import EAGER, compiled_kernels, compiled_windows, run_window, stages_of
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
@@ -51,7 +51,9 @@ class Learner:
         self.steps = 0
         self.optimizers = self._build_optimizers()
         if compiled and self.device.type == "cuda":
-            self._compile_windows("reduce-overhead")
+            self.window_loss = compiled_windows(  # type: ignore[method-assign]
+                self.plain_window_loss, self.device, mode="reduce-overhead"
+            )
         elif compiled:
             self.kernels = compiled_kernels(self.device)
 
@@ -87,7 +89,7 @@ class Learner:
         network, head = self.network, self.network.head(window.last)
         stages = stages_of(network.blocks[window.first : window.last + 1]) if self.fused else None
         if stages is None:
-            return self._plain_window_loss(window, x, labels)
+            return self.plain_window_loss(window, x, labels)
         constant = network.image_shape[0] if window.first == 0 else 0
         output, moments = run_window(
             stages,
@@ -98,22 +100,10 @@ class Learner:
         )
         return head.loss(moments if head.reads_moments else output, labels), output
 
-    def _plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the blocks' own modules."""
         output = self.network.run(window.first, window.last, x)
         return self.network.head(window.last).loss(output, labels), output
-
-    def _compile_windows(self, mode: str) -> None:
-        """Run the plain graph of every window compiled, if a compiler works."""
-        if not compiler_works(self.device):
-            return
-        graph = torch.compile(self._plain_window_loss, mode=mode)
-
-        def window_loss(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            loss, output = graph(window, x, labels)
-            # A replayed graph writes over what its last run returned.
-            return loss.clone(), output.clone()
-
-        self.window_loss = window_loss  # type: ignore[method-assign]
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, output = self.window_loss(window, x, labels)

@@ -15,6 +15,7 @@ from trifecta.labels import LABEL_INPUTS, ImageShape
 from trifecta.methods.method import Method
 from trifecta.networks import get_network
 from trifecta.readout import fuse, select_blocks
+from trifecta.shortlist import Shortlist, best_rows, choose_shortlist, spread_scores
 
 # In one pass of prediction: enough to keep every core busy, few enough to bound its memory.
 LABELLED_SAMPLES = 256
@@ -22,6 +23,9 @@ LABELLED_SAMPLES = 256
 
 class LocalNetwork(nn.Module):
     """Blocks with everything that ``method`` adds to them.
+
+    Attributes:
+        shortlist: None for exact prediction, see :class:`trifecta.shortlist.Shortlist`.
 
     Args:
         blocks: in order, any modules that map a batch to a batch; the first receives
@@ -46,6 +50,7 @@ class LocalNetwork(nn.Module):
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
         self.method, self.image_shape, self.num_classes = method, image_shape, num_classes
+        self.shortlist: Shortlist | None = None
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a network needs at least one block: received none")
@@ -71,6 +76,25 @@ class LocalNetwork(nn.Module):
         if block in self.scored_blocks:
             modules.append(self.head(block))
         return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def keep_labels(self, labels: int) -> None:
+        """Predict from a shortlist of so many labels from now on.
+
+        Raises:
+            ValueError: the method tries no labels, or the read-out or K leave none out.
+        """
+        if not self.method.objective.pairs:
+            raise ValueError(
+                f"method {self.method.name} scores all classes in one pass and tries no labels: "
+                "drop --shortlist"
+            )
+        self.shortlist = choose_shortlist(
+            labels,
+            num_blocks=len(self.blocks),
+            num_classes=self.num_classes,
+            scored_blocks=self.scored_blocks,
+            readout_blocks=self.readout_blocks,
+        )
 
     def run(self, first: int, last: int, x: Tensor) -> Tensor:
         """Pass ``x`` through blocks ``first … last``."""
@@ -102,24 +126,37 @@ class LocalNetwork(nn.Module):
             x, moments = infer_first_block(
                 first, self.label_input.base(images), self.label_input.maps(images)
             )
-            scores = [self._scores_of(0, x, moments), *self._pass_scores(x, first=1)]
+            scores = [self._scores_of(0, x, moments)]
         else:
             labels = torch.arange(self.num_classes, device=images.device).repeat(len(images))
-            repeated = images.repeat_interleave(self.num_classes, dim=0)
-            scores = self._pass_scores(self.label_input(repeated, labels))
-        return [None if s is None else s.view(len(images), self.num_classes) for s in scores]
+            x = self.label_input(images.repeat_interleave(self.num_classes, dim=0), labels)
+            scores = []
+        grid = (len(images), self.num_classes)
+        if self.shortlist is None:
+            return [_view(s, grid) for s in scores + self._pass_scores(x, first=len(scores))]
+        x, early = self._run_blocks(x, len(scores), self.shortlist.after + 1)
+        scores = [_view(s, grid) for s in scores + early]
+        chosen = scores[self.shortlist.after]
+        assert chosen is not None
+        rows, kept = best_rows(chosen, self.shortlist.labels)
+        late = self._pass_scores(x[rows], first=len(scores))
+        return scores + [None if s is None else spread_scores(s, kept, self.num_classes) for s in late]
 
     def _pass_scores(self, x: Tensor, *, first: int = 0) -> list[Tensor | None]:
         """Scores by the blocks from ``first`` on, which receives ``x``."""
+        return self._run_blocks(x, first, len(self.blocks))[1]
+
+    def _run_blocks(self, x: Tensor, first: int, end: int) -> tuple[Tensor, list[Tensor | None]]:
+        """What block ``end − 1`` makes of block ``first``'s input ``x``, and the scores on the way."""
         scores: list[Tensor | None] = []
-        for k in range(first, len(self.blocks)):
+        for k in range(first, end):
             stage = inferred_stage(self.blocks[k])
             if stage is None:
                 x, moments = self.blocks[k](x), None
             else:
                 x, moments = infer_block(stage, x)
             scores.append(self._scores_of(k, x, moments))
-        return scores
+        return x, scores
 
     def _scores_of(self, block: int, features: Tensor, moments: Moments | None) -> Tensor | None:
         if block not in self.scored_blocks:
@@ -139,6 +176,10 @@ class LocalNetwork(nn.Module):
         for block, training in zip(self.blocks, was_training, strict=True):
             block.train(training)
         return shapes
+
+
+def _view(scores: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
+    return None if scores is None else scores.view(grid)
 
 
 def _cat(scores: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -11,6 +11,7 @@ from trifecta.blocks import NORMALIZATIONS
 from trifecta.fused import Stage, chunks, infer_block
 from trifecta.labels import LABEL_INPUTS
 from trifecta.local_network import LocalNetwork
+from trifecta.shortlist import Shortlist
 
 SHAPE, CLASSES = (2, 9, 8), 5
 
@@ -89,3 +90,39 @@ def test_no_images_have_no_scores() -> None:
     with torch.no_grad():
         scores = network_of("trifecta", "small", "channel", "batch")(torch.empty(0, *SHAPE).double())
     assert scores.shape == (0, CLASSES)
+
+
+def test_a_shortlist_scores_its_labels_exactly_and_drops_the_rest() -> None:
+    network = network_of("trifecta", "small", "channel", "batch")
+    images = torch.randn(6, *SHAPE, dtype=torch.float64)
+    with torch.no_grad():
+        exact = [scores for scores in network.block_scores(images) if scores is not None]
+        network.keep_labels(2)
+        short = [scores for scores in network.block_scores(images) if scores is not None]
+    assert network.shortlist == Shortlist(labels=2, after=1)
+    best = exact[1].topk(2, dim=1).indices
+    kept = torch.zeros(6, CLASSES, dtype=torch.bool).scatter(1, best, True)
+    for block, (expected, found) in enumerate(zip(exact, short, strict=True)):
+        if block <= 1:
+            torch.testing.assert_close(found, expected)
+        else:
+            torch.testing.assert_close(found[kept], expected[kept])
+            assert bool((found[~kept] == float("-inf")).all())
+
+
+@pytest.mark.parametrize(
+    ("method", "readout", "labels", "message"),
+    [
+        ("trifecta", "last", 0, "keeps 1 … 4 of 5 labels"),
+        ("trifecta", "last", 5, "keeps 1 … 4 of 5 labels"),
+        ("trifecta", "all", 2, "drop --shortlist"),
+        ("backprop", "last", 2, "scores all classes in one pass"),
+    ],
+)
+def test_a_shortlist_that_makes_no_sense_is_refused(
+    method: str, readout: str, labels: int, message: str
+) -> None:
+    varied = replace(get_method(method), readout=readout)
+    network = build_network(varied, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.04)
+    with pytest.raises(ValueError, match=message):
+        network.keep_labels(labels)

@@ -29,12 +29,18 @@ def measure_memory(
     On CPU the peak resident set of a process that takes a few steps, less that of one that has only built
     model, optimizer and data; on CUDA the allocator's peak, likewise. Also the bytes that the graph holds
     at most at one time.
+
+    Raises:
+        ValueError: no such network.
+        RuntimeError: a process failed; says what it said last.
     """
+    places = [replace(setting, network=network) for network in networks]
+    for placed in places:
+        placed.check_network()
     rows = []
-    for network in networks:
-        placed = replace(setting, network=network)
+    for placed in places:
         for contestant in contestants:
-            say(f"{network}, {contestant.title}")
+            say(f"{placed.network}, {contestant.title}")
             rows.append(_row(placed, contestant, rounds))
     for row in rows:
         reference = _find(rows, row["network"], BACKPROP)

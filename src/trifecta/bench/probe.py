@@ -95,7 +95,8 @@ class _Holder:
     """What stands in a graph for a saved tensor; gone when the graph is."""
 
     def __init__(self, tensor: Tensor, count: SavedBytes) -> None:
-        self.tensor, self._count = tensor, count
+        # Detached: a graph's output would hold the graph, and the graph this.
+        self.tensor, self._count = tensor.detach(), count
         self._counts = not isinstance(tensor, nn.Parameter)
         if self._counts:
             count.take(tensor)

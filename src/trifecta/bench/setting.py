@@ -51,6 +51,13 @@ class Setting:
         """``fp32`` or ``bf16``."""
         return resolve_precision(self.precision, self.torch_device)
 
+    def check_network(self) -> None:
+        """Raise ValueError for a network that does not exist, without building it."""
+        if self.network.startswith("equal:"):
+            _depth_and_channels(self.network)
+        else:
+            get_network(self.network)
+
     def build(self, method: Method) -> LocalNetwork:
         """The network for a method, weights from seed 0, on the device."""
         with torch.random.fork_rng():

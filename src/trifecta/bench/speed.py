@@ -39,7 +39,7 @@ def measure_speed(setting: Setting, contestants: Sequence[Contestant], *, rounds
         turns[contestant.name] = turn
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     work = {name: training_multiply_adds(network) for name, network in networks.items()}
-    return _report("speed", setting, contestants, seconds, work, STEPS_A_TURN * setting.batch_size)
+    return report_turns("speed", setting, contestants, seconds, work, STEPS_A_TURN * setting.batch_size)
 
 
 def measure_inference(
@@ -55,7 +55,7 @@ def measure_inference(
         turns[contestant.name] = lambda predict=predict: predict(images)  # type: ignore[misc]
         work[contestant.name] = prediction_multiply_adds(trainer.network)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
-    return _report("inference", setting, contestants, seconds, work, setting.batch_size)
+    return report_turns("inference", setting, contestants, seconds, work, setting.batch_size)
 
 
 def take_turns(
@@ -76,7 +76,7 @@ def take_turns(
     return seconds
 
 
-def _report(
+def report_turns(
     benchmark: str,
     setting: Setting,
     contestants: Sequence[Contestant],
@@ -84,24 +84,26 @@ def _report(
     work: Mapping[str, float],
     images: int,
 ) -> Report:
+    """The report of contestants that took their turns, ``images`` each time."""
     peak = peak_multiply_adds(setting.torch_device, setting.resolved_precision)
-    rows = []
+    rows: list[Report] = []
     for contestant in contestants:
         name = contestant.name
         speeds = [images / s for s in seconds[name]]
-        row = {
+        row: Report = {
             "name": name,
             "title": contestant.title,
             "locality": contestant.method.schedule.locality,
             "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
             "images_per_second": _spread(speeds),
-            "multiply_adds": work[name],
-            "efficiency": statistics.median(speeds) * work[name] / peak["convolution"],
         }
+        if name in work:
+            row["multiply_adds"] = work[name]
+            row["efficiency"] = statistics.median(speeds) * work[name] / peak["convolution"]
         for other in (BACKPROP, PUBLISHED):
             if other in seconds:
                 row[f"over_{other}"] = ratio(seconds[other], seconds[name])
-        if BACKPROP in work:
+        if name in work and BACKPROP in work:
             row["bound_over_backprop"] = work[BACKPROP] / work[name]
         rows.append(row)
     return {

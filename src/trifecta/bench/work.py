@@ -45,9 +45,14 @@ def training_multiply_adds(network: LocalNetwork) -> float:
 
 
 def prediction_multiply_adds(network: LocalNetwork) -> int:
-    """For one image, one pass per label where labels enter."""
-    passes = network.num_classes if network.method.objective.pairs else 1
-    return sum(forward_multiply_adds(network)) * passes
+    """For one image: every block for every label where labels enter, or for those on a shortlist."""
+    forward = forward_multiply_adds(network)
+    if not network.method.objective.pairs:
+        return sum(forward)
+    if network.shortlist is None:
+        return sum(forward) * network.num_classes
+    early = network.shortlist.after + 1
+    return sum(forward[:early]) * network.num_classes + sum(forward[early:]) * network.shortlist.labels
 
 
 def _passes(network: LocalNetwork) -> int:

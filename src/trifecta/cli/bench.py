@@ -17,11 +17,14 @@ from trifecta.bench import (
 )
 from trifecta.bench.contestants import select
 from trifecta.bench.memory import DEPTHS
+from trifecta.bench.settled import measure_settled
+from trifecta.bench.speed import Say
 from trifecta.cli.options import accuracy_configs
 from trifecta.files import write_atomically
-from trifecta.report.bench import draw_bench, print_bench
+from trifecta.report.bench import check_figure, draw_bench, print_bench
+from trifecta.training import RunFolder
 
-PREDICTORS = "trifecta,class-groups,backprop,published"
+PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
 EQUAL = ",".join(f"equal:{depth}:64" for depth in DEPTHS)
 _PATH: click.Path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
@@ -100,6 +103,18 @@ def memory_command(networks: str, rows: str | None, rounds: int, **options: Any)
     )
 
 
+@bench_command.command("settled")
+@click.argument("run", type=_PATH)
+@_options(
+    click.option("--shares", default="0.1,0.3", show_default=True, help="Of --skip-settled."),
+    _SETTING[-1],
+)
+def settled_command(run: Path, shares: str, rounds: int, **options: Any) -> None:
+    """Training steps of a trained run when settled pairs are skipped."""
+    wanted = [_share(word, "--shares") for word in shares.split(",")]
+    _report(options, lambda say: measure_settled(RunFolder(run), wanted, rounds=rounds, say=say))
+
+
 @bench_command.command("accuracy")
 @_options(
     click.option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or `digits`."),
@@ -114,30 +129,28 @@ def memory_command(networks: str, rows: str | None, rounds: int, **options: Any)
 )
 def accuracy_command(
     thresholds: str,
-    as_json: bool,
-    out: Path | None,
-    figure: Path | None,
     **options: Any,
 ) -> None:
     """Seconds of training until the validation split is read well enough."""
+    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
     configs = accuracy_configs(options)
-    wanted = [_share(word) for word in thresholds.split(",")]
-    console = Console(stderr=True, quiet=as_json)
-    with console.status("") as status:
-        report = measure_accuracy(configs, wanted, say=status.update)
-    _publish(report, as_json=as_json, out=out, figure=figure)
+    wanted = [_share(word, "--thresholds") for word in thresholds.split(",")]
+    _report(shown, lambda say: measure_accuracy(configs, wanted, say=say))
 
 
-def _finish(options: dict[str, Any], measure: Callable[[Setting, Callable[[str], None]], Any]) -> None:
-    as_json, out, figure = (options.pop(name) for name in ("as_json", "out", "figure"))
-    options["image_shape"] = _image_shape(options["image_shape"])
-    console = Console(stderr=True, quiet=as_json)
-    with console.status("") as status:
-        report = measure(Setting(**options), status.update)
-    _publish(report, as_json=as_json, out=out, figure=figure)
+def _finish(options: dict[str, Any], measure: Callable[[Setting, Say], dict[str, Any]]) -> None:
+    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
+    setting = Setting(**options | {"image_shape": _image_shape(options["image_shape"])})
+    _report(shown, lambda say: measure(setting, say))
 
 
-def _publish(report: dict[str, Any], *, as_json: bool, out: Path | None, figure: Path | None) -> None:
+def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> None:
+    """Measure, then leave the report where it is wanted."""
+    as_json, out, figure = (shown[name] for name in ("as_json", "out", "figure"))
+    if figure is not None:
+        check_figure(figure)
+    with Console(stderr=True, quiet=as_json).status("") as status:
+        report = measure(status.update)
     if out is not None:
         earlier = out.read_text() if out.exists() else ""
         write_atomically(out, lambda path: path.write_text(f"{earlier}{json.dumps(report)}\n"))
@@ -156,11 +169,11 @@ def _image_shape(text: str) -> tuple[int, int, int]:
     return int(words[0]), int(words[1]), int(words[2])
 
 
-def _share(text: str) -> float:
+def _share(text: str, option: str) -> float:
     try:
         share = float(text)
     except ValueError:
         share = -1.0
     if not 0 < share <= 1:
-        raise ValueError(f"--thresholds are accuracies between 0 and 1, such as 0.5,0.8: received '{text}'")
+        raise ValueError(f"{option} are numbers between 0 and 1, such as 0.3,0.5: received '{text}'")
     return share

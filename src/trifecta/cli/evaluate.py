@@ -18,6 +18,7 @@ from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, loa
 @click.option("--split", metavar="NAME", help="Another split.  [default: the run's test split]")
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, …")
 @click.option("--precision", default=None, metavar="NAME", help="[default: the run's]")
+@click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate_command(
     run: Path,
@@ -25,12 +26,15 @@ def evaluate_command(
     split: str | None,
     device: str,
     precision: str | None,
+    shortlist: int | None,
     as_json: bool,
 ) -> None:
     """Measure a trained run on its test split, block by block."""
     where = resolve_device(device)
     folder = RunFolder(run)
     network, facts = load_network(folder, where)
+    if shortlist is not None:
+        network.keep_labels(shortlist)
     config, _ = folder.read_config()
     wanted = config.data if data is None else DataConfig(source=data, image_size=facts.image_shape[1:])
     images = _load(wanted, split, facts, run)

@@ -1,15 +1,20 @@
-"""Compiled elementwise kernels, where a compiler works.
+"""Compilation, where a compiler works.
 
-Only what gains by it: on CPU the compiled gradient of batch norm takes a fifth of the eager time and that
-of the moments a half, while pooling and its inverse come out slower than PyTorch's own.
+Of the elementwise kernels only what gains by it: on CPU the gradients of batch norm and of the moments,
+while pooling and its inverse come out slower than PyTorch's own.
 """
 
 import warnings
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trifecta.fused.pointwise import EAGER, Kernels, combine, moment_gradient
+from trifecta.schedules import Window
+
+WindowLoss = Callable[[Window, Tensor, Tensor], tuple[Tensor, Tensor]]
+_MOST_WINDOWS = 256
 
 
 def compiled_kernels(device: torch.device) -> Kernels:
@@ -20,6 +25,27 @@ def compiled_kernels(device: torch.device) -> Kernels:
         combine=torch.compile(combine, dynamic=True, fullgraph=True),
         moment_gradient=torch.compile(moment_gradient, dynamic=True, fullgraph=True),
     )
+
+
+def compiled_windows(window_loss: WindowLoss, device: torch.device, *, mode: str) -> WindowLoss:
+    """``window_loss`` compiled once per window; as it is, with a warning, where that fails."""
+    if not compiler_works(device):
+        return window_loss
+    # Here, not at the top: it takes a second to import.
+    import torch._dynamo.config as dynamo_config
+
+    # Windows differ in shape by design: each is worth a graph of its own.
+    graph = torch.compile(window_loss, mode=mode, dynamic=False)
+
+    def run(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with warnings.catch_warnings(), dynamo_config.patch(recompile_limit=_MOST_WINDOWS):
+            # The compiler looks at every input's gradient, and the first window's is no leaf.
+            warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not")
+            loss, output = graph(window, x, labels)
+        # A replayed graph writes over what its last run returned.
+        return loss.clone(), output.clone()
+
+    return run
 
 
 def compiler_works(device: torch.device) -> bool:

@@ -103,7 +103,8 @@ class _Window(torch.autograd.Function):
         assert moments is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved, *parameters)
-        return (x, *moments)
+        # A view, so that what is saved is no output of this node and holds no graph.
+        return (x.view_as(x), *moments)
 
     @staticmethod
     def backward(

@@ -50,14 +50,19 @@ def measured_on(report: Report) -> str:
     return "; ".join([*parts, report["date"]])
 
 
-def draw_bench(report: Report, path: Path) -> None:
-    """One figure: bars for speed and inference, lines over depth for memory, curves for accuracy.
+def check_figure(path: Path) -> None:
+    """Refuse a kind of file that is not drawn, before hours are spent on its figures.
 
     Raises:
-        ValueError: a kind of file that is not drawn.
+        ValueError: neither .svg, .png nor .pdf.
     """
     if path.suffix not in FIGURES:
         raise ValueError(f"a figure is {', '.join(FIGURES)}: received '{path.name}'")
+
+
+def draw_bench(report: Report, path: Path) -> None:
+    """One figure: bars for speed and inference, lines over depth for memory, curves for accuracy."""
+    check_figure(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -79,7 +84,7 @@ def _speed_table(report: Report) -> tuple[list[str], list[list[str]]]:
             _spread(row.get("over_backprop"), ".2f", "×"),
             _times(row.get("bound_over_backprop")),
             _spread(row.get("over_published"), ".1f", "×"),
-            f"{100 * row['efficiency']:.0f}%",
+            f"{100 * row['efficiency']:.0f}%" if "efficiency" in row else "–",
             row["locality"],
         ]
         for row in report["rows"]

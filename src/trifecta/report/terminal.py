@@ -1,5 +1,6 @@
 """Tables for a terminal; plain text where the output is not one."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[s
     for file, row in zip(files, scores, strict=True):
         label = classes[int(row.argmax())]
         if few:
-            cells = [f"{value:.3f}" for value in row.tolist()]
+            cells = [f"{value:.3f}" if math.isfinite(value) else "–" for value in row.tolist()]
         else:
             best = row.topk(5)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)

@@ -1,0 +1,110 @@
+"""How fast a trained run's steps are when settled pairs are skipped: exact, skipped, backprop in turn."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trifecta.bench.contestants import BACKPROP, CONTESTANTS, Contestant, Trains
+from trifecta.bench.setting import Setting
+from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
+from trifecta.bench.work import training_multiply_adds
+from trifecta.data import Batches, load_data
+from trifecta.heads import Symmetric, Threshold
+from trifecta.learner import Learner
+from trifecta.local_network import LocalNetwork
+from trifecta.methods import Method
+from trifecta.training import RunConfig, RunFolder, load_network
+
+PAIRS = (Symmetric, Threshold)
+# Real batches that every contestant sees in turn.
+BATCHES = 8
+
+
+def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, say: Say) -> Report:
+    """Training steps from where a run ended, on its data, by the shares of ``--skip-settled``.
+
+    The learning rate is next to nothing, so that the network stays as the run left it.
+
+    Raises:
+        ValueError: not a finished run of a method that compares pairs, or a share out of range.
+    """
+    config, facts = folder.read_config()
+    if not isinstance(config.method.objective, PAIRS):
+        raise ValueError(
+            f"settled pairs need a method that compares pairs: {folder.path} is a run of "
+            f"{config.method.name}; train with --method trifecta"
+        )
+    setting = Setting(
+        network=config.network,
+        width=config.width,
+        image_shape=facts.image_shape,
+        num_classes=len(facts.classes),
+        batch_size=config.batch_size,
+        device=config.device,
+        precision=config.precision,
+    )
+    batches = _batches(config, setting)
+    rows = [_row(folder, setting, config.method, share) for share in (0.0, *shares)]
+    rows.append((CONTESTANTS[BACKPROP], CONTESTANTS[BACKPROP].build(setting)))
+    turns: dict[str, Turn] = {row.name: _turn(trainer, batches) for row, trainer in rows}
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    # What is skipped depends on the data: only rows that skip nothing have their work counted.
+    work = {
+        row.name: training_multiply_adds(trainer.network)
+        for row, trainer in rows
+        if row.name in ("settled-0", BACKPROP)
+    }
+    images = STEPS_A_TURN * setting.batch_size
+    report = report_turns("settled", setting, [row for row, _ in rows], seconds, work, images)
+    return report | {"data": config.data.source, "epochs": config.epochs}
+
+
+def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> tuple[Contestant, Trains]:
+    assert isinstance(method.objective, PAIRS)
+    objective = replace(method.objective, skip_settled=share)
+    still = replace(method.optimizer, learning_rate=1e-9)
+    method = replace(method, objective=objective, optimizer=still)
+    trained, _ = load_network(folder, setting.torch_device)
+    network = setting.build(method)
+    network.load_state_dict(trained.state_dict())
+    generator = torch.Generator(setting.torch_device).manual_seed(0)
+    title = f"{method.name}, settled below {share:g} skipped" if share else f"{method.name}, exact"
+
+    def learner(network: LocalNetwork, precision: str) -> Trains:
+        return Learner(network, generator=generator, precision=precision)
+
+    row = Contestant(name=f"settled-{share:g}", title=title, method=method, learner=learner)
+    return row, learner(network, setting.resolved_precision)
+
+
+def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    endless = cycle(batches)
+
+    def turn() -> None:
+        for _ in range(STEPS_A_TURN):
+            trainer.step(*next(endless))
+
+    return turn
+
+
+def _batches(config: RunConfig, setting: Setting) -> list[tuple[Tensor, Tensor]]:
+    data = load_data(config.data).to(setting.torch_device)
+    source = Batches(
+        data.train,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        mean=data.mean,
+        std=data.std,
+        seed=config.seed,
+    )
+    generator = torch.Generator(setting.torch_device).manual_seed(0)
+    chosen: list[tuple[Any, Any]] = []
+    for images, labels in source.epoch(0, generator=generator):
+        chosen.append((images.contiguous(memory_format=torch.channels_last), labels))
+        if len(chosen) == BATCHES:
+            break
+    return chosen

@@ -1,0 +1,217 @@
+"""Benchmarks: fair turns, counted work, honest opponents, memory that is really what it says."""
+
+import copy
+import gc
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from trifecta import Learner, build_network, get_method
+from trifecta.bench import CONTESTANTS, Setting, measure_inference, measure_memory, measure_speed
+from trifecta.bench import accuracy as accuracy_module
+from trifecta.bench import published as published_module
+from trifecta.bench.accuracy import seconds_to
+from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
+from trifecta.bench.contestants import select
+from trifecta.bench.probe import SavedBytes
+from trifecta.bench.published import PublishedRule
+from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_turns
+from trifecta.bench.work import (
+    forward_multiply_adds,
+    prediction_multiply_adds,
+    training_multiply_adds,
+)
+from trifecta.local_network import LocalNetwork
+
+TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def network_of(method: str, *, normalization: str = "batch") -> LocalNetwork:
+    varied = replace(get_method(method), normalization=normalization)
+    return build_network(varied, "small", image_shape=(1, 8, 8), num_classes=3, width=0.05).double()
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(3)
+    return torch.randn(8, 1, 8, 8, generator=draw, dtype=torch.float64), torch.arange(8) % 3
+
+
+def assert_same_weights(first: LocalNetwork, second: LocalNetwork) -> None:
+    state = second.state_dict()
+    for name, value in first.state_dict().items():
+        torch.testing.assert_close(state[name], value)
+
+
+def test_contestants_take_turns_after_a_warm_up() -> None:
+    order: list[str] = []
+    turns: dict[str, Turn] = {name: partial(order.append, name) for name in "abc"}
+    seconds = take_turns(turns, TINY, rounds=4, say=silent)
+    assert "".join(order) == "abc" * (WARM_UP_TURNS + 4)
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 4, "b": 4, "c": 4}
+
+
+def test_a_ratio_is_of_medians_and_its_spread_within_rounds() -> None:
+    assert ratio([4.0, 6.0, 8.0], [2.0, 2.0, 4.0]) == {"median": 3.0, "low": 2.0, "high": 3.0}
+
+
+def test_every_contestant_trains_and_is_reported_beside_backprop() -> None:
+    report = measure_speed(TINY, select(None), rounds=1, say=silent)
+    rows = {row["name"]: row for row in report["rows"]}
+    assert set(rows) == {name for name, c in CONTESTANTS.items() if not c.shortlist}
+    for row in rows.values():
+        speed = row["images_per_second"]
+        assert 0 < speed["low"] <= speed["median"] <= speed["high"]
+        assert row["over_backprop"]["median"] == pytest.approx(
+            speed["median"] / rows["backprop"]["images_per_second"]["median"]
+        )
+        assert row["efficiency"] > 0
+    assert rows["published"]["precision"] == "fp32"
+    assert {"hardware", "threads", "versions", "date", "precision"} <= set(report)
+
+
+def test_every_predictor_is_reported() -> None:
+    report = measure_inference(
+        TINY, [CONTESTANTS[n] for n in ("trifecta-shortlist", "published")], rounds=1, say=silent
+    )
+    assert [row["name"] for row in report["rows"]] == ["trifecta-shortlist", "published"]
+
+
+def test_work_by_hand() -> None:
+    network = TINY.build(get_method("trifecta"))
+    channels, pixels = [2, 6, 6, 13, 13, 13, 26], [64, 16, 16, 4, 4, 4]
+    forward = [9 * a * b * p for a, b, p in zip(channels, channels[1:], pixels, strict=False)]
+    assert forward_multiply_adds(network) == forward
+    # Windows (0,1)(2,3)(4,5) and (0)(1,2)(3,4)(5): block 0 is always first, the others take turns.
+    one_pass = sum(f * 2.5 for f in forward[1:]) + 2 * forward[0]
+    assert training_multiply_adds(network) == 2 * one_pass
+    assert prediction_multiply_adds(network) == 3 * sum(forward)
+    network.keep_labels(2)
+    assert prediction_multiply_adds(network) == 3 * sum(forward[:2]) + 2 * sum(forward[2:])
+    end_to_end = TINY.build(get_method("backprop"))
+    forward[0] //= 2
+    assert training_multiply_adds(end_to_end) == 3 * sum(forward) - forward[0]
+    assert prediction_multiply_adds(end_to_end) == sum(forward)
+
+
+def test_the_plain_published_rule_moves_weights_as_the_library_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = get_method("trifecta")
+    optimizer = replace(base.optimizer, learning_rate=1e-3, decay="constant", ownership="objective")
+    method = replace(base, schedule=replace(base.schedule, close_last=False), optimizer=optimizer)
+    network = build_network(method, "small", image_shape=(1, 8, 8), num_classes=3, width=0.05).double()
+    plain = PublishedRule(copy.deepcopy(network))
+    learner = Learner(network)
+    images, labels = batch()
+    monkeypatch.setattr(published_module, "wrong_labels", lambda labels, _: (labels + 1) % 3)
+    monkeypatch.setattr("trifecta.learner.wrong_labels", lambda labels, *_: (labels + 1) % 3)
+    for _ in range(5):
+        plain.step(images, labels)
+        learner.step(images, labels)
+    # An idle block still runs there, so only its running statistics differ.
+    for expected, found in zip(network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        torch.testing.assert_close(plain.predict(images), plain.network.eval()(images))
+
+
+def test_checkpointed_backprop_moves_weights_as_backprop_does() -> None:
+    network = network_of("backprop")
+    checkpointed = CheckpointedLearner(copy.deepcopy(network))
+    learner = Learner(network)
+    for _ in range(3):
+        learner.step(*batch())
+        checkpointed.step(*batch())
+    for expected, found in zip(network.parameters(), checkpointed.network.parameters(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_accumulated_backprop_moves_weights_as_backprop_does_where_no_norm_sees_the_batch() -> None:
+    network = network_of("backprop", normalization="none")
+    accumulated = AccumulatedLearner(copy.deepcopy(network))
+    learner = Learner(network)
+    for _ in range(3):
+        learner.step(*batch())
+        accumulated.step(*batch())
+    assert_same_weights(network, accumulated.network)
+
+
+def saved_bytes(contestant: str, depth: int) -> int:
+    setting = replace(TINY, network=f"equal:{depth}:4")
+    trainer = CONTESTANTS[contestant].build(setting)
+    images, labels = setting.batch()
+    gc.collect()
+    with SavedBytes() as saved:
+        for _ in range(2):
+            trainer.step(images, labels)
+    return saved.most
+
+
+@pytest.mark.parametrize(
+    "contestant", ["trifecta", "class-groups", "ff", "trifecta-plain-graph", "published"]
+)
+def test_what_a_local_graph_holds_does_not_grow_with_depth(contestant: str) -> None:
+    assert saved_bytes(contestant, 4) == saved_bytes(contestant, 12)
+
+
+def test_what_backprop_holds_does() -> None:
+    per_block = (saved_bytes("backprop", 12) - saved_bytes("backprop", 4)) / 8
+    activations = 6 * 4 * 64 * 4
+    statistics = 2 * 4 * 4
+    assert per_block == activations + statistics
+
+
+def test_saved_bytes_count_shared_memory_once_and_forget_what_is_freed() -> None:
+    x = torch.ones(1000, requires_grad=True)
+    with SavedBytes() as saved:
+        y = x.exp()
+        z = y.square() + y.view(10, 100).square().sum()
+        assert saved.most == 4000
+        del y, z
+        again = x.exp()
+        assert saved.most == 4000
+        both = again, x.exp()
+        assert saved.most == 8000
+        del both
+
+
+def test_memory_is_measured_in_processes_of_its_own() -> None:
+    rows = measure_memory(
+        TINY, select("trifecta,backprop"), ["equal:2:4", "equal:6:4"], rounds=1, say=silent
+    )["rows"]
+    assert [(row["network"], row["name"]) for row in rows] == [
+        (network, name) for network in ("equal:2:4", "equal:6:4") for name in ("trifecta", "backprop")
+    ]
+    assert rows[1]["over_backprop"] == 1
+    assert rows[2]["saved_over_backprop"] == rows[2]["saved_bytes"] / rows[3]["saved_bytes"]
+    assert rows[3]["saved_bytes"] == saved_bytes("backprop", 6)
+
+
+def test_a_probe_that_fails_says_why() -> None:
+    too_small = replace(TINY, image_shape=(1, 2, 2))
+    with pytest.raises(RuntimeError, match=r"backprop on small failed.*--image-size 8"):
+        measure_memory(too_small, select("backprop"), ["small"], rounds=1, say=silent)
+
+
+def test_seconds_to_an_accuracy_are_those_of_training_alone() -> None:
+    history = [
+        {"seconds": 2.0, "validation_accuracy": 0.4, "evaluation_seconds": 9.0},
+        {"seconds": 3.0, "validation_accuracy": 0.6, "evaluation_seconds": 9.0},
+    ]
+    assert [seconds_to(history, t) for t in (0.3, 0.5, 0.6, 0.7)] == [2.0, 5.0, 5.0, None]
+    assert accuracy_module.seconds_to([], 0.1) is None
+
+
+def test_a_turn_covers_both_parities() -> None:
+    schedule = get_method("trifecta").schedule
+    assert {schedule.windows(step, 6) for step in range(STEPS_A_TURN)} == {
+        schedule.windows(0, 6),
+        schedule.windows(1, 6),
+    }

@@ -1,0 +1,89 @@
+"""``trifecta bench`` as a person meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trifecta.cli import main
+
+TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-size", "6", "--rounds", "1"]
+TRAIN = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "arguments", "shown"),
+    [
+        ("speed", ["--rows", "trifecta,backprop", *TINY], "Trifecta, exact pairs"),
+        ("inference", TINY, "published rule, plain PyTorch"),
+        ("memory", ["--networks", "equal:2:4", "--rows", "trifecta,backprop", *TINY], "equal:2:4"),
+        ("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
+        ("settled", ["RUN", "--rounds", "1"], "settled below 0.3 skipped"),
+    ],
+)
+def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
+    capsys: pytest.CaptureFixture[str],
+    stripes_folder: Path,
+    tmp_path: Path,
+    benchmark: str,
+    arguments: list[str],
+    shown: str,
+) -> None:
+    trained = tmp_path / "run"
+    if "RUN" in arguments:
+        assert run(capsys, "train", "--data", stripes_folder, "--out", trained, *TRAIN)[0] == 0
+    stand_ins = {"RUN": str(trained), "STRIPES": str(stripes_folder)}
+    words = [stand_ins.get(word, word) for word in arguments]
+    out, figure = tmp_path / "report.jsonl", tmp_path / "figure.png"
+    status, printed, _ = run(capsys, "bench", benchmark, *words, "--out", out, "--figure", figure)
+    assert status == 0
+    assert shown in printed
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    report = json.loads(out.read_text())
+    assert report["benchmark"] == benchmark
+    assert report["hardware"] in printed
+
+
+def test_reports_are_appended_and_json_is_the_report_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "report.jsonl"
+    words = ["bench", "speed", "--rows", "backprop", *TINY, "--out", str(out), "--json"]
+    first, second = (json.loads(run(capsys, *words)[1]) for _ in range(2))
+    assert [json.loads(line) for line in out.read_text().splitlines()] == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["speed", "--rows", "trifekta"], "trifecta"),
+        (["speed", "--image-shape", "32x32"], "CHANNELSxHEIGHTxWIDTH"),
+        (["speed", "--network", "smal"], "small"),
+        (["speed", "--network", "equal:12"], "equal:DEPTH:CHANNELS"),
+        (["speed", "--figure", "speed.txt"], ".svg, .png, .pdf"),
+        (["speed", "--rounds", "0"], "--rounds"),
+        (["speed", "--precision", "fp8"], "fp32"),
+        (["memory", "--networks", "equal:x:4", "--rounds", "1"], "equal:DEPTH:CHANNELS"),
+        (["accuracy", "--data", "digits", "--thresholds", "80"], "between 0 and 1"),
+        (["accuracy", "--data", "digits", "--methods", "symbal"], "symba"),
+        (["settled", "no-such-run"], "no-such-run"),
+    ],
+    ids=str,
+)
+def test_a_mistake_gets_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    status, out, err = run(capsys, "bench", *arguments)
+    assert status == 2
+    assert out == ""
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
