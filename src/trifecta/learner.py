@@ -51,7 +51,7 @@ class Learner:
         self.steps = 0
         self.optimizers = self._build_optimizers()
         if compiled and self.device.type == "cuda":
-            self.window_loss = compiled_windows(  # type: ignore[method-assign]
+            self.window_loss = compiled_windows(  # type: ignore[assignment]
                 self.plain_window_loss, self.device, mode="reduce-overhead"
             )
         elif compiled:
