@@ -30,6 +30,8 @@ class Learner:
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
         fused: run windows by :mod:`trifecta.fused` where their blocks allow, else by the plain graph.
+        recompute: keep less of a fused window and make the rest again: a third of its memory less, for
+            some of its speed. Not exact to the bit where pieces differ in size, as rounding then may.
         compiled: on CPU compile the elementwise work of fused windows; on CUDA compile the plain graph of
             every window and replay it as a CUDA graph. With a warning, neither where no compiler works.
     """
@@ -42,9 +44,11 @@ class Learner:
         precision: str = "fp32",
         total_steps: int | None = None,
         fused: bool = True,
+        recompute: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.total_steps, self.fused, self.kernels = total_steps, fused, EAGER
+        self.total_steps, self.fused, self.recompute = total_steps, fused, recompute
+        self.kernels = EAGER
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
         self.precision = resolve_precision(precision, self.device)
@@ -96,6 +100,7 @@ class Learner:
             x,
             constant_channels=constant,
             skip_zero_rows=head.skips_samples,
+            recompute=self.recompute,
             kernels=self.kernels,
         )
         return head.loss(moments if head.reads_moments else output, labels), output

@@ -60,12 +60,14 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def gradients(blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool) -> list[Tensor]:
+def gradients(
+    blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool, recompute: bool = False
+) -> list[Tensor]:
     blocks, x = copy.deepcopy(blocks), x.clone().requires_grad_()
     if fused:
         stages = stages_of(blocks)
         assert stages is not None
-        torch.autograd.backward(loss(*run_window(stages, x)))
+        torch.autograd.backward(loss(*run_window(stages, x, recompute=recompute)))
     else:
         features = x
         for block in blocks:
@@ -79,8 +81,10 @@ def gradients(blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool) -> l
 
 def assert_equal(blocks: nn.ModuleList, x: Tensor, loss: Loss) -> None:
     plain = gradients(blocks, x, loss, fused=False)
-    for expected, found in zip(plain, gradients(blocks, x, loss, fused=True), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    for recompute in (False, True):
+        fused = gradients(blocks, x, loss, fused=True, recompute=recompute)
+        for expected, found in zip(plain, fused, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -153,7 +157,8 @@ def test_settled_samples_cost_nothing_and_change_nothing_within_a_block() -> Non
         torch.testing.assert_close(found, expected)
 
 
-def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output() -> None:
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(recompute: bool) -> None:
     blocks = nn.ModuleList([conv_block(8, 16, pool=True), conv_block(16, 8)])
     stages = stages_of(blocks)
     assert stages is not None
@@ -166,9 +171,9 @@ def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output()
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        run_window(stages, x)
+        run_window(stages, x, recompute=recompute)
     pooled = 4 * 16 * 4 * 4
-    activations = x.nbytes + 8 * (pooled + 4 * 8 * 4 * 4)
+    activations = x.nbytes + 8 * 4 * 8 * 4 * 4 + (0 if recompute else 8 * pooled)
     statistics = 8 * 2 * (8 + 16)
     assert kept == activations + pooled // 4 + statistics
 

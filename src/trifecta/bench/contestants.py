@@ -79,15 +79,18 @@ def _learner(kind: type[Learner] = Learner, **options: bool) -> Callable[[LocalN
 
 
 def _contestants() -> list[Contestant]:
-    trifecta, backprop = get_method("trifecta"), get_method("backprop")
+    trifecta, groups, backprop = (get_method(name) for name in ("trifecta", "class-groups", "backprop"))
     rows = [("trifecta", "Trifecta, exact pairs", trifecta, _learner())]
-    rows += [("class-groups", "class groups, one pass", get_method("class-groups"), _learner())]
+    rows += [("class-groups", "class groups, one pass", groups, _learner())]
     rows += [(name, f"{name.upper()}, pairs", get_method(name), _learner()) for name in ("ff", "symba")]
     rows += [
         (BACKPROP, "backprop, same optimisations", backprop, _learner()),
         ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
         ("backprop-checkpointed", "backprop, checkpointed", backprop, _learner(CheckpointedLearner)),
         ("backprop-accumulated", "backprop, 4 accumulated pieces", backprop, _learner(AccumulatedLearner)),
+        ("trifecta-recompute", "Trifecta, exact pairs, --recompute", trifecta, _learner(recompute=True)),
+        ("class-groups-recompute", "class groups, --recompute", groups, _learner(recompute=True)),
+        ("backprop-recompute", "backprop, --recompute", backprop, _learner(recompute=True)),
         ("trifecta-compiled", "Trifecta, exact pairs, --compile", trifecta, _learner(compiled=True)),
         ("backprop-compiled", "backprop, --compile", backprop, _learner(compiled=True)),
         ("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, _learner(fused=False)),

@@ -42,6 +42,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--precision", metavar="NAME", help="auto, fp32 or bf16.  [default: auto: bf16 in hardware]"
     ),
+    click.option("--recompute/--no-recompute", default=None, help="Less memory, more time.  [default: no]"),
     click.option("--compile/--no-compile", default=None, help="Compile what gains by it.  [default: no]"),
     click.option("--validation", type=float, help="Share of the training split.  [default: 0.1]"),
     click.option("--augment", metavar="NAME", help="See `trifecta list`.  [default: none]"),

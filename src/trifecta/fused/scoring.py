@@ -28,7 +28,7 @@ def infer_block(stage: Stage, x: Tensor) -> tuple[Tensor, Moments]:
         weight = stage.parameters.cast_weight(x.dtype)
         parts = [
             _activations(stage, _response(stage, x[rows], weight))
-            for rows in chunk_rows(max(1, len(x)), stage.response_bytes(x), x.device)
+            for rows in chunk_rows(max(1, len(x)), stage.response_bytes(x.shape, x.dtype), x.device)
         ]
     return _join(parts)
 
@@ -50,7 +50,9 @@ def infer_first_block(stage: Stage, base: Tensor, maps: Tensor) -> tuple[Tensor,
         added = _normalized(stage, maps) - _normalized(stage, torch.zeros_like(maps[:1]))
         added = stage.linear(added.to(dtype), weight)
         parts = []
-        for rows in chunk_rows(max(1, len(base)), stage.response_bytes(base) * len(maps), base.device):
+        for rows in chunk_rows(
+            max(1, len(base)), stage.response_bytes(base.shape, base.dtype) * len(maps), base.device
+        ):
             response = _response(stage, base[rows], weight).unsqueeze(1) + added
             layout = torch.channels_last if added.ndim == 4 else torch.contiguous_format
             parts.append(_activations(stage, response.flatten(0, 1).contiguous(memory_format=layout)))

@@ -1,7 +1,7 @@
 """What a fused window knows of each block: its parts as plain objects, its parameters in a fixed order."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,9 +44,14 @@ class Stage:
     pool: bool
     parameters: Parameters
 
-    def response_bytes(self, x: Tensor) -> int:
-        """Of one sample's response to ``x`` (N, …): the largest intermediate result."""
-        return len(self.parameters.weight) * math.prod(x.shape[2:]) * x.element_size()
+    def response_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
+        """Of one sample's response to an input of ``shape`` (N, …): the largest intermediate result."""
+        return len(self.parameters.weight) * math.prod(shape[2:]) * dtype.itemsize
+
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Of the activations for an input of ``shape`` (N, …)."""
+        size = [n // 2 if self.pool else n for n in shape[2:]]
+        return shape[0], len(self.parameters.weight), *size
 
 
 def stages_of(blocks: Iterable[nn.Module]) -> tuple[Stage, ...] | None:

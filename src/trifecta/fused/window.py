@@ -17,14 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused.blocks import (
-    BlockPass,
-    Source,
-    forward_block,
-    input_source,
-    parameter_gradients,
-)
+from trifecta.fused.blocks import BlockPass, Recomputed
 from trifecta.fused.chunks import Rows
+from trifecta.fused.forward import forward_block
+from trifecta.fused.gradients import Source, input_source, parameter_gradients
 from trifecta.fused.maps import Matrix
 from trifecta.fused.norms import Statistics
 from trifecta.fused.pointwise import EAGER, Kernels, channel_moments
@@ -42,6 +38,9 @@ class Plan:
         constant_channels: leading channels of the input that need no gradient.
         skip_zero_rows: run backward only over samples whose gradient is not exactly 0. Batch norm's two
             sums still stand for the whole batch; what they would send to the other samples is dropped.
+        recompute: keep the activations of every other block only, and make the others again, piece by
+            piece, twice: for a window of two, a third of the memory less for two more forward passes of
+            its first block.
         kernels: the elementwise work, eager or compiled.
     """
 
@@ -49,7 +48,12 @@ class Plan:
     dtype: torch.dtype
     constant_channels: int = 0
     skip_zero_rows: bool = False
+    recompute: bool = False
     kernels: Kernels = EAGER
+
+    def keeps(self, block: int) -> bool:
+        """Whether the activations of ``block`` are kept."""
+        return not self.recompute or block % 2 == 1 or block == len(self.stages) - 1
 
 
 def run_window(
@@ -58,6 +62,7 @@ def run_window(
     *,
     constant_channels: int = 0,
     skip_zero_rows: bool = False,
+    recompute: bool = False,
     kernels: Kernels = EAGER,
 ) -> tuple[Tensor, Moments]:
     """Forward pass of a window in train mode, differentiable once.
@@ -67,6 +72,7 @@ def run_window(
         x: (N, C, H, W) or (N, F); computed in autocast's precision where that is on.
         constant_channels: see :class:`Plan`.
         skip_zero_rows: see :class:`Plan`.
+        recompute: see :class:`Plan`.
         kernels: see :class:`Plan`.
 
     Returns:
@@ -79,6 +85,7 @@ def run_window(
         dtype=compute_dtype(x),
         constant_channels=constant_channels,
         skip_zero_rows=skip_zero_rows,
+        recompute=recompute,
         kernels=kernels,
     )
     parameters = [p for stage in plan.stages for p in stage.parameters]
@@ -96,10 +103,12 @@ class _Window(torch.autograd.Function):
         saved: list[Tensor | None] = [x]
         with torch.autocast(x.device.type, enabled=False):
             moments = channel_moments(x) if plan.stages[0].norm.reads_batch else None
-            for stage, own in zip(plan.stages, _by_block(parameters), strict=True):
-                block, moments = forward_block(stage, plan.kernels, own, x, moments)
+            for k, (stage, own) in enumerate(zip(plan.stages, _by_block(parameters), strict=True)):
+                overwrite = k > 0 and not plan.keeps(k - 1)
+                block, moments = forward_block(stage, plan.kernels, own, x, moments, overwrite=overwrite)
+                assert block.activations is not None
                 x = block.activations
-                saved += [x, block.places, *block.statistics]
+                saved += [x if plan.keeps(k) else None, block.places, *block.statistics]
         assert moments is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved, *parameters)
@@ -116,7 +125,7 @@ class _Window(torch.autograd.Function):
         kept = _rows_with_gradient(of_features, of_sums, of_squares) if plan.skip_zero_rows else None
         source = _closing_source(blocks[-1], of_features, of_sums, of_squares)
         gradients: list[Tensor | None] = []
-        with torch.autocast(blocks[0].x.device.type, enabled=False):
+        with torch.autocast(blocks[0].device.type, enabled=False):
             for k in reversed(range(len(blocks))):
                 goes_on = k > 0 or wants_input
                 # The last block's gradient is made from its activations each time it is wanted.
@@ -143,12 +152,13 @@ def _by_block(parameters: Sequence[Tensor | None]) -> list[Parameters]:
 def _restore(ctx: Any) -> list[BlockPass]:
     """The blocks of the forward pass, from what the graph kept."""
     plan: Plan = ctx.plan
-    x, *rest = ctx.saved_tensors
     size = 4
-    split = size * len(plan.stages)
+    split = 1 + size * len(plan.stages)
+    saved = ctx.saved_tensors
+    x: Tensor | Recomputed = saved[0]
     blocks = []
-    for k, (stage, own) in enumerate(zip(plan.stages, _by_block(rest[split:]), strict=True)):
-        activations, places, mean, variance = rest[size * k : size * (k + 1)]
+    for k, (stage, own) in enumerate(zip(plan.stages, _by_block(saved[split:]), strict=True)):
+        activations, places, mean, variance = saved[1 + size * k : 1 + size * (k + 1)]
         block = BlockPass(
             stage=stage,
             kernels=plan.kernels,
@@ -160,7 +170,7 @@ def _restore(ctx: Any) -> list[BlockPass]:
             statistics=Statistics(mean, variance),
         )
         blocks.append(block)
-        x = activations
+        x = Recomputed(block) if activations is None else activations
     return blocks
 
 
@@ -168,10 +178,12 @@ def _closing_source(
     block: BlockPass, of_features: Tensor | None, of_sums: Tensor | None, of_squares: Tensor | None
 ) -> Source:
     """The gradient under the last ReLU, from those of what the window returned."""
+    activations = block.activations
+    assert activations is not None
 
     def source(rows: Rows) -> Tensor:
         parts = (None if g is None else g[rows] for g in (of_sums, of_squares, of_features))
-        return block.kernels.moment_gradient(block.activations[rows], *parts)
+        return block.kernels.moment_gradient(activations[rows], *parts)
 
     return source
 
@@ -184,6 +196,7 @@ def _rows_with_gradient(*gradients: Tensor | None) -> Tensor:
 
 def _input_gradient(ctx: Any, block: BlockPass, source: Source, kept: Tensor | None) -> Tensor:
     """The gradient of the window's input as a whole; 0 for constant channels and skipped samples."""
+    assert isinstance(block.x, Tensor)
     gradient = torch.zeros_like(block.x)
     for rows in block.pieces(kept):
         part = source(rows)

@@ -33,6 +33,7 @@ class RunConfig:
         seed: of the weights, the order of the images, augmentation and wrong labels.
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``auto``, ``fp32`` or ``bf16``.
+        recompute: see :class:`trifecta.learner.Learner`.
         compile: see :class:`trifecta.learner.Learner`.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
     """
@@ -47,6 +48,7 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    recompute: bool = False
     compile: bool = False
     recipe: str | None = None
 

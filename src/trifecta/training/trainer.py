@@ -62,6 +62,7 @@ class Trainer:
             self.network,
             generator=torch.Generator(self.device).manual_seed(config.seed),
             precision=config.precision,
+            recompute=config.recompute,
             compiled=config.compile,
             total_steps=config.epochs * self.batches.steps_per_epoch,
         )
