@@ -26,6 +26,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int
         ("inference", TINY, "published rule, plain PyTorch"),
         ("memory", ["--networks", "equal:2:4", "--rows", "trifecta,backprop", *TINY], "equal:2:4"),
         ("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
+        (
+            "loading",
+            ["--data", "STRIPES", "--width", "0.05", "--rounds", "1"],
+            "share of an epoch of backprop",
+        ),
         ("settled", ["RUN", "--rounds", "1"], "settled below 0.3 skipped"),
     ],
 )

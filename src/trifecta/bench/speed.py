@@ -95,7 +95,7 @@ def report_turns(
             "title": contestant.title,
             "locality": contestant.method.schedule.locality,
             "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
-            "images_per_second": _spread(speeds),
+            "images_per_second": spread(speeds),
         }
         if name in work:
             row["multiply_adds"] = work[name]
@@ -125,5 +125,6 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}

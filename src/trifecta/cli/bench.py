@@ -16,10 +16,11 @@ from trifecta.bench import (
     measure_speed,
 )
 from trifecta.bench.contestants import select
+from trifecta.bench.loading import measure_loading
 from trifecta.bench.memory import DEPTHS
 from trifecta.bench.settled import measure_settled
 from trifecta.bench.speed import Say
-from trifecta.cli.options import accuracy_configs
+from trifecta.cli.options import accuracy_configs, data_config
 from trifecta.files import write_atomically
 from trifecta.report.bench import check_figure, draw_bench, print_bench
 from trifecta.training import RunFolder
@@ -63,6 +64,7 @@ _SETTING: list[Decorator] = [
         "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns of each row."
     ),
 ]
+_DATA = click.option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or `digits`.")
 _NETWORK = click.option("--network", default="small", metavar="NAME", show_default=True)
 
 
@@ -115,9 +117,25 @@ def settled_command(run: Path, shares: str, rounds: int, **options: Any) -> None
     _report(options, lambda say: measure_settled(RunFolder(run), wanted, rounds=rounds, say=say))
 
 
+@bench_command.command("loading")
+@_options(
+    _DATA,
+    click.option("--methods", default="trifecta,backprop", show_default=True),
+    _NETWORK,
+    *_SETTING[:1],
+    *_SETTING[3:],
+)
+def loading_command(methods: str, rounds: int, **options: Any) -> None:
+    """Share of an epoch that goes into making batches."""
+    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
+    config = data_config(options)
+    names = [name.strip() for name in methods.split(",")]
+    _report(shown, lambda say: measure_loading(config, names, rounds=rounds, say=say))
+
+
 @bench_command.command("accuracy")
 @_options(
-    click.option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or `digits`."),
+    _DATA,
     click.option("--methods", default="trifecta,class-groups,backprop", show_default=True),
     click.option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", show_default=True),
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many."),

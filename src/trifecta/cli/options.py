@@ -51,17 +51,20 @@ def build_config(options: Options) -> RunConfig:
     )
 
 
+def data_config(options: Options) -> RunConfig:
+    """The defaults on some data, with what ``options`` has of a run's own settings."""
+    given = {name: options[name] for name in _RUN if name in options}
+    return RunConfig(data=DataConfig(source=options["data"]), **given)
+
+
 def accuracy_configs(options: Options) -> list[RunConfig]:
     """A configuration for every seed of every method, all else equal.
 
     Args:
-        options: ``methods`` and ``seeds``, and by name what :class:`RunConfig` takes.
+        options: ``data``, ``methods``, ``seeds``, ``augment``, and more as :func:`data_config` takes it.
     """
-    base = RunConfig(
-        data=DataConfig(source=options["data"]),
-        augmentation=lookup(AUGMENTATIONS, options["augment"], "augmentation"),
-        **{name: options[name] for name in _RUN if name in options},
-    )
+    augmentation = lookup(AUGMENTATIONS, options["augment"], "augmentation")
+    base = replace(data_config(options), augmentation=augmentation)
     methods = [get_method(name.strip()) for name in options["methods"].split(",")]
     return [
         replace(base, method=method, seed=seed) for method in methods for seed in range(options["seeds"])

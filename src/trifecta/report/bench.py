@@ -14,8 +14,8 @@ FIGURES = (".svg", ".png", ".pdf")
 
 def bench_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """The heading and the cells of a report, for a terminal or a page."""
-    table = {"memory": _memory_table, "accuracy": _accuracy_table}.get(report["benchmark"], _speed_table)
-    return table(report)
+    tables = {"memory": _memory_table, "accuracy": _accuracy_table, "loading": _loading_table}
+    return tables.get(report["benchmark"], _speed_table)(report)
 
 
 def print_bench(report: Report) -> None:
@@ -66,7 +66,8 @@ def draw_bench(report: Report, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    draw = {"memory": _draw_memory, "accuracy": _draw_accuracy}.get(report["benchmark"], _draw_speed)
+    drawings = {"memory": _draw_memory, "accuracy": _draw_accuracy, "loading": _draw_loading}
+    draw = drawings.get(report["benchmark"], _draw_speed)
     with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
@@ -126,6 +127,18 @@ def _accuracy_table(report: Report) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
+def _loading_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    methods = list(report["rows"][0]["share_of_epoch"])
+    head = ["augmentation", "ms a batch", *(f"share of an epoch of {name}" for name in methods)]
+    body = []
+    for row in report["rows"]:
+        shares = [row["share_of_epoch"][name] for name in methods]
+        percents = [{key: 100 * value for key, value in share.items()} for share in shares]
+        cells = [_spread(share, ".1f", "%") for share in percents]
+        body.append([row["name"], f"{1000 * row['seconds_a_batch']:.1f}", *cells])
+    return head, body
+
+
 def _draw_speed(axes: Any, report: Report) -> None:
     rows = report["rows"][::-1]
     values = [row["images_per_second"] for row in rows]
@@ -150,6 +163,12 @@ def _draw_memory(axes: Any, report: Report) -> None:
         )
     axes.set(xlabel="equal blocks", ylabel="training memory above the model, MiB", ylim=(0, None))
     axes.legend()
+
+
+def _draw_loading(axes: Any, report: Report) -> None:
+    rows = report["rows"][::-1]
+    axes.barh([row["name"] for row in rows], [1000 * row["seconds_a_batch"] for row in rows], color=LOCAL)
+    axes.set(xlabel="ms a batch")
 
 
 def _draw_accuracy(axes: Any, report: Report) -> None:
