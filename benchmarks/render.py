@@ -9,9 +9,11 @@ import json
 import re
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from trifecta.report.bench import bench_table, measured_on
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
@@ -93,7 +95,7 @@ def spread(values: list[float]) -> list[str]:
     return [f"{statistics.mean(values):.2f}{deviation}%", str(len(values))]
 
 
-def table(head: list[str], body: list[list[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A Markdown table, or a plain statement that there is nothing to show."""
     if not body:
         return "Not measured.\n"
@@ -111,11 +113,57 @@ def made_with(rows: list[Row]) -> str:
     return "".join(f"\n{note}.\n" for note in sorted(notes))
 
 
+def benchmark(what: str, *, only: Callable[[Row], bool] = lambda row: True) -> str:
+    """Every report that `trifecta bench` left: its table, and what it was measured on."""
+    parts = []
+    for report in rows_of(what):
+        report["rows"] = [row for row in report["rows"] if only(row)]
+        if report["rows"]:
+            parts.append(f"{table(*bench_table(report))}\n{measured_on(report)}.\n")
+    return "\n".join(parts) or "Not measured.\n"
+
+
+def settled_accuracy() -> str:
+    """Test accuracy and last epoch's speed by the share of `--skip-settled`."""
+    cells: dict[tuple[str, float], list[Row]] = {}
+    for row in rows_of("settled-accuracy"):
+        key = (row["config"]["data"]["source"], row["config"]["method"]["objective"]["skip_settled"])
+        cells.setdefault(key, []).append(row)
+    body = []
+    for (data, share), members in sorted(cells.items()):
+        accuracies = [100 * member["result"]["test_accuracy"] for member in members]
+        speed = statistics.mean(member["history"][-1]["images_per_second"] for member in members)
+        body.append([data, f"{share:g}" if share else "off", *spread(accuracies), f"{speed:,.0f}"])
+    head = ["data", "`--skip-settled`", "test accuracy", "n", "images/s in the last epoch"]
+    return table(head, body) + made_with([row["result"] for row in rows_of("settled-accuracy")])
+
+
+def shortlist() -> str:
+    """Test accuracy by the number of labels kept."""
+    body = []
+    for row in rows_of("shortlist"):
+        setting = f"{row['data']}, {row['network']} × {row['width']:g}, {row['epochs']} epochs"
+        body.append([setting, *(f"{100 * value:.2f}%" for value in row["accuracy"].values())])
+    if not body:
+        return table([], [])
+    kept = [f"{labels} labels" for labels in rows_of("shortlist")[-1]["accuracy"]]
+    return table(["", *kept], body) + made_with(rows_of("shortlist"))
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "demo": lambda: printed("demo"),
     "test-suite": lambda: printed("test-suite"),
     "first-runs": first_runs,
     "update-rule": update_rule,
+    "speed": lambda: benchmark("speed"),
+    "inference": lambda: benchmark("inference"),
+    "memory": lambda: benchmark("memory"),
+    "memory-12": lambda: benchmark("memory", only=lambda row: row["network"].startswith("equal:12:")),
+    "loading": lambda: benchmark("loading"),
+    "settled": lambda: benchmark("settled"),
+    "accuracy": lambda: benchmark("accuracy"),
+    "settled-accuracy": settled_accuracy,
+    "shortlist": shortlist,
 }
 
 

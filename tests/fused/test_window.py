@@ -11,7 +11,9 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta.blocks import NORMALIZATIONS, conv_block, linear_block
 from trifecta.fused import chunks, run_window, stages_of
-from trifecta.goodness import Moments
+from trifecta.goodness import Moments, mean_square
+from trifecta.objectives import symmetric_loss
+from trifecta.precision import autocast
 
 Loss = Callable[[Tensor, Moments], Tensor]
 
@@ -223,3 +225,29 @@ def test_a_part_that_computes_something_else_is_left_to_the_plain_graph(
     for name, module in change.items():
         setattr(block, name, module)
     assert stages_of([block]) is None
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 0.04)])
+def test_fast_gradients_agree_with_float64_within_the_precisions_error(
+    precision: str, tolerance: float
+) -> None:
+    exact = conv_blocks((True, False), "batch")
+    x = torch.randn(48, 3, 16, 12)
+    fast, fast_x = copy.deepcopy(exact).float(), x.float()
+
+    def loss(moments: Moments) -> Tensor:
+        goodness = mean_square(moments)
+        return symmetric_loss(*goodness.chunk(2))
+
+    features = exact[1](exact[0](x))
+    expected = torch.autograd.grad(loss(moments_of(features)), list(exact.parameters()))
+    stages = stages_of(fast)
+    assert stages is not None
+    with autocast(precision, x.device):
+        fast_features, moments = run_window(stages, fast_x)
+    assert fast_features.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    found = torch.autograd.grad(loss(moments), list(fast.parameters()))
+    for e, f in zip(expected, found, strict=True):
+        assert f.dtype == torch.float32
+        error = float((f.double() - e).norm() / e.norm())
+        assert error < tolerance

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trifecta.bench.setting import data_name
 from trifecta.data import load_data
 from trifecta.devices import describe_device
 from trifecta.training import RunConfig, Trainer
@@ -52,6 +53,8 @@ def measure_accuracy(
 
 def _row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Report:
     history = trainer.history
+    plain = to_plain(config)
+    plain["data"]["source"] = data_name(config.data.source)
     return {
         "name": config.method.name,
         "seed": config.seed,
@@ -62,7 +65,7 @@ def _row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Re
         "images_per_second": [record["images_per_second"] for record in history],
         "seconds_by_epoch": [record["seconds"] for record in history],
         "evaluation_seconds": sum(record["evaluation_seconds"] for record in history),
-        "config": to_plain(config),
+        "config": plain,
     }
 
 

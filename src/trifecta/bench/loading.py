@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from trifecta.bench.setting import Setting
+from trifecta.bench.setting import Setting, data_name
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, spread, take_turns
 from trifecta.data import AUGMENTATIONS, Batches, ImageData, load_data
 from trifecta.learner import Learner
@@ -48,7 +48,13 @@ def measure_loading(config: RunConfig, methods: Sequence[str], *, rounds: int, s
         batch_seconds = statistics.median(loading) / STEPS_A_TURN
         rows.append({"name": augmentation, "seconds_a_batch": batch_seconds, "share_of_epoch": shares})
     facts = setting.facts()
-    return {"benchmark": "loading", **facts, "data": config.data.source, "rounds": rounds, "rows": rows}
+    return {
+        "benchmark": "loading",
+        **facts,
+        "data": data_name(config.data.source),
+        "rounds": rounds,
+        "rows": rows,
+    }
 
 
 def _endless(config: RunConfig, data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -96,6 +97,11 @@ class Setting:
         return nn.Sequential(
             *(conv_block(a, b, normalization=method.normalization) for a, b in pairwise(sizes))
         )
+
+
+def data_name(source: str) -> str:
+    """A folder's own name, or a Hub id as it is: reports do not say where folders are."""
+    return Path(source).name if Path(source).exists() else source
 
 
 def _depth_and_channels(network: str) -> tuple[int, int]:

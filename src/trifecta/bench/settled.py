@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trifecta.bench.contestants import BACKPROP, CONTESTANTS, Contestant, Trains
-from trifecta.bench.setting import Setting
+from trifecta.bench.setting import Setting, data_name
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import Batches, load_data
@@ -60,7 +60,7 @@ def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, 
     }
     images = STEPS_A_TURN * setting.batch_size
     report = report_turns("settled", setting, [row for row, _ in rows], seconds, work, images)
-    return report | {"data": config.data.source, "epochs": config.epochs}
+    return report | {"data": data_name(config.data.source), "epochs": config.epochs}
 
 
 def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> tuple[Contestant, Trains]:

@@ -1,0 +1,51 @@
+"""What a shortlist costs a trained run: test accuracy for every number of labels kept.
+
+python benchmarks/shortlist.py RESULTS.jsonl RUN
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from trifecta.data import load_data
+from trifecta.devices import describe_device, resolve_device
+from trifecta.precision import resolve_precision
+from trifecta.training import RunFolder, evaluate, load_network
+
+
+def main() -> None:
+    """Evaluate with all labels, then with fewer and fewer, and append one line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("run", type=Path)
+    given = parser.parse_args()
+    folder = RunFolder(given.run)
+    config, facts = folder.read_config()
+    device = resolve_device(config.device)
+    network, _ = load_network(folder, device)
+    test = load_data(config.data).to(device).test
+    accuracy = {}
+    for labels in (network.num_classes, 5, 4, 3, 2):
+        if labels < network.num_classes:
+            network.keep_labels(labels)
+        precision = resolve_precision(config.precision, device)
+        measured = evaluate(network, test, mean=facts.mean, std=facts.std, precision=precision)
+        accuracy[labels] = measured.accuracy
+    result = json.loads((given.run / "result.json").read_text())
+    row = {
+        "data": Path(config.data.source).name,
+        "network": config.network,
+        "width": config.width,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "hardware": describe_device(device),
+        "versions": result["versions"],
+        "date": result["date"],
+        "accuracy": accuracy,
+    }
+    with given.results.open("a") as results:
+        results.write(f"{json.dumps(row)}\n")
+
+
+if __name__ == "__main__":
+    main()
