@@ -262,4 +262,4 @@ def test_gradients_err_as_little_as_the_precision_makes_the_plain_graph_err(
     )
     assert bool((plain > 0).all())
     assert bool((fused < most).all())
-    assert bool((fused < 3 * plain).all())
+    assert bool((fused < 5 * plain).all())
