@@ -159,6 +159,23 @@ def test_settled_samples_cost_nothing_and_change_nothing_within_a_block() -> Non
         torch.testing.assert_close(found, expected)
 
 
+def test_the_gradient_of_the_samples_left_is_as_if_they_were_the_batch() -> None:
+    block = conv_block(3, 4)
+    x = torch.randn(7, 3, 8, 6, requires_grad=True)
+    matters = torch.tensor([True, False, False, True, True, False, True])
+    stages = stages_of([block])
+    assert stages is not None
+    moments = run_window(stages, x, skip_zero_rows=True)[1]
+    gradient = torch.autograd.grad((moments.squares.sum(1) * matters).sum(), x)[0]
+    assert [bool(row.any()) for row in gradient] == matters.tolist()
+    mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), correction=0, keepdim=True)
+    standard = ((x - mean) / (variance + 1e-5).sqrt())[matters].detach().requires_grad_()
+    dy = torch.autograd.grad(block[2](block[1](standard)).square().sum(), standard)[0]
+    left = dy - dy.mean((0, 2, 3), keepdim=True)
+    left = left - standard * (dy * standard).mean((0, 2, 3), keepdim=True)
+    torch.testing.assert_close(gradient[matters], left / (variance + 1e-5).sqrt())
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(recompute: bool) -> None:
     blocks = nn.ModuleList([conv_block(8, 16, pool=True), conv_block(16, 8)])

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
-from trifecta.bench.setting import Setting, data_name
+from trifecta.bench.setting import Setting, data_name, endless_batches
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, spread, take_turns
-from trifecta.data import AUGMENTATIONS, Batches, ImageData, load_data
+from trifecta.data import AUGMENTATIONS, load_data
 from trifecta.learner import Learner
 from trifecta.methods import get_method
 from trifecta.training import RunConfig
@@ -19,18 +18,10 @@ from trifecta.training import RunConfig
 def measure_loading(config: RunConfig, methods: Sequence[str], *, rounds: int, say: Say) -> Report:
     """Batches of every augmentation and steps of every method, in turn, on the data of ``config``."""
     data = load_data(config.data)
-    setting = Setting(
-        network=config.network,
-        width=config.width,
-        image_shape=data.image_shape,
-        num_classes=len(data.classes),
-        batch_size=config.batch_size,
-        device=config.device,
-        precision=config.precision,
-    )
+    setting = Setting.of(config, data.image_shape, len(data.classes))
     data = data.to(setting.torch_device)
     turns: dict[str, Turn] = {
-        name: partial(_take, _endless(replace(config, augmentation=augmentation), data))
+        name: partial(_take, endless_batches(replace(config, augmentation=augmentation), data))
         for name, augmentation in AUGMENTATIONS.items()
     }
     batch = setting.batch()
@@ -55,24 +46,6 @@ def measure_loading(config: RunConfig, methods: Sequence[str], *, rounds: int, s
         "rounds": rounds,
         "rows": rows,
     }
-
-
-def _endless(config: RunConfig, data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches as the trainer makes them, epoch after epoch."""
-    batches = Batches(
-        data.train,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-        mean=data.mean,
-        std=data.std,
-        seed=config.seed,
-    )
-    generator = torch.Generator(data.train.images.device).manual_seed(config.seed)
-    epoch = 0
-    while True:
-        for images, labels in batches.epoch(epoch, generator=generator):
-            yield images.contiguous(memory_format=torch.channels_last), labels
-        epoch += 1
 
 
 def _take(batches: Iterator[tuple[Tensor, Tensor]]) -> None:

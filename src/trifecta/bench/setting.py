@@ -1,8 +1,9 @@
 """What every contestant of a benchmark has in common: network, batch, device, precision."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from trifecta.blocks import conv_block
+from trifecta.data import Batches, ImageData
 from trifecta.devices import describe_device, in_channels_last, resolve_device
 from trifecta.labels import ImageShape
 from trifecta.local_network import LocalNetwork
 from trifecta.methods import Method
 from trifecta.networks import get_network
 from trifecta.precision import resolve_precision
+from trifecta.training import RunConfig
 from trifecta.training.run import versions
 
 
@@ -41,6 +44,19 @@ class Setting:
     batch_size: int = 128
     device: str = "auto"
     precision: str = "auto"
+
+    @classmethod
+    def of(cls, config: RunConfig, image_shape: ImageShape, num_classes: int) -> "Setting":
+        """The setting of a run on images of some shape."""
+        return cls(
+            network=config.network,
+            width=config.width,
+            image_shape=image_shape,
+            num_classes=num_classes,
+            batch_size=config.batch_size,
+            device=config.device,
+            precision=config.precision,
+        )
 
     @property
     def torch_device(self) -> torch.device:
@@ -97,6 +113,22 @@ class Setting:
         return nn.Sequential(
             *(conv_block(a, b, normalization=method.normalization) for a, b in pairwise(sizes))
         )
+
+
+def endless_batches(config: RunConfig, data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches as the trainer makes them, epoch after epoch, on the device of ``data``."""
+    batches = Batches(
+        data.train,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        mean=data.mean,
+        std=data.std,
+        seed=config.seed,
+    )
+    generator = torch.Generator(data.train.images.device).manual_seed(config.seed)
+    for epoch in count():
+        for images, labels in batches.epoch(epoch, generator=generator):
+            yield images.contiguous(memory_format=torch.channels_last), labels
 
 
 def data_name(source: str) -> str:

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import cycle
-from typing import Any
+from itertools import cycle, islice
 
 import torch
 from torch import Tensor
 
 from trifecta.bench.contestants import BACKPROP, CONTESTANTS, Contestant, Trains
-from trifecta.bench.setting import Setting, data_name
+from trifecta.bench.setting import Setting, data_name, endless_batches
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
 from trifecta.bench.work import training_multiply_adds
-from trifecta.data import Batches, load_data
+from trifecta.data import load_data
 from trifecta.heads import Symmetric, Threshold
 from trifecta.learner import Learner
 from trifecta.local_network import LocalNetwork
 from trifecta.methods import Method
-from trifecta.training import RunConfig, RunFolder, load_network
+from trifecta.training import RunFolder, load_network
 
 PAIRS = (Symmetric, Threshold)
 # Real batches that every contestant sees in turn.
@@ -38,16 +37,9 @@ def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, 
             f"settled pairs need a method that compares pairs: {folder.path} is a run of "
             f"{config.method.name}; train with --method trifecta"
         )
-    setting = Setting(
-        network=config.network,
-        width=config.width,
-        image_shape=facts.image_shape,
-        num_classes=len(facts.classes),
-        batch_size=config.batch_size,
-        device=config.device,
-        precision=config.precision,
-    )
-    batches = _batches(config, setting)
+    setting = Setting.of(config, facts.image_shape, len(facts.classes))
+    data = load_data(config.data).to(setting.torch_device)
+    batches = list(islice(endless_batches(config, data), BATCHES))
     rows = [_row(folder, setting, config.method, share) for share in (0.0, *shares)]
     rows.append((CONTESTANTS[BACKPROP], CONTESTANTS[BACKPROP].build(setting)))
     turns: dict[str, Turn] = {row.name: _turn(trainer, batches) for row, trainer in rows}
@@ -89,22 +81,3 @@ def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable
             trainer.step(*next(endless))
 
     return turn
-
-
-def _batches(config: RunConfig, setting: Setting) -> list[tuple[Tensor, Tensor]]:
-    data = load_data(config.data).to(setting.torch_device)
-    source = Batches(
-        data.train,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-        mean=data.mean,
-        std=data.std,
-        seed=config.seed,
-    )
-    generator = torch.Generator(setting.torch_device).manual_seed(0)
-    chosen: list[tuple[Any, Any]] = []
-    for images, labels in source.epoch(0, generator=generator):
-        chosen.append((images.contiguous(memory_format=torch.channels_last), labels))
-        if len(chosen) == BATCHES:
-            break
-    return chosen

@@ -52,11 +52,10 @@ def parameter_gradients(
     of_shift = (weight * taps.unsqueeze(1)).sum(others)
     channel = (1, -1, *[1] * (weight.ndim - 2))
     of_weight = against_standard.mul_(scale.view(channel)).add_(taps.unsqueeze(1) * shift.view(channel))
-    return (
-        Parameters(of_weight, of_bias, of_scale, of_shift),
-        Totals(of_scale, of_shift, block.positions),
-        again,
-    )
+    # Over the rows that have a gradient: then it still sums to 0, as behind a batch norm it must.
+    share = 1.0 if kept is None else len(kept) / block.x.shape[0]
+    totals = Totals(of_scale, of_shift, max(1, round(share * block.positions)))
+    return Parameters(of_weight, of_bias, of_scale, of_shift), totals, again
 
 
 def input_source(

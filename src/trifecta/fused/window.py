@@ -36,8 +36,8 @@ class Plan:
         stages: its blocks.
         dtype: of activations and products.
         constant_channels: leading channels of the input that need no gradient.
-        skip_zero_rows: run backward only over samples whose gradient is not exactly 0. Batch norm's two
-            sums still stand for the whole batch; what they would send to the other samples is dropped.
+        skip_zero_rows: run backward only over samples whose gradient is not exactly 0, and take batch
+            norm's two means over those.
         recompute: keep the activations of every other block only, and make the others again, piece by
             piece, twice: for a window of two, a third of the memory less for two more forward passes of
             its first block.
