@@ -26,7 +26,11 @@ from trifecta.report.bench import check_figure, draw_bench, print_bench
 from trifecta.training import RunFolder
 
 PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
-EQUAL = ",".join(f"equal:{depth}:64" for depth in DEPTHS)
+KEEPERS = (
+    "trifecta,trifecta-recompute,class-groups,class-groups-recompute,backprop,backprop-recompute,"
+    "backprop-plain-graph,backprop-checkpointed"
+)
+EQUAL = ",".join(f"equal:{depth}:128" for depth in DEPTHS)
 _PATH: click.Path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
@@ -93,8 +97,9 @@ def inference_command(rows: str | None, rounds: int, **options: Any) -> None:
     click.option(
         "--networks", default=f"{EQUAL},small,large", metavar="NAMES", show_default=True, help="Compared."
     ),
-    _rows(None),
-    *_SETTING,
+    _rows(KEEPERS),
+    *_SETTING[:-1],
+    click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Of each row."),
 )
 def memory_command(networks: str, rows: str | None, rounds: int, **options: Any) -> None:
     """Training memory above the model, over depth."""
