@@ -1,8 +1,9 @@
-"""Append the results of finished run folders to a result file, one line each.
+"""Append the accuracies of finished run folders to a result file, one line each.
 
     python benchmarks/collect_runs.py RESULTS.jsonl RUN...
 
-A line holds the run's settings, result and history; folders of data are named, not located.
+A line holds the run's settings, its result and the validation accuracy of each epoch. Times and memory are left
+out: several runs may have shared the machine. Folders of data are named, not located.
 """
 
 import argparse
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from trifecta.training import RunFolder
 from trifecta.training.config import to_plain
+
+SHARED = ("seconds", "images_per_second", "peak_memory_bytes")
 
 
 def main() -> None:
@@ -24,8 +27,10 @@ def main() -> None:
             folder = RunFolder(path)
             config = to_plain(folder.read_config()[0])
             result = json.loads((path / "result.json").read_text())
+            result = {name: value for name, value in result.items() if name not in SHARED}
             config["data"]["source"] = result["data"] = Path(result["data"]).name
-            row = {"config": config, "result": result, "history": folder.read_history()}
+            validation = [record["validation_accuracy"] for record in folder.read_history()]
+            row = {"config": config, "result": result, "validation_accuracy": validation}
             results.write(f"{json.dumps(row)}\n")
 
 

@@ -124,7 +124,7 @@ def benchmark(what: str, *, only: Callable[[Row], bool] = lambda row: True) -> s
 
 
 def settled_accuracy() -> str:
-    """Test accuracy and last epoch's speed by the share of `--skip-settled`."""
+    """Test accuracy by the share of `--skip-settled`."""
     cells: dict[tuple[str, float], list[Row]] = {}
     for row in rows_of("settled-accuracy"):
         key = (row["config"]["data"]["source"], row["config"]["method"]["objective"]["skip_settled"])
@@ -132,9 +132,8 @@ def settled_accuracy() -> str:
     body = []
     for (data, share), members in sorted(cells.items()):
         accuracies = [100 * member["result"]["test_accuracy"] for member in members]
-        speed = statistics.mean(member["history"][-1]["images_per_second"] for member in members)
-        body.append([data, f"{share:g}" if share else "off", *spread(accuracies), f"{speed:,.0f}"])
-    head = ["data", "`--skip-settled`", "test accuracy", "n", "images/s in the last epoch"]
+        body.append([data, f"{share:g}" if share else "off", *spread(accuracies)])
+    head = ["data", "`--skip-settled`", "test accuracy", "n"]
     return table(head, body) + made_with([row["result"] for row in rows_of("settled-accuracy")])
 
 

@@ -17,6 +17,7 @@ from trifecta.names import lookup
 from trifecta.precision import autocast
 
 BACKPROP, PUBLISHED = "backprop", "published"
+_PAIRS = {"ff": "FF", "symba": "SymBa"}
 
 
 class Trains(Protocol):
@@ -82,7 +83,7 @@ def _contestants() -> list[Contestant]:
     trifecta, groups, backprop = (get_method(name) for name in ("trifecta", "class-groups", "backprop"))
     rows = [("trifecta", "Trifecta, exact pairs", trifecta, _learner())]
     rows += [("class-groups", "class groups, one pass", groups, _learner())]
-    rows += [(name, f"{name.upper()}, pairs", get_method(name), _learner()) for name in ("ff", "symba")]
+    rows += [(name, f"{title}, pairs", get_method(name), _learner()) for name, title in _PAIRS.items()]
     rows += [
         (BACKPROP, "backprop, same optimisations", backprop, _learner()),
         ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
