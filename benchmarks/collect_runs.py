@@ -2,8 +2,8 @@
 
     python benchmarks/collect_runs.py RESULTS.jsonl RUN...
 
-A line holds the run's settings, its result and the validation accuracy of each epoch. Times and memory are left
-out: several runs may have shared the machine. Folders of data are named, not located.
+A line holds the run's settings, its result and the validation accuracy of each epoch. Times and memory are
+left out: several runs may have shared the machine. Folders of data are named, not located.
 """
 
 import argparse
