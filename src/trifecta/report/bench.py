@@ -31,16 +31,8 @@ def print_bench(report: Report) -> None:
 
 def measured_on(report: Report) -> str:
     """Hardware, versions, setting and date, in a line."""
-    parts = [report["hardware"], f"PyTorch {report['versions']['torch']}"]
-    if report["benchmark"] != "accuracy":
-        shape = "×".join(map(str, report["image_shape"]))
-        network = (
-            "" if report["benchmark"] == "memory" else f"{report['network']}, width {report['width']:g}, "
-        )
-        parts.append(
-            f"{network}images {shape}, batch {report['batch_size']}, {report['num_classes']} classes, "
-            f"{report['precision']}, {report['rounds']} rounds"
-        )
+    setting = _run_setting(report) if report["benchmark"] == "accuracy" else _synthetic_setting(report)
+    parts = [report["hardware"], f"PyTorch {report['versions']['torch']}", setting]
     if "peak_multiply_adds_per_second" in report:
         peak = report["peak_multiply_adds_per_second"]
         parts.append(
@@ -48,6 +40,26 @@ def measured_on(report: Report) -> str:
             "G multiply-adds/s"
         )
     return "; ".join([*parts, report["date"]])
+
+
+def _synthetic_setting(report: Report) -> str:
+    one = report["benchmark"] != "memory"
+    network = f"{report['network']}, width {report['width']:g}, " if one else ""
+    images = f"images {'×'.join(map(str, report['image_shape']))}"
+    data = f"{report['data']}, " if "data" in report else ""
+    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
+    return (
+        f"{network}{data}{images}, batch {report['batch_size']}, {report['num_classes']} classes, "
+        f"{report['precision']}, {rounds}"
+    )
+
+
+def _run_setting(report: Report) -> str:
+    config = report["rows"][0]["config"]
+    return (
+        f"{config['network']}, width {config['width']:g}, {config['data']['source']}, "
+        f"{config['epochs']} epochs, batch {config['batch_size']}, {report['rows'][0]['precision']}"
+    )
 
 
 def check_figure(path: Path) -> None:
