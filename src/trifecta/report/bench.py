@@ -1,7 +1,7 @@
 """Benchmark reports as tables and figures. matplotlib is imported where it is used."""
 
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +165,12 @@ def _draw_speed(axes: Any, report: Report) -> None:
 
 def _draw_memory(axes: Any, report: Report) -> None:
     equal = [row for row in report["rows"] if row["network"].startswith("equal:")]
-    styles = iter(["-", "--", ":", "-.", (0, (1, 3)), (0, (5, 1))])
+    markers = cycle("os^DvPX*")
     for title in dict.fromkeys(row["title"] for row in equal):
         own = [row for row in equal if row["title"] == title]
         depths = [int(row["network"].split(":")[1]) for row in own]
         memory = [row["training_bytes"] / 2**20 for row in own]
-        axes.plot(
-            depths, memory, marker="o", color=_color(own[0]), label=title, linestyle=next(styles, "-")
-        )
+        axes.plot(depths, memory, marker=next(markers), color=_color(own[0]), label=title)
     axes.set(xlabel="equal blocks", ylabel="training memory above the model, MiB", ylim=(0, None))
     axes.legend()
 
