@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused import EAGER, compiled_kernels, compiled_windows, run_window, stages_of
+from trifecta.fused import EAGER, Stage, compiled_kernels, compiled_windows, run_window, stages_of
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
@@ -29,7 +29,8 @@ class Learner:
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
-        fused: run windows by :mod:`trifecta.fused` where their blocks allow, else by the plain graph.
+        fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
+            memory, or by the plain graph. By default where it is faster: convolutions, not ``mlp``.
         recompute: keep less of a fused window and make the rest again: a third of its memory less, for
             some of its speed. Not exact to the bit where pieces differ in size, as rounding then may.
         compiled: on CPU compile the elementwise work of fused windows; on CUDA compile the plain graph of
@@ -43,7 +44,7 @@ class Learner:
         generator: torch.Generator | None = None,
         precision: str = "fp32",
         total_steps: int | None = None,
-        fused: bool = True,
+        fused: bool | None = None,
         recompute: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -91,7 +92,7 @@ class Learner:
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""
         network, head = self.network, self.network.head(window.last)
-        stages = stages_of(network.blocks[window.first : window.last + 1]) if self.fused else None
+        stages = self._stages(window)
         if stages is None:
             return self.plain_window_loss(window, x, labels)
         constant = network.image_shape[0] if window.first == 0 else 0
@@ -104,6 +105,15 @@ class Learner:
             kernels=self.kernels,
         )
         return head.loss(moments if head.reads_moments else output, labels), output
+
+    def _stages(self, window: Window) -> tuple[Stage, ...] | None:
+        """The window's blocks for a fused pass; None for a plain one."""
+        if self.fused is False:
+            return None
+        stages = stages_of(self.network.blocks[window.first : window.last + 1])
+        if stages is None or not (self.fused or all(stage.linear.gains for stage in stages)):
+            return None
+        return stages
 
     def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the blocks' own modules."""

@@ -2,15 +2,18 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from trifecta import Learner, build_network, get_method
+from trifecta import learner as learner_module
 from trifecta.blocks import NORMALIZATIONS, conv_block, linear_block
-from trifecta.fused import chunks, run_window, stages_of
+from trifecta.fused import Stage, chunks, run_window, stages_of
 from trifecta.goodness import Moments, mean_square
 from trifecta.objectives import symmetric_loss
 from trifecta.precision import autocast
@@ -280,3 +283,25 @@ def test_gradients_err_as_little_as_the_precision_makes_the_plain_graph_err(
     assert bool((plain > 0).all())
     assert bool((fused < most).all())
     assert bool((fused < 5 * plain).all())
+
+
+def test_a_learner_fuses_convolutions_and_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused: list[int] = []
+
+    def counted(stages: Sequence[Stage], x: Tensor, **options: Any) -> tuple[Tensor, Moments]:
+        fused.append(len(stages))
+        return run_window(stages, x, **options)
+
+    monkeypatch.setattr(learner_module, "run_window", counted)
+    for network, choice, expected in [
+        ("small", None, [2, 2, 2]),
+        ("small", False, []),
+        ("mlp", None, []),
+        ("mlp", True, [2, 2]),
+    ]:
+        fused.clear()
+        built = build_network(
+            get_method("trifecta"), network, image_shape=(1, 8, 8), num_classes=3, width=0.02
+        )
+        Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+        assert fused == expected
