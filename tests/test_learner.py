@@ -32,6 +32,12 @@ SCHEDULES = [
 ]
 
 
+@pytest.fixture(autouse=True, params=[0, 2**60], ids=["fused", "plain"])
+def _window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with fused windows, however small, and with the plain graph."""
+    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
+
+
 def network_of(method: str, schedule: Schedule, *, ownership: str = "weight") -> LocalNetwork:
     base = get_method(method)
     varied = replace(

@@ -14,6 +14,12 @@ from trifecta.optimizers import OptimizerConfig
 CLASSES, BATCH = 5, 6
 
 
+@pytest.fixture(autouse=True, params=[0, 2**60], ids=["fused", "plain"])
+def _window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test runs with fused windows, however small, and with the plain graph."""
+    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
+
+
 def published(network: str) -> LocalNetwork:
     method = replace(
         trifecta(),

@@ -10,11 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused import EAGER, Stage, compiled_kernels, compiled_windows, run_window, stages_of
+from trifecta.fused import (
+    EAGER,
+    Stage,
+    compiled_kernels,
+    compiled_windows,
+    largest_response_bytes,
+    run_window,
+    stages_of,
+)
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
 from trifecta.schedules import Window
+
+# A window whose largest response is smaller takes longer to cut into pieces than to compute.
+LEAST_FUSED_BYTES = 8 * 2**20
 
 
 class Learner:
@@ -30,7 +41,7 @@ class Learner:
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
-            memory, or by the plain graph. By default where it is faster: convolutions, not ``mlp``.
+            memory, or by the plain graph. By default where it is faster: convolutions with enough work.
         recompute: keep less of a fused window and make the rest again: a third of its memory less, for
             some of its speed. Not exact to the bit where pieces differ in size, as rounding then may.
         compiled: on CPU compile the elementwise work of fused windows; on CUDA compile the plain graph of
@@ -92,7 +103,7 @@ class Learner:
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""
         network, head = self.network, self.network.head(window.last)
-        stages = self._stages(window)
+        stages = self._stages(window, x)
         if stages is None:
             return self.plain_window_loss(window, x, labels)
         constant = network.image_shape[0] if window.first == 0 else 0
@@ -106,14 +117,15 @@ class Learner:
         )
         return head.loss(moments if head.reads_moments else output, labels), output
 
-    def _stages(self, window: Window) -> tuple[Stage, ...] | None:
-        """The window's blocks for a fused pass; None for a plain one."""
+    def _stages(self, window: Window, x: Tensor) -> tuple[Stage, ...] | None:
+        """The window's blocks for a fused pass over ``x``; None for a plain one."""
         if self.fused is False:
             return None
         stages = stages_of(self.network.blocks[window.first : window.last + 1])
-        if stages is None or not (self.fused or all(stage.linear.gains for stage in stages)):
-            return None
-        return stages
+        if stages is None or self.fused:
+            return stages
+        gains = all(stage.linear.gains for stage in stages)
+        return stages if gains and largest_response_bytes(stages, x) >= LEAST_FUSED_BYTES else None
 
     def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the blocks' own modules."""

@@ -154,6 +154,12 @@ def saved_bytes(contestant: str, depth: int) -> int:
     return saved.most
 
 
+@pytest.fixture
+def fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", 0)
+
+
+@pytest.mark.usefixtures("fused_however_small")
 @pytest.mark.parametrize(
     "contestant", ["trifecta", "class-groups", "ff", "trifecta-plain-graph", "published"]
 )
@@ -161,6 +167,7 @@ def test_what_a_local_graph_holds_does_not_grow_with_depth(contestant: str) -> N
     assert saved_bytes(contestant, 4) == saved_bytes(contestant, 12)
 
 
+@pytest.mark.usefixtures("fused_however_small")
 def test_what_backprop_holds_does() -> None:
     per_block = (saved_bytes("backprop", 12) - saved_bytes("backprop", 4)) / 8
     activations = 6 * 4 * 64 * 4

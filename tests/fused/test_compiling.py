@@ -14,6 +14,11 @@ from trifecta.local_network import LocalNetwork
 CPU = torch.device("cpu")
 
 
+@pytest.fixture(autouse=True)
+def _fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", 0)
+
+
 def network_of() -> LocalNetwork:
     return build_network(
         get_method("trifecta"), "small", image_shape=(1, 8, 8), num_classes=3, width=0.03

@@ -285,7 +285,9 @@ def test_gradients_err_as_little_as_the_precision_makes_the_plain_graph_err(
     assert bool((fused < 5 * plain).all())
 
 
-def test_a_learner_fuses_convolutions_and_what_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fused: list[int] = []
 
     def counted(stages: Sequence[Stage], x: Tensor, **options: Any) -> tuple[Tensor, Moments]:
@@ -293,13 +295,18 @@ def test_a_learner_fuses_convolutions_and_what_it_is_told_to(monkeypatch: pytest
         return run_window(stages, x, **options)
 
     monkeypatch.setattr(learner_module, "run_window", counted)
-    for network, choice, expected in [
-        ("small", None, [2, 2, 2]),
-        ("small", False, []),
-        ("mlp", None, []),
-        ("mlp", True, [2, 2]),
+    for network, least, choice, expected in [
+        ("small", 0, None, [2, 2, 2]),
+        # The first response: 12 samples of 3 channels of 8×8 numbers of 8 bytes.
+        ("small", 12 * 3 * 8 * 8 * 8, None, [2]),
+        ("small", 12 * 3 * 8 * 8 * 8 + 1, None, []),
+        ("small", 0, False, []),
+        ("small", 2**60, True, [2, 2, 2]),
+        ("mlp", 0, None, []),
+        ("mlp", 0, True, [2, 2]),
     ]:
         fused.clear()
+        monkeypatch.setattr(learner_module, "LEAST_FUSED_BYTES", least)
         built = build_network(
             get_method("trifecta"), network, image_shape=(1, 8, 8), num_classes=3, width=0.02
         )

@@ -3,7 +3,7 @@
 from trifecta.fused.compiling import compiled_kernels, compiled_windows
 from trifecta.fused.pointwise import EAGER, Kernels
 from trifecta.fused.scoring import infer_block, infer_first_block, inferred_stage
-from trifecta.fused.stages import Stage, stages_of
+from trifecta.fused.stages import Stage, largest_response_bytes, stages_of
 from trifecta.fused.window import run_window
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "infer_block",
     "infer_first_block",
     "inferred_stage",
+    "largest_response_bytes",
     "run_window",
     "stages_of",
 ]

@@ -98,6 +98,15 @@ def _has_hooks(block: nn.Module) -> bool:
     return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules())
 
 
+def largest_response_bytes(stages: Iterable[Stage], x: Tensor) -> int:
+    """Of a batch ``x`` (N, …) on its way through ``stages``."""
+    dtype, shape, largest = compute_dtype(x), tuple(x.shape), 0
+    for stage in stages:
+        largest = max(largest, shape[0] * stage.response_bytes(shape, dtype))
+        shape = stage.output_shape(shape)
+    return largest
+
+
 def as_input(stage: Stage, x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x`` in the shape, layout and precision that the stage works in."""
     if isinstance(stage.linear, Matrix):
