@@ -24,8 +24,8 @@ from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
 from trifecta.schedules import Window
 
-# A window whose largest response is smaller takes longer to cut into pieces than to compute.
-LEAST_FUSED_BYTES = 8 * 2**20
+# A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
+LEAST_FUSED_BYTES = 4 * 2**20
 
 
 class Learner:
