@@ -125,31 +125,41 @@ def test_end_to_end_does_cross_blocks() -> None:
     )
 
 
+class Held:
+    """Stands in a graph for a saved tensor, and is gone when the graph lets go of it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_windows_graph_is_freed_before_the_next_window_runs(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = network_of(method, LAYER_WISE)
     learner = learner_of(network)
-    alive: list[weakref.ref[Tensor]] = []
+    held: weakref.WeakSet[Held] = weakref.WeakSet()
     leftovers: list[int] = []
+    kept: list[int] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, torch.nn.Parameter) and tensor.grad_fn is not None:
-            alive.append(weakref.ref(tensor))
-        return tensor
+    def pack(tensor: Tensor) -> Held:
+        holder = Held(tensor.detach())
+        held.add(holder)
+        return holder
 
     original = learner.window_loss
 
     def counted(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        leftovers.append(sum(1 for r in alive if (t := r()) is not None and t.grad_fn is not None))
-        alive.clear()
-        return original(window, x, labels)
+        leftovers.append(len(held))
+        found = original(window, x, labels)
+        kept.append(len(held))
+        return found
 
     monkeypatch.setattr(learner, "window_loss", counted)
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, lambda holder: holder.tensor):
         learner.step(*batch())
     assert len(leftovers) == 6
+    assert min(kept) > 0
     assert leftovers[1:] == [0] * 5
 
 

@@ -41,7 +41,8 @@ class Learner:
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
         total_steps: of the run; without it the learning rate cannot decay and stays constant.
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
-            memory, or by the plain graph. By default where it is faster: convolutions with enough work.
+            memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
+            where ``recompute``, ``compiled`` or a loss that skips samples would do nothing otherwise.
         recompute: keep less of a fused window and make the rest again: a third of its memory less, for
             some of its speed. Not exact to the bit where pieces differ in size, as rounding then may.
         compiled: on CPU compile the elementwise work of fused windows; on CUDA compile the plain graph of
@@ -66,6 +67,8 @@ class Learner:
         self.precision = resolve_precision(precision, self.device)
         self.steps = 0
         self.optimizers = self._build_optimizers()
+        if recompute and (fused is False or stages_of(network.blocks) is None):
+            warnings.warn("--recompute is ignored: only fused windows can recompute", stacklevel=2)
         if compiled and self.device.type == "cuda":
             self.window_loss = compiled_windows(  # type: ignore[assignment]
                 self.plain_window_loss, self.device, mode="reduce-overhead"
@@ -122,7 +125,8 @@ class Learner:
         if self.fused is False:
             return None
         stages = stages_of(self.network.blocks[window.first : window.last + 1])
-        if stages is None or self.fused:
+        skips = self.network.head(window.last).skips_samples
+        if stages is None or self.fused or self.recompute or skips or self.kernels != EAGER:
             return stages
         gains = all(stage.linear.gains for stage in stages)
         return stages if gains and largest_response_bytes(stages, x) >= LEAST_FUSED_BYTES else None

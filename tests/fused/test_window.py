@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from trifecta import learner as learner_module
 from trifecta.blocks import NORMALIZATIONS, conv_block, linear_block
 from trifecta.fused import Stage, chunks, run_window, stages_of
 from trifecta.goodness import Moments, mean_square
+from trifecta.heads import Symmetric
 from trifecta.objectives import symmetric_loss
 from trifecta.precision import autocast
 
@@ -312,3 +314,30 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
         )
         Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
         assert fused == expected
+
+
+@pytest.mark.parametrize("network", ["small", "mlp"])
+def test_what_only_a_fused_window_does_fuses_it(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learner_module, "LEAST_FUSED_BYTES", 2**60)
+    options: list[dict[str, Any]] = []
+
+    def counted(stages: Sequence[Stage], x: Tensor, **given: Any) -> tuple[Tensor, Moments]:
+        options.append(given)
+        return run_window(stages, x, **given)
+
+    monkeypatch.setattr(learner_module, "run_window", counted)
+    method = get_method("trifecta")
+    skipping = replace(method, objective=Symmetric(skip_settled=0.5))
+    for chosen, recompute in ((method, True), (skipping, False)):
+        options.clear()
+        built = build_network(chosen, network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
+        learner = Learner(built.double(), recompute=recompute)
+        learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+        assert [o["recompute"] for o in options] == [recompute] * len(options) != []
+        assert all(o["skip_zero_rows"] != recompute for o in options)
+
+
+def test_recomputing_what_is_not_fused_is_said_to_be_ignored() -> None:
+    built = build_network(get_method("trifecta"), "small", image_shape=(1, 8, 8), num_classes=3, width=0.02)
+    with pytest.warns(UserWarning, match="--recompute is ignored"):
+        Learner(built, recompute=True, fused=False)

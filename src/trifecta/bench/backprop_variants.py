@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from trifecta.fused import run_window, stages_of
 from trifecta.goodness import Moments
 from trifecta.learner import Learner
+from trifecta.precision import autocast
 from trifecta.schedules import Window
 
 
@@ -41,9 +42,8 @@ class AccumulatedLearner(Learner):
         """See :class:`trifecta.learner.Learner`."""
         self.network.train()
         window = Window(0, len(self.network.blocks) - 1)
-        device = self.device.type
         for x, y in zip(images.chunk(self.pieces), labels.chunk(self.pieces), strict=True):
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            with autocast(self.precision, self.device):
                 loss, _ = self.window_loss(window, x, y)
             torch.autograd.backward(loss * len(x) / len(images))
         for optimizer in self.optimizers.values():

@@ -43,10 +43,8 @@ def bench_command() -> None:
 def _options(*options: Decorator) -> Decorator:
     shared = [
         click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-        click.option(
-            "--out", type=click.Path(path_type=Path), help="Append the report to this .jsonl file."
-        ),
-        click.option("--figure", type=click.Path(path_type=Path), help="Draw it: .svg, .png or .pdf."),
+        click.option("--out", type=_PATH, help="Append the report to this .jsonl file."),
+        click.option("--figure", type=_PATH, help="Draw it: .svg, .png or .pdf."),
     ]
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:

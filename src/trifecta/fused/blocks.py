@@ -81,3 +81,9 @@ class Recomputed:
     def __getitem__(self, rows: Rows) -> Tensor:
         """(R, O, h, w), bit for bit what the forward pass saw if its pieces were the same."""
         return relu_pool(self._block.respond(self._block.x[rows]), pool=self._block.stage.pool)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory for activations, in the layout of the products."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=layout)

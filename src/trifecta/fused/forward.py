@@ -6,7 +6,7 @@ Shapes: as in :mod:`trifecta.fused.blocks`.
 import torch
 from torch import Tensor
 
-from trifecta.fused.blocks import BlockPass
+from trifecta.fused.blocks import BlockPass, empty
 from trifecta.fused.norms import Statistics, update_running_statistics
 from trifecta.fused.pointwise import Kernels
 from trifecta.fused.stages import Parameters, Stage
@@ -37,11 +37,11 @@ def forward_block(
     statistics = _statistics(moments, x.numel() // x.shape[1]) if stage.norm.reads_batch else Statistics()
     update_running_statistics(stage.module, statistics, x.numel() // x.shape[1])
     shape = stage.output_shape(x.shape)
-    activations = x if overwrite and shape == tuple(x.shape) else _empty(shape, x)
+    activations = x if overwrite and shape == tuple(x.shape) else empty(shape, x.dtype, x.device)
     places = None
     if stage.pool:
         packed = shape[1] if shape[1] % 4 else shape[1] // 4
-        places = _empty((shape[0], packed, *shape[2:]), x, dtype=torch.uint8)
+        places = empty((shape[0], packed, *shape[2:]), torch.uint8, x.device)
     block = BlockPass(
         stage=stage,
         kernels=kernels,
@@ -69,8 +69,3 @@ def _statistics(moments: tuple[Tensor, Tensor] | None, count: int) -> Statistics
     sums, squares = moments
     mean = sums.sum(0) / count
     return Statistics(mean, (squares.sum(0) / count - mean.square()).clamp_min_(0))
-
-
-def _empty(shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=layout)

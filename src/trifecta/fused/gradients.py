@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trifecta.fused.blocks import BlockPass
+from trifecta.fused.blocks import BlockPass, empty
 from trifecta.fused.chunks import Rows
 from trifecta.fused.norms import NormContext, Statistics, Totals
 from trifecta.fused.stages import Parameters
@@ -33,7 +33,8 @@ def parameter_gradients(
     weight, bias, scale, shift = block.parameters
     against_standard = torch.zeros_like(weight)
     taps = weight.new_zeros(weight.shape[0], *weight.shape[2:])
-    stored = _empty_output(block) if store else None
+    shape = block.stage.output_shape(block.x.shape)
+    stored = empty(shape, block.weight.dtype, block.device) if store else None
     for rows in block.pieces(kept):
         gradient = source(rows)
         if stored is not None:
@@ -81,9 +82,3 @@ def input_source(
         return norm.input_gradient(dy, block.x[rows][:, first:], context, rectified=rectified)
 
     return input_gradient
-
-
-def _empty_output(block: BlockPass) -> Tensor:
-    shape = block.stage.output_shape(block.x.shape)
-    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-    return torch.empty(shape, dtype=block.weight.dtype, device=block.device, memory_format=layout)
