@@ -1,11 +1,13 @@
 """Networks: the published sizes, any input, any width; normalisations do what they say."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from trifecta import NETWORKS, LocalNetwork, build_network, get_method
-from trifecta.blocks import NORMALIZATIONS, LayerNorm, LengthNorm, conv_block, linear_block
+from trifecta.blocks import NORMALIZATIONS, LayerNorm, LengthNorm, RunningNorm, conv_block, linear_block
 from trifecta.networks import get_network
 
 
@@ -85,7 +87,8 @@ def test_normalisations_reduce_over_what_their_names_say(name: str, shape: tuple
     out = block.get_submodule("normalize")(x)
     per_channel = out.transpose(0, 1).flatten(1)
     per_sample = out.flatten(1)
-    if name == "batch":
+    if name in ("batch", "running"):
+        # At the first batch, running statistics are the batch's own.
         torch.testing.assert_close(per_channel.mean(1), torch.zeros(4), rtol=0, atol=1e-3)
         torch.testing.assert_close(per_channel.var(1, correction=0), torch.ones(4), rtol=0, atol=1e-3)
     elif name == "layer":
@@ -95,6 +98,39 @@ def test_normalisations_reduce_over_what_their_names_say(name: str, shape: tuple
         torch.testing.assert_close(per_sample.square().mean(1), torch.ones(6), rtol=0, atol=1e-3)
     else:
         assert torch.equal(out, x)
+
+
+def test_running_statistics_are_those_of_all_samples_whatever_the_batch_size() -> None:
+    x = torch.randn(24, 3, 4, 4) * torch.tensor([1.0, 2.0, 5.0]).view(1, 3, 1, 1) + 7
+    for size in (1, 4, 24):
+        norm = RunningNorm(3, horizon=10**9)
+        for batch in torch.split(x, size):
+            norm(batch)
+        torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, x.var((0, 2, 3), correction=0))
+
+
+def test_running_statistics_forget_by_samples_not_by_batches() -> None:
+    after = []
+    for size in (1, 8):
+        norm = RunningNorm(1, horizon=16)
+        for value in (0.0, 1.0):
+            for batch in torch.split(torch.full((64, 1), value), size):
+                norm(batch)
+        after.append(norm.running_mean.item())
+    assert after == pytest.approx([1 - math.exp(-64 / 16)] * 2, rel=0.05)
+
+
+def test_with_running_statistics_samples_do_not_see_each_other() -> None:
+    norm = RunningNorm(2, horizon=10**9)
+    norm(torch.randn(4096, 2))
+    x = torch.randn(2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm(x)[0].sum(), x)
+    assert gradient[0].abs().min() > 0
+    assert not gradient[1].any()
+    before = norm.running_mean.clone()
+    norm.eval()(x)
+    assert torch.equal(norm.running_mean, before)
 
 
 def test_blocks_of_ones_own_are_a_network() -> None:

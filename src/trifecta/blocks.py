@@ -4,6 +4,7 @@ Shapes: N samples; a convolutional block maps (N, C, H, W) → (N, C', H', W'), 
 whatever comes and maps (N, …) → (N, F').
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -53,11 +54,58 @@ class LayerNorm(nn.Module):
         return normalized * self.weight.view(per_channel) + self.bias.view(per_channel)
 
 
+class RunningNorm(nn.Module):
+    """Batch normalisation by running statistics while training too, so that samples do not see each other.
+
+    ``(x − mean) / sqrt(var + eps) · weight + bias`` per channel, where mean and var are averages over
+    the samples seen so far, the present ones included, which forget with a time constant of ``horizon``
+    samples whatever the batch size. No gradient passes through them. Positives and negatives of a pair
+    share nothing but these, and a batch of one is as good as any. Source: ours; the limit of batch
+    renormalisation (Ioffe 2017, arXiv 1702.03275) in which a batch's own statistics do not count.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    samples: Tensor
+
+    def __init__(self, channels: int, *, horizon: int = 2048, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.horizon, self.eps = horizon, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("samples", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        if self.training:
+            self._follow(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
+        )
+
+    @torch.no_grad()
+    def _follow(self, x: Tensor) -> None:
+        """Move the averages of mean and square towards those of ``x``."""
+        wide = x if x.dtype == self.running_mean.dtype else x.to(self.running_mean.dtype)
+        variance, mean = torch.var_mean(wide, [d for d in range(x.ndim) if d != 1], correction=0)
+        self.samples += len(x)
+        # At first the plain average of all samples, later an exponential one.
+        share = (len(x) / self.samples).clamp(min=1 - math.exp(-len(x) / self.horizon))
+        step = mean - self.running_mean
+        # The variance around the new mean: within, and between the old mean and this one.
+        variance += (1 - share) * step.square()
+        self.running_var.lerp_(variance, share)
+        self.running_mean.lerp_(mean, share)
+
+
 # Each constructor takes the number of channels (of features, for a linear block).
 _CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "layer": LayerNorm,
     "length": lambda channels: LengthNorm(),
+    "running": RunningNorm,
     "none": lambda channels: nn.Identity(),
 }
 _LINEAR_NORMS = _CONV_NORMS | {"batch": nn.BatchNorm1d}

@@ -9,22 +9,29 @@ import torch
 from torch import Tensor
 
 
+def named_readouts(scored_blocks: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """The read-outs that have a name, and the blocks that each fuses."""
+    blocks = tuple(scored_blocks)
+    return {
+        "last": blocks[-1:],
+        "last-half": blocks[len(blocks) // 2 :],
+        "all-but-first": blocks[1:] or blocks,
+        "all": blocks,
+    }
+
+
 def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]:
     """The blocks that ``readout`` names, out of those that have scores.
 
-    ``last``, ``all``, ``all-but-first`` (Hinton 2022; the only block where there is one), or block
-    numbers from 0 such as ``2,3,5``.
+    ``last``, ``last-half``, ``all``, ``all-but-first`` (Hinton 2022; the only block where there is one),
+    or block numbers from 0 such as ``2,3,5``.
 
     Raises:
         ValueError: another word, or a block that does not exist or has no scores.
     """
-    named = {
-        "last": scored_blocks[-1:],
-        "all": scored_blocks,
-        "all-but-first": scored_blocks[1:] or scored_blocks,
-    }
+    named = named_readouts(scored_blocks)
     if readout in named:
-        return tuple(named[readout])
+        return named[readout]
     words = readout.split(",")
     if not all(word.strip().isdecimal() for word in words):
         raise ValueError(

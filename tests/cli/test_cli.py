@@ -14,7 +14,7 @@ from PIL import Image
 
 from trifecta import METHODS, NETWORKS, __version__
 from trifecta.cli import main
-from trifecta.recipes import RECIPES
+from trifecta.recipes import RECIPES, TABLES
 
 QUICK = ["--width", "0.05", "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
 
@@ -168,7 +168,7 @@ def test_list_has_every_name_with_a_description(capsys: pytest.CaptureFixture[st
     assert all(len(text) > 10 for table in tables.values() for text in table.values())
     status, out, _ = run(capsys, "list")
     assert status == 0
-    assert all(name in out for name in [*METHODS, *NETWORKS, *RECIPES])
+    assert all(name in out for name in [*METHODS, *NETWORKS, *TABLES])
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,24 +9,29 @@ import click
 from trifecta.data import AUGMENTATIONS
 from trifecta.methods import METHODS
 from trifecta.networks import NETWORKS
-from trifecta.recipes import RECIPES
+from trifecta.recipes import RECIPES, TABLES
 from trifecta.report.terminal import print_listing
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
-def list_command(as_json: bool) -> None:
-    """Show the methods, networks, recipes and augmentations there are."""
+@click.option("--recipes", "with_recipes", is_flag=True, help="The recipes too: over a hundred.")
+@click.option("--json", "as_json", is_flag=True, help="Print all of it as JSON.")
+def list_command(with_recipes: bool, as_json: bool) -> None:
+    """Show the methods, networks, augmentations, tables of experiments and recipes there are."""
     tables = {
         "methods": _described(METHODS),
         "networks": _described(NETWORKS),
-        "recipes": _described(RECIPES),
         "augmentations": {name: str(config) for name, config in AUGMENTATIONS.items()},
+        "tables": {name: f"{table.title}: {len(table.recipes)} recipes" for name, table in TABLES.items()},
+        "recipes": {
+            name: f"{recipe.title} ({', '.join(recipe.budgets)})" for name, recipe in RECIPES.items()
+        },
     }
     if as_json:
         click.echo(json.dumps(tables, indent=2))
     else:
-        print_listing(tables)
+        recipes = tables.pop("recipes")
+        print_listing(tables | ({"recipes": recipes} if with_recipes else {}))
 
 
 def _described(table: Mapping[str, object]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from trifecta.cli.bench import bench_command
 from trifecta.cli.evaluate import evaluate_command
 from trifecta.cli.listing import list_command
 from trifecta.cli.predict import predict_command
+from trifecta.cli.reproduce import reproduce_command
 from trifecta.cli.train import train_command
 from trifecta.training import DivergenceError, Interrupted
 
@@ -31,10 +32,18 @@ def command() -> None:
       trifecta predict RUN IMAGE...                labels for image files
       trifecta list                                methods, networks, recipes
       trifecta bench speed                         images a second, beside backprop
+      trifecta reproduce cifar10                   the paper's experiments, beside its figures
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
-for _subcommand in (train_command, evaluate_command, predict_command, list_command, bench_command):
+for _subcommand in (
+    train_command,
+    evaluate_command,
+    predict_command,
+    list_command,
+    bench_command,
+    reproduce_command,
+):
     command.add_command(_subcommand)
 
 

@@ -78,10 +78,12 @@ def given_names(options: Options) -> list[str]:
 
 def _start(options: Options) -> RunConfig:
     source = options["data"]
+    if options["budget"] is not None and options["recipe"] is None:
+        raise ValueError("--budget is the size of a recipe: give --recipe too, or drop it")
     if options["recipe"] is not None and options["config"] is not None:
         raise ValueError("--recipe and --config both say where to start: give one of them")
     if options["recipe"] is not None:
-        config = get_recipe(options["recipe"])
+        config = get_recipe(options["recipe"])(options["budget"])
     elif options["config"] is not None:
         config = read_config(Path(options["config"]))
     elif source is None:

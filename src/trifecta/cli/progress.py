@@ -1,9 +1,15 @@
-"""Progress of a run: a live bar on a terminal, a line per epoch elsewhere."""
+"""Progress of a run, or of a table of runs: live bars on a terminal, lines elsewhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from trifecta.cli.signals import stop_on_signal
 from trifecta.report.terminal import percent
+from trifecta.reproduce.plan import PlannedRun
+from trifecta.training import Trainer
 from trifecta.training.progress import Record
 
 
@@ -58,3 +64,19 @@ class ConsoleProgress:
         if not self.console.is_terminal:
             speed = f"{record['images_per_second']:,.0f} images/s"
             self.console.print(f"epoch {record['epoch']}/{self.epochs}: {line}, {speed}")
+
+
+class TableProgress:
+    """Shows the runs of a table on ``console``: which one is being made, and how far that one is."""
+
+    def __init__(self, console: Console, *, total: int, done: int) -> None:
+        self.console, self.total, self.done = console, total, done
+
+    @contextmanager
+    def watch(self, run: PlannedRun, trainer: Trainer) -> Iterator[None]:
+        """Around one run's training, which a signal stops with a checkpoint."""
+        self.done += 1
+        self.console.print(f"[{self.done}/{self.total}] {run.name}", markup=False, highlight=False)
+        with ConsoleProgress(self.console, run.config.epochs) as progress, stop_on_signal(trainer):
+            trainer.progress = progress
+            yield

@@ -24,6 +24,7 @@ MAY_CHANGE_ON_RESUME = {"--epochs", "--device"}
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--data", metavar="SOURCE", help="Folder, Hub id, or `digits`."),
     click.option("--recipe", metavar="NAME", help="Start from a recipe; options change it."),
+    click.option("--budget", metavar="NAME", help="The recipe's size.  [default: its largest]"),
     click.option("--config", metavar="FILE", help="Start from a run's config.yaml."),
     click.option("--out", metavar="RUN", help="Folder for the run.  [default: runs/NAME-NUMBER]"),
     click.option("--resume", metavar="RUN", help="Continue this run from its checkpoint."),
@@ -58,7 +59,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="Skip pairs whose gradient is below this share of its largest.  [default: 0, off]",
     ),
     click.option("--goodness", metavar="NAME", help="mean-square, sum-square or mean."),
-    click.option("--normalization", metavar="NAME", help="batch, layer, length or none."),
+    click.option("--normalization", metavar="NAME", help="batch, running, layer, length or none."),
     click.option(
         "--schedule",
         metavar="NAME",
@@ -71,7 +72,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option("--label-input", metavar="NAME", help="channel, pattern, overlay or none."),
     click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
-    click.option("--readout", metavar="NAME", help="last, all, all-but-first or 2,3,…"),
+    click.option("--readout", metavar="NAME", help="last, last-half, all-but-first, all or 2,3,…"),
     click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),
     click.option("--image-column", metavar="NAME", help="If not the one found by its type."),
     click.option("--label-column", metavar="NAME", help="If not the one found by its type."),

@@ -17,7 +17,8 @@ class Method:
         name: as in ``trifecta list``.
         label_input: how a label enters: ``channel``, ``pattern``, ``overlay`` or ``none``.
         objective: the local loss; says whether it compares pairs of true and wrong labels.
-        normalization: at the input of every block: ``batch``, ``layer``, ``length`` or ``none``.
+        normalization: at the input of every block: ``batch``, ``running``, ``layer``, ``length`` or
+            ``none``.
         schedule: which blocks learn together at which step.
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.

@@ -1,22 +1,35 @@
-"""Experiments as functions that return their full configuration."""
-
-from collections.abc import Callable
+"""Published experiments: each recipe, called with a budget, returns its full configuration."""
 
 from trifecta.names import lookup
-from trifecta.recipes.demo import demo
-from trifecta.recipes.paper import paper
-from trifecta.training.config import RunConfig
+from trifecta.recipes.data_sets import DATA_SETS, in_folder
+from trifecta.recipes.demo import DEMO
+from trifecta.recipes.recipe import Budget, Published, Recipe
+from trifecta.recipes.tables import TABLES, ResultTable, get_table
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "paper": paper}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in [DEMO, *(recipe for table in TABLES.values() for recipe in table.recipes)]
+}
 
 
-def get_recipe(name: str) -> RunConfig:
-    """The configuration of the recipe called ``name``.
+def get_recipe(name: str) -> Recipe:
+    """The recipe called ``name``.
 
     Raises:
         ValueError: no such recipe; names the nearest ones.
     """
-    return lookup(RECIPES, name, "recipe")()
+    return lookup(RECIPES, name, "recipe")
 
 
-__all__ = ["RECIPES", "demo", "get_recipe", "paper"]
+__all__ = [
+    "DATA_SETS",
+    "RECIPES",
+    "TABLES",
+    "Budget",
+    "Published",
+    "Recipe",
+    "ResultTable",
+    "get_recipe",
+    "get_table",
+    "in_folder",
+]

@@ -31,6 +31,20 @@ def block_curves(history: Records, key: str, label: str) -> str:
     return _figure(draw, width=5.2, height=3.2)
 
 
+def depth_curves(curves: Mapping[str, Sequence[float | None]], label: str) -> str:
+    """A value of every block, first to last, one line a title."""
+
+    def draw(axes: Any) -> None:
+        for title, values in curves.items():
+            known = [(block, value) for block, value in enumerate(values) if value is not None]
+            axes.plot(*zip(*known, strict=True), marker=".", label=title)
+        axes.set(xlabel="block", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=7)
+
+    return _figure(draw, width=5.2, height=3.2)
+
+
 def score_curves(history: Records) -> str:
     """Mean score of true and wrong labels on validation images, a pair of lines a block."""
 

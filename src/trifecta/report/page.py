@@ -1,13 +1,10 @@
 """The run's page: one HTML file that needs nothing else."""
 
-import warnings
-from importlib import resources, util
-
 import yaml
 
 from trifecta.files import write_atomically
 from trifecta.report import figures
-from trifecta.report.terminal import percent
+from trifecta.report.templates import fill, missing_libraries
 from trifecta.training.config import to_plain
 from trifecta.training.run import Run
 
@@ -17,12 +14,7 @@ def write_report(run: Run) -> None:
     folder = run.trainer.folder
     if folder is None:
         raise ValueError("a report needs a run folder: train with out=…")
-    missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
-    if missing:
-        warnings.warn(
-            f"no report.html without {' and '.join(missing)}: pip install 'trifecta[report]'",
-            stacklevel=2,
-        )
+    if missing_libraries():
         return
     page = render(run)
     write_atomically(folder.report, lambda path: path.write_text(page, encoding="utf-8"))
@@ -30,13 +22,9 @@ def write_report(run: Run) -> None:
 
 def render(run: Run) -> str:
     """The page as text."""
-    import jinja2
-
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["percent"] = percent
-    source = resources.files("trifecta.report").joinpath("page.html").read_text(encoding="utf-8")
     trainer = run.trainer
-    return environment.from_string(source).render(
+    return fill(
+        "page.html",
         result=run.result,
         losses=trainer.history[-1]["loss"],
         curves=_curves(run),

@@ -36,6 +36,7 @@ class RunConfig:
         recompute: see :class:`trifecta.learner.Learner`.
         compile: see :class:`trifecta.learner.Learner`.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
+        budget: the recipe's size, likewise.
     """
 
     data: DataConfig
@@ -51,6 +52,7 @@ class RunConfig:
     recompute: bool = False
     compile: bool = False
     recipe: str | None = None
+    budget: str | None = None
 
     def __post_init__(self) -> None:
         """Reject what no run can use, before anything is loaded."""

@@ -13,7 +13,7 @@ from trifecta.data import ImageSet, evaluation_batches
 from trifecta.labels import wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast
-from trifecta.readout import fuse
+from trifecta.readout import fuse, named_readouts
 
 BATCH_SIZE = 256
 
@@ -25,6 +25,7 @@ class Evaluation:
     Attributes:
         accuracy: of the method's read-out, 0 … 1.
         block_accuracy: of each block's own scores; None where a block has none.
+        readout_accuracy: of every read-out that has a name, whichever the method uses.
         confusion: (K, K) counts, row true class, column predicted.
         positive: per block, score (N,) of every image's true label; None likewise.
         negative: per block, score (N,) of one wrong label per image, drawn as in training.
@@ -32,6 +33,7 @@ class Evaluation:
 
     accuracy: float
     block_accuracy: list[float | None]
+    readout_accuracy: dict[str, float]
     confusion: Tensor
     positive: list[Tensor | None]
     negative: list[Tensor | None]
@@ -76,6 +78,10 @@ def _summarise(
     return Evaluation(
         accuracy=_share(predicted == labels),
         block_accuracy=[None if s is None else _share(s.argmax(1) == labels) for s in scores],
+        readout_accuracy={
+            name: _share(fuse(scores, blocks).argmax(1) == labels)
+            for name, blocks in named_readouts(network.scored_blocks).items()
+        },
         confusion=confusion.view(num_classes, num_classes).cpu(),
         positive=[None if s is None else _of(s, labels) for s in scores],
         negative=[None if s is None else _of(s, wrong) for s in scores],

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from trifecta.data import ImageData
 from trifecta.devices import describe_device, peak_memory_bytes
 from trifecta.local_network import LocalNetwork
 from trifecta.training.config import RunConfig
@@ -83,14 +84,15 @@ def resumed_trainer(
     *,
     epochs: int | None = None,
     device: str | None = None,
+    data: ImageData | None = None,
     progress: Progress | None = None,
 ) -> Trainer:
-    """The trainer of the run in ``out``, where its checkpoint left it."""
+    """The trainer of the run in ``out``, where its checkpoint left it; on ``data`` if it is loaded."""
     folder = RunFolder(out)
     config, _ = folder.read_config()
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
     config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
-    trainer = Trainer(config, folder=folder, progress=progress)
+    trainer = Trainer(config, folder=folder, data=data, progress=progress)
     trainer.resume()
     if trainer.position.epoch > config.epochs:
         raise ValueError(
@@ -123,6 +125,7 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "test_accuracy": test.accuracy,
         "validation_accuracy": history[-1]["validation_accuracy"],
         "block_accuracy": test.block_accuracy,
+        "readout_accuracy": test.readout_accuracy,
         "epochs": len(history),
         "seconds": seconds,
         "images_per_second": images / seconds,
@@ -134,6 +137,7 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "width": config.width,
         "data": config.data.source,
         "recipe": config.recipe,
+        "budget": config.budget,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "device": str(device),

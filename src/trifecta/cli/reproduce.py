@@ -1,0 +1,112 @@
+"""``trifecta reproduce``."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from trifecta.cli.progress import TableProgress
+from trifecta.recipes import TABLES, ResultTable, get_table
+from trifecta.report.reproduction import as_plain, print_table, write_pages
+from trifecta.reproduce.plan import PlannedRun, plan
+from trifecta.reproduce.results import read_results
+from trifecta.reproduce.runner import Outcome, Reproduction
+from trifecta.reproduce.summary import summarise
+
+_PATH: click.Path = click.Path(path_type=Path)
+
+
+@click.command("reproduce")
+@click.argument("table", required=False)
+@click.option("--budget", metavar="NAME", help="quick, grid, cpu or full.  [default: the table's own]")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as 'ff-*'.")
+@click.option(
+    "--data-root",
+    type=_PATH,
+    envvar="TRIFECTA_DATA",
+    help="Folder with mnist, cifar10, …; what it lacks comes from the Hub.  [env: TRIFECTA_DATA]",
+)
+@click.option("--device", default="auto", metavar="NAME", show_default=True)
+@click.option("--precision", default="auto", metavar="NAME", show_default=True)
+@click.option("--out", type=_PATH, default=Path("benchmarks/reproduced"), show_default=True)
+@click.option("--work", type=_PATH, default=Path("runs/reproduce"), show_default=True)
+@click.option("--show", is_flag=True, help="Run nothing: show what there is.")
+@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
+def reproduce_command(
+    table: str | None,
+    budget: str | None,
+    seeds: int,
+    rows: str,
+    data_root: Path | None,
+    device: str,
+    precision: str,
+    out: Path,
+    work: Path,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """Run what is missing of TABLE (all where none is named), then show it beside the published figures.
+
+    What was interrupted goes on where it stopped; what is finished is not run again. Several of these
+    commands at once share the work.
+    """
+    tables = list(TABLES.values()) if table is None else [get_table(table)]
+    plans = {
+        one.name: plan(
+            one,
+            budget=budget or one.budget,
+            seeds=seeds,
+            data_root=data_root,
+            rows=rows,
+            device=device,
+            precision=precision,
+        )
+        for one in tables
+    }
+    failed: dict[str, str] = {}
+    if not show:
+        console = Console(stderr=True, quiet=as_json)
+        for one in tables:
+            failed |= _make(plans[one.name], out, work, console)
+    _show(tables, plans, out, work, as_json=as_json)
+    if failed:
+        raise ValueError(_failures(failed))
+
+
+def _make(runs: Sequence[PlannedRun], out: Path, work: Path, console: Console) -> dict[str, str]:
+    """Run what is missing; what failed, by run."""
+    reproduction = Reproduction(runs, out=out, work=work)
+    missing = reproduction.missing()
+    progress = TableProgress(console, total=len(runs), done=len(runs) - len(missing))
+    outcome: Outcome = reproduction.make(missing, progress.watch)
+    if outcome.elsewhere:
+        console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
+    return outcome.failed
+
+
+def _show(
+    tables: Sequence[ResultTable],
+    plans: dict[str, list[PlannedRun]],
+    out: Path,
+    work: Path,
+    *,
+    as_json: bool,
+) -> None:
+    stored = read_results(out)
+    rows = {one.name: summarise(plans[one.name], stored) for one in tables}
+    if as_json:
+        click.echo(json.dumps({name: as_plain(members) for name, members in rows.items()}, indent=2))
+        return
+    for one in tables:
+        print_table(one, rows[one.name])
+    click.echo(f"page {write_pages(work, tables, rows)}")
+
+
+def _failures(failed: dict[str, str]) -> str:
+    """One line: what could not be run, and why the first of it."""
+    first, reason = next(iter(failed.items()))
+    others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    return f"not run: {first}{others}: {reason}"

@@ -1,0 +1,27 @@
+"""Pages from the templates of this package. jinja2 is imported where it is used."""
+
+import warnings
+from importlib import util
+
+from trifecta.report.terminal import percent
+
+
+def fill(template: str, **values: object) -> str:
+    """A page of this package with ``values`` in their places."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("trifecta", "report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["percent"] = percent
+    return environment.get_template(template).render(values)
+
+
+def missing_libraries() -> list[str]:
+    """What the pages need and is not installed; warns of it."""
+    missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
+    if missing:
+        warnings.warn(
+            f"no page without {' and '.join(missing)}: pip install 'trifecta[report]'", stacklevel=3
+        )
+    return missing

@@ -1,0 +1,65 @@
+"""Which runs a table needs: plain data, nothing runs here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from trifecta.recipes import Recipe, ResultTable, in_folder
+from trifecta.training import RunConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One recipe at one budget with one seed.
+
+    Attributes:
+        recipe: the experiment.
+        config: its full configuration, on the data of this machine.
+    """
+
+    recipe: Recipe
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """Tells this run from every other."""
+        return f"{self.recipe.name}_{self.config.budget}_seed-{self.config.seed}"
+
+
+def plan(
+    table: ResultTable,
+    *,
+    budget: str,
+    seeds: int,
+    data_root: Path | None = None,
+    rows: str = "*",
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[PlannedRun]:
+    """The runs of a table: all rows with the first seed, then all with the next.
+
+    Args:
+        table: the rows.
+        budget: size of every run.
+        seeds: how many, from 0.
+        data_root: folder with data sets by the end of their Hub id; what it lacks comes from the Hub.
+        rows: pattern of recipe names, with * and ?.
+        device: as for ``trifecta train``.
+        precision: likewise.
+
+    Raises:
+        ValueError: a recipe has no such budget, or no row fits the pattern.
+    """
+    recipes: Sequence[Recipe] = [recipe for recipe in table.recipes if fnmatchcase(recipe.name, rows)]
+    if not recipes:
+        names = ", ".join(recipe.name for recipe in table.recipes)
+        raise ValueError(f"--rows '{rows}' fits no row of {table.name}: its rows are {names}")
+    runs = []
+    for seed in range(seeds):
+        for recipe in recipes:
+            config = recipe(budget, seed=seed)
+            data = in_folder(config.data, data_root)
+            config = replace(config, data=data, device=device, precision=precision)
+            runs.append(PlannedRun(recipe=recipe, config=config))
+    return runs
