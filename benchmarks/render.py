@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, readouts
 from trifecta.report.bench import bench_table, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -163,6 +164,16 @@ FIGURES: dict[str, Callable[[], str]] = {
     "accuracy": lambda: benchmark("accuracy"),
     "settled-accuracy": settled_accuracy,
     "shortlist": shortlist,
+    "paper-mnist": lambda: experiments("mnist"),
+    "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
+    "paper-svhn": lambda: experiments("svhn"),
+    "paper-cifar10": lambda: experiments("cifar10"),
+    "grid-cifar10": lambda: grid("ablation-small-cifar10"),
+    "grid-fashion-mnist": lambda: grid("ablation-small-fashion-mnist"),
+    "grid-depth-cifar10": lambda: grid_by_depth("cifar10"),
+    "factors": lambda: readouts("factors"),
+    "batch-sizes": lambda: readouts("batch-sizes"),
+    "depth": depth,
 }
 
 
@@ -179,6 +190,8 @@ def main() -> int:
             stale.append(file.name)
             if not check:
                 file.write_text(fresh)
+    if not check:
+        draw_depth(ROOT / "docs" / "depth.svg")
     if stale and check:
         print(f"figures differ from the result files in {', '.join(stale)}: run make docs", file=sys.stderr)
     return int(check and bool(stale))

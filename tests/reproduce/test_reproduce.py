@@ -99,6 +99,14 @@ def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_pa
     assert whole["result"] == result | {"data": runs[0].recipe.base.data.source}
 
 
+def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)[:1]
+    Reproduction(runs, out=tmp_path, work=tmp_path / "work", timed=False).make(runs, untouched)
+    (stored,) = read_results(tmp_path)
+    assert not {"seconds", "images_per_second"} & {*stored.result, *stored.history[0]}
+    assert summarise(runs, [stored])[0].seconds is None
+
+
 def test_a_recipe_that_changed_is_run_again_in_place_of_the_old_result(
     table: ResultTable, stripes_folder: Path, tmp_path: Path
 ) -> None:

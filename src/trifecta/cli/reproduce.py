@@ -14,6 +14,7 @@ from trifecta.reproduce.plan import PlannedRun, plan
 from trifecta.reproduce.results import read_results
 from trifecta.reproduce.runner import Outcome, Reproduction
 from trifecta.reproduce.summary import summarise
+from trifecta.training import Interrupted
 
 _PATH: click.Path = click.Path(path_type=Path)
 
@@ -33,6 +34,7 @@ _PATH: click.Path = click.Path(path_type=Path)
 @click.option("--precision", default="auto", metavar="NAME", show_default=True)
 @click.option("--out", type=_PATH, default=Path("benchmarks/reproduced"), show_default=True)
 @click.option("--work", type=_PATH, default=Path("runs/reproduce"), show_default=True)
+@click.option("--untimed", is_flag=True, help="Keep no times: the machine does other work too.")
 @click.option("--show", is_flag=True, help="Run nothing: show what there is.")
 @click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
 def reproduce_command(
@@ -45,6 +47,7 @@ def reproduce_command(
     precision: str,
     out: Path,
     work: Path,
+    untimed: bool,
     show: bool,
     as_json: bool,
 ) -> None:
@@ -70,18 +73,20 @@ def reproduce_command(
     if not show:
         console = Console(stderr=True, quiet=as_json)
         for one in tables:
-            failed |= _make(plans[one.name], out, work, console)
+            failed |= _make(Reproduction(plans[one.name], out=out, work=work, timed=not untimed), console)
     _show(tables, plans, out, work, as_json=as_json)
     if failed:
         raise ValueError(_failures(failed))
 
 
-def _make(runs: Sequence[PlannedRun], out: Path, work: Path, console: Console) -> dict[str, str]:
+def _make(reproduction: Reproduction, console: Console) -> dict[str, str]:
     """Run what is missing; what failed, by run."""
-    reproduction = Reproduction(runs, out=out, work=work)
-    missing = reproduction.missing()
-    progress = TableProgress(console, total=len(runs), done=len(runs) - len(missing))
-    outcome: Outcome = reproduction.make(missing, progress.watch)
+    missing, total = reproduction.missing(), len(reproduction.runs)
+    progress = TableProgress(console, total=total, done=total - len(missing))
+    try:
+        outcome: Outcome = reproduction.make(missing, progress.watch)
+    except Interrupted as interruption:
+        raise Interrupted(f"{interruption}; the same command goes on from there") from None
     if outcome.elsewhere:
         console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
     return outcome.failed

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from trifecta.files import write_atomically
 from trifecta.reproduce.plan import PlannedRun
 from trifecta.training import RunConfig, from_plain, to_plain
 from trifecta.training.progress import Record
+
+# What means nothing where the machine was shared with other work.
+TIMES = ("seconds", "images_per_second", "evaluation_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +66,26 @@ def result_path(folder: Path, run: PlannedRun, result: dict[str, Any]) -> Path:
     return folder / f"{run.name}_{hardware}_{result['date']}.json"
 
 
-def write_result(folder: Path, run: PlannedRun, result: dict[str, Any], history: Iterable[Record]) -> Path:
-    """Leave the run's result file in ``folder``, in place of an older one of the same run."""
+def write_result(
+    folder: Path,
+    run: PlannedRun,
+    result: dict[str, Any],
+    history: Iterable[Record],
+    *,
+    timed: bool = True,
+) -> Path:
+    """Leave the run's result file in ``folder``, in place of an older one of the same run.
+
+    Where ``timed`` is False the file holds no times, because they would say nothing.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = result_path(folder, run, result)
+    left_out = () if timed else TIMES
     whole = {
         "name": run.name,
         "config": settings(run),
-        "result": result | {"data": run.recipe.base.data.source},
-        "history": list(history),
+        "result": _without(result, left_out) | {"data": run.recipe.base.data.source},
+        "history": [_without(record, left_out) for record in history],
     }
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(whole, indent=1) + "\n"))
     for older in folder.glob(f"{run.name}_*.json"):
@@ -92,6 +106,10 @@ def read_results(folder: Path) -> list[StoredRun]:
 def find(stored: Iterable[StoredRun], run: PlannedRun) -> StoredRun | None:
     """The result of this very run; None where it was made with other settings, or not at all."""
     return next((one for one in stored if is_of(one, run)), None)
+
+
+def _without(record: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
 
 
 def _read(path: Path) -> StoredRun:

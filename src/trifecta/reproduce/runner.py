@@ -38,10 +38,11 @@ class Reproduction:
         runs: what the table needs.
         out: folder of the result files.
         work: folder of run folders; a run that was interrupted goes on from there.
+        timed: whether result files are to hold times.
     """
 
-    def __init__(self, runs: Sequence[PlannedRun], *, out: Path, work: Path) -> None:
-        self.runs, self.out, self.work = runs, out, work
+    def __init__(self, runs: Sequence[PlannedRun], *, out: Path, work: Path, timed: bool = True) -> None:
+        self.runs, self.out, self.work, self.timed = runs, out, work, timed
         self._data: tuple[DataConfig, ImageData] | None = None
         self._no_data: dict[DataConfig, str] = {}
 
@@ -77,7 +78,7 @@ class Reproduction:
         except (ValueError, DivergenceError) as error:
             outcome.failed[run.name] = str(error)
             return
-        write_result(self.out, run, finished.result, trainer.history)
+        write_result(self.out, run, finished.result, trainer.history, timed=self.timed)
         outcome.made.append(run)
 
     def _trainer(self, run: PlannedRun) -> Trainer:

@@ -50,8 +50,8 @@ class RowSummary:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, mean."""
-        seconds = [run.result["seconds"] for run in self.runs]
+        """Of training, mean; None where no run was timed."""
+        seconds = [run.result["seconds"] for run in self.runs if "seconds" in run.result]
         return statistics.mean(seconds) if seconds else None
 
     @property

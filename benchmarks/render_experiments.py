@@ -1,0 +1,116 @@
+"""Tables of reproduced experiments for docs/, from the result files in benchmarks/reproduced/."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trifecta.recipes import get_table
+from trifecta.recipes.ablation import FACTORS
+from trifecta.report.reproduction import (
+    EFFECTS_HEAD,
+    NOT_MEASURED,
+    accuracy_text,
+    depth_figure,
+    effect_cells,
+    markdown,
+    row_table,
+    sources,
+    spread_text,
+)
+from trifecta.reproduce import plan, read_results
+from trifecta.reproduce.effects import grid_effects, grids_of
+from trifecta.reproduce.summary import Estimate, RowSummary, summarise
+
+ROOT = Path(__file__).parent.parent
+SEEDS = 3
+READOUTS = ("last", "last-half", "all-but-first", "all")
+DEPTH_ROWS = ("trifecta-large-cifar10", "ff-large-cifar10")
+
+
+def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
+    """A table's rows with all seeds that there are, up to ``SEEDS``."""
+    wanted = get_table(table)
+    runs = plan(wanted, budget=budget or wanted.budget, seeds=SEEDS)
+    return summarise(runs, read_results(ROOT / "benchmarks" / "reproduced"))
+
+
+def experiments(table: str) -> str:
+    """Published beside ours, at the table's budget, and at ``full`` where a figure was published."""
+    full = [row for row in rows_of(table, budget="full") if row.recipe.published is not None]
+    rows = [*rows_of(table), *full]
+    notes = "".join(f"\n{note}\n" for note in sources(rows))
+    return markdown(*row_table(rows)) + notes + made_with(rows)
+
+
+def grid(table: str) -> str:
+    """The cells of a grid by factor, and what the factors do."""
+    wanted, rows = get_table(table), rows_of(table)
+    head = [*FACTORS, "last block", "all but the first"]
+    body = [[*wanted.cells[row.recipe.name], *_accuracies(row, ("last", "all-but-first"))] for row in rows]
+    effects = effect_cells(wanted, rows)
+    shown = markdown(EFFECTS_HEAD, effects) if effects else "Effects: not measured.\n"
+    return f"{markdown(head, body)}\n{shown}{made_with(rows)}"
+
+
+def grid_by_depth(data: str) -> str:
+    """Every effect in 6 and in 12 blocks."""
+    effects = []
+    for network in ("small", "large"):
+        table = f"ablation-{network}-{data}"
+        effects.append(grid_effects(grids_of(rows_of(table), get_table(table).cells), FACTORS))
+    shallow, deep = effects
+    body = [[name, _points(shallow.get(name)), _points(deep.get(name))] for name in shallow]
+    return markdown(["effect, points", "6 blocks", "12 blocks"], body) if body else "Not measured.\n"
+
+
+def readouts(table: str) -> str:
+    """Rows by read-out."""
+    rows = rows_of(table)
+    body = [[row.recipe.title, *_accuracies(row, READOUTS)] for row in rows]
+    return markdown(["", *READOUTS], body) + made_with(rows)
+
+
+def depth() -> str:
+    """Test accuracy of every block alone in the deep network."""
+    rows = _depth_rows()
+    if not all(row.runs for row in rows):
+        return "Not measured.\n"
+    columns = [row.blocks() for row in rows]
+    body = [
+        [str(block), *(NOT_MEASURED if value is None else f"{spread_text(value)}%" for value in values)]
+        for block, values in enumerate(zip(*columns, strict=True))
+    ]
+    head = ["block", *(f"{row.recipe.title} (n = {len(row.runs)})" for row in rows)]
+    return markdown(head, body) + made_with(rows)
+
+
+def draw_depth(path: Path) -> None:
+    """The same as a figure, if there is anything to draw."""
+    rows = _depth_rows()
+    if all(row.runs for row in rows):
+        svg = depth_figure(rows)
+        path.write_text(svg.replace("<svg ", '<svg style="background: white" ', 1) + "\n")
+
+
+def made_with(rows: Sequence[RowSummary]) -> str:
+    """Hardware, versions, settings of size and dates behind the rows."""
+    results = [(row, run.result) for row in rows for run in row.runs]
+    notes = {
+        f"{result['hardware']}, {result['precision']}; PyTorch {result['versions']['torch']}, "
+        f"Python {result['versions']['python']}; budget {row.budget}: width {result['width']:g}, "
+        f"batch {result['batch_size']}; {result['date']}"
+        for row, result in results
+    }
+    return "".join(f"\n{note}.\n" for note in sorted(notes))
+
+
+def _depth_rows() -> list[RowSummary]:
+    return [row for row in rows_of("cifar10") if row.recipe.name in DEPTH_ROWS]
+
+
+def _accuracies(row: RowSummary, readouts: Sequence[str]) -> list[str]:
+    estimates = [row.readout(name) for name in readouts]
+    return [NOT_MEASURED if estimate is None else accuracy_text(estimate) for estimate in estimates]
+
+
+def _points(estimate: Estimate | None) -> str:
+    return NOT_MEASURED if estimate is None else f"{spread_text(estimate, signed=True)} (n = {estimate.n})"
