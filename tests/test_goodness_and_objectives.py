@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from trifecta.goodness import GOODNESS, Moments, group_mean_square, mean, mean_square, sum_square
-from trifecta.heads import GroupHead
+from trifecta.heads.goodness_heads import GroupHead
 from trifecta.objectives import symmetric_loss, threshold_loss, unsettled
 
 

@@ -14,6 +14,8 @@ def test_names_and_numbers_choose_blocks() -> None:
     assert select_blocks("all", scored) == scored
     assert select_blocks("all-but-first", scored) == (1, 2, 5)
     assert select_blocks("all-but-first", (0,)) == (0,)
+    assert select_blocks("last-half", scored) == (2, 5)
+    assert select_blocks("last-half", (0, 1, 2)) == (1, 2)
     assert select_blocks("5, 1", scored) == (1, 5)
 
 

@@ -1,6 +1,6 @@
 """Goodness: one number for how strongly a block responds to a sample.
 
-Shapes: N samples; ``…`` any feature dimensions, all of which are reduced.
+Shapes: N samples; K classes; ``…`` any feature dimensions, all of which are reduced.
 Half-precision activations are reduced in float32, wider ones in their own precision. Where a fused
 window has left the sums over positions behind (:class:`Moments`), they take the activations' place.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -66,9 +67,41 @@ def group_mean_square(activations: Tensor | Moments, groups: Tensor) -> Tensor:
     if isinstance(activations, Moments):
         squares = activations.squares / activations.positions
     else:
-        squares = _wide(activations).square().reshape(*activations.shape[:2], -1).mean(2)
-    with torch.autocast(squares.device.type, enabled=False):
-        return squares @ groups.to(squares.dtype)
+        squares = _per_channel(_wide(activations).square())
+    return _group_means(squares, groups)
+
+
+def group_mean(activations: Tensor | Moments, groups: Tensor) -> Tensor:
+    """Mean activation of each group of channels, (N, C, …), (C, K) → (N, K): ``mean_{i in group} a_i``.
+
+    ``groups`` as in :func:`group_mean_square`. Source: Sun et al. 2025 (DeeperForward, ICLR).
+    """
+    if isinstance(activations, Moments):
+        means = activations.sums / activations.positions
+    else:
+        means = _per_channel(_wide(activations))
+    return _group_means(means, groups)
+
+
+def patch_rms(activations: Tensor, patches: int) -> Tensor:
+    """Root mean square of each channel in each of P×P patches of its map, (N, C, H, W) → (N, C·P²).
+
+    ``sqrt(mean_{i in patch} a_i² + 1e-8)``; of (N, C) the magnitude of each. Source: Gong et al. 2025
+    (ASGE, arXiv 2509.12394).
+    """
+    squares = _wide(activations).square()
+    if squares.ndim == 4:
+        squares = F.adaptive_avg_pool2d(squares, patches)
+    return (squares.flatten(1) + 1e-8).sqrt()
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.reshape(*values.shape[:2], -1).mean(2)
+
+
+def _group_means(values: Tensor, groups: Tensor) -> Tensor:
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ groups.to(values.dtype)
 
 
 def _features(activations: Tensor) -> Tensor:
@@ -81,3 +114,7 @@ def _wide(activations: Tensor) -> Tensor:
 
 
 GOODNESS: dict[str, Goodness] = {"mean-square": mean_square, "sum-square": sum_square, "mean": mean}
+GROUP_GOODNESS: dict[str, Callable[[Tensor | Moments, Tensor], Tensor]] = {
+    "mean-square": group_mean_square,
+    "mean": group_mean,
+}

@@ -1,7 +1,7 @@
-"""Local losses: what a block is trained for. Pure functions of goodness.
+"""Local losses: what a block is trained for. Pure functions of goodness, or of features.
 
 Shapes: B pairs; ``positive`` and ``negative`` are the goodness (B,) of the same images with their
-true and with a wrong label. Every loss is a mean over the batch, a scalar.
+true and with a wrong label; ``features`` are (B, F). Every loss is a mean over the batch, a scalar.
 """
 
 import torch
@@ -37,6 +37,43 @@ def symmetric_loss(
     excess = -alpha * (positive - negative)
     loss = F.softplus(excess)
     return (unsettled(torch.sigmoid(excess), settled) * loss if settled else loss).mean()
+
+
+def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """How far the similarities within a batch are from those of the labels, (B, F), (B,) → ().
+
+    ``mean_ij (S(features)_ij − S(one-hot labels)_ij)²`` with S the cosine similarities of what is left
+    of each row after the batch's mean. Source: Nøkland & Eidnes 2019, *Training Neural Networks with
+    Local Error Signals* (arXiv 1901.06656).
+    """
+    targets = F.one_hot(labels, num_classes).to(features.dtype)
+    return F.mse_loss(_centred_similarities(features), _centred_similarities(targets))
+
+
+def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Images of a class near each other, those of other classes far, (B, F), (B,) → ().
+
+    ``−mean_i mean_{p: same class, p ≠ i} log softmax_{j ≠ i}(z_i·z_j / temperature)_p`` with z the
+    features scaled to length 1; images that are alone in their class are left out.
+    Source: Khosla et al. 2020, *Supervised Contrastive Learning* (arXiv 2004.11362), L_out.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        z = F.normalize(features.float() if features.dtype.itemsize < 4 else features)
+        logits = z @ z.T / temperature
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
+    same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
+    friends = same.sum(1)
+    per_image = log_share.masked_fill(~same, 0).sum(1) / friends.clamp(min=1)
+    return -per_image.sum() / (friends > 0).sum().clamp(min=1)
+
+
+def _centred_similarities(rows: Tensor) -> Tensor:
+    """Cosine similarities (B, B) of the rows (B, F) less their mean."""
+    with torch.autocast(rows.device.type, enabled=False):
+        wide = rows.float() if rows.dtype.itemsize < 4 else rows
+        unit = F.normalize(wide - wide.mean(0))
+        return unit @ unit.T
 
 
 @torch.no_grad()

@@ -108,7 +108,14 @@ def test_rows_of_a_table_have_names_and_titles_of_their_own() -> None:
     for table in TABLES.values():
         assert len({recipe.name for recipe in table.recipes}) == len(table.recipes)
         assert len({recipe.title for recipe in table.recipes}) == len(table.recipes)
-    assert len({id(r) for t in TABLES.values() for r in t.recipes} | {0}) == len(RECIPES)
+    assert {r.name for t in TABLES.values() for r in t.recipes} | {"demo"} == set(RECIPES)
+
+
+def test_tables_that_share_a_row_share_its_runs() -> None:
+    first, cell = TABLES["factors"].recipes[0], TABLES["ablation-small-cifar10"].recipes[-1]
+    assert first("grid", seed=2) == cell("grid", seed=2)
+    assert first.name == cell.name
+    assert cell("grid").method == get_recipe("trifecta-small-cifar10")("grid").method
 
 
 def test_budgets_below_full_have_no_augmentation() -> None:

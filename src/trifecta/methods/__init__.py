@@ -2,10 +2,18 @@
 
 from collections.abc import Callable
 
+from trifecta.methods.asge import asge
 from trifecta.methods.backprop import backprop
 from trifecta.methods.class_groups import class_groups
+from trifecta.methods.cwcomp import cwcomp
+from trifecta.methods.deeper_forward import deeper_forward
+from trifecta.methods.dgl import dgl
+from trifecta.methods.dtg_ff import dtg_ff
 from trifecta.methods.ff import ff
+from trifecta.methods.hcl_ff import hcl_ff
+from trifecta.methods.local_losses import pred, predsim, sim
 from trifecta.methods.method import Method
+from trifecta.methods.mono_forward import mono_forward
 from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
 from trifecta.names import lookup
@@ -15,6 +23,16 @@ METHODS: dict[str, Callable[[], Method]] = {
     "ff": ff,
     "symba": symba,
     "class-groups": class_groups,
+    "cwcomp": cwcomp,
+    "deeper-forward": deeper_forward,
+    "asge": asge,
+    "dtg-ff": dtg_ff,
+    "mono-forward": mono_forward,
+    "hcl-ff": hcl_ff,
+    "pred": pred,
+    "sim": sim,
+    "predsim": predsim,
+    "dgl": dgl,
     "backprop": backprop,
 }
 
@@ -28,4 +46,23 @@ def get_method(name: str) -> Method:
     return lookup(METHODS, name, "method")()
 
 
-__all__ = ["METHODS", "Method", "backprop", "class_groups", "ff", "get_method", "symba", "trifecta"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "asge",
+    "backprop",
+    "class_groups",
+    "cwcomp",
+    "deeper_forward",
+    "dgl",
+    "dtg_ff",
+    "ff",
+    "get_method",
+    "hcl_ff",
+    "mono_forward",
+    "pred",
+    "predsim",
+    "sim",
+    "symba",
+    "trifecta",
+]

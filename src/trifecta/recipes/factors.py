@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from trifecta.heads import Symmetric
 from trifecta.methods import Method, trifecta
+from trifecta.recipes.ablation import grid_recipes
 from trifecta.recipes.data_sets import DATA_SETS
 from trifecta.recipes.paper import BUDGETS, published_trifecta
 from trifecta.recipes.recipe import Budget, Recipe
@@ -46,7 +47,6 @@ def with_running_statistics() -> Method:
 
 
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
-    "default": ("as it is: alpha 4, batch 128", trifecta),
     "two-states": ("two Adam states a weight", with_two_states),
     "idle-last": ("last block idles at odd steps", with_idle_last),
     "constant-rate": ("learning rate 0.001, constant", with_constant_rate),
@@ -61,8 +61,12 @@ BATCH_SIZES = (1, 8, 32, 128, 512)
 
 
 def factor_recipes(network: str, data: str) -> list[Recipe]:
-    """Every row on one network and data set, the unchanged Trifecta first."""
-    return [_recipe(name, title, build(), network, data) for name, (title, build) in ROWS.items()]
+    """Every row on one network and data set; first the unchanged Trifecta, whose runs are the grid's."""
+    unchanged = replace(grid_recipes(network, data)[-1], title="unchanged: alpha 4")
+    return [
+        unchanged,
+        *(_recipe(name, title, build(), network, data) for name, (title, build) in ROWS.items()),
+    ]
 
 
 def batch_size_recipes(network: str, data: str) -> list[Recipe]:

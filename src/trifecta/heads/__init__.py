@@ -1,0 +1,41 @@
+"""Heads: what stands at a window's last block, its local loss and the class scores it can give."""
+
+from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CrossEntropy
+from trifecta.heads.combined import Combined, ScoringObjective
+from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
+from trifecta.heads.head import FeatureShape, Head
+from trifecta.heads.pairs import Symmetric, Threshold
+from trifecta.heads.terms import TERMS, Similarity, SupervisedContrastive, Term
+
+Objective = Threshold | Symmetric | ScoringObjective | Combined
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.kind: objective
+    for objective in (
+        Threshold,
+        Symmetric,
+        CrossEntropy,
+        AuxiliaryCrossEntropy,
+        GroupCrossEntropy,
+        ProjectedCrossEntropy,
+        Combined,
+    )
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "TERMS",
+    "AuxiliaryCrossEntropy",
+    "Combined",
+    "CrossEntropy",
+    "FeatureShape",
+    "GroupCrossEntropy",
+    "Head",
+    "Objective",
+    "ProjectedCrossEntropy",
+    "ScoringObjective",
+    "Similarity",
+    "SupervisedContrastive",
+    "Symmetric",
+    "Term",
+    "Threshold",
+]

@@ -1,0 +1,109 @@
+"""Heads with a classifier of their own: linear on averages, or a small convolutional network.
+
+Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifecta.goodness import Moments
+from trifecta.heads.head import FeatureShape, Head
+
+
+class LinearHead(Head):
+    """Averages maps to ``pool``×``pool`` (0: as they are), then a linear classifier with cross-entropy."""
+
+    def __init__(
+        self, feature_shape: FeatureShape, num_classes: int, *, pool: int, smoothing: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.smoothing = smoothing
+        # Units of a fully connected block are maps of one position.
+        self.pool = pool if len(feature_shape) == 3 else 1
+        in_features = feature_shape[0] * self.pool**2 if self.pool else math.prod(feature_shape)
+        self.classifier = nn.Linear(in_features, num_classes)
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels, label_smoothing=self.smoothing)
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K)."""
+        if isinstance(features, Moments):
+            features = features.sums / features.positions
+        elif self.pool and features.ndim == 4:
+            features = F.adaptive_avg_pool2d(features, self.pool)
+        return at_least_float32(self.classifier(features.flatten(1)))
+
+    @property
+    def reads_moments(self) -> bool:
+        """Only the average over all positions is a moment."""
+        return self.pool == 1
+
+
+class ConvolutionalHead(Head):
+    """A network of its own: two 3×3 convolutions at half the size, an average, a linear classifier."""
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
+        super().__init__()
+        channels = feature_shape[0]
+        maps = len(feature_shape) == 3
+        layers: list[nn.Module] = []
+        for stride in (2, 1) if maps else ():
+            layers += [
+                nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ReLU(),
+            ]
+        if maps:
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        self.network = nn.Sequential(*layers, nn.Linear(channels, num_classes))
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K)."""
+        assert isinstance(features, Tensor)
+        return at_least_float32(self.network(features))
+
+    @property
+    def reads_moments(self) -> bool:
+        """Convolutions need the maps."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossEntropy:
+    """Cross-entropy of a linear classifier: :class:`LinearHead`, with label ``smoothing``."""
+
+    kind: ClassVar[str] = "cross-entropy"
+    pairs: ClassVar[bool] = False
+    pool: int = 1
+    smoothing: float = 0.0
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return LinearHead(feature_shape, num_classes, pool=self.pool, smoothing=self.smoothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuxiliaryCrossEntropy:
+    """Cross-entropy of a small convolutional network: :class:`ConvolutionalHead`."""
+
+    kind: ClassVar[str] = "auxiliary-cross-entropy"
+    pairs: ClassVar[bool] = False
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return ConvolutionalHead(feature_shape, num_classes)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Logits of a classifier that ran in half precision, wide enough for a softmax."""
+    return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -1,0 +1,86 @@
+"""A scoring head with terms beside it."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trifecta.goodness import Moments
+from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CrossEntropy
+from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
+from trifecta.heads.head import FeatureShape, Head
+from trifecta.heads.terms import Term
+
+ScoringObjective = CrossEntropy | AuxiliaryCrossEntropy | GroupCrossEntropy | ProjectedCrossEntropy
+
+
+class CombinedHead(Head):
+    """A head that scores, of whose gradient the block receives a share, and weighted terms.
+
+    The scoring head itself learns from its whole gradient whatever the share: with 0 it is a probe.
+    """
+
+    def __init__(self, scoring: Head, share: float, terms: list[tuple[float, nn.Module]]) -> None:
+        super().__init__()
+        self.scoring, self.share = scoring, share
+        self.weights = [weight for weight, _ in terms]
+        self.terms = nn.ModuleList(term for _, term in terms)
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        assert isinstance(features, Tensor)
+        loss = self.scoring.loss(_with_share(features, self.share), labels)
+        for weight, term in zip(self.weights, self.terms, strict=True):
+            loss = loss + weight * term(features, labels)
+        return loss
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K)."""
+        return self.scoring.scores(features)
+
+    @property
+    def reads_moments(self) -> bool:
+        """Terms need the features."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined:
+    """``share`` of a scoring objective's gradient plus weighted terms: :class:`CombinedHead`."""
+
+    kind: ClassVar[str] = "combined"
+    pairs: ClassVar[bool] = False
+    scoring: ScoringObjective = field(default_factory=CrossEntropy)
+    terms: tuple[Term, ...] = ()
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject a share that is none; a list of terms becomes a tuple."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of a scoring head's gradient is 0 … 1: received {self.share}")
+        object.__setattr__(self, "terms", tuple(self.terms))
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        scoring = self.scoring.head(feature_shape, num_classes)
+        terms = [(term.weight, term.module(feature_shape, num_classes)) for term in self.terms]
+        return CombinedHead(scoring, self.share, terms)
+
+
+def _with_share(x: Tensor, share: float) -> Tensor:
+    scaled: Tensor = _ScaledGradient.apply(x, share)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.share, None

@@ -1,0 +1,37 @@
+"""What a head is: the local loss over a block's output, and the class scores read off it.
+
+A head is declared as plain data (an *objective*: a frozen dataclass that can be saved and compared)
+and built into a module for the block it stands on. Shapes: B images, K classes; ``features`` are a
+block's output, (2B, …) for objectives that compare pairs (positives first), (B, …) for the others.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from trifecta.goodness import Moments
+
+FeatureShape = tuple[int, ...]
+
+
+class Head(nn.Module, ABC):
+    """A local loss over a block's output, and the scores read off it.
+
+    Attributes:
+        skips_samples: whether the loss leaves samples out, whose gradient is then exactly 0.
+    """
+
+    skips_samples: bool = False
+
+    @abstractmethod
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
+
+    @abstractmethod
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """Pairs: goodness (N,) of the label each sample carries. Others: class scores (N, K)."""
+
+    @property
+    def reads_moments(self) -> bool:
+        """Whether the moments of ``features`` will do in their place."""
+        return True

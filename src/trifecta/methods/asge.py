@@ -1,0 +1,32 @@
+"""ASGE: adaptive spatial goodness encoding.
+
+Paper: Gong, Staszewski, Xu 2025, "Adaptive Spatial Goodness Encoding: Advancing and Scaling
+Forward-Forward Learning", arXiv 2509.12394.
+
+Formula, at block k with activations a and a fixed random matrix ``projection``:
+
+    g = standardise(patch_rms(a, P))          one number per channel and patch, (C·P²,)
+    loss = cross_entropy(g @ projection, labels)
+
+How many classes there are no longer says how many channels a block must have.
+
+Departures, or details decided here because they were not to be found: P = 4; g is standardised per
+image, and the projection's entries are normal with variance 1/(C·P²); batch normalisation; the last block
+predicts (the paper's *Last Pred*; ``--readout all`` is its *Fusion Pred*).
+"""
+
+from trifecta.heads import ProjectedCrossEntropy
+from trifecta.methods.method import Method
+from trifecta.schedules import LAYER_WISE
+
+
+def asge() -> Method:
+    """ASGE: goodness of patches through a fixed random projection, every block alone."""
+    return Method(
+        name="asge",
+        label_input="none",
+        objective=ProjectedCrossEntropy(patches=4),
+        normalization="batch",
+        schedule=LAYER_WISE,
+        readout="last",
+    )

@@ -1,0 +1,33 @@
+"""DTG-FF: dynamic temperature goodness.
+
+Paper: Chen 2026, "Synthetic Benchmarks Overstate Forward-Forward Scaling: Real-Data Limits of Layer-Local
+Training", arXiv 2606.06539.
+
+Formula, at block k with activations a, a fixed random ``projection`` and a learned temperature:
+
+    g = standardise(patch_rms(a, P))
+    loss = cross_entropy((g @ projection) / temperature, labels),  temperature = exp(−log_scale)
+
+What passes on is normalised apart from the goodness (here: at the next block's input), and several
+blocks predict together.
+
+Departures, or details decided here because they were not to be found: goodness as in ASGE with P = 2; the
+fusion is a plain sum over the later half of the blocks. A fusion head trained across blocks would pass a
+gradient into each of them; here none exists, and nothing crosses a block.
+"""
+
+from trifecta.heads import ProjectedCrossEntropy
+from trifecta.methods.method import Method
+from trifecta.schedules import LAYER_WISE
+
+
+def dtg_ff() -> Method:
+    """DTG-FF: projected goodness over a learned temperature, every block alone, later blocks fused."""
+    return Method(
+        name="dtg-ff",
+        label_input="none",
+        objective=ProjectedCrossEntropy(patches=2, learned_temperature=True),
+        normalization="batch",
+        schedule=LAYER_WISE,
+        readout="last-half",
+    )

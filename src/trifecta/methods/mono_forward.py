@@ -1,0 +1,29 @@
+"""Mono-Forward: a learned projection and a cross-entropy per layer.
+
+Paper: Gong, Li, Abdulla 2025, "Mono-Forward: Backpropagation-Free Algorithm for Efficient Neural Network
+Training Harnessing Local Errors", arXiv 2501.09238.
+
+Formula, at block k with activations a and its own matrix ``classifier``:
+
+    loss = cross_entropy(classifier(a), labels)
+
+with every activation of a map an input of its own.
+
+Departures: the classifier has a bias; batch normalisation at a block's input.
+"""
+
+from trifecta.heads import CrossEntropy
+from trifecta.methods.method import Method
+from trifecta.schedules import LAYER_WISE
+
+
+def mono_forward() -> Method:
+    """Mono-Forward: a linear classifier and its cross-entropy on every block, each alone."""
+    return Method(
+        name="mono-forward",
+        label_input="none",
+        objective=CrossEntropy(pool=0),
+        normalization="batch",
+        schedule=LAYER_WISE,
+        readout="last",
+    )

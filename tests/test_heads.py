@@ -1,0 +1,160 @@
+"""Heads against their formulas, written out sample by sample."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trifecta.goodness import Moments, patch_rms
+from trifecta.heads import (
+    AuxiliaryCrossEntropy,
+    Combined,
+    CrossEntropy,
+    GroupCrossEntropy,
+    ProjectedCrossEntropy,
+    Similarity,
+    SupervisedContrastive,
+)
+from trifecta.objectives import similarity_loss, supervised_contrastive_loss
+
+SHAPE, CLASSES = (6, 8, 8), 3
+
+
+def features(size: int = 5) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.rand(size, *SHAPE, generator=draw, dtype=torch.float64)
+
+
+def labels(size: int = 5) -> Tensor:
+    return torch.arange(size) % CLASSES
+
+
+def test_similarity_is_of_cosines_about_the_batch_mean() -> None:
+    rows = torch.randn(4, 7, dtype=torch.float64)
+    classes = torch.tensor([0, 2, 2, 1])
+
+    def similarities(x: Tensor) -> Tensor:
+        centred = x - x.mean(0)
+        return torch.stack(
+            [torch.stack([F.cosine_similarity(a, b, dim=0) for b in centred]) for a in centred]
+        )
+
+    expected = (
+        (similarities(rows) - similarities(torch.eye(3, dtype=torch.float64)[classes])).square().mean()
+    )
+    torch.testing.assert_close(similarity_loss(rows, classes, 3), expected)
+
+
+def test_similarity_is_0_for_features_that_are_the_labels() -> None:
+    classes = torch.tensor([0, 1, 2, 1, 0])
+    assert similarity_loss(torch.eye(3)[classes] * 5, classes, 3).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_supervised_contrast_is_its_formula() -> None:
+    rows = torch.randn(5, 4, dtype=torch.float64)
+    classes = torch.tensor([0, 1, 0, 0, 2])
+    unit = rows / rows.norm(dim=1, keepdim=True)
+    losses = []
+    for i in (0, 2, 3):
+        friends = [p for p in (0, 2, 3) if p != i]
+        total = sum(math.exp(float(unit[i] @ unit[j]) / 0.5) for j in range(5) if j != i)
+        log_shares = [float(unit[i] @ unit[p]) / 0.5 - math.log(total) for p in friends]
+        losses.append(-sum(log_shares) / len(friends))
+    value = supervised_contrastive_loss(rows, classes, temperature=0.5)
+    assert value.item() == pytest.approx(sum(losses) / 3)
+
+
+def test_supervised_contrast_of_a_batch_without_friends_is_0_and_has_a_gradient() -> None:
+    rows = torch.randn(3, 4, requires_grad=True)
+    value = supervised_contrastive_loss(rows, torch.arange(3))
+    torch.autograd.backward(value)
+    assert value.item() == 0
+    assert rows.grad is not None
+    assert rows.grad.isfinite().all()
+
+
+def test_patches_are_root_mean_squares_of_pieces_of_the_maps() -> None:
+    a = features()
+    g = patch_rms(a, 2)
+    assert g.shape == (5, 6 * 4)
+    torch.testing.assert_close(g[1, 4 * 2 + 1], a[1, 2, :4, 4:].square().mean().sqrt(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(patch_rms(-a[:, :, 0, 0], 2), a[:, :, 0, 0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("goodness", ["mean-square", "mean"])
+def test_groups_score_alike_from_features_and_from_moments(goodness: str) -> None:
+    a = features()
+    head = GroupCrossEntropy(goodness=goodness, temperature=0.5).head(SHAPE, CLASSES).double()
+    power = 2 if goodness == "mean-square" else 1
+    expected = torch.stack([a[:, 2 * k : 2 * k + 2].pow(power).mean((1, 2, 3)) for k in range(3)], 1) / 0.5
+    torch.testing.assert_close(head.scores(a), expected)
+    moments = Moments(a.sum((2, 3)), a.square().sum((2, 3)), 64)
+    torch.testing.assert_close(head.scores(moments), expected)
+
+
+def test_a_projection_is_fixed_and_only_a_temperature_learns() -> None:
+    fixed = ProjectedCrossEntropy().head(SHAPE, CLASSES)
+    learned = ProjectedCrossEntropy(learned_temperature=True).head(SHAPE, CLASSES)
+    assert [p for p in fixed.parameters() if p.requires_grad] == []
+    assert [p.numel() for p in learned.parameters() if p.requires_grad] == [1]
+    assert "projection" in fixed.state_dict()
+    hotter = learned.scores(features().float())
+    with torch.no_grad():
+        next(learned.parameters()).add_(math.log(2))
+    torch.testing.assert_close(learned.scores(features().float()), 2 * hotter)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_block_receives_its_share_and_the_classifier_all_of_the_gradient(share: float) -> None:
+    objective = Combined(scoring=CrossEntropy(pool=2), share=share)
+    head = objective.head(SHAPE, CLASSES).double()
+    alone = head.get_submodule("scoring")
+    a = features().requires_grad_()
+    parameters = list(alone.parameters())
+    whole = torch.autograd.grad(alone.loss(a, labels()), [a, *parameters])  # type: ignore[operator]
+    shared = torch.autograd.grad(head.loss(a, labels()), [a, *parameters])
+    torch.testing.assert_close(shared[0], share * whole[0])
+    for ours, theirs in zip(shared[1:], whole[1:], strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_terms_are_added_by_weight() -> None:
+    terms = (Similarity(weight=0.5), SupervisedContrastive(weight=2.0, features=4))
+    head = Combined(scoring=CrossEntropy(), terms=terms).head(SHAPE, CLASSES).double()
+    scoring = head.get_submodule("scoring")
+    similarity, contrast = (head.get_submodule(f"terms.{k}") for k in range(2))
+    a, classes = features(), labels()
+    expected = scoring.loss(a, classes) + 0.5 * similarity(a, classes)  # type: ignore[operator]
+    torch.testing.assert_close(head.loss(a, classes), expected + 2 * contrast(a, classes))
+
+
+def test_the_contrastive_term_does_not_see_how_loud_a_sample_is() -> None:
+    term = SupervisedContrastive(features=4).module(SHAPE, CLASSES).double()
+    loud = features() * torch.tensor([1.0, 10.0, 3.0, 0.5, 7.0]).view(5, 1, 1, 1)
+    torch.testing.assert_close(term(loud, labels()), term(features(), labels()))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        CrossEntropy(pool=0),
+        CrossEntropy(pool=4, smoothing=0.1),
+        AuxiliaryCrossEntropy(),
+        ProjectedCrossEntropy(),
+        Combined(terms=(Similarity(), SupervisedContrastive())),
+    ],
+    ids=lambda objective: str(objective.kind),
+)
+@pytest.mark.parametrize("shape", [SHAPE, (6,)])
+def test_every_head_takes_maps_and_units(objective: CrossEntropy, shape: tuple[int, ...]) -> None:
+    head = objective.head(shape, CLASSES)
+    x = torch.rand(4, *shape)
+    assert head.scores(x).shape == (4, CLASSES)
+    assert head.loss(x, labels(4)).isfinite()
+
+
+def test_a_share_is_between_0_and_1() -> None:
+    with pytest.raises(ValueError, match=r"0 … 1: received 1.5"):
+        Combined(share=1.5)
