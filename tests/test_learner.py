@@ -293,3 +293,24 @@ def test_another_kind_of_device_continues_with_a_warning() -> None:
 def test_batches_that_do_not_fit_are_refused(images: Tensor, labels: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         learner_of(network_of("trifecta", OVERLAPPING)).step(images, labels)
+
+
+def test_deep_supervision_is_the_sum_of_the_losses_of_all_blocks() -> None:
+    network = build_network(
+        get_method("deep-supervision"), "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05
+    )
+    learner, (images, labels) = learner_of(network), batch()
+    loss, _ = learner.window_loss(Window(0, 5), images, labels)
+    x, losses = images, []
+    for k, block in enumerate(network.blocks):
+        x = block(x)
+        losses.append(network.head(k).loss(x, labels))
+    torch.testing.assert_close(loss, torch.stack(losses).sum())
+    gradients = torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad])
+    assert all(gradient.any() for gradient in gradients)
+
+
+def test_deep_supervision_has_one_state_a_weight() -> None:
+    method = get_method("deep-supervision")
+    with pytest.raises(ValueError, match="use --ownership weight"):
+        replace(method, optimizer=OptimizerConfig(ownership="objective"))

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 
 from trifecta import NETWORKS, LocalNetwork, build_network, get_method
-from trifecta.blocks import NORMALIZATIONS, LayerNorm, LengthNorm, RunningNorm, conv_block, linear_block
+from trifecta.blocks import (
+    NORMALIZATIONS,
+    LayerNorm,
+    LengthNorm,
+    ResidualBlock,
+    RunningNorm,
+    conv_block,
+    linear_block,
+)
 from trifecta.networks import get_network
 
 
@@ -18,18 +26,33 @@ def parameters(name: str, input_shape: tuple[int, int, int]) -> int:
 def test_sizes_are_the_published_ones() -> None:
     assert parameters("small", (4, 32, 32)) / 1e6 == pytest.approx(2.81, abs=0.005)
     assert parameters("large", (4, 32, 32)) / 1e6 == pytest.approx(8.49, abs=0.005)
+    # Nøkland & Eidnes 2019 give 8.9 and 11.6 M weights with their classifier.
+    assert parameters("vgg8b", (3, 32, 32)) / 1e6 == pytest.approx(8.9, abs=0.05)
+    assert parameters("vgg11b", (3, 32, 32)) / 1e6 == pytest.approx(11.6, abs=0.06)
+    assert parameters("resnet", (3, 32, 32)) / 1e6 == pytest.approx(11.17, abs=0.02)
     assert len(get_network("small")((4, 32, 32))) == 6
     assert len(get_network("large")((4, 32, 32))) == 12
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 13, 20), (1, 28, 28), (2, 32, 32)])
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 17, 20), (1, 28, 28), (2, 32, 32)])
 @pytest.mark.parametrize("num_classes", [2, 26])
 def test_any_size_channels_and_classes(name: str, shape: tuple[int, int, int], num_classes: int) -> None:
     network = build_network(
         get_method("trifecta"), name, image_shape=shape, num_classes=num_classes, width=0.02
     )
     assert network(torch.randn(3, *shape)).shape == (3, num_classes)
+
+
+def test_a_residual_block_adds_to_its_input() -> None:
+    block = ResidualBlock(4, 4)
+    x = torch.rand(2, 4, 6, 6)
+    with torch.no_grad():
+        assert not torch.equal(block(x), x)
+        for parameter in block.residual.parameters():
+            parameter.zero_()
+        assert torch.equal(block(x), x)
+    assert ResidualBlock(4, 8, stride=2)(x).shape == (2, 8, 3, 3)
 
 
 def test_width_multiplies_every_channel() -> None:

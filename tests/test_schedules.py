@@ -3,7 +3,15 @@
 import pytest
 
 from reference.published import closes
-from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule, Window, parse_schedule
+from trifecta.schedules import (
+    DEEPLY_SUPERVISED,
+    END_TO_END,
+    LAYER_WISE,
+    OVERLAPPING,
+    Schedule,
+    Window,
+    parse_schedule,
+)
 
 SCHEDULES = [
     LAYER_WISE,
@@ -61,7 +69,13 @@ def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
             assert any(w.first <= block < w.last for step in range(size) for w in schedule.windows(step, 7))
 
 
-@pytest.mark.parametrize("schedule", [s for s in SCHEDULES if s.close_last], ids=str)
+def test_deep_supervision_has_a_loss_at_every_block_of_one_window() -> None:
+    assert DEEPLY_SUPERVISED.windows(3, 4) == (Window(0, 3),)
+    assert DEEPLY_SUPERVISED.closing_blocks(4) == (0, 1, 2, 3)
+    assert DEEPLY_SUPERVISED.locality == "end-to-end"
+
+
+@pytest.mark.parametrize("schedule", [*(s for s in SCHEDULES if s.close_last), DEEPLY_SUPERVISED], ids=str)
 def test_a_schedule_reads_what_it_writes(schedule: Schedule) -> None:
     assert parse_schedule(str(schedule)) == schedule
 

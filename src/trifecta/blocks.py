@@ -130,6 +130,35 @@ def conv_block(
     return nn.Sequential(parts)
 
 
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut: ``relu(shortcut(x) + f(x))``.
+
+    ``f`` is normalise → convolution → ReLU → normalise → convolution, the shortcut the identity, or
+    a 1×1 convolution where the size changes. A stride of 2 halves H and W. Everything inside learns
+    together. Source: He et al. 2016 (arXiv 1512.03385), with normalisation before the convolutions.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, normalization: str = "batch", stride: int = 1
+    ) -> None:
+        super().__init__()
+        norm = _CONV_NORMS[normalization]
+        self.residual = nn.Sequential(
+            norm(in_channels),
+            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            nn.ReLU(),
+            norm(out_channels),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) → (N, out_channels, H/stride, W/stride)."""
+        return F.relu(self.shortcut(x) + self.residual(x))
+
+
 def linear_block(in_features: int, out_features: int, *, normalization: str = "batch") -> nn.Sequential:
     """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
     return nn.Sequential(

@@ -122,7 +122,7 @@ class Learner:
 
     def _stages(self, window: Window, x: Tensor) -> tuple[Stage, ...] | None:
         """The window's blocks for a fused pass over ``x``; None for a plain one."""
-        if self.fused is False:
+        if self.fused is False or self.network.method.schedule.every_block:
             return None
         stages = stages_of(self.network.blocks[window.first : window.last + 1])
         skips = self.network.head(window.last).skips_samples
@@ -132,9 +132,13 @@ class Learner:
         return stages if gains and largest_response_bytes(stages, x) >= LEAST_FUSED_BYTES else None
 
     def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by the blocks' own modules."""
-        output = self.network.run(window.first, window.last, x)
-        return self.network.head(window.last).loss(output, labels), output
+        """The same by the blocks' own modules; a sum over blocks where each has a loss."""
+        network, losses = self.network, []
+        for k in range(window.first, window.last + 1):
+            x = network.blocks[k](x)
+            if k == window.last or network.method.schedule.every_block:
+                losses.append(network.head(k).loss(x, labels))
+        return torch.stack(losses).sum(), x
 
     def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         loss, output = self.window_loss(window, x, labels)

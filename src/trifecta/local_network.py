@@ -96,12 +96,6 @@ class LocalNetwork(nn.Module):
             readout_blocks=self.readout_blocks,
         )
 
-    def run(self, first: int, last: int, x: Tensor) -> Tensor:
-        """Pass ``x`` through blocks ``first … last``."""
-        for block in self.blocks[first : last + 1]:
-            x = block(x)
-        return x
-
     def block_scores(self, images: Tensor) -> list[Tensor | None]:
         """Scores of every class by every block, L × (B, K); None where a block has no head.
 

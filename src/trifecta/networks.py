@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import nn
 
-from trifecta.blocks import conv_block, linear_block
+from trifecta.blocks import ResidualBlock, conv_block, linear_block
 from trifecta.labels import ImageShape
 from trifecta.names import lookup
 
@@ -45,6 +45,40 @@ def large(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "
     return _convolutional(layout, input_shape, width, normalization)
 
 
+def vgg8b(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
+    """6 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 8.9 M weights."""
+    layout = "128 256P 256 512P 512P 512P"
+    return _vgg(layout, 1024, input_shape, width, normalization)
+
+
+def vgg11b(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
+    """9 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 11.6 M weights."""
+    layout = "128 128 128 256P 256 512P 512 512P 512P"
+    return _vgg(layout, 1024, input_shape, width, normalization)
+
+
+def resnet(input_shape: ImageShape, *, width: float = 1.0, normalization: str = "batch") -> nn.Sequential:
+    """A convolution and 8 residual blocks, 64 to 512 channels (ResNet-18, He et al. 2016), 11 M weights."""
+    channels = _scaled(64, width)
+    blocks: list[nn.Module] = [conv_block(input_shape[0], channels, normalization=normalization)]
+    for size, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        out_channels = _scaled(size, width)
+        blocks.append(ResidualBlock(channels, out_channels, normalization=normalization, stride=stride))
+        channels = out_channels
+    return nn.Sequential(*blocks)
+
+
+def _vgg(
+    layout: str, units: int, input_shape: ImageShape, width: float, normalization: str
+) -> nn.Sequential:
+    """Convolutional blocks of a layout, then a fully connected block of so many units."""
+    blocks = _convolutional(layout, input_shape, width, normalization)
+    halvings = layout.count("P")
+    channels = _scaled(int(layout.split()[-1].rstrip("P")), width)
+    features = channels * (input_shape[1] >> halvings) * (input_shape[2] >> halvings)
+    return blocks.append(linear_block(features, _scaled(units, width), normalization=normalization))
+
+
 def _convolutional(layout: str, input_shape: ImageShape, width: float, normalization: str) -> nn.Sequential:
     """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
     words = layout.split()
@@ -69,7 +103,14 @@ def _scaled(size: int, width: float) -> int:
     return max(1, round(size * width))
 
 
-NETWORKS: dict[str, NetworkBuilder] = {"mlp": mlp, "small": small, "large": large}
+NETWORKS: dict[str, NetworkBuilder] = {
+    "mlp": mlp,
+    "small": small,
+    "large": large,
+    "vgg8b": vgg8b,
+    "vgg11b": vgg11b,
+    "resnet": resnet,
+}
 
 
 def get_network(name: str) -> NetworkBuilder:

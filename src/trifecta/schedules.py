@@ -22,12 +22,14 @@ class Schedule:
     With ``overlapping`` the partition shifts by one block each step, so that neighbours always come to
     share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at even
     steps and (0)(1,2)(3,4)… at odd ones. What is left over at the end is a shorter window where
-    ``close_last``, and learns nothing at that step otherwise, as in the paper's published code.
+    ``close_last``, and learns nothing at that step otherwise, as in the paper's published code. With
+    ``every_block`` a window has a loss at each of its blocks, not only at its last (deep supervision).
     """
 
     size: int = 1
     overlapping: bool = False
     close_last: bool = True
+    every_block: bool = False
 
     def __post_init__(self) -> None:
         """Reject sizes that make no window."""
@@ -47,7 +49,9 @@ class Schedule:
         return tuple(windows[:-1] if is_remainder and not self.close_last else windows)
 
     def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
-        """Blocks that close a window at some step, and so need an objective, in order."""
+        """Blocks at which a loss stands at some step, and so need an objective, in order."""
+        if self.every_block:
+            return tuple(range(num_blocks))
         cycle = range(self.size if self.overlapping else 1)
         return tuple(sorted({w.last for t in cycle for w in self.windows(t, num_blocks)}))
 
@@ -70,6 +74,8 @@ class Schedule:
 
     def __str__(self) -> str:
         """The spelling that :func:`parse_schedule` reads."""
+        if self == DEEPLY_SUPERVISED:
+            return "deeply-supervised"
         name = "layer-wise" if self.locality == "strict" else self.locality
         return f"{name}:{self.size}" if self.size > 1 else name
 
@@ -77,10 +83,11 @@ class Schedule:
 LAYER_WISE = Schedule(size=1)
 OVERLAPPING = Schedule(size=2, overlapping=True)
 END_TO_END = Schedule(size=0)
+DEEPLY_SUPERVISED = Schedule(size=0, every_block=True)
 
 
 def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
-    """Read ``layer-wise``, ``overlapping[:K]``, ``blockwise:K`` or ``end-to-end``.
+    """Read ``layer-wise``, ``overlapping[:K]``, ``blockwise:K``, ``end-to-end``, ``deeply-supervised``.
 
     Raises:
         ValueError: none of these.
@@ -94,6 +101,9 @@ def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
         return LAYER_WISE
     if text == "end-to-end":
         return END_TO_END
+    if text == "deeply-supervised":
+        return DEEPLY_SUPERVISED
     raise ValueError(
-        f"unknown schedule '{text}': use layer-wise, overlapping[:K], blockwise[:K] or end-to-end"
+        f"unknown schedule '{text}': use layer-wise, overlapping[:K], blockwise[:K], end-to-end or "
+        "deeply-supervised"
     )

@@ -63,7 +63,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--schedule",
         metavar="NAME",
-        help="layer-wise, overlapping[:K], blockwise[:K] or end-to-end.",
+        help="layer-wise, overlapping[:K], blockwise[:K], end-to-end or deeply-supervised.",
     ),
     click.option(
         "--close-last/--idle-last",

@@ -6,6 +6,7 @@ from trifecta.methods.asge import asge
 from trifecta.methods.backprop import backprop
 from trifecta.methods.class_groups import class_groups
 from trifecta.methods.cwcomp import cwcomp
+from trifecta.methods.deep_supervision import deep_supervision
 from trifecta.methods.deeper_forward import deeper_forward
 from trifecta.methods.dgl import dgl
 from trifecta.methods.dtg_ff import dtg_ff
@@ -34,6 +35,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "predsim": predsim,
     "dgl": dgl,
     "backprop": backprop,
+    "deep-supervision": deep_supervision,
 }
 
 
@@ -53,6 +55,7 @@ __all__ = [
     "backprop",
     "class_groups",
     "cwcomp",
+    "deep_supervision",
     "deeper_forward",
     "dgl",
     "dtg_ff",

@@ -42,6 +42,11 @@ class Method:
             raise ValueError(
                 f"normalisation is {', '.join(NORMALIZATIONS)}: received '{self.normalization}'"
             )
+        if self.schedule.every_block and self.optimizer.ownership == "objective":
+            raise ValueError(
+                "a window with a loss at every block has one gradient for all of them: received "
+                "--ownership objective; use --ownership weight"
+            )
         if self.objective.pairs != (self.label_input != "none"):
             raise ValueError(
                 "a loss over pairs needs labels at the input, any other loss needs none there: "

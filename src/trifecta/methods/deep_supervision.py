@@ -1,0 +1,25 @@
+"""Deeply supervised backpropagation: end-to-end, with a loss at every block.
+
+Paper: Lee, Xie, Gallagher, Zhang, Tu 2015, "Deeply-Supervised Nets", AISTATS, arXiv 1409.5185.
+
+    loss = Σ_k cross_entropy(classifier_k(average_pool(activations_k)), labels)
+
+A reference between the two worlds: the local losses of a one-pass method, and a gradient that crosses all
+blocks. Departures: cross-entropy in place of squared hinges; every loss weighs the same throughout.
+"""
+
+from trifecta.heads import CrossEntropy
+from trifecta.methods.method import Method
+from trifecta.schedules import DEEPLY_SUPERVISED
+
+
+def deep_supervision() -> Method:
+    """End-to-end backpropagation with a loss at every block: a reference."""
+    return Method(
+        name="deep-supervision",
+        label_input="none",
+        objective=CrossEntropy(),
+        normalization="batch",
+        schedule=DEEPLY_SUPERVISED,
+        readout="last",
+    )
