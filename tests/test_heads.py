@@ -10,6 +10,7 @@ from torch import Tensor
 from trifecta.goodness import Moments, patch_rms
 from trifecta.heads import (
     AuxiliaryCrossEntropy,
+    CentroidMargin,
     Combined,
     CrossEntropy,
     GroupCrossEntropy,
@@ -142,6 +143,7 @@ def test_the_contrastive_term_does_not_see_how_loud_a_sample_is() -> None:
         CrossEntropy(pool=0),
         CrossEntropy(pool=4, smoothing=0.1),
         AuxiliaryCrossEntropy(),
+        CentroidMargin(),
         ProjectedCrossEntropy(),
         Combined(terms=(Similarity(), SupervisedContrastive())),
     ],
@@ -153,6 +155,20 @@ def test_every_head_takes_maps_and_units(objective: CrossEntropy, shape: tuple[i
     x = torch.rand(4, *shape)
     assert head.scores(x).shape == (4, CLASSES)
     assert head.loss(x, labels(4)).isfinite()
+
+
+def test_centroids_score_by_distance_and_lose_by_the_margin() -> None:
+    head = CentroidMargin(pool=1, margin=0.5).head((4,), CLASSES).double()
+    (centroids,) = head.parameters()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    unit = x / x.norm(dim=1, keepdim=True)
+    expected = -8 * (unit.unsqueeze(1) - centroids).square().sum(2)
+    torch.testing.assert_close(head.scores(x), expected)
+    losses = []
+    for row, label in zip(expected.tolist(), labels().tolist(), strict=True):
+        wrong = [math.exp(0.5 + row[k] - row[label]) for k in range(3) if k != label]
+        losses.append(math.log1p(sum(wrong)))
+    assert head.loss(x, labels()).item() == pytest.approx(sum(losses) / 5)
 
 
 def test_a_share_is_between_0_and_1() -> None:

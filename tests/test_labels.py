@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from trifecta.labels import EXTRA_CHANNELS, LABEL_INPUTS, LabelChannel, LabelOverlay, overlay, wrong_labels
+from trifecta.labels import (
+    EXTRA_CHANNELS,
+    LABEL_INPUTS,
+    LabelChannel,
+    LabelOverlay,
+    hard_labels,
+    overlay,
+    wrong_labels,
+)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
@@ -17,6 +25,19 @@ def test_wrong_labels_are_never_true_and_uniform_over_the_wrong_ones(num_classes
     chi_square = ((counts - expected) ** 2 / expected).sum() - expected  # less the true label's cell
     # Mean K−2 and variance 2(K−2) where uniform; five deviations, with room for K = 2.
     assert chi_square <= (num_classes - 2) + 5 * (2 * (num_classes - 2)) ** 0.5 + 1e-9
+
+
+def test_hard_labels_are_wrong_and_follow_the_scores() -> None:
+    labels = torch.zeros(4000, dtype=torch.int64)
+    scores = torch.tensor([9.0, 2.0, 1.0, 0.0]).repeat(4000, 1)
+    drawn = hard_labels(labels, scores, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    expected = (scores[0, 1:] / scores[0].std()).softmax(0)
+    assert shares[0] == 0
+    torch.testing.assert_close(shares[1:], expected, rtol=0, atol=0.03)
+    # The scale of the scores does not matter, nor that there is nothing to choose by.
+    assert torch.equal(hard_labels(labels, 100 * scores, torch.Generator().manual_seed(0)), drawn)
+    assert (hard_labels(labels, torch.zeros_like(scores)) != 0).all()
 
 
 def test_wrong_labels_follow_their_generator() -> None:

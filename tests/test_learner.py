@@ -314,3 +314,24 @@ def test_deep_supervision_has_one_state_a_weight() -> None:
     method = get_method("deep-supervision")
     with pytest.raises(ValueError, match="use --ownership weight"):
         replace(method, optimizer=OptimizerConfig(ownership="objective"))
+
+
+def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_alone() -> None:
+    method = replace(get_method("trifecta"), negatives="hard")
+    network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    learner, (images, labels) = learner_of(network), batch()
+    before = copy.deepcopy(network.state_dict())
+    x = learner.first_input(images, labels)
+    assert network.training
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert network.label_input is not None
+    positive, negative = x.chunk(2)
+    assert torch.equal(positive, network.labelled(images, labels))
+    shown = [network.labelled(images, torch.full_like(labels, k)) for k in range(CLASSES)]
+    carried = torch.stack([(negative == one).flatten(1).all(1) for one in shown], 1).float().argmax(1)
+    assert (carried != labels).all()
+
+
+def test_only_labels_can_be_hard() -> None:
+    with pytest.raises(ValueError, match="drop --negatives"):
+        replace(get_method("backprop"), negatives="hard")

@@ -41,7 +41,7 @@ def test_prediction_tries_every_label_as_a_plain_loop_does() -> None:
     scores = network.block_scores(images)
     for i in range(5):
         for label in range(4):
-            x = network.label_input(images[i : i + 1], torch.tensor([label]))
+            x = network.labelled(images[i : i + 1], torch.tensor([label]))
             for k, block in enumerate(network.blocks):
                 x = block(x)
                 block_scores = scores[k]

@@ -24,6 +24,19 @@ def wrong_labels(labels: Tensor, num_classes: int, generator: torch.Generator | 
     return (labels + offset) % num_classes
 
 
+def hard_labels(labels: Tensor, scores: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one wrong label per image, the likelier the more the network believes it, (B,), (B, K) → (B,).
+
+    With chance ``softmax(scores / spread)`` over the wrong classes, where an image's spread is the standard
+    deviation of its scores: how sharp the choice is does not depend on the scores' scale. Source: Hinton
+    2022, section 3.3 (negatives "that the network finds plausible"); the temperature is ours.
+    """
+    spread = scores.std(1, keepdim=True).clamp(min=1e-6)
+    own = F.one_hot(labels, scores.shape[1]).bool()
+    chances = (scores / spread).masked_fill(own, -torch.inf).softmax(1)
+    return torch.multinomial(chances, 1, generator=generator).squeeze(1)
+
+
 def overlay(images: Tensor, labels: Tensor, num_classes: int, *, value: float = 1.0) -> Tensor:
     """Write the label over the first K pixels of every channel, (B, C, H, W) → (B, C, H, W).
 
@@ -111,27 +124,10 @@ class LabelOverlay(LabelInput):
         return overlay(blank, torch.arange(self.num_classes, device=images.device), self.num_classes)
 
 
-class NoLabel(LabelInput):
-    """The label does not enter: the network scores all classes in one pass."""
-
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, H, W), (B,) → the same images."""
-        return images
-
-    def base(self, images: Tensor) -> Tensor:
-        """The images."""
-        return images
-
-    def maps(self, images: Tensor) -> Tensor:
-        """A label adds nothing."""
-        return images.new_zeros(1, *images.shape[1:])
-
-
 LABEL_INPUTS: dict[str, Callable[[ImageShape, int], LabelInput]] = {
     "channel": LabelChannel,
     "pattern": lambda shape, classes: LabelChannel(shape, classes, learned=False),
     "overlay": LabelOverlay,
-    "none": lambda shape, classes: NoLabel(),
 }
 # By how many channels each makes the images grow.
-EXTRA_CHANNELS = {"channel": 1, "pattern": 1, "overlay": 0, "none": 0}
+EXTRA_CHANNELS = {"channel": 1, "pattern": 1, "overlay": 0}

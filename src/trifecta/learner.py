@@ -19,7 +19,7 @@ from trifecta.fused import (
     run_window,
     stages_of,
 )
-from trifecta.labels import wrong_labels
+from trifecta.labels import hard_labels, wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
 from trifecta.schedules import Window
@@ -95,13 +95,24 @@ class Learner:
         return losses
 
     def first_input(self, images: Tensor, labels: Tensor) -> Tensor:
-        """What the first block receives: with pairs (2B, …), true labels then wrong ones."""
+        """What the first block receives: (B, …), or for pairs (2B, …), positives first."""
         network = self.network
-        if not network.method.objective.pairs:
+        if network.image_pairs is not None:
+            return network.image_pairs.pairs(images, self.generator)
+        if network.label_input is None:
             return images
-        wrong = wrong_labels(labels, network.num_classes, self.generator)
-        x: Tensor = network.label_input(torch.cat([images, images]), torch.cat([labels, wrong]))
-        return x
+        wrong = self._wrong_labels(images, labels)
+        return network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
+
+    def _wrong_labels(self, images: Tensor, labels: Tensor) -> Tensor:
+        network = self.network
+        if network.method.negatives == "uniform":
+            return wrong_labels(labels, network.num_classes, self.generator)
+        network.eval()
+        with torch.no_grad():
+            scores = network(images).float()
+        network.train()
+        return hard_labels(labels, scores, self.generator)
 
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""

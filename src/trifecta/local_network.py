@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trifecta.fused import infer_block, infer_first_block, inferred_stage
 from trifecta.goodness import Moments
 from trifecta.heads import FeatureShape, Head
+from trifecta.image_pairs import IMAGE_PAIRS
 from trifecta.labels import LABEL_INPUTS, ImageShape
 from trifecta.methods.method import Method
 from trifecta.networks import get_network
@@ -54,7 +55,11 @@ class LocalNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a network needs at least one block: received none")
-        self.label_input = LABEL_INPUTS[method.label_input](image_shape, num_classes)
+        # One of them at most: labels that are tried, or pairs of images.
+        label_input = LABEL_INPUTS.get(method.label_input)
+        image_pairs = IMAGE_PAIRS.get(method.label_input)
+        self.label_input = None if label_input is None else label_input(image_shape, num_classes)
+        self.image_pairs = None if image_pairs is None else image_pairs()
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         shapes = self._feature_shapes()
@@ -71,7 +76,7 @@ class LocalNetwork(nn.Module):
     def own_parameters(self, block: int) -> list[nn.Parameter]:
         """Parameters that learn with ``block``: its own, its head's, for the first the label's too."""
         modules: list[nn.Module] = [self.blocks[block]]
-        if block == 0:
+        if block == 0 and self.label_input is not None:
             modules.append(self.label_input)
         if block in self.scored_blocks:
             modules.append(self.head(block))
@@ -83,7 +88,7 @@ class LocalNetwork(nn.Module):
         Raises:
             ValueError: the method tries no labels, or the read-out or K leave none out.
         """
-        if not self.method.objective.pairs:
+        if not self.method.tries_labels:
             raise ValueError(
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
                 "drop --shortlist"
@@ -96,14 +101,22 @@ class LocalNetwork(nn.Module):
             readout_blocks=self.readout_blocks,
         )
 
+    def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
+        """What the first block receives of images that carry labels, (B, C, H, W), (B,) → (B, C', H, W)."""
+        assert self.label_input is not None, "no label enters"
+        x: Tensor = self.label_input(images, labels)
+        return x
+
     def block_scores(self, images: Tensor) -> list[Tensor | None]:
         """Scores of every class by every block, L × (B, K); None where a block has no head.
 
-        A pair objective tries all K labels in one pass over groups of images, so that a pass never
+        A method whose labels enter tries all K in one pass over groups of images, so that a pass never
         holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all
         classes at once.
         """
-        if not self.method.objective.pairs:
+        if self.image_pairs is not None:
+            return self._pass_scores(self.image_pairs.neutral(images))
+        if self.label_input is None:
             return self._pass_scores(images)
         size = max(1, LABELLED_SAMPLES // self.num_classes)
         groups = [self._label_scores(group) for group in torch.split(images, size)]
@@ -115,6 +128,7 @@ class LocalNetwork(nn.Module):
 
     def _label_scores(self, images: Tensor) -> list[Tensor | None]:
         """L × (G, K), every image of (G, C, H, W) tried with every label."""
+        assert self.label_input is not None
         first = inferred_stage(self.blocks[0])
         if first is not None and first.norm.separable:
             x, moments = infer_first_block(
@@ -123,7 +137,7 @@ class LocalNetwork(nn.Module):
             scores = [self._scores_of(0, x, moments)]
         else:
             labels = torch.arange(self.num_classes, device=images.device).repeat(len(images))
-            x = self.label_input(images.repeat_interleave(self.num_classes, dim=0), labels)
+            x = self.labelled(images.repeat_interleave(self.num_classes, dim=0), labels)
             scores = []
         grid = (len(images), self.num_classes)
         if self.shortlist is None:

@@ -25,6 +25,7 @@ class PublishedRule:
             torch.optim.Adam([p for block in blocks[max(0, k - 1) : k + 1] for p in block.parameters()])
             for k in range(len(blocks))
         ]
+        assert network.label_input is not None
         for optimizer in self.optimizers[:2]:
             optimizer.add_param_group({"params": list(network.label_input.parameters())})
         self.steps = 0
@@ -33,7 +34,7 @@ class PublishedRule:
         """One batch (B, C, H, W), (B,)."""
         self.network.train()
         wrong = wrong_labels(labels, self.network.num_classes)
-        x = self.network.label_input(torch.cat([images, images]), torch.cat([labels, wrong]))
+        x = self.network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
         for k, block in enumerate(self.network.blocks):
             x = block(x)
             if (k % 2 == 0) == (self.steps % 2 == 0):
@@ -52,7 +53,7 @@ class PublishedRule:
         self.network.eval()
         scores = []
         for label in range(self.network.num_classes):
-            x = self.network.label_input(images, torch.full((len(images),), label, device=images.device))
+            x = self.network.labelled(images, torch.full((len(images),), label, device=images.device))
             for block in self.network.blocks:
                 x = block(x)
             scores.append(x.square().flatten(1).mean(1))

@@ -47,7 +47,7 @@ def training_multiply_adds(network: LocalNetwork) -> float:
 def prediction_multiply_adds(network: LocalNetwork) -> int:
     """For one image: every block for every label where labels enter, or for those on a shortlist."""
     forward = forward_multiply_adds(network)
-    if not network.method.objective.pairs:
+    if not network.method.tries_labels:
         return sum(forward)
     if network.shortlist is None:
         return sum(forward) * network.num_classes

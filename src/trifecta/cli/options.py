@@ -25,7 +25,7 @@ _DATA = (
     "validation",
 )
 _OBJECTIVE = ("goodness", "alpha", "threshold", "skip_settled")
-_METHOD = ("label_input", "normalization", "readout")
+_METHOD = ("label_input", "negatives", "normalization", "readout")
 _OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership")
 
 

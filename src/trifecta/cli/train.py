@@ -70,7 +70,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         default=None,
         help="Whether the last block, left without a partner, learns alone or idles.",
     ),
-    click.option("--label-input", metavar="NAME", help="channel, pattern, overlay or none."),
+    click.option(
+        "--label-input", metavar="NAME", help="channel, pattern, overlay, none, other-image or masked-mix."
+    ),
+    click.option("--negatives", metavar="NAME", help="Wrong labels, uniform or hard.  [default: uniform]"),
     click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
     click.option("--readout", metavar="NAME", help="last, last-half, all-but-first, all or 2,3,…"),
     click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),

@@ -1,11 +1,11 @@
 """Heads: what stands at a window's last block, its local loss and the class scores it can give."""
 
-from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CrossEntropy
+from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CentroidMargin, CrossEntropy
 from trifecta.heads.combined import Combined, ScoringObjective
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
 from trifecta.heads.head import FeatureShape, Head
 from trifecta.heads.pairs import Symmetric, Threshold
-from trifecta.heads.terms import TERMS, Similarity, SupervisedContrastive, Term
+from trifecta.heads.terms import TERMS, Contrast, PairObjective, Similarity, SupervisedContrastive, Term
 
 Objective = Threshold | Symmetric | ScoringObjective | Combined
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -15,6 +15,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Symmetric,
         CrossEntropy,
         AuxiliaryCrossEntropy,
+        CentroidMargin,
         GroupCrossEntropy,
         ProjectedCrossEntropy,
         Combined,
@@ -25,12 +26,15 @@ __all__ = [
     "OBJECTIVES",
     "TERMS",
     "AuxiliaryCrossEntropy",
+    "CentroidMargin",
     "Combined",
+    "Contrast",
     "CrossEntropy",
     "FeatureShape",
     "GroupCrossEntropy",
     "Head",
     "Objective",
+    "PairObjective",
     "ProjectedCrossEntropy",
     "ScoringObjective",
     "Similarity",

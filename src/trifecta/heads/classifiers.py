@@ -7,11 +7,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
 from trifecta.heads.head import FeatureShape, Head
+
+# Distances between unit vectors are at most 4: too little for a softmax to be sure.
+SHARPNESS = 8.0
 
 
 class LinearHead(Head):
@@ -78,12 +82,45 @@ class ConvolutionalHead(Head):
         return False
 
 
+class CentroidHead(Head):
+    """A learned centroid per class; a class's score is how near the averages of the maps are to it."""
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
+        super().__init__()
+        self.pool, self.margin = pool if len(feature_shape) == 3 else 1, margin
+        size = feature_shape[0] * self.pool**2
+        self.centroids = nn.Parameter(torch.randn(num_classes, size) / size**0.5)
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → (): ``mean log(1 + Σ_wrong exp(margin + scores_wrong − scores_true))``."""
+        scores = self.scores(features)
+        own = F.one_hot(labels, scores.shape[1]).bool()
+        return F.cross_entropy(scores.where(own, scores + self.margin), labels)
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""
+        assert isinstance(features, Tensor)
+        if features.ndim == 4:
+            features = F.adaptive_avg_pool2d(features, self.pool)
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(at_least_float32(features.flatten(1)))
+            centroids = self.centroids.to(unit.dtype)
+            squares = unit.square().sum(1, keepdim=True) + centroids.square().sum(1)
+            return (2 * unit @ centroids.T - squares) * SHARPNESS
+
+    @property
+    def reads_moments(self) -> bool:
+        """Averages of patches are no moments."""
+        return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
     """Cross-entropy of a linear classifier: :class:`LinearHead`, with label ``smoothing``."""
 
     kind: ClassVar[str] = "cross-entropy"
     pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
     pool: int = 1
     smoothing: float = 0.0
 
@@ -93,11 +130,27 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CentroidMargin:
+    """Nearest centroid by a ``margin``, N-pair: :class:`CentroidHead`."""
+
+    kind: ClassVar[str] = "centroid-margin"
+    pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
+    pool: int = 4
+    margin: float = 1.0
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return CentroidHead(feature_shape, num_classes, pool=self.pool, margin=self.margin)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AuxiliaryCrossEntropy:
     """Cross-entropy of a small convolutional network: :class:`ConvolutionalHead`."""
 
     kind: ClassVar[str] = "auxiliary-cross-entropy"
     pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
-from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CrossEntropy
+from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CentroidMargin, CrossEntropy
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
 from trifecta.heads.head import FeatureShape, Head
-from trifecta.heads.terms import Term
+from trifecta.heads.terms import ContrastModule, Term
 
-ScoringObjective = CrossEntropy | AuxiliaryCrossEntropy | GroupCrossEntropy | ProjectedCrossEntropy
+ScoringObjective = (
+    CrossEntropy | AuxiliaryCrossEntropy | CentroidMargin | GroupCrossEntropy | ProjectedCrossEntropy
+)
 
 
 class CombinedHead(Head):
@@ -28,11 +30,13 @@ class CombinedHead(Head):
         self.terms = nn.ModuleList(term for _, term in terms)
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
+        """(B, …) or (2B, …), (B,) → (); only terms that compare pairs see the negatives."""
         assert isinstance(features, Tensor)
-        loss = self.scoring.loss(_with_share(features, self.share), labels)
+        positives = features[: len(labels)]
+        loss = self.scoring.loss(_with_share(positives, self.share), labels)
         for weight, term in zip(self.weights, self.terms, strict=True):
-            loss = loss + weight * term(features, labels)
+            seen = features if isinstance(term, ContrastModule) else positives
+            loss = loss + weight * term(seen, labels)
         return loss
 
     def scores(self, features: Tensor | Moments) -> Tensor:
@@ -50,7 +54,7 @@ class Combined:
     """``share`` of a scoring objective's gradient plus weighted terms: :class:`CombinedHead`."""
 
     kind: ClassVar[str] = "combined"
-    pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
     scoring: ScoringObjective = field(default_factory=CrossEntropy)
     terms: tuple[Term, ...] = ()
     share: float = 1.0
@@ -60,6 +64,11 @@ class Combined:
         if not 0 <= self.share <= 1:
             raise ValueError(f"the share of a scoring head's gradient is 0 … 1: received {self.share}")
         object.__setattr__(self, "terms", tuple(self.terms))
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a term compares positives with negatives."""
+        return any(term.pairs for term in self.terms)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""

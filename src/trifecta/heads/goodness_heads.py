@@ -94,6 +94,7 @@ class GroupCrossEntropy:
 
     kind: ClassVar[str] = "group-cross-entropy"
     pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
     goodness: str = "mean-square"
     temperature: float = 1.0
 
@@ -108,6 +109,7 @@ class ProjectedCrossEntropy:
 
     kind: ClassVar[str] = "projected-cross-entropy"
     pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
     patches: int = 4
     learned_temperature: bool = False
 

@@ -3,14 +3,17 @@
 Shapes: B images; features (B, C, H, W) or (B, F).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.heads.head import FeatureShape
+from trifecta.heads.head import FeatureShape, Head
+from trifecta.heads.pairs import Symmetric, Threshold
 from trifecta.objectives import similarity_loss, supervised_contrastive_loss
+
+PairObjective = Threshold | Symmetric
 
 
 class SimilarityModule(nn.Module):
@@ -52,11 +55,24 @@ class ContrastiveModule(nn.Module):
         return supervised_contrastive_loss(self.projection(unit), labels, temperature=self.temperature)
 
 
+class ContrastModule(nn.Module):
+    """The loss of a pair head, on (2B, …)."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(2B, …), (B,) → ()."""
+        return self.head.loss(features, labels)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Similarity:
     """Similarity matching: :class:`SimilarityModule`."""
 
     kind: ClassVar[str] = "similarity"
+    pairs: ClassVar[bool] = False
     weight: float = 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
@@ -69,6 +85,7 @@ class SupervisedContrastive:
     """Supervised-contrastive term on normalised, pooled, projected features: :class:`ContrastiveModule`."""
 
     kind: ClassVar[str] = "supervised-contrastive"
+    pairs: ClassVar[bool] = False
     weight: float = 1.0
     features: int = 64
     temperature: float = 0.1
@@ -78,5 +95,19 @@ class SupervisedContrastive:
         return ContrastiveModule(feature_shape, features=self.features, temperature=self.temperature)
 
 
-Term = Similarity | SupervisedContrastive
-TERMS: dict[str, type[Term]] = {term.kind: term for term in (Similarity, SupervisedContrastive)}
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The goodness of positives against that of negatives: :class:`ContrastModule`."""
+
+    kind: ClassVar[str] = "contrast"
+    pairs: ClassVar[bool] = True
+    weight: float = 1.0
+    loss: PairObjective = field(default_factory=Symmetric)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Build the term for a block whose output is (N, *feature_shape)."""
+        return ContrastModule(self.loss.head(feature_shape, num_classes))
+
+
+Term = Similarity | SupervisedContrastive | Contrast
+TERMS: dict[str, type[Term]] = {term.kind: term for term in (Similarity, SupervisedContrastive, Contrast)}

@@ -9,12 +9,15 @@ from trifecta.methods.cwcomp import cwcomp
 from trifecta.methods.deep_supervision import deep_supervision
 from trifecta.methods.deeper_forward import deeper_forward
 from trifecta.methods.dgl import dgl
+from trifecta.methods.distance_forward import distance_forward
 from trifecta.methods.dtg_ff import dtg_ff
 from trifecta.methods.ff import ff
 from trifecta.methods.hcl_ff import hcl_ff
 from trifecta.methods.local_losses import pred, predsim, sim
+from trifecta.methods.masked_mix import masked_mix
 from trifecta.methods.method import Method
 from trifecta.methods.mono_forward import mono_forward
+from trifecta.methods.scff import scff
 from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
 from trifecta.names import lookup
@@ -30,6 +33,9 @@ METHODS: dict[str, Callable[[], Method]] = {
     "dtg-ff": dtg_ff,
     "mono-forward": mono_forward,
     "hcl-ff": hcl_ff,
+    "distance-forward": distance_forward,
+    "scff": scff,
+    "masked-mix": masked_mix,
     "pred": pred,
     "sim": sim,
     "predsim": predsim,
@@ -58,13 +64,16 @@ __all__ = [
     "deep_supervision",
     "deeper_forward",
     "dgl",
+    "distance_forward",
     "dtg_ff",
     "ff",
     "get_method",
     "hcl_ff",
+    "masked_mix",
     "mono_forward",
     "pred",
     "predsim",
+    "scff",
     "sim",
     "symba",
     "trifecta",

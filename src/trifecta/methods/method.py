@@ -4,9 +4,14 @@ from dataclasses import dataclass, field
 
 from trifecta.blocks import NORMALIZATIONS
 from trifecta.heads import Objective
-from trifecta.labels import EXTRA_CHANNELS, ImageShape
+from trifecta.image_pairs import IMAGE_PAIRS
+from trifecta.labels import EXTRA_CHANNELS, LABEL_INPUTS, ImageShape
 from trifecta.optimizers import OptimizerConfig
 from trifecta.schedules import Schedule
+
+NONE = "none"
+NEGATIVES = ("uniform", "hard")
+INPUTS = (*LABEL_INPUTS, NONE, *IMAGE_PAIRS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +20,14 @@ class Method:
 
     Attributes:
         name: as in ``trifecta list``.
-        label_input: how a label enters: ``channel``, ``pattern``, ``overlay`` or ``none``.
-        objective: the local loss; says whether it compares pairs of true and wrong labels.
+        label_input: how a label enters (``channel``, ``pattern``, ``overlay``), or that it does not:
+            ``none``, or pairs made of images alone (``other-image``, ``masked-mix``).
+        objective: the local loss; says whether it compares pairs, and whether it scores classes.
         normalization: at the input of every block: ``batch``, ``running``, ``layer``, ``length`` or
             ``none``.
         schedule: which blocks learn together at which step.
+        negatives: which wrong label a negative carries, ``uniform`` or ``hard`` (what the network believes
+            in; finding that out costs a prediction of every image).
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
     """
@@ -29,15 +37,14 @@ class Method:
     objective: Objective
     normalization: str
     schedule: Schedule
+    negatives: str = "uniform"
     readout: str = "last"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         """Reject choices that contradict each other."""
-        if self.label_input not in EXTRA_CHANNELS:
-            raise ValueError(
-                f"a label enters by {', '.join(EXTRA_CHANNELS)}: received '{self.label_input}'"
-            )
+        if self.label_input not in INPUTS:
+            raise ValueError(f"a label enters by {', '.join(INPUTS)}: received '{self.label_input}'")
         if self.normalization not in NORMALIZATIONS:
             raise ValueError(
                 f"normalisation is {', '.join(NORMALIZATIONS)}: received '{self.normalization}'"
@@ -47,14 +54,32 @@ class Method:
                 "a window with a loss at every block has one gradient for all of them: received "
                 "--ownership objective; use --ownership weight"
             )
-        if self.objective.pairs != (self.label_input != "none"):
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"negatives are {' or '.join(NEGATIVES)}: received '{self.negatives}'")
+        if self.negatives == "hard" and not self.tries_labels:
             raise ValueError(
-                "a loss over pairs needs labels at the input, any other loss needs none there: "
-                f"received loss {self.objective.kind} with label input {self.label_input}; "
-                "change --loss or --label-input"
+                f"hard negatives are wrong labels: received --negatives hard with label input "
+                f"{self.label_input}, where no label enters; drop --negatives"
+            )
+        if (self.objective.pairs, self.objective.scores_classes) != self._expected():
+            raise ValueError(
+                "a loss over pairs needs labels at the input, or pairs of images and a read-out; "
+                f"any other loss needs none there: received loss {self.objective.kind} with label input "
+                f"{self.label_input}; change --loss or --label-input"
             )
 
     def input_shape(self, image_shape: ImageShape) -> ImageShape:
         """What the first block receives for images (C, H, W): the label may add a channel."""
         channels, height, width = image_shape
-        return channels + EXTRA_CHANNELS[self.label_input], height, width
+        return channels + EXTRA_CHANNELS.get(self.label_input, 0), height, width
+
+    @property
+    def tries_labels(self) -> bool:
+        """Whether a prediction passes the image once with every label."""
+        return self.label_input in LABEL_INPUTS
+
+    def _expected(self) -> tuple[bool, bool]:
+        """Whether the loss must compare pairs, and whether it must score classes."""
+        if self.tries_labels:
+            return True, False
+        return self.label_input in IMAGE_PAIRS, True

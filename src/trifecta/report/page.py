@@ -36,7 +36,7 @@ def render(run: Run) -> str:
             if positive is not None and negative is not None
         ],
         confusion=figures.confusion_matrix(run.test.confusion, trainer.data.classes),
-        pairs=trainer.config.method.objective.pairs,
+        tries_labels=trainer.config.method.tries_labels,
         test_images=f"{len(trainer.data.test):,}",
         settings=yaml.safe_dump(to_plain(trainer.config), sort_keys=False, allow_unicode=True),
     )

@@ -11,7 +11,7 @@ import yaml
 from cattrs.strategies import configure_tagged_union
 
 from trifecta.data import Augmentation, DataConfig
-from trifecta.heads import Objective, ScoringObjective, Term
+from trifecta.heads import Objective, PairObjective, ScoringObjective, Term
 from trifecta.methods import Method, trifecta
 from trifecta.names import lookup
 from trifecta.networks import NETWORKS
@@ -119,7 +119,7 @@ def _first_line(error: Exception) -> str:
 
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    for union in (Term, ScoringObjective, Objective):
+    for union in (PairObjective, Term, ScoringObjective, Objective):
         configure_tagged_union(
             union, converter, tag_name="kind", tag_generator=lambda kind: str(vars(kind)["kind"])
         )
