@@ -3,6 +3,7 @@
 import copy
 import weakref
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -335,3 +336,39 @@ def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_a
 def test_only_labels_can_be_hard() -> None:
     with pytest.raises(ValueError, match="drop --negatives"):
         replace(get_method("backprop"), negatives="hard")
+
+
+def test_heads_start_afresh_at_equal_distances_and_blocks_go_on() -> None:
+    base = get_method("mono-forward")
+    runs = []
+    for resets in (0, 2):
+        method = replace(base, optimizer=replace(base.optimizer, head_resets=resets))
+        network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+        learner = Learner(network, generator=torch.Generator().manual_seed(4), total_steps=9)
+        images, labels = batch()
+        weights = []
+        for _ in range(9):
+            learner.step(images, labels)
+            weights.append(copy.deepcopy(network.state_dict()))
+        runs.append(weights)
+    plain, reset = runs
+    head, block = "_heads.0.classifier.weight", "blocks.0.weights.weight"
+    # Before steps 3 and 6, counted from 0, and nowhere else.
+    changes = [(after[head] - before[head]).abs().max().item() for before, after in pairwise(reset)]
+    assert sorted(sorted(range(8), key=lambda k: -changes[k])[:2]) == [2, 5]
+    assert all(torch.equal(plain[k][block], reset[k][block]) for k in range(3))
+    assert not torch.equal(plain[8][block], reset[8][block])
+
+
+def test_a_run_with_fresh_heads_is_repeatable() -> None:
+    base = get_method("distance-forward")
+    method = replace(base, optimizer=replace(base.optimizer, head_resets=1))
+    states = []
+    for noise in range(2):
+        network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+        learner = Learner(network, generator=torch.Generator().manual_seed(4), total_steps=4)
+        for _ in range(4):
+            torch.manual_seed(noise)
+            learner.step(*batch())
+        states.append(network.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))

@@ -85,6 +85,8 @@ class Learner:
         self._check(images, labels)
         self.network.train()
         self._set_learning_rate()
+        if self.total_steps and self.network.method.optimizer.resets_heads(self.steps, self.total_steps):
+            self._reset_heads()
         losses: list[Tensor | None] = [None] * len(self.network.blocks)
         with autocast(self.precision, self.device):
             x = self.first_input(images, labels)
@@ -165,6 +167,19 @@ class Learner:
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = rate
+
+    def _reset_heads(self) -> None:
+        """Draw the heads' weights anew and forget their optimizer states."""
+        seed = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for block in self.network.scored_blocks:
+                for module in self.network.head(block).modules():
+                    if callable(reset := getattr(module, "reset_parameters", None)):
+                        reset()
+                for parameter in self.network.head(block).parameters():
+                    for optimizer in self.optimizers.values():
+                        optimizer.state.pop(parameter, None)
 
     def _owners(self, window: Window) -> range:
         if self.network.method.optimizer.ownership == "objective":

@@ -5,18 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from trifecta.cli import main
+from command import run
 
 TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-size", "6", "--rounds", "1"]
 TRAIN = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, captured.out, captured.err
 
 
 @pytest.mark.parametrize(

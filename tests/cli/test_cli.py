@@ -12,21 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from command import run
 from trifecta import METHODS, NETWORKS, __version__
 from trifecta.cli import main
 from trifecta.recipes import RECIPES, TABLES
 
 QUICK = ["--width", "0.05", "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """Status, standard output and standard error of a command."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(argument) for argument in arguments])
-    captured = capsys.readouterr()
-    status = stop.value.code
-    assert isinstance(status, int)
-    return status, captured.out, captured.err
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trifecta.cli import main
+from command import run
 from trifecta.data import DataConfig
 from trifecta.methods import get_method
 from trifecta.recipes import TABLES, Budget, Published, Recipe, ResultTable
@@ -15,12 +15,8 @@ from trifecta.recipes.ablation import FACTORS
 from trifecta.training import RunConfig
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as stop:
-        main(["reproduce", *(str(argument) for argument in arguments)])
-    captured = capsys.readouterr()
-    assert isinstance(stop.value.code, int)
-    return stop.value.code, captured.out, captured.err
+def reproduce(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    return run(capsys, "reproduce", *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +46,11 @@ def table(stripes_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 def test_it_runs_the_table_then_shows_it_and_writes_pages(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    status, out, err = run(capsys, "stripes", "--seeds", "2", "--precision", "fp32")
+    status, out, err = reproduce(capsys, "stripes", "--seeds", "2", "--precision", "fp32")
     assert status == 0
     assert "[1/4] trifecta-stripes_quick_seed-0" in err
     assert "[4/4]" in err
-    rows = json.loads(run(capsys, "stripes", "--seeds", "2", "--show", "--json")[1])["stripes"]
+    rows = json.loads(reproduce(capsys, "stripes", "--seeds", "2", "--show", "--json")[1])["stripes"]
     assert [(row["recipe"], row["n"]) for row in rows] == [("trifecta-stripes", 2), ("backprop-stripes", 2)]
     shown = f"{rows[0]['accuracy']:.2f} ± {rows[0]['deviation']:.2f}% (n = 2)"
     difference = f"{rows[0]['accuracy'] - 87.5:+.2f}"
@@ -75,7 +71,7 @@ def test_it_runs_the_table_then_shows_it_and_writes_pages(
 def test_show_runs_nothing_and_what_was_not_run_says_so(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    status, out, _ = run(capsys, "stripes", "--show")
+    status, out, _ = reproduce(capsys, "stripes", "--show")
     assert status == 0
     assert out.count("not measured") == 2
     assert not (tmp_path / "benchmarks").exists()
@@ -83,8 +79,8 @@ def test_show_runs_nothing_and_what_was_not_run_says_so(
 
 def test_a_second_time_it_only_shows(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("stripes", "--rows", "backprop-*", "--precision", "fp32")
-    assert "[1/1]" in run(capsys, *arguments)[2]
-    status, out, err = run(capsys, *arguments)
+    assert "[1/1]" in reproduce(capsys, *arguments)[2]
+    status, out, err = reproduce(capsys, *arguments)
     assert (status, err) == (0, "")
     assert "(n = 1)" in out
 
@@ -97,7 +93,7 @@ def test_a_grid_shows_its_effects(
     size = {"quick": Budget(width=0.02, epochs=1, batch_size=60)}
     recipes = [replace(r, base=replace(r.base, data=source), budgets=size) for r in grid.recipes]
     monkeypatch.setitem(TABLES, "grid", replace(grid, name="grid", recipes=recipes, budget="quick"))
-    status, out, _ = run(capsys, "grid", "--precision", "fp32")
+    status, out, _ = reproduce(capsys, "grid", "--precision", "fp32")
     assert status == 0
     assert "synergy" in out
     assert all(f"{levels[-1]} in place of {levels[0]}" in out for levels in FACTORS.values())
@@ -117,7 +113,7 @@ def test_a_grid_shows_its_effects(
 def test_mistakes_get_one_line_and_status_2(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    status, _, err = run(capsys, *arguments)
+    status, _, err = reproduce(capsys, *arguments)
     assert status == 2
     lines = [line for line in err.splitlines() if line.startswith("trifecta: ")]
     assert len(lines) == 1

@@ -12,7 +12,7 @@ from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
 from trifecta.learner import Learner
 from trifecta.local_network import LocalNetwork
-from trifecta.methods import Method, get_method
+from trifecta.methods import METHODS, Method, get_method
 from trifecta.names import lookup
 from trifecta.precision import autocast
 
@@ -117,15 +117,22 @@ def _contestants() -> list[Contestant]:
     return [*listed, plain, shortlist]
 
 
-CONTESTANTS: dict[str, Contestant] = {c.name: c for c in _contestants()}
+_USUAL = {c.name: c for c in _contestants()}
+# Any other method, by its own name.
+_OTHERS = {
+    name: Contestant(name=name, title=name, method=build(), learner=_learner())
+    for name, build in METHODS.items()
+    if name not in _USUAL
+}
+CONTESTANTS: dict[str, Contestant] = _USUAL | _OTHERS
 
 
 def select(names: str | None) -> list[Contestant]:
-    """The contestants of a comma-separated list; where None all that train in ways of their own.
+    """The contestants of a comma-separated list; where None the usual ones.
 
     Raises:
         ValueError: one of them does not exist; names the nearest.
     """
     if names is None:
-        return [c for c in CONTESTANTS.values() if not c.shortlist]
+        return [c for c in _USUAL.values() if not c.shortlist]
     return [lookup(CONTESTANTS, name.strip(), "contestant") for name in names.split(",")]

@@ -50,12 +50,18 @@ def measure_memory(
     return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
 
 
+def training_memory(setting: Setting, contestant: str) -> dict[str, int]:
+    """Of one contestant, from two processes of its own: above the model, and held by graphs at most."""
+    built, trained = (_probe(setting, contestant, steps) for steps in (0, STEPS))
+    return {
+        "training_bytes": trained["peak_bytes"] - built["peak_bytes"],
+        "saved_bytes": trained["saved_bytes"],
+    }
+
+
 def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
-    measured = []
-    for _ in range(rounds):
-        built, trained = (_probe(setting, contestant.name, steps) for steps in (0, STEPS))
-        measured.append((trained["peak_bytes"] - built["peak_bytes"], trained["saved_bytes"]))
-    extra = [m[0] for m in measured]
+    measured = [training_memory(setting, contestant.name) for _ in range(rounds)]
+    extra = [m["training_bytes"] for m in measured]
     return {
         "name": contestant.name,
         "title": contestant.title,
@@ -64,7 +70,7 @@ def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
         "training_bytes": statistics.median(extra),
         "training_bytes_low": min(extra),
         "training_bytes_high": max(extra),
-        "saved_bytes": measured[0][1],
+        "saved_bytes": measured[0]["saved_bytes"],
     }
 
 

@@ -116,7 +116,7 @@ def memory_command(networks: str, rows: str | None, rounds: int, **options: Any)
 )
 def settled_command(run: Path, shares: str, rounds: int, **options: Any) -> None:
     """Training steps of a trained run when settled pairs are skipped."""
-    wanted = [_share(word, "--shares") for word in shares.split(",")]
+    wanted = [share(word, "--shares") for word in shares.split(",")]
     _report(options, lambda say: measure_settled(RunFolder(run), wanted, rounds=rounds, say=say))
 
 
@@ -155,7 +155,7 @@ def accuracy_command(
     """Seconds of training until the validation split is read well enough."""
     shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
     configs = accuracy_configs(options)
-    wanted = [_share(word, "--thresholds") for word in thresholds.split(",")]
+    wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
     _report(shown, lambda say: measure_accuracy(configs, wanted, say=say))
 
 
@@ -190,7 +190,12 @@ def _image_shape(text: str) -> tuple[int, int, int]:
     return int(words[0]), int(words[1]), int(words[2])
 
 
-def _share(text: str, option: str) -> float:
+def share(text: str, option: str) -> float:
+    """Read a number between 0 and 1.
+
+    Raises:
+        ValueError: another one, or none.
+    """
     try:
         share = float(text)
     except ValueError:

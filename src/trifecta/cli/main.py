@@ -9,6 +9,7 @@ import click
 
 from trifecta import __version__
 from trifecta.cli.bench import bench_command
+from trifecta.cli.compare import compare_command
 from trifecta.cli.evaluate import evaluate_command
 from trifecta.cli.listing import list_command
 from trifecta.cli.predict import predict_command
@@ -33,6 +34,7 @@ def command() -> None:
       trifecta list                                methods, networks, recipes
       trifecta bench speed                         images a second, beside backprop
       trifecta reproduce cifar10                   the paper's experiments, beside its figures
+      trifecta compare --data digits --methods trifecta,predsim,backprop     on equal work
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
@@ -43,6 +45,7 @@ for _subcommand in (
     list_command,
     bench_command,
     reproduce_command,
+    compare_command,
 ):
     command.add_command(_subcommand)
 

@@ -26,7 +26,7 @@ _DATA = (
 )
 _OBJECTIVE = ("goodness", "alpha", "threshold", "skip_settled")
 _METHOD = ("label_input", "negatives", "normalization", "readout")
-_OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership")
+_OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership", "head_resets")
 
 
 def build_config(options: Options) -> RunConfig:

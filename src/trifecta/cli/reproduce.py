@@ -73,13 +73,15 @@ def reproduce_command(
     if not show:
         console = Console(stderr=True, quiet=as_json)
         for one in tables:
-            failed |= _make(Reproduction(plans[one.name], out=out, work=work, timed=not untimed), console)
+            failed |= make_missing(
+                Reproduction(plans[one.name], out=out, work=work, timed=not untimed), console
+            )
     _show(tables, plans, out, work, as_json=as_json)
     if failed:
-        raise ValueError(_failures(failed))
+        raise ValueError(failures(failed))
 
 
-def _make(reproduction: Reproduction, console: Console) -> dict[str, str]:
+def make_missing(reproduction: Reproduction, console: Console) -> dict[str, str]:
     """Run what is missing; what failed, by run."""
     missing, total = reproduction.missing(), len(reproduction.runs)
     progress = TableProgress(console, total=total, done=total - len(missing))
@@ -110,7 +112,7 @@ def _show(
     click.echo(f"page {write_pages(work, tables, rows)}")
 
 
-def _failures(failed: dict[str, str]) -> str:
+def failures(failed: dict[str, str]) -> str:
     """One line: what could not be run, and why the first of it."""
     first, reason = next(iter(failed.items()))
     others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

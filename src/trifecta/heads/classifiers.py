@@ -89,7 +89,12 @@ class CentroidHead(Head):
         super().__init__()
         self.pool, self.margin = pool if len(feature_shape) == 3 else 1, margin
         size = feature_shape[0] * self.pool**2
-        self.centroids = nn.Parameter(torch.randn(num_classes, size) / size**0.5)
+        self.centroids = nn.Parameter(torch.empty(num_classes, size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Centroids of length about 1."""
+        nn.init.normal_(self.centroids, std=self.centroids.shape[1] ** -0.5)
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(B, …), (B,) → (): ``mean log(1 + Σ_wrong exp(margin + scores_wrong − scores_true))``."""

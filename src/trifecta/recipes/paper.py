@@ -44,7 +44,14 @@ _MLP: dict[str, Budget] = {
     "cpu": Budget(width=0.5, epochs=10),
     "full": Budget(width=1.0, epochs=60),
 }
-BUDGETS: dict[str, dict[str, Budget]] = {"small": _SMALL, "large": _LARGE, "mlp": _MLP}
+BUDGETS: dict[str, dict[str, Budget]] = {
+    "small": _SMALL,
+    "large": _LARGE,
+    "mlp": _MLP,
+    "vgg8b": _LARGE,
+    "vgg11b": _LARGE,
+    "resnet": _LARGE,
+}
 
 # Images a second of backprop over those of the Trifecta, rounded down: benchmarks/speed_….
 EQUAL_SECONDS = 1.75

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -14,6 +15,7 @@ from trifecta.training import DivergenceError, RunFolder, Trainer
 from trifecta.training.run import finish, resumed_trainer
 
 Watch = Callable[[PlannedRun, Trainer], AbstractContextManager[object]]
+Measure = Callable[[PlannedRun, Trainer], dict[str, Any]]
 
 
 @dataclass(kw_only=True)
@@ -39,10 +41,19 @@ class Reproduction:
         out: folder of the result files.
         work: folder of run folders; a run that was interrupted goes on from there.
         timed: whether result files are to hold times.
+        measure: what else to put into a finished run's result, such as its memory.
     """
 
-    def __init__(self, runs: Sequence[PlannedRun], *, out: Path, work: Path, timed: bool = True) -> None:
-        self.runs, self.out, self.work, self.timed = runs, out, work, timed
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        *,
+        out: Path,
+        work: Path,
+        timed: bool = True,
+        measure: Measure | None = None,
+    ) -> None:
+        self.runs, self.out, self.work, self.timed, self.measure = runs, out, work, timed, measure
         self._data: tuple[DataConfig, ImageData] | None = None
         self._no_data: dict[DataConfig, str] = {}
 
@@ -78,7 +89,8 @@ class Reproduction:
         except (ValueError, DivergenceError) as error:
             outcome.failed[run.name] = str(error)
             return
-        write_result(self.out, run, finished.result, trainer.history, timed=self.timed)
+        more = {} if self.measure is None else self.measure(run, trainer)
+        write_result(self.out, run, finished.result | more, trainer.history, timed=self.timed)
         outcome.made.append(run)
 
     def _trainer(self, run: PlannedRun) -> Trainer:

@@ -1,0 +1,98 @@
+"""``trifecta compare``."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from trifecta.bench.memory import training_memory
+from trifecta.bench.setting import Setting, data_name
+from trifecta.cli.bench import share
+from trifecta.cli.reproduce import failures, make_missing
+from trifecta.data import DataConfig
+from trifecta.recipes.league import league_recipes
+from trifecta.report.bench import check_figure
+from trifecta.report.comparison import comparison_as_plain, draw_comparison, print_comparison
+from trifecta.reproduce.plan import PlannedRun
+from trifecta.reproduce.results import read_results
+from trifecta.reproduce.runner import Reproduction
+from trifecta.reproduce.summary import summarise
+from trifecta.training import Trainer
+
+_PATH: click.Path = click.Path(path_type=Path)
+
+
+@click.command("compare")
+@click.option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or `digits`.")
+@click.option("--methods", required=True, metavar="NAMES", help="Comma-separated; see `trifecta list`.")
+@click.option("--networks", default="small", metavar="NAMES", show_default=True)
+@click.option("--budget", default="grid", metavar="NAME", show_default=True)
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
+@click.option("--thresholds", default="0.5,0.7", show_default=True, help="Validation accuracies.")
+@click.option("--device", default="auto", metavar="NAME", show_default=True)
+@click.option("--precision", default="auto", metavar="NAME", show_default=True)
+@click.option("--out", type=_PATH, default=Path("benchmarks/compared"), show_default=True)
+@click.option("--work", type=_PATH, default=Path("runs/compare"), show_default=True)
+@click.option("--figure", type=_PATH, help="Accuracy over seconds: .svg, .png or .pdf.")
+@click.option("--untimed", is_flag=True, help="Keep no times: the machine does other work too.")
+@click.option("--show", is_flag=True, help="Run nothing: show what there is.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def compare_command(
+    data: str,
+    methods: str,
+    networks: str,
+    budget: str,
+    seeds: int,
+    thresholds: str,
+    device: str,
+    precision: str,
+    out: Path,
+    work: Path,
+    figure: Path | None,
+    untimed: bool,
+    show: bool,
+    as_json: bool,
+) -> None:
+    """Train methods on equal work and show accuracy, speed, memory and locality beside each other."""
+    wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
+    if figure is not None:
+        check_figure(figure)
+    recipes = league_recipes(_names(methods), _names(networks), DataConfig(source=data_name(data)))
+    runs = []
+    for seed in range(seeds):
+        for recipe in recipes:
+            config = recipe(budget, seed=seed)
+            config = replace(
+                config,
+                data=replace(config.data, source=data),
+                device=device,
+                precision=precision,
+            )
+            runs.append(PlannedRun(recipe=recipe, config=config))
+    failed: dict[str, str] = {}
+    if not show:
+        reproduction = Reproduction(runs, out=out, work=work, timed=not untimed, measure=memory_of)
+        failed = make_missing(reproduction, Console(stderr=True, quiet=as_json))
+    rows = summarise(runs, read_results(out))
+    if figure is not None:
+        draw_comparison(rows, figure)
+    if as_json:
+        click.echo(json.dumps(comparison_as_plain(rows, wanted), indent=2))
+    else:
+        print_comparison(rows, wanted)
+    if failed:
+        raise ValueError(failures(failed))
+
+
+def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
+    """Training memory of the run's method, from processes that do nothing else; of the first seed."""
+    if run.config.seed:
+        return {}
+    setting = Setting.of(run.config, trainer.data.image_shape, trainer.data.num_classes)
+    return training_memory(setting, run.config.method.name)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]

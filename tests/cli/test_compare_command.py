@@ -1,0 +1,71 @@
+"""``trifecta compare`` as a person meets it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from command import run
+from trifecta.bench.setting import Setting
+
+ASKED: list[tuple[str, Setting]] = []
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In a folder of its own, and without the processes that measure memory."""
+
+    def memory(setting: Setting, method: str) -> dict[str, int]:
+        ASKED.append((method, setting))
+        return {"training_bytes": 3 * 2**20, "saved_bytes": 2**19}
+
+    ASKED.clear()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trifecta.cli.compare.training_memory", memory)
+
+
+def test_methods_stand_beside_each_other_on_equal_work(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", "--data", str(stripes_folder), "--methods", "class-groups, backprop"]
+    arguments += ["--budget", "quick", "--seeds", "2", "--thresholds", "0.01,1"]
+    status, out, err = run(capsys, *arguments, "--figure", "seconds.svg", "--precision", "fp32")
+    assert status == 0
+    assert "[4/4]" in err
+    assert [(method, setting.width) for method, setting in ASKED] == [
+        ("class-groups", 0.125),
+        ("backprop", 0.125),
+    ]
+    rows = json.loads(run(capsys, *arguments, "--show", "--json")[1])
+    assert [row["locality"] for row in rows] == ["overlapping", "end-to-end"]
+    for row in rows:
+        assert (row["n"], row["training_bytes"], row["saved_bytes"]) == (2, 3 * 2**20, 2**19)
+        assert row["images_per_second"] > 0
+        assert row["seconds_to"]["0.01"] > 0
+        assert f"{row['accuracy']:.2f} ± {row['deviation']:.2f}% (n = 2)" in out
+    assert "budget quick: width 0.125, 1 epochs, batch 128" in out
+    assert "<svg" in (tmp_path / "seconds.svg").read_text()
+    stored = [path.read_text() for path in (tmp_path / "benchmarks/compared").iterdir()]
+    assert len(stored) == 4
+    assert not any(str(stripes_folder.parent) in text for text in stored)
+    # Nothing is left to do.
+    assert "[" not in run(capsys, *arguments)[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--methods", "class-group"], "unknown method 'class-group': did you mean class-groups"),
+        (["--networks", "smal"], "unknown network 'smal': did you mean small"),
+        (["--budget", "tiny"], "unknown budget of league-backprop-small-digits 'tiny'"),
+        (["--thresholds", "70"], "--thresholds are numbers between 0 and 1"),
+        (["--figure", "x.gif"], "a figure is .svg, .png, .pdf"),
+    ],
+)
+def test_mistakes_get_one_line_and_status_2(
+    capsys: pytest.CaptureFixture[str], changes: list[str], message: str
+) -> None:
+    status, _, err = run(capsys, "compare", "--data", "digits", "--methods", "backprop", *changes)
+    assert status == 2
+    assert err.startswith(f"trifecta: {message}")
+    assert len(err.splitlines()) == 1
