@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+# Consecutive blocks, by their accuracy on validation images once training is over.
+CHOSEN = "chosen"
+
 
 def named_readouts(scored_blocks: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """The read-outs that have a name, and the blocks that each fuses."""
@@ -24,18 +27,20 @@ def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]
     """The blocks that ``readout`` names, out of those that have scores.
 
     ``last``, ``last-half``, ``all``, ``all-but-first`` (Hinton 2022; the only block where there is one),
-    or block numbers from 0 such as ``2,3,5``.
+    or block numbers from 0 such as ``2,3,5``. ``chosen`` is all of them until somebody chooses.
 
     Raises:
         ValueError: another word, or a block that does not exist or has no scores.
     """
     named = named_readouts(scored_blocks)
+    if readout == CHOSEN:
+        return named["all"]
     if readout in named:
         return named[readout]
     words = readout.split(",")
     if not all(word.strip().isdecimal() for word in words):
         raise ValueError(
-            f"a read-out is {', '.join(named)} or block numbers such as 2,3: received '{readout}'"
+            f"a read-out is {', '.join(named)}, {CHOSEN} or block numbers such as 2,3: received '{readout}'"
         )
     chosen = tuple(sorted({int(word) for word in words}))
     missing = set(chosen) - set(scored_blocks)

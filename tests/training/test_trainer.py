@@ -256,3 +256,41 @@ def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], messag
     config = RunConfig(data=DataConfig(source="digits"))
     with pytest.raises(ValueError, match=message):
         replace(config, **change)
+
+
+def test_a_read_out_is_chosen_on_validation_images_and_kept(stripes_folder: Path, tmp_path: Path) -> None:
+    method = replace(get_method("class-groups"), readout="chosen")
+    run = train(config_of(stripes_folder, method=method, width=0.1), out=tmp_path / "run")
+    data, network = run.trainer.data, run.network
+    assert data.validation is not None
+    facts = run.trainer.facts
+
+    def accuracy(blocks: tuple[int, ...]) -> float:
+        network.readout_blocks = blocks
+        assert data.validation is not None
+        return evaluate(network, data.validation, mean=facts.mean, std=facts.std).accuracy
+
+    chosen = network.readout_blocks
+    ranges = [tuple(range(i, j + 1)) for i in range(6) for j in range(i, 6)]
+    by_range = {blocks: accuracy(blocks) for blocks in ranges}
+    assert by_range[chosen] == max(by_range.values())
+    assert all(chosen[-1] >= blocks[-1] for blocks in ranges if by_range[blocks] == by_range[chosen])
+    assert run.result["readout_blocks"] == list(chosen)
+    loaded, _ = load_network(RunFolder(tmp_path / "run"), torch.device("cpu"))
+    assert loaded.readout_blocks == chosen
+    again = evaluate(loaded, data.test, mean=facts.mean, std=facts.std)
+    assert again.accuracy == run.result["test_accuracy"]
+
+
+def test_named_read_outs_are_what_their_methods_would_have_read(stripes_folder: Path) -> None:
+    for readout in ("last", "last-half", "all-but-first", "all"):
+        method = replace(get_method("class-groups"), readout=readout)
+        result = train(config_of(stripes_folder, method=method, epochs=1, width=0.1)).result
+        assert result["test_accuracy"] == result["readout_accuracy"][readout]
+
+
+def test_a_read_out_cannot_be_chosen_without_validation_images(stripes_folder: Path) -> None:
+    method = replace(get_method("class-groups"), readout="chosen")
+    data = DataConfig(source=str(stripes_folder), validation=0.0)
+    with pytest.raises(ValueError, match=r"chosen on validation images: .*--validation 0"):
+        config_of(stripes_folder, method=method, data=data)

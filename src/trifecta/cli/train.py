@@ -76,7 +76,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--negatives", metavar="NAME", help="Wrong labels, uniform or hard.  [default: uniform]"),
     click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
     click.option("--head-resets", type=int, help="How often read-out heads start afresh.  [default: 0]"),
-    click.option("--readout", metavar="NAME", help="last, last-half, all-but-first, all or 2,3,…"),
+    click.option("--readout", metavar="NAME", help="last, last-half, all-but-first, all, chosen or 2,3,…"),
     click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),
     click.option("--image-column", metavar="NAME", help="If not the one found by its type."),
     click.option("--label-column", metavar="NAME", help="If not the one found by its type."),

@@ -13,7 +13,8 @@ block's input leaves a zero mean, so that the goodness, which is a mean, is not 
 
 Departures: no residual connections unless the network has them (``--network resnet``); layer normalisation
 has a scale and shift per channel; the temperature of 0.1 is ours, because means of activations differ by
-little; all blocks but the first predict together, where the paper chooses layers on validation images.
+little; all blocks but the first predict together (the paper chooses layers on validation images, which
+``--readout chosen`` does).
 """
 
 from trifecta.heads import GroupCrossEntropy

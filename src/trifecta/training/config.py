@@ -16,6 +16,7 @@ from trifecta.methods import Method, trifecta
 from trifecta.names import lookup
 from trifecta.networks import NETWORKS
 from trifecta.precision import PRECISIONS
+from trifecta.readout import CHOSEN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,11 @@ class RunConfig:
             )
         if not (self.width > 0 and math.isfinite(self.width)):
             raise ValueError(f"--width must be above 0: received {self.width}")
+        if self.method.readout == CHOSEN and not self.data.validation:
+            raise ValueError(
+                "a read-out is chosen on validation images: received --readout chosen with --validation 0; "
+                "give --validation 0.1, or name the blocks"
+            )
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative: received {self.seed}")
 

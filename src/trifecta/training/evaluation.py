@@ -50,42 +50,75 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """Score every image once, in order, without training anything."""
+    scores = _scores(network, images, mean, std, precision, batch_size)
+    return _summarise(network, images.labels, scores)
+
+
+@torch.inference_mode()
+def choose_blocks(
+    network: LocalNetwork,
+    images: ImageSet,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str = "fp32",
+    batch_size: int = BATCH_SIZE,
+) -> tuple[int, ...]:
+    """The consecutive scored blocks whose fusion reads ``images`` best; the later and fewer of equals.
+
+    Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
+    """
+    scores = _scores(network, images, mean, std, precision, batch_size)
+    blocks = network.scored_blocks
+    ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
+    return max(ranges, key=lambda run: (_accuracy(scores, run, images.labels), run[-1], -len(run)))
+
+
+def _scores(
+    network: LocalNetwork,
+    images: ImageSet,
+    mean: Sequence[float],
+    std: Sequence[float],
+    precision: str,
+    batch_size: int,
+) -> list[Tensor | None]:
+    """Of every image and class by every block, L × (N, K); None where a block has no head."""
     was_training = network.training
     network.eval()
     device = images.images.device
-    predicted: list[Tensor] = []
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
     for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
             scores = network.block_scores(batch.contiguous(memory_format=torch.channels_last))
-        predicted.append(fuse(scores, network.readout_blocks).argmax(1))
         for k in network.scored_blocks:
             block = scores[k]
             assert block is not None
             by_block[k].append(block)
     network.train(was_training)
-    return _summarise(network, images.labels, torch.cat(predicted), by_block)
+    return [torch.cat(parts) if parts else None for parts in by_block]
 
 
-def _summarise(
-    network: LocalNetwork, labels: Tensor, predicted: Tensor, by_block: list[list[Tensor]]
-) -> Evaluation:
+def _summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> Evaluation:
     num_classes = network.num_classes
     generator = torch.Generator(labels.device).manual_seed(0)
     wrong = wrong_labels(labels, num_classes, generator)
-    scores = [torch.cat(parts) if parts else None for parts in by_block]
+    predicted = fuse(scores, network.readout_blocks).argmax(1)
     confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return Evaluation(
         accuracy=_share(predicted == labels),
         block_accuracy=[None if s is None else _share(s.argmax(1) == labels) for s in scores],
         readout_accuracy={
-            name: _share(fuse(scores, blocks).argmax(1) == labels)
+            name: _accuracy(scores, blocks, labels)
             for name, blocks in named_readouts(network.scored_blocks).items()
         },
         confusion=confusion.view(num_classes, num_classes).cpu(),
         positive=[None if s is None else _of(s, labels) for s in scores],
         negative=[None if s is None else _of(s, wrong) for s in scores],
     )
+
+
+def _accuracy(scores: Sequence[Tensor | None], blocks: Sequence[int], labels: Tensor) -> float:
+    return _share(fuse(scores, blocks).argmax(1) == labels)
 
 
 def _share(correct: Tensor) -> float:

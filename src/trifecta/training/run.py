@@ -106,6 +106,7 @@ def resumed_trainer(
 def finish(trainer: Trainer) -> Run:
     """Train what is left, read the test split once, write result and report."""
     trainer.fit()
+    trainer.choose_readout()
     test = trainer.evaluate(trainer.data.test)
     run = Run(result=_result(trainer, test), test=test, trainer=trainer)
     if trainer.folder is not None:
@@ -126,6 +127,7 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "validation_accuracy": history[-1]["validation_accuracy"],
         "block_accuracy": test.block_accuracy,
         "readout_accuracy": test.readout_accuracy,
+        "readout_blocks": list(trainer.network.readout_blocks),
         "epochs": len(history),
         "seconds": seconds,
         "images_per_second": images / seconds,

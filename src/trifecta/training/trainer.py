@@ -1,15 +1,16 @@
 """Epochs: data through the learner, what was measured, and a checkpoint after each."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from trifecta.data import Batches, ImageData, ImageSet, load_data
 from trifecta.devices import resolve_device, synchronize
 from trifecta.learner import Learner
+from trifecta.readout import CHOSEN
 from trifecta.training.config import RunConfig
-from trifecta.training.evaluation import Evaluation, evaluate
+from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.progress import Interrupted, Progress, Record
 from trifecta.training.run_folder import DatasetFacts, RunFolder, load_weights, network_for
@@ -98,6 +99,23 @@ class Trainer:
             std=self.data.std,
             precision=self.learner.precision,
         )
+
+    def choose_readout(self) -> None:
+        """Where the read-out is to be chosen, choose it on validation images, and note it in the folder."""
+        if self.config.method.readout != CHOSEN:
+            return
+        assert self.data.validation is not None
+        blocks = choose_blocks(
+            self.network,
+            self.data.validation,
+            mean=self.data.mean,
+            std=self.data.std,
+            precision=self.learner.precision,
+        )
+        self.network.readout_blocks = blocks
+        if self.folder is not None:
+            method = replace(self.config.method, readout=",".join(map(str, blocks)))
+            self.folder.write_config(replace(self.config, method=method), self.facts)
 
     def resume(self) -> None:
         """Take up the run where its folder's checkpoint left it.
