@@ -17,7 +17,10 @@ PairObjective = Threshold | Symmetric
 
 
 class SimilarityModule(nn.Module):
-    """A 3×3 convolution, each map's standard deviation, then :func:`similarity_loss`."""
+    """A 3×3 convolution, each map's standard deviation, then :func:`similarity_loss`.
+
+    A map of one position has no deviation and stands for itself.
+    """
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
@@ -29,11 +32,11 @@ class SimilarityModule(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
         responses = self.convolution(features)
-        if responses.ndim == 4:
+        if responses.ndim == 4 and responses.shape[2:].numel() > 1:
             wide = responses.flatten(2)
             # The smallest number keeps the gradient of a map that is constant finite.
             responses = (wide.float().var(2, correction=0) + 1e-6).sqrt()
-        return similarity_loss(responses, labels, self.num_classes)
+        return similarity_loss(responses.flatten(1), labels, self.num_classes)
 
 
 class ContrastiveModule(nn.Module):

@@ -1,0 +1,112 @@
+"""What every method promises; learning and locality are in test_learner.py, resuming in training/."""
+
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trifecta import METHODS, NETWORKS, Learner, LocalNetwork, build_network, get_method
+
+SHAPE = (3, 16, 16)
+
+
+def network_of(
+    method: str, *, network: str = "small", classes: int = 3, width: float = 0.03
+) -> LocalNetwork:
+    return build_network(get_method(method), network, image_shape=SHAPE, num_classes=classes, width=width)
+
+
+def batch(classes: int = 3, size: int = 8) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randn(size, *SHAPE, generator=draw), torch.arange(size) * 13 % classes
+
+
+def take_steps(network: LocalNetwork, images: Tensor, labels: Tensor, steps: int = 2) -> None:
+    learner = Learner(network, generator=torch.Generator().manual_seed(1), total_steps=10)
+    for _ in range(steps):
+        learner.step(images, labels)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("classes", [2, 100])
+def test_two_to_a_hundred_classes(method: str, classes: int) -> None:
+    network = network_of(method, classes=classes, width=0.8 if classes == 100 else 0.03)
+    images, labels = batch(classes, size=4)
+    take_steps(network, images, labels)
+    scores = network.eval()(images)
+    assert scores.shape == (4, classes)
+    assert scores.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network(method: str, network: str) -> None:
+    built = network_of(method, network=network, width=0.05)
+    before = [parameter.clone() for parameter in built.parameters()]
+    take_steps(built, *batch())
+    moved = [not torch.equal(a, b) for a, b in zip(before, built.parameters(), strict=True)]
+    trained = [parameter.requires_grad for parameter in built.parameters()]
+    assert moved == trained
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_double_precision_stays_double(method: str) -> None:
+    network = network_of(method).double()
+    images, labels = batch()
+    take_steps(network, images.double(), labels)
+    assert all(p.dtype == torch.float64 for p in network.parameters())
+    assert network.eval()(images.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_decides_everything(method: str) -> None:
+    states = []
+    for noise in range(2):
+        torch.manual_seed(noise)
+        network = network_of(method)
+        take_steps(network, *batch())
+        states.append(network.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prediction_is_as_many_passes_as_the_method_says(method: str) -> None:
+    """Blocks of one's own, so that their calls can be counted."""
+    seen: list[int] = []
+
+    class Counted(nn.Module):
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.weights = nn.Conv2d(channels, 6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(len(x))
+            return torch.relu(self.weights(x))
+
+    built = get_method(method)
+    channels, _, _ = built.input_shape(SHAPE)
+    network = LocalNetwork([Counted(channels), Counted(6)], built, image_shape=SHAPE, num_classes=3)
+    images, _ = batch()
+    seen.clear()
+    with torch.no_grad():
+        network.eval()(images)
+    passes = 3 if built.tries_labels else 1
+    assert seen == [passes * len(images)] * 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_cites_its_paper_and_says_what_differs(method: str) -> None:
+    source = inspect.getsource(sys.modules[METHODS[method].__module__])
+    assert get_method(method).name == method
+    if method not in ("backprop", "class-groups"):
+        assert "Paper: " in source
+        assert "Departures" in source
+
+
+def test_methods_have_files_of_their_own() -> None:
+    folder = Path(inspect.getfile(METHODS["trifecta"])).parent
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__", "method"}
+    assert files == {METHODS[name].__module__.rpartition(".")[2] for name in METHODS}
