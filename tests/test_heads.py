@@ -13,7 +13,9 @@ from trifecta.heads import (
     CentroidMargin,
     Combined,
     CrossEntropy,
+    FeedbackHead,
     GroupCrossEntropy,
+    LocalTargets,
     ProjectedCrossEntropy,
     Similarity,
     SupervisedContrastive,
@@ -174,3 +176,17 @@ def test_centroids_score_by_distance_and_lose_by_the_margin() -> None:
 def test_a_share_is_between_0_and_1() -> None:
     with pytest.raises(ValueError, match=r"0 … 1: received 1.5"):
         Combined(share=1.5)
+
+
+def test_targets_are_a_step_against_the_fed_back_error() -> None:
+    head = LocalTargets(step=0.3).head(SHAPE, CLASSES).double()
+    assert isinstance(head, FeedbackHead)
+    a, error = features().requires_grad_(), torch.randn(5, CLASSES, dtype=torch.float64)
+    head.receive(error)
+    change = 0.3 * (error @ head.feedback).view(5, -1, 1, 1)
+    target = (a - change).clamp(min=0).detach()
+    (gradient,) = torch.autograd.grad(head.loss(a, labels()), a)
+    torch.testing.assert_close(gradient, (a - target) / 5)
+    # Where the target is not cut off, that is the fed-back error itself, whatever the features are.
+    open_ = target > 0
+    torch.testing.assert_close(gradient[open_], (change / 5).expand_as(a)[open_])

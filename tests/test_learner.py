@@ -92,7 +92,11 @@ def test_a_windows_loss_has_no_gradient_outside_it(method: str, schedule: Schedu
             x = x.detach()
 
 
-@pytest.mark.parametrize("method", METHODS)
+def feeds_back(method: str) -> bool:
+    return get_method(method).locality == "feedback"
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if not feeds_back(method)])
 @pytest.mark.parametrize("schedule", SCHEDULES[:-1], ids=str)
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_replacing_a_later_block_changes_no_update_of_an_earlier_one(
@@ -115,9 +119,13 @@ def test_replacing_a_later_block_changes_no_update_of_an_earlier_one(
             assert torch.equal(a, b)
 
 
-def test_end_to_end_does_cross_blocks() -> None:
-    """The proof above can fail: with one window over the network, every block notices."""
-    network = network_of("backprop", END_TO_END)
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [("backprop", END_TO_END), *((method, LAYER_WISE) for method in METHODS if feeds_back(method))],
+)
+def test_what_does_cross_blocks_is_noticed(method: str, schedule: Schedule) -> None:
+    """The proof above can fail: with one window over the network, or feedback, every block notices."""
+    network = network_of(method, schedule)
     changed = with_another_last_block(network)
     for each in (network, changed):
         learner_of(each).step(*batch())

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trifecta.fused import (
@@ -19,6 +20,7 @@ from trifecta.fused import (
     run_window,
     stages_of,
 )
+from trifecta.heads import FeedbackHead
 from trifecta.labels import hard_labels, wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
@@ -99,6 +101,8 @@ class Learner:
     def first_input(self, images: Tensor, labels: Tensor) -> Tensor:
         """What the first block receives: (B, …), or for pairs (2B, …), positives first."""
         network = self.network
+        if network.method.objective.feeds_back:
+            self._feed_back(images, labels)
         if network.image_pairs is not None:
             return network.image_pairs.pairs(images, self.generator)
         if network.label_input is None:
@@ -110,11 +114,23 @@ class Learner:
         network = self.network
         if network.method.negatives == "uniform":
             return wrong_labels(labels, network.num_classes, self.generator)
-        network.eval()
-        with torch.no_grad():
-            scores = network(images).float()
-        network.train()
-        return hard_labels(labels, scores, self.generator)
+        return hard_labels(labels, self._predict(images), self.generator)
+
+    def _feed_back(self, images: Tensor, labels: Tensor) -> None:
+        """Tell every head the network's error."""
+        scores = self._predict(images)
+        error = scores.softmax(1) - F.one_hot(labels, scores.shape[1])
+        for block in self.network.scored_blocks:
+            head = self.network.head(block)
+            assert isinstance(head, FeedbackHead)
+            head.receive(error)
+
+    @torch.no_grad()
+    def _predict(self, images: Tensor) -> Tensor:
+        """Class scores (B, K) as for new images; leaves running statistics alone."""
+        scores: Tensor = self.network.eval()(images)
+        self.network.train()
+        return scores.float() if scores.dtype.itemsize < 4 else scores
 
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""

@@ -59,7 +59,7 @@ def _row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Re
         "name": config.method.name,
         "seed": config.seed,
         "precision": trainer.learner.precision,
-        "locality": config.method.schedule.locality,
+        "locality": config.method.locality,
         "seconds_to": {f"{t:g}": seconds_to(history, t) for t in thresholds},
         "validation_accuracy": [record["validation_accuracy"] for record in history],
         "images_per_second": [record["images_per_second"] for record in history],

@@ -66,7 +66,7 @@ def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
         "name": contestant.name,
         "title": contestant.title,
         "network": setting.network,
-        "locality": contestant.method.schedule.locality,
+        "locality": contestant.method.locality,
         "training_bytes": statistics.median(extra),
         "training_bytes_low": min(extra),
         "training_bytes_high": max(extra),

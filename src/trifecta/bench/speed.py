@@ -93,7 +93,7 @@ def report_turns(
         row: Report = {
             "name": name,
             "title": contestant.title,
-            "locality": contestant.method.schedule.locality,
+            "locality": contestant.method.locality,
             "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
             "images_per_second": spread(speeds),
         }

@@ -2,12 +2,13 @@
 
 from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CentroidMargin, CrossEntropy
 from trifecta.heads.combined import Combined, ScoringObjective
+from trifecta.heads.feedback import FeedbackHead, LocalTargets
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
 from trifecta.heads.head import FeatureShape, Head
 from trifecta.heads.pairs import Symmetric, Threshold
 from trifecta.heads.terms import TERMS, Contrast, PairObjective, Similarity, SupervisedContrastive, Term
 
-Objective = Threshold | Symmetric | ScoringObjective | Combined
+Objective = Threshold | Symmetric | ScoringObjective | Combined | LocalTargets
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.kind: objective
     for objective in (
@@ -19,6 +20,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         GroupCrossEntropy,
         ProjectedCrossEntropy,
         Combined,
+        LocalTargets,
     )
 }
 
@@ -31,8 +33,10 @@ __all__ = [
     "Contrast",
     "CrossEntropy",
     "FeatureShape",
+    "FeedbackHead",
     "GroupCrossEntropy",
     "Head",
+    "LocalTargets",
     "Objective",
     "PairObjective",
     "ProjectedCrossEntropy",

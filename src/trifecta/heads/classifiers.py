@@ -126,6 +126,7 @@ class CrossEntropy:
     kind: ClassVar[str] = "cross-entropy"
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
     pool: int = 1
     smoothing: float = 0.0
 
@@ -141,6 +142,7 @@ class CentroidMargin:
     kind: ClassVar[str] = "centroid-margin"
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
     pool: int = 4
     margin: float = 1.0
 
@@ -156,6 +158,7 @@ class AuxiliaryCrossEntropy:
     kind: ClassVar[str] = "auxiliary-cross-entropy"
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""

@@ -1,15 +1,14 @@
 """A scoring head with terms beside it."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
 from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CentroidMargin, CrossEntropy
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
-from trifecta.heads.head import FeatureShape, Head
+from trifecta.heads.head import FeatureShape, Head, with_share
 from trifecta.heads.terms import ContrastModule, Term
 
 ScoringObjective = (
@@ -33,7 +32,7 @@ class CombinedHead(Head):
         """(B, …) or (2B, …), (B,) → (); only terms that compare pairs see the negatives."""
         assert isinstance(features, Tensor)
         positives = features[: len(labels)]
-        loss = self.scoring.loss(_with_share(positives, self.share), labels)
+        loss = self.scoring.loss(with_share(positives, self.share), labels)
         for weight, term in zip(self.weights, self.terms, strict=True):
             seen = features if isinstance(term, ContrastModule) else positives
             loss = loss + weight * term(seen, labels)
@@ -55,6 +54,7 @@ class Combined:
 
     kind: ClassVar[str] = "combined"
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
     scoring: ScoringObjective = field(default_factory=CrossEntropy)
     terms: tuple[Term, ...] = ()
     share: float = 1.0
@@ -75,21 +75,3 @@ class Combined:
         scoring = self.scoring.head(feature_shape, num_classes)
         terms = [(term.weight, term.module(feature_shape, num_classes)) for term in self.terms]
         return CombinedHead(scoring, self.share, terms)
-
-
-def _with_share(x: Tensor, share: float) -> Tensor:
-    scaled: Tensor = _ScaledGradient.apply(x, share)  # type: ignore[no-untyped-call]
-    return scaled
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a share."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
-        ctx.share = share
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.share, None

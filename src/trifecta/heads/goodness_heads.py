@@ -95,6 +95,7 @@ class GroupCrossEntropy:
     kind: ClassVar[str] = "group-cross-entropy"
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
     goodness: str = "mean-square"
     temperature: float = 1.0
 
@@ -110,6 +111,7 @@ class ProjectedCrossEntropy:
     kind: ClassVar[str] = "projected-cross-entropy"
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
     patches: int = 4
     learned_temperature: bool = False
 

@@ -6,7 +6,9 @@ block's output, (2B, …) for objectives that compare pairs (positives first), (
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
@@ -35,3 +37,22 @@ class Head(nn.Module, ABC):
     def reads_moments(self) -> bool:
         """Whether the moments of ``features`` will do in their place."""
         return True
+
+
+def with_share(x: Tensor, share: float) -> Tensor:
+    """``x`` itself, of whose gradient only a share goes back."""
+    scaled: Tensor = _ScaledGradient.apply(x, share)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.share, None

@@ -46,6 +46,7 @@ class Threshold:
     kind: ClassVar[str] = "threshold"
     pairs: ClassVar[bool] = True
     scores_classes: ClassVar[bool] = False
+    feeds_back: ClassVar[bool] = False
     goodness: str = "mean-square"
     threshold: float = 2.0
     skip_settled: float = 0.0
@@ -71,6 +72,7 @@ class Symmetric:
     kind: ClassVar[str] = "symmetric"
     pairs: ClassVar[bool] = True
     scores_classes: ClassVar[bool] = False
+    feeds_back: ClassVar[bool] = False
     goodness: str = "mean-square"
     alpha: float = 4.0
     skip_settled: float = 0.0

@@ -17,6 +17,7 @@ from trifecta.methods.local_losses import pred, predsim, sim
 from trifecta.methods.masked_mix import masked_mix
 from trifecta.methods.method import Method
 from trifecta.methods.mono_forward import mono_forward
+from trifecta.methods.rec_lra import rec_lra
 from trifecta.methods.scff import scff
 from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
@@ -40,6 +41,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "sim": sim,
     "predsim": predsim,
     "dgl": dgl,
+    "rec-lra": rec_lra,
     "backprop": backprop,
     "deep-supervision": deep_supervision,
 }
@@ -73,6 +75,7 @@ __all__ = [
     "mono_forward",
     "pred",
     "predsim",
+    "rec_lra",
     "scff",
     "sim",
     "symba",

@@ -22,7 +22,8 @@ class Method:
         name: as in ``trifecta list``.
         label_input: how a label enters (``channel``, ``pattern``, ``overlay``), or that it does not:
             ``none``, or pairs made of images alone (``other-image``, ``masked-mix``).
-        objective: the local loss; says whether it compares pairs, and whether it scores classes.
+        objective: the local loss; says whether it compares pairs, whether it scores classes, and whether
+            it needs the network's error.
         normalization: at the input of every block: ``batch``, ``running``, ``layer``, ``length`` or
             ``none``.
         schedule: which blocks learn together at which step.
@@ -77,6 +78,11 @@ class Method:
     def tries_labels(self) -> bool:
         """Whether a prediction passes the image once with every label."""
         return self.label_input in LABEL_INPUTS
+
+    @property
+    def locality(self) -> str:
+        """What crosses a block: as its schedule says, or ``feedback`` where the network's error does."""
+        return "feedback" if self.objective.feeds_back else self.schedule.locality
 
     def _expected(self) -> tuple[bool, bool]:
         """Whether the loss must compare pairs, and whether it must score classes."""

@@ -93,7 +93,7 @@ def comparison_as_plain(rows: Sequence[RowSummary], thresholds: Sequence[float])
             "images_per_second": _mean(row, "images_per_second"),
             "training_bytes": _mean(row, "training_bytes"),
             "saved_bytes": _mean(row, "saved_bytes"),
-            "locality": row.recipe.base.method.schedule.locality,
+            "locality": row.recipe.base.method.locality,
             "seconds_to": {f"{t:g}": _seconds_to(row, t) for t in thresholds},
             "budget": row.budget,
             "hardware": row.hardware,
@@ -112,7 +112,7 @@ def _cells(row: RowSummary, thresholds: Sequence[float]) -> list[str]:
         "–" if speed is None else f"{speed:,.0f}",
         "–" if memory is None else f"{memory / 2**20:.0f} MiB",
         "–" if held is None else f"{held / 2**20:.1f} MiB",
-        row.recipe.base.method.schedule.locality,
+        row.recipe.base.method.locality,
         *("–" if seconds is None else f"{seconds:.0f}" for seconds in reached),
     ]
 

@@ -133,7 +133,7 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "images_per_second": images / seconds,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
         "peak_memory_bytes": peak_memory_bytes(device),
-        "locality": config.method.schedule.locality,
+        "locality": config.method.locality,
         "method": config.method.name,
         "network": config.network,
         "width": config.width,
