@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from trifecta.first_input import check_batch, first_input
 from trifecta.fused import (
     EAGER,
     Stage,
@@ -20,8 +20,6 @@ from trifecta.fused import (
     run_window,
     stages_of,
 )
-from trifecta.heads import FeedbackHead
-from trifecta.labels import hard_labels, wrong_labels
 from trifecta.local_network import LocalNetwork
 from trifecta.precision import autocast, resolve_precision
 from trifecta.schedules import Window
@@ -84,7 +82,7 @@ class Learner:
         Losses stay on the device, detached. Raises ValueError for images of another shape than the
         network's, and for labels that are not (B,) int64 or, seen on CPU only, not below K.
         """
-        self._check(images, labels)
+        check_batch(self.network, images, labels)
         self.network.train()
         self._set_learning_rate()
         if self.total_steps and self.network.method.optimizer.resets_heads(self.steps, self.total_steps):
@@ -100,37 +98,7 @@ class Learner:
 
     def first_input(self, images: Tensor, labels: Tensor) -> Tensor:
         """What the first block receives: (B, …), or for pairs (2B, …), positives first."""
-        network = self.network
-        if network.method.objective.feeds_back:
-            self._feed_back(images, labels)
-        if network.image_pairs is not None:
-            return network.image_pairs.pairs(images, self.generator)
-        if network.label_input is None:
-            return images
-        wrong = self._wrong_labels(images, labels)
-        return network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
-
-    def _wrong_labels(self, images: Tensor, labels: Tensor) -> Tensor:
-        network = self.network
-        if network.method.negatives == "uniform":
-            return wrong_labels(labels, network.num_classes, self.generator)
-        return hard_labels(labels, self._predict(images), self.generator)
-
-    def _feed_back(self, images: Tensor, labels: Tensor) -> None:
-        """Tell every head the network's error."""
-        scores = self._predict(images)
-        error = scores.softmax(1) - F.one_hot(labels, scores.shape[1])
-        for block in self.network.scored_blocks:
-            head = self.network.head(block)
-            assert isinstance(head, FeedbackHead)
-            head.receive(error)
-
-    @torch.no_grad()
-    def _predict(self, images: Tensor) -> Tensor:
-        """Class scores (B, K) as for new images; leaves running statistics alone."""
-        scores: Tensor = self.network.eval()(images)
-        self.network.train()
-        return scores.float() if scores.dtype.itemsize < 4 else scores
+        return first_input(self.network, images, labels, self.generator)
 
     def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The local loss at the window's last block, and that block's output, both in the graph."""
@@ -215,25 +183,6 @@ class Learner:
             owner: config.build([p for k in blocks for p in network.own_parameters(k)])
             for owner, blocks in owned.items()
         }
-
-    def _check(self, images: Tensor, labels: Tensor) -> None:
-        network = self.network
-        if images.shape[1:] != network.image_shape or not images.is_floating_point():
-            raise ValueError(
-                f"images must be float (B, {', '.join(map(str, network.image_shape))}): "
-                f"received {images.dtype} {tuple(images.shape)}"
-            )
-        if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-            raise ValueError(
-                f"labels must be int64 ({len(images)},), one per image: "
-                f"received {labels.dtype} {tuple(labels.shape)}"
-            )
-        # Looking at values on another device would wait for it.
-        if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):
-            raise ValueError(
-                f"labels must be 0 … {network.num_classes - 1}: "
-                f"received {int(labels.min())} … {int(labels.max())}"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the network's weights that the next step depends on."""
