@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/trifecta train --recipe demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: lint types wheel test
 

@@ -1,5 +1,6 @@
 """Fixtures: small images that can be learned, and caches that leave nothing behind."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import pytest
 import torch
 
 from trifecta.data import ImageData, ImageSet
+
+# Workers side by side: more threads each would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

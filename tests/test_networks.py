@@ -53,6 +53,9 @@ def test_a_residual_block_adds_to_its_input() -> None:
             parameter.zero_()
         assert torch.equal(block(x), x)
     assert ResidualBlock(4, 8, stride=2)(x).shape == (2, 8, 3, 3)
+    halved = ResidualBlock(4, 8, stride=2)
+    strided = nn.functional.conv2d(x, halved.get_parameter("shortcut.weight"), stride=2)
+    torch.testing.assert_close(halved(x), torch.relu(strided + halved.residual(x)))
 
 
 def test_width_multiplies_every_channel() -> None:
