@@ -42,7 +42,8 @@ def one_label_at_a_time(network: LocalNetwork, images: Tensor) -> list[Tensor]:
     return list(torch.stack(by_label, dim=2))
 
 
-@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+# Before any training, running statistics are as good as none.
+@pytest.mark.parametrize("normalization", [name for name in NORMALIZATIONS if name != "running"])
 @pytest.mark.parametrize("label_input", LABEL_INPUTS)
 @pytest.mark.parametrize("network", ["small", "mlp"])
 def test_all_labels_at_once_score_as_each_alone(
