@@ -380,3 +380,12 @@ def test_a_run_with_fresh_heads_is_repeatable() -> None:
             learner.step(*batch())
         states.append(network.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+
+
+@pytest.mark.parametrize(("name", "total_steps"), [("trifecta", 9), ("mono-forward", None)])
+def test_resets_that_cannot_happen_are_said(name: str, total_steps: int | None) -> None:
+    base = get_method(name)
+    method = replace(base, optimizer=replace(base.optimizer, head_resets=1))
+    network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    with pytest.warns(UserWarning, match="--head-resets is ignored"):
+        Learner(network, total_steps=total_steps)

@@ -69,6 +69,12 @@ class Learner:
         self.optimizers = self._build_optimizers()
         if recompute and (fused is False or stages_of(network.blocks) is None):
             warnings.warn("--recompute is ignored: only fused windows can recompute", stacklevel=2)
+        resets = network.method.optimizer.head_resets
+        heads = (network.head(block) for block in network.scored_blocks)
+        if resets and not (total_steps and any(any(True for _ in h.parameters()) for h in heads)):
+            warnings.warn(
+                "--head-resets is ignored: it needs heads with weights, and total_steps", stacklevel=2
+            )
         if compiled and self.device.type == "cuda":
             self.window_loss = compiled_windows(  # type: ignore[assignment]
                 self.plain_window_loss, self.device, mode="reduce-overhead"

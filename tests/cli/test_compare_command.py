@@ -43,7 +43,7 @@ def test_methods_stand_beside_each_other_on_equal_work(
         assert row["images_per_second"] > 0
         assert row["seconds_to"]["0.01"] > 0
         assert f"{row['accuracy']:.2f} ± {row['deviation']:.2f}% (n = 2)" in out
-    assert "budget quick: width 0.125, 1 epochs, batch 128" in out
+    assert "budget quick; small: width 0.125, 1 epochs, batch 128" in out
     assert "<svg" in (tmp_path / "seconds.svg").read_text()
     stored = [path.read_text() for path in (tmp_path / "benchmarks/compared").iterdir()]
     assert len(stored) == 4

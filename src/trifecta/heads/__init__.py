@@ -6,7 +6,7 @@ from trifecta.heads.feedback import FeedbackHead, LocalTargets
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
 from trifecta.heads.head import FeatureShape, Head
 from trifecta.heads.pairs import Symmetric, Threshold
-from trifecta.heads.terms import TERMS, Contrast, PairObjective, Similarity, SupervisedContrastive, Term
+from trifecta.heads.terms import Contrast, PairObjective, Similarity, SupervisedContrastive, Term
 
 Objective = Threshold | Symmetric | ScoringObjective | Combined | LocalTargets
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -26,7 +26,6 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 __all__ = [
     "OBJECTIVES",
-    "TERMS",
     "AuxiliaryCrossEntropy",
     "CentroidMargin",
     "Combined",

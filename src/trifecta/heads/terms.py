@@ -113,4 +113,3 @@ class Contrast:
 
 
 Term = Similarity | SupervisedContrastive | Contrast
-TERMS: dict[str, type[Term]] = {term.kind: term for term in (Similarity, SupervisedContrastive, Contrast)}

@@ -42,12 +42,15 @@ def print_comparison(rows: Sequence[RowSummary], thresholds: Sequence[float]) ->
 
 
 def equal_work(rows: Sequence[RowSummary]) -> str:
-    """What all rows have in common, in a line."""
-    config = rows[0].recipe(rows[0].budget)
+    """What all rows of a network have in common, in a line."""
+    configs = {row.recipe.base.network: row.recipe(row.budget) for row in rows}
+    sizes = "; ".join(
+        f"{name}: width {config.width:g}, {config.epochs} epochs, batch {config.batch_size}"
+        for name, config in configs.items()
+    )
     hardware = "; ".join(sorted({row.hardware for row in rows if row.runs}))
     return (
-        f"{config.data.source}, budget {rows[0].budget}: width {config.width:g}, {config.epochs} epochs, "
-        f"batch {config.batch_size}; {hardware or NOT_MEASURED}"
+        f"{rows[0].recipe.base.data.source}, budget {rows[0].budget}; {sizes}; {hardware or NOT_MEASURED}"
     )
 
 

@@ -33,12 +33,22 @@ def _cells(row: RowSummary) -> list[str]:
         row.recipe.title,
         "–" if published is None else f"{published.accuracy:.2f}%",
         NOT_MEASURED if row.accuracy is None else accuracy_text(row.accuracy),
-        "–" if row.difference is None else f"{row.difference:+.2f}",
+        _difference(row),
         row.budget,
         str(row.recipe(row.budget).epochs),
         "–" if row.seconds is None else f"{row.seconds:.0f}",
         row.hardware or "–",
     ]
+
+
+def _difference(row: RowSummary) -> str:
+    """In points; at budget ``full`` with the recipe's verdict on it."""
+    if row.difference is None or row.recipe.published is None:
+        return "–"
+    tolerance = row.recipe.published.tolerance
+    verdict = "within" if abs(row.difference) <= tolerance else "not within"
+    judged = f" ({verdict} ±{tolerance:.2f})" if row.budget == "full" else ""
+    return f"{row.difference:+.2f}{judged}"
 
 
 def effect_cells(table: ResultTable, rows: Sequence[RowSummary]) -> list[list[str]]:
