@@ -20,6 +20,7 @@ from trifecta.heads import (
     Similarity,
     SupervisedContrastive,
 )
+from trifecta.heads.classifiers import LinearHead
 from trifecta.objectives import similarity_loss, supervised_contrastive_loss
 
 SHAPE, CLASSES = (6, 8, 8), 3
@@ -32,6 +33,22 @@ def features(size: int = 5) -> Tensor:
 
 def labels(size: int = 5) -> Tensor:
     return torch.arange(size) % CLASSES
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_normalised_classifier_reads_averages_less_their_mean_over_their_deviation(pool: int) -> None:
+    head = CrossEntropy(pool=pool, normalized=True).head(SHAPE, CLASSES).double()
+    assert isinstance(head, LinearHead)
+    a = features()
+    averages = F.adaptive_avg_pool2d(a, pool).permute(0, 2, 3, 1).flatten(1)
+    spread = (averages.var(0, correction=0) + 1e-5).sqrt()
+    expected = (averages - averages.mean(0)) / spread @ head.classifier.weight.T + head.classifier.bias
+    torch.testing.assert_close(head.scores(a), expected)
+    if pool == 1:
+        moments = Moments(sums=a.sum((2, 3)), squares=a.square().sum((2, 3)), positions=64)
+        torch.testing.assert_close(head.scores(moments), expected)
+    # A prediction does not depend on what stands beside it.
+    torch.testing.assert_close(head.eval().scores(a)[:2], head.scores(a[:2]))
 
 
 def test_similarity_is_of_cosines_about_the_batch_mean() -> None:
@@ -82,7 +99,7 @@ def test_patches_are_root_mean_squares_of_pieces_of_the_maps() -> None:
     a = features()
     g = patch_rms(a, 2)
     assert g.shape == (5, 6 * 4)
-    torch.testing.assert_close(g[1, 4 * 2 + 1], a[1, 2, :4, 4:].square().mean().sqrt(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(g[1, 6 * 1 + 2], a[1, 2, :4, 4:].square().mean().sqrt(), rtol=1e-6, atol=0)
     torch.testing.assert_close(patch_rms(-a[:, :, 0, 0], 2), a[:, :, 0, 0], rtol=1e-3, atol=1e-3)
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from trifecta.patches import patch_means
 
 
 class Moments(NamedTuple):
@@ -20,11 +21,13 @@ class Moments(NamedTuple):
         sums: ``Σ_p a_p``, (N, C).
         squares: ``Σ_p a_p²``, (N, C).
         positions: how many p there are; 1 for fully connected blocks.
+        patch_means: :func:`trifecta.patches.patch_means`, (N, P²·C), where a head asked for them.
     """
 
     sums: Tensor
     squares: Tensor
     positions: int
+    patch_means: Tensor | None = None
 
 
 Goodness = Callable[[Tensor | Moments], Tensor]
@@ -84,14 +87,14 @@ def group_mean(activations: Tensor | Moments, groups: Tensor) -> Tensor:
 
 
 def patch_rms(activations: Tensor, patches: int) -> Tensor:
-    """Root mean square of each channel in each of P×P patches of its map, (N, C, H, W) → (N, C·P²).
+    """Root mean square of each channel in each of P×P patches of its map, (N, C, H, W) → (N, P²·C).
 
     ``sqrt(mean_{i in patch} a_i² + 1e-8)``; of (N, C) the magnitude of each. Source: Gong et al. 2025
     (ASGE, arXiv 2509.12394).
     """
     squares = _wide(activations).square()
     if squares.ndim == 4:
-        squares = F.adaptive_avg_pool2d(squares, patches)
+        squares = patch_means(squares, patches)
     return (squares.flatten(1) + 1e-8).sqrt()
 
 

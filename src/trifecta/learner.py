@@ -75,6 +75,8 @@ class Learner:
             warnings.warn(
                 "--head-resets is ignored: it needs heads with weights, and total_steps", stacklevel=2
             )
+        if network.method.optimizer.freeze_from < 1 and not total_steps:
+            warnings.warn("--freeze-from is ignored: it needs total_steps", stacklevel=2)
         if compiled and self.device.type == "cuda":
             self.window_loss = compiled_windows(  # type: ignore[assignment]
                 self.plain_window_loss, self.device, mode="reduce-overhead"
@@ -96,8 +98,12 @@ class Learner:
         losses: list[Tensor | None] = [None] * len(self.network.blocks)
         with autocast(self.precision, self.device):
             x = self.first_input(images, labels)
+            frozen = self.network.method.optimizer.frozen_blocks(self._progress, len(losses))
+            x = self._pass_frozen(x, frozen)
             for window in self.network.method.schedule.windows(self.steps, len(losses)):
-                loss, x = self._learn(window, x, labels)
+                if window.last < frozen:
+                    continue
+                loss, x = self._learn(Window(max(window.first, frozen), window.last), x, labels)
                 losses[window.last] = loss
         self.steps += 1
         return losses
@@ -119,9 +125,10 @@ class Learner:
             constant_channels=constant,
             skip_zero_rows=head.skips_samples,
             recompute=self.recompute,
+            patches=head.reads_patches,
             kernels=self.kernels,
         )
-        return head.loss(moments if head.reads_moments else output, labels), output
+        return head.loss(moments if head.reads_moments or head.reads_patches else output, labels), output
 
     def _stages(self, window: Window, x: Tensor) -> tuple[Stage, ...] | None:
         """The window's blocks for a fused pass over ``x``; None for a plain one."""
@@ -151,10 +158,22 @@ class Learner:
             self.optimizers[owner].zero_grad(set_to_none=True)
         return loss.detach(), output.detach()
 
+    @torch.no_grad()
+    def _pass_frozen(self, x: Tensor, frozen: int) -> Tensor:
+        """What the first blocks, which learn no more, make of their input."""
+        for block in self.network.blocks[:frozen]:
+            x = block(x)
+        return x
+
+    @property
+    def _progress(self) -> float:
+        """The share of the run that is done; 0 where its length is unknown."""
+        return self.steps / self.total_steps if self.total_steps else 0.0
+
     def _set_learning_rate(self) -> None:
-        progress = self.steps / self.total_steps if self.total_steps else 0.0
-        rate = self.network.method.optimizer.rate(progress)
-        for optimizer in self.optimizers.values():
+        config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
+        for owner, optimizer in self.optimizers.items():
+            rate = config.rate(self._progress, end=config.end(owner, num_blocks))
             for group in optimizer.param_groups:
                 group["lr"] = rate
 
@@ -186,7 +205,10 @@ class Learner:
         else:
             owned = {k: range(k, k + 1) for k in range(num_blocks)}
         return {
-            owner: config.build([p for k in blocks for p in network.own_parameters(k)])
+            owner: config.build(
+                [p for k in blocks for p in network.own_parameters(k)],
+                hidden=[p for k in blocks for p in network.blocks[k].parameters() if p.ndim > 1],
+            )
             for owner, blocks in owned.items()
         }
 

@@ -36,7 +36,8 @@ class LocalNetwork(nn.Module):
         num_classes: K, at least 2.
 
     Raises:
-        ValueError: fewer than two classes, no blocks, or a read-out of blocks that have no scores.
+        ValueError: fewer than two classes, no blocks, a read-out of blocks that have no scores, or
+            superclasses of another number of classes.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class LocalNetwork(nn.Module):
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         shapes = self._feature_shapes()
         self._heads = nn.ModuleDict(
-            {str(k): method.objective.head(shapes[k], num_classes) for k in self.scored_blocks}
+            {str(k): method.head(k, len(self.blocks), shapes[k], num_classes) for k in self.scored_blocks}
         )
 
     def head(self, block: int) -> Head:

@@ -44,12 +44,28 @@ def test_methods_stand_beside_each_other_on_equal_work(
         assert row["seconds_to"]["0.01"] > 0
         assert f"{row['accuracy']:.2f} ± {row['deviation']:.2f}% (n = 2)" in out
     assert "budget quick; small: width 0.125, 1 epochs, batch 128" in out
+    assert out.count("3 MiB (1.00×)") == 2
+    assert "×: over backprop of the same network" in out
     assert "<svg" in (tmp_path / "seconds.svg").read_text()
     stored = [path.read_text() for path in (tmp_path / "benchmarks/compared").iterdir()]
     assert len(stored) == 4
     assert not any(str(stripes_folder.parent) in text for text in stored)
     # Nothing is left to do.
     assert "[" not in run(capsys, *arguments)[2]
+
+
+def test_times_are_of_the_seeds_that_were_timed(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", "--data", str(stripes_folder), "--methods", "class-groups", "--budget", "quick"]
+    arguments += ["--thresholds", "0.01", "--json"]
+    alone = json.loads(run(capsys, *arguments)[1])[0]
+    both = json.loads(run(capsys, *arguments, "--seeds", "2", "--untimed")[1])[0]
+    assert both["n"] == 2
+    assert both["seconds_to"] == alone["seconds_to"]
+    assert both["images_per_second"] == alone["images_per_second"]
+    # Without a row of backprop there is nothing to stand beside.
+    assert "×" not in run(capsys, *arguments[:-1], "--show")[1]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from trifecta.fused import Stage, chunks, run_window, stages_of
 from trifecta.goodness import Moments, mean_square
 from trifecta.heads import Symmetric
 from trifecta.objectives import symmetric_loss
+from trifecta.patches import patch_means
 from trifecta.precision import autocast
 
 Loss = Callable[[Tensor, Moments], Tensor]
@@ -348,3 +349,30 @@ def test_recomputing_what_is_not_fused_is_said_to_be_ignored() -> None:
 
 def test_windows_with_running_statistics_take_the_plain_graph() -> None:
     assert stages_of([conv_block(2, 3, normalization="running")]) is None
+
+
+@pytest.mark.parametrize("patches", [1, 2, 4])
+@pytest.mark.parametrize("pools", [(False,), (True,), (True, False), (False, True)], ids=str)
+def test_patch_means_have_the_gradients_of_the_plain_graph(pools: tuple[bool, ...], patches: int) -> None:
+    blocks, x = conv_blocks(pools, "batch"), torch.randn(7, 3, 16, 8)
+    found = []
+    for fused in (True, False):
+        copied, images = copy.deepcopy(blocks), x.clone().requires_grad_()
+        if fused:
+            stages = stages_of(copied)
+            assert stages is not None
+            features, moments = run_window(stages, images, patches=patches)
+            means = moments.patch_means
+            assert means is not None
+        else:
+            features = images
+            for block in copied:
+                features = block(features)
+            means, moments = patch_means(features, patches), moments_of(features)
+        # Beside other gradients, and alone.
+        for loss in (weighted(means), weighted(means) + LOSSES["all"](features, moments)):
+            inputs = [images, *copied.parameters()]
+            found.append([means, *torch.autograd.grad(loss, inputs, retain_graph=True)])
+    for ours, expected in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(ours, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()))

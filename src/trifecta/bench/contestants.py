@@ -80,12 +80,16 @@ def _learner(kind: type[Learner] = Learner, **options: bool) -> Callable[[LocalN
 
 
 def _contestants() -> list[Contestant]:
-    trifecta, groups, backprop = (get_method(name) for name in ("trifecta", "class-groups", "backprop"))
+    names = ("trifecta", "class-groups", "superfecta", "backprop")
+    trifecta, groups, superfecta, backprop = (get_method(name) for name in names)
+    with_muon = replace(backprop, optimizer=superfecta.optimizer)
     rows = [("trifecta", "Trifecta, exact pairs", trifecta, _learner())]
     rows += [("class-groups", "class groups, one pass", groups, _learner())]
+    rows += [("superfecta", "superfecta, one pass", superfecta, _learner())]
     rows += [(name, f"{title}, pairs", get_method(name), _learner()) for name, title in _PAIRS.items()]
     rows += [
         (BACKPROP, "backprop, same optimisations", backprop, _learner()),
+        ("backprop-muon", "backprop, same optimisations, Muon", with_muon, _learner()),
         ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
         ("backprop-checkpointed", "backprop, checkpointed", backprop, _learner(CheckpointedLearner)),
         ("backprop-accumulated", "backprop, 4 accumulated pieces", backprop, _learner(AccumulatedLearner)),

@@ -20,6 +20,7 @@ from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
 from trifecta.devices import peak_memory_bytes
 from trifecta.learner import Learner
+from trifecta.muon import Muon
 
 # Both parities of an overlapping schedule, and the first again with warm buffers.
 STEPS = 3
@@ -107,7 +108,7 @@ class _Holder:
 
 
 def _fill_optimizers(trainer: Trains) -> None:
-    """Give Adam its moments now, so that they count as part of the model and not of training."""
+    """Give optimizers their moments now, so that they count as part of the model and not of training."""
     optimizers: Iterable[torch.optim.Optimizer] = ()
     if isinstance(trainer, PublishedRule):
         optimizers = trainer.optimizers
@@ -116,7 +117,9 @@ def _fill_optimizers(trainer: Trains) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                moments = {name: torch.empty_like(parameter).zero_() for name in ("exp_avg", "exp_avg_sq")}
+                hidden = isinstance(optimizer, Muon) and optimizer.is_hidden(parameter)
+                names = ("momentum",) if hidden else ("exp_avg", "exp_avg_sq")
+                moments = {name: torch.empty_like(parameter).zero_() for name in names}
                 optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 

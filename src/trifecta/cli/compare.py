@@ -15,7 +15,7 @@ from trifecta.data import DataConfig
 from trifecta.recipes.league import league_recipes
 from trifecta.report.bench import check_figure
 from trifecta.report.comparison import comparison_as_plain, draw_comparison, print_comparison
-from trifecta.reproduce.plan import PlannedRun
+from trifecta.reproduce.plan import PlannedRun, plan_recipes
 from trifecta.reproduce.results import read_results
 from trifecta.reproduce.runner import Reproduction
 from trifecta.reproduce.summary import summarise
@@ -60,17 +60,14 @@ def compare_command(
     if figure is not None:
         check_figure(figure)
     recipes = league_recipes(_names(methods), _names(networks), DataConfig(source=data_name(data)))
-    runs = []
-    for seed in range(seeds):
-        for recipe in recipes:
-            config = recipe(budget, seed=seed)
-            config = replace(
-                config,
-                data=replace(config.data, source=data),
-                device=device,
-                precision=precision,
-            )
-            runs.append(PlannedRun(recipe=recipe, config=config))
+    runs = plan_recipes(
+        recipes,
+        budget=budget,
+        seeds=seeds,
+        locate=lambda config: replace(config, source=data),
+        device=device,
+        precision=precision,
+    )
     failed: dict[str, str] = {}
     if not show:
         reproduction = Reproduction(runs, out=out, work=work, timed=not untimed, measure=memory_of)

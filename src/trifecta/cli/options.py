@@ -25,8 +25,18 @@ _DATA = (
     "validation",
 )
 _OBJECTIVE = ("goodness", "alpha", "threshold", "skip_settled")
-_METHOD = ("label_input", "negatives", "normalization", "readout")
-_OPTIMIZER = ("learning_rate", "decay", "weight_decay", "ownership", "head_resets")
+_METHOD = ("label_input", "negatives", "superclasses", "normalization", "readout")
+# As spelled on the command line, where it is not the setting's own name.
+_SPELLED = {"algorithm": "optimizer"}
+_OPTIMIZER = (
+    "algorithm",
+    "learning_rate",
+    "decay",
+    "weight_decay",
+    "ownership",
+    "head_resets",
+    "freeze_from",
+)
 
 
 def build_config(options: Options) -> RunConfig:
@@ -73,7 +83,8 @@ def accuracy_configs(options: Options) -> list[RunConfig]:
 
 def given_names(options: Options) -> list[str]:
     """Options that the user gave, as spelled on the command line."""
-    return [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    given = (_SPELLED.get(name, name) for name, value in options.items() if value is not None)
+    return [f"--{name.replace('_', '-')}" for name in given]
 
 
 def _start(options: Options) -> RunConfig:

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from trifecta.cli.options import build_config, given_names
-from trifecta.cli.parameters import image_size
+from trifecta.cli.parameters import image_size, whole_numbers
 from trifecta.cli.progress import ConsoleProgress
 from trifecta.cli.signals import stop_on_signal
 from trifecta.report.terminal import print_run
@@ -33,7 +33,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--width", type=float, help="Multiplies the network's channels.  [default: 1]"),
     click.option("--epochs", type=int, help="Passes over the training images.  [default: 10]"),
     click.option("--batch-size", type=int, help="Images a step.  [default: 128]"),
-    click.option("--learning-rate", type=float, help="Adam's, at the start.  [default: 0.003]"),
+    click.option(
+        "--optimizer", "algorithm", metavar="NAME", help="adam or muon.  [default: the method's own]"
+    ),
+    click.option("--learning-rate", type=float, help="At the start.  [default: 0.003]"),
     click.option(
         "--decay", metavar="NAME", help="Of the learning rate, cosine or constant.  [default: cosine]"
     ),
@@ -74,8 +77,20 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "--label-input", metavar="NAME", help="channel, pattern, overlay, none, other-image or masked-mix."
     ),
     click.option("--negatives", metavar="NAME", help="Wrong labels, uniform or hard.  [default: uniform]"),
+    click.option(
+        "--superclasses",
+        metavar="0,0,1,…",
+        callback=whole_numbers,
+        help="Each class's superclass; the first half of the blocks learns only these.",
+    ),
     click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
     click.option("--head-resets", type=int, help="How often read-out heads start afresh.  [default: 0]"),
+    click.option(
+        "--freeze-from",
+        type=float,
+        metavar="SHARE",
+        help="Of the run, after which the first block stays as it is, then others.  [default: 1: never]",
+    ),
     click.option("--readout", metavar="NAME", help="last, last-half, all-but-first, all, chosen or 2,3,…"),
     click.option("--subset", metavar="NAME", help="Configuration of a Hub data set."),
     click.option("--image-column", metavar="NAME", help="If not the one found by its type."),

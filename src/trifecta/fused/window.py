@@ -26,6 +26,7 @@ from trifecta.fused.norms import Statistics
 from trifecta.fused.pointwise import EAGER, Kernels, channel_moments
 from trifecta.fused.stages import Parameters, Stage, as_input, compute_dtype
 from trifecta.goodness import Moments
+from trifecta.patches import patch_means, spread_patches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Plan:
         recompute: keep the activations of every other block only, and make the others again, piece by
             piece, twice: for a window of two, a third of the memory less for two more forward passes of
             its first block.
+        patches: P where the means of P×P patches are wanted, else 0.
         kernels: the elementwise work, eager or compiled.
     """
 
@@ -49,6 +51,7 @@ class Plan:
     constant_channels: int = 0
     skip_zero_rows: bool = False
     recompute: bool = False
+    patches: int = 0
     kernels: Kernels = EAGER
 
     def keeps(self, block: int) -> bool:
@@ -63,6 +66,7 @@ def run_window(
     constant_channels: int = 0,
     skip_zero_rows: bool = False,
     recompute: bool = False,
+    patches: int = 0,
     kernels: Kernels = EAGER,
 ) -> tuple[Tensor, Moments]:
     """Forward pass of a window in train mode, differentiable once.
@@ -73,6 +77,7 @@ def run_window(
         constant_channels: see :class:`Plan`.
         skip_zero_rows: see :class:`Plan`.
         recompute: see :class:`Plan`.
+        patches: see :class:`Plan`; they must be of equal size.
         kernels: see :class:`Plan`.
 
     Returns:
@@ -86,18 +91,20 @@ def run_window(
         constant_channels=constant_channels,
         skip_zero_rows=skip_zero_rows,
         recompute=recompute,
+        patches=patches,
         kernels=kernels,
     )
     parameters = [p for stage in plan.stages for p in stage.parameters]
-    features, sums, squares = _Window.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
-    return features, Moments(sums=sums, squares=squares, positions=math.prod(features.shape[2:]))
+    features, sums, squares, means = _Window.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
+    positions = math.prod(features.shape[2:])
+    return features, Moments(sums=sums, squares=squares, positions=positions, patch_means=means)
 
 
 class _Window(torch.autograd.Function):
     """Saved: the input, then activations, places, mean and variance of each block, then parameters."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.plan, ctx.input_dtype, ctx.input_shape = plan, x.dtype, x.shape
         x = as_input(plan.stages[0], x, plan.dtype)
         saved: list[Tensor | None] = [x]
@@ -112,18 +119,24 @@ class _Window(torch.autograd.Function):
         assert moments is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved, *parameters)
+        means = patch_means(x, plan.patches) if plan.patches else None
         # A view, so that what is saved is no output of this node and holds no graph.
-        return (x.view_as(x), *moments)
+        return (x.view_as(x), *moments, means)
 
     @staticmethod
     def backward(
-        ctx: Any, of_features: Tensor | None, of_sums: Tensor | None, of_squares: Tensor | None
+        ctx: Any,
+        of_features: Tensor | None,
+        of_sums: Tensor | None,
+        of_squares: Tensor | None,
+        of_means: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         plan: Plan = ctx.plan
+        given = (of_features, of_sums, of_squares, of_means)
         blocks = _restore(ctx)
         wants_input = ctx.needs_input_grad[0]
-        kept = _rows_with_gradient(of_features, of_sums, of_squares) if plan.skip_zero_rows else None
-        source = _closing_source(blocks[-1], of_features, of_sums, of_squares)
+        kept = _rows_with_gradient(*given) if plan.skip_zero_rows else None
+        source = _closing_source(blocks[-1], *given)
         gradients: list[Tensor | None] = []
         with torch.autocast(blocks[0].device.type, enabled=False):
             for k in reversed(range(len(blocks))):
@@ -175,15 +188,23 @@ def _restore(ctx: Any) -> list[BlockPass]:
 
 
 def _closing_source(
-    block: BlockPass, of_features: Tensor | None, of_sums: Tensor | None, of_squares: Tensor | None
+    block: BlockPass,
+    of_features: Tensor | None,
+    of_sums: Tensor | None,
+    of_squares: Tensor | None,
+    of_means: Tensor | None,
 ) -> Source:
     """The gradient under the last ReLU, from those of what the window returned."""
     activations = block.activations
     assert activations is not None
 
     def source(rows: Rows) -> Tensor:
-        parts = (None if g is None else g[rows] for g in (of_sums, of_squares, of_features))
-        return block.kernels.moment_gradient(activations[rows], *parts)
+        piece = activations[rows]
+        sums, squares, direct = (None if g is None else g[rows] for g in (of_sums, of_squares, of_features))
+        if of_means is not None:
+            spread = spread_patches(of_means[rows], piece.shape)
+            direct = spread if direct is None else direct + spread
+        return block.kernels.moment_gradient(piece, sums, squares, direct)
 
     return source
 

@@ -13,22 +13,36 @@ from torch import Tensor, nn
 
 from trifecta.goodness import Moments
 from trifecta.heads.head import FeatureShape, Head
+from trifecta.patches import divides, patch_means
 
 # Distances between unit vectors are at most 4: too little for a softmax to be sure.
 SHARPNESS = 8.0
 
 
 class LinearHead(Head):
-    """Averages maps to ``pool``×``pool`` (0: as they are), then a linear classifier with cross-entropy."""
+    """Averages maps to ``pool``×``pool`` (0: as they are), then a linear classifier with cross-entropy.
+
+    With ``normalized`` each average is batch-normalised first, without gain or bias, as both would be
+    absorbed by the classifier.
+    """
 
     def __init__(
-        self, feature_shape: FeatureShape, num_classes: int, *, pool: int, smoothing: float = 0.0
+        self,
+        feature_shape: FeatureShape,
+        num_classes: int,
+        *,
+        pool: int,
+        smoothing: float = 0.0,
+        normalized: bool = False,
     ) -> None:
         super().__init__()
         self.smoothing = smoothing
         # Units of a fully connected block are maps of one position.
         self.pool = pool if len(feature_shape) == 3 else 1
+        if self.pool > 1 and divides(self.pool, feature_shape):
+            self.reads_patches = self.pool
         in_features = feature_shape[0] * self.pool**2 if self.pool else math.prod(feature_shape)
+        self.normalize = nn.BatchNorm1d(in_features, affine=False) if normalized else nn.Identity()
         self.classifier = nn.Linear(in_features, num_classes)
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
@@ -38,10 +52,12 @@ class LinearHead(Head):
     def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N, K)."""
         if isinstance(features, Moments):
-            features = features.sums / features.positions
+            means = features.sums / features.positions if self.pool == 1 else features.patch_means
+            assert means is not None
+            features = means
         elif self.pool and features.ndim == 4:
-            features = F.adaptive_avg_pool2d(features, self.pool)
-        return at_least_float32(self.classifier(features.flatten(1)))
+            features = patch_means(features, self.pool)
+        return at_least_float32(self.classifier(self.normalize(features.flatten(1))))
 
     @property
     def reads_moments(self) -> bool:
@@ -106,7 +122,7 @@ class CentroidHead(Head):
         """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""
         assert isinstance(features, Tensor)
         if features.ndim == 4:
-            features = F.adaptive_avg_pool2d(features, self.pool)
+            features = patch_means(features, self.pool)
         with torch.autocast(features.device.type, enabled=False):
             unit = F.normalize(at_least_float32(features.flatten(1)))
             centroids = self.centroids.to(unit.dtype)
@@ -121,7 +137,10 @@ class CentroidHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """Cross-entropy of a linear classifier: :class:`LinearHead`, with label ``smoothing``."""
+    """Cross-entropy of a linear classifier: :class:`LinearHead`, with label ``smoothing``.
+
+    ``normalized``: the classifier reads batch-normalised averages.
+    """
 
     kind: ClassVar[str] = "cross-entropy"
     pairs: ClassVar[bool] = False
@@ -129,10 +148,17 @@ class CrossEntropy:
     feeds_back: ClassVar[bool] = False
     pool: int = 1
     smoothing: float = 0.0
+    normalized: bool = False
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
-        return LinearHead(feature_shape, num_classes, pool=self.pool, smoothing=self.smoothing)
+        return LinearHead(
+            feature_shape,
+            num_classes,
+            pool=self.pool,
+            smoothing=self.smoothing,
+            normalized=self.normalized,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

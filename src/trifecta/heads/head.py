@@ -21,9 +21,11 @@ class Head(nn.Module, ABC):
 
     Attributes:
         skips_samples: whether the loss leaves samples out, whose gradient is then exactly 0.
+        reads_patches: P where the loss needs only the means of P×P patches; 0 where it needs others.
     """
 
     skips_samples: bool = False
+    reads_patches: int = 0
 
     @abstractmethod
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trifecta.heads.head import FeatureShape, Head
 from trifecta.heads.pairs import Symmetric, Threshold
 from trifecta.objectives import similarity_loss, supervised_contrastive_loss
+from trifecta.patches import patch_means
 
 PairObjective = Threshold | Symmetric
 
@@ -52,7 +53,7 @@ class ContrastiveModule(nn.Module):
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
         if self.pool:
-            features = F.adaptive_avg_pool2d(features, self.pool)
+            features = patch_means(features, self.pool)
         # Without its length a sample holds no goodness.
         unit = F.normalize(features.flatten(1))
         return supervised_contrastive_loss(self.projection(unit), labels, temperature=self.temperature)

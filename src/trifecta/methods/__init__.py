@@ -19,6 +19,7 @@ from trifecta.methods.method import Method
 from trifecta.methods.mono_forward import mono_forward
 from trifecta.methods.rec_lra import rec_lra
 from trifecta.methods.scff import scff
+from trifecta.methods.superfecta import superfecta
 from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
 from trifecta.names import lookup
@@ -27,6 +28,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "trifecta": trifecta,
     "ff": ff,
     "symba": symba,
+    "superfecta": superfecta,
     "class-groups": class_groups,
     "cwcomp": cwcomp,
     "deeper-forward": deeper_forward,
@@ -78,6 +80,7 @@ __all__ = [
     "rec_lra",
     "scff",
     "sim",
+    "superfecta",
     "symba",
     "trifecta",
 ]

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from trifecta.blocks import NORMALIZATIONS
-from trifecta.heads import Objective
+from trifecta.heads import Head, Objective
+from trifecta.heads.coarse import CoarseHead, check_superclasses
+from trifecta.heads.head import FeatureShape
 from trifecta.image_pairs import IMAGE_PAIRS
 from trifecta.labels import EXTRA_CHANNELS, LABEL_INPUTS, ImageShape
 from trifecta.optimizers import OptimizerConfig
@@ -29,6 +31,8 @@ class Method:
         schedule: which blocks learn together at which step.
         negatives: which wrong label a negative carries, ``uniform`` or ``hard`` (what the network believes
             in; finding that out costs a prediction of every image).
+        superclasses: of every class, numbered from 0: the first half of the blocks learns to tell these
+            apart, the second half the classes (coarse-to-fine targets); empty for classes throughout.
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
     """
@@ -39,6 +43,7 @@ class Method:
     normalization: str
     schedule: Schedule
     negatives: str = "uniform"
+    superclasses: tuple[int, ...] = ()
     readout: str = "last"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -62,6 +67,12 @@ class Method:
                 f"hard negatives are wrong labels: received --negatives hard with label input "
                 f"{self.label_input}, where no label enters; drop --negatives"
             )
+        object.__setattr__(self, "superclasses", tuple(self.superclasses))
+        if self.superclasses and (self.objective.feeds_back or not self.objective.scores_classes):
+            raise ValueError(
+                "superclasses need a loss that scores classes from a block alone: received --superclasses "
+                f"with loss {self.objective.kind}; drop --superclasses"
+            )
         if (self.objective.pairs, self.objective.scores_classes) != self._expected():
             raise ValueError(
                 "a loss over pairs needs labels at the input, or pairs of images and a read-out; "
@@ -73,6 +84,19 @@ class Method:
         """What the first block receives for images (C, H, W): the label may add a channel."""
         channels, height, width = image_shape
         return channels + EXTRA_CHANNELS.get(self.label_input, 0), height, width
+
+    def head(self, block: int, num_blocks: int, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """The head on ``block`` of so many, whose output is (N, *feature_shape).
+
+        Raises:
+            ValueError: superclasses that do not fit the number of classes.
+        """
+        if not self.superclasses:
+            return self.objective.head(feature_shape, num_classes)
+        count = check_superclasses(self.superclasses, num_classes)
+        if block >= num_blocks // 2:
+            return self.objective.head(feature_shape, num_classes)
+        return CoarseHead(self.objective.head(feature_shape, count), self.superclasses)
 
     @property
     def tries_labels(self) -> bool:

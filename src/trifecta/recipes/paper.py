@@ -28,14 +28,14 @@ _CROP_ROTATE = AUGMENTATIONS["crop-rotate"]
 _SMALL: dict[str, Budget] = {
     "quick": Budget(width=0.125, epochs=1),
     "grid": Budget(width=0.125, epochs=2),
-    "cpu": Budget(width=0.25, epochs=4),
+    "cpu": Budget(width=0.25, epochs=3),
     "full": Budget(width=1.0, epochs=100, batch_size=512, augmentation=_CROP_ROTATE),
 }
-# Twice the multiply-adds of small, so half the epochs where seconds are bounded.
+# Twice the multiply-adds of small, so narrower and fewer epochs where seconds are bounded.
 _LARGE: dict[str, Budget] = {
     "quick": Budget(width=0.0625, epochs=1),
     "grid": Budget(width=0.125, epochs=2),
-    "cpu": Budget(width=0.25, epochs=2),
+    "cpu": Budget(width=0.1875, epochs=2),
     "full": Budget(width=1.0, epochs=200, batch_size=512, augmentation=_CROP_ROTATE),
 }
 _MLP: dict[str, Budget] = {

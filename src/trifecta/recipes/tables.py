@@ -10,6 +10,7 @@ from trifecta.recipes.data_sets import DATA_SETS
 from trifecta.recipes.factors import batch_size_recipes, factor_recipes
 from trifecta.recipes.paper import paper_recipes
 from trifecta.recipes.recipe import Recipe
+from trifecta.recipes.superfecta import superfecta_recipes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,13 @@ def _tables() -> list[ResultTable]:
             budget="grid",
         ),
     ]
-    return [*by_data, *grids, *factors]
+    ours = ResultTable(
+        name="superfecta",
+        title="Superfecta, one thing changed at a time: small, cifar10",
+        recipes=superfecta_recipes("small", "cifar10"),
+        budget="grid",
+    )
+    return [*by_data, *grids, *factors, ours]
 
 
 def _grid(network: str, data: str) -> ResultTable:

@@ -1,7 +1,7 @@
 """Methods beside each other: accuracy, speed, memory, locality, seconds to accuracy."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,18 @@ from trifecta.bench.accuracy import seconds_to
 from trifecta.report.bench import END_TO_END, check_figure
 from trifecta.report.reproduction import NOT_MEASURED, accuracy_text
 from trifecta.report.terminal import percent, plain_console, simple_table
+from trifecta.reproduce.results import StoredRun
 from trifecta.reproduce.summary import RowSummary
+from trifecta.schedules import END_TO_END as END_TO_END_SCHEDULE
 
 
 def comparison_table(
     rows: Sequence[RowSummary], thresholds: Sequence[float]
 ) -> tuple[list[str], list[list[str]]]:
-    """Heading and cells, the most accurate first, what was not measured last."""
+    """Heading and cells, the most accurate first, what was not measured last.
+
+    Speed and memory stand beside their ratio to plain backprop's of the same network, where it is there.
+    """
     head = [
         "method, network",
         "test accuracy",
@@ -27,7 +32,7 @@ def comparison_table(
         *(f"s to {percent(threshold)}" for threshold in thresholds),
     ]
     ordered = sorted(rows, key=lambda row: -row.accuracy.mean if row.accuracy else 0.0)
-    return head, [_cells(row, thresholds) for row in ordered]
+    return head, [_cells(row, _reference(row, rows), thresholds) for row in ordered]
 
 
 def print_comparison(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> None:
@@ -49,13 +54,15 @@ def equal_work(rows: Sequence[RowSummary]) -> str:
         for name, config in configs.items()
     )
     hardware = "; ".join(sorted({row.hardware for row in rows if row.runs}))
+    beside = "; ×: over backprop of the same network" if any(_reference(r, rows) for r in rows) else ""
     return (
-        f"{rows[0].recipe.base.data.source}, budget {rows[0].budget}; {sizes}; {hardware or NOT_MEASURED}"
+        f"{rows[0].recipe.base.data.source}, budget {rows[0].budget}; {sizes}; "
+        f"{hardware or NOT_MEASURED}{beside}"
     )
 
 
 def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
-    """Validation accuracy over seconds of training, one line a row (its first seed).
+    """Validation accuracy over seconds of training, one line a row (its first timed seed).
 
     Raises:
         ValueError: neither .svg, .png nor .pdf.
@@ -69,9 +76,9 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         for row in rows:
-            if row.runs and row.seconds is not None:
-                history = row.runs[0].history
-                end_to_end = row.runs[0].result["locality"] == "end-to-end"
+            for run in _timed(row)[:1]:
+                history = run.history
+                end_to_end = run.result["locality"] == "end-to-end"
                 axes.plot(
                     list(accumulate(record["seconds"] for record in history)),
                     [record["validation_accuracy"] for record in history],
@@ -105,16 +112,27 @@ def comparison_as_plain(rows: Sequence[RowSummary], thresholds: Sequence[float])
     ]
 
 
-def _cells(row: RowSummary, thresholds: Sequence[float]) -> list[str]:
-    speed = _mean(row, "images_per_second")
-    memory, held = (_mean(row, name) for name in ("training_bytes", "saved_bytes"))
+def _reference(row: RowSummary, rows: Sequence[RowSummary]) -> RowSummary | None:
+    """Plain backprop of the same network."""
+    network = row.recipe.base.network
+    candidates = (other for other in rows if other.recipe.base.network == network)
+    return next((o for o in candidates if o.recipe.base.method.schedule == END_TO_END_SCHEDULE), None)
+
+
+def _cells(row: RowSummary, reference: RowSummary | None, thresholds: Sequence[float]) -> list[str]:
+    def beside(name: str, text: Callable[[float], str]) -> str:
+        value, other = (None if one is None else _mean(one, name) for one in (row, reference))
+        if value is None:
+            return "–"
+        return text(value) if other is None else f"{text(value)} ({value / other:.2f}×)"
+
     reached = [_seconds_to(row, threshold) for threshold in thresholds]
     return [
         row.recipe.title,
         NOT_MEASURED if row.accuracy is None else accuracy_text(row.accuracy),
-        "–" if speed is None else f"{speed:,.0f}",
-        "–" if memory is None else f"{memory / 2**20:.0f} MiB",
-        "–" if held is None else f"{held / 2**20:.1f} MiB",
+        beside("images_per_second", lambda speed: f"{speed:,.0f}"),
+        beside("training_bytes", lambda size: f"{size / 2**20:.0f} MiB"),
+        beside("saved_bytes", lambda size: f"{size / 2**20:.1f} MiB"),
         row.recipe.base.method.locality,
         *("–" if seconds is None else f"{seconds:.0f}" for seconds in reached),
     ]
@@ -126,9 +144,11 @@ def _mean(row: RowSummary, name: str) -> float | None:
 
 
 def _seconds_to(row: RowSummary, threshold: float) -> float | None:
-    """Mean over seeds; None unless every seed gets there and was timed."""
-    if row.seconds is None:
-        return None
-    reached = [seconds_to(run.history, threshold) for run in row.runs]
+    """Mean over the seeds that were timed; None unless each of them gets there."""
+    reached = [seconds_to(run.history, threshold) for run in _timed(row)]
     known = [seconds for seconds in reached if seconds is not None]
-    return statistics.mean(known) if len(known) == len(row.runs) else None
+    return statistics.mean(known) if known and len(known) == len(reached) else None
+
+
+def _timed(row: RowSummary) -> list[StoredRun]:
+    return [run for run in row.runs if "seconds" in run.result]

@@ -11,6 +11,7 @@ Draw = Callable[[Any], None]
 Records = Sequence[Mapping[str, Any]]
 POSITIVE, NEGATIVE = "#1a7f5a", "#c2453d"
 MOST_CLASSES_NUMBERED = 12
+MARKERS = "os^Dv"
 
 
 def block_curves(history: Records, key: str, label: str) -> str:
@@ -35,14 +36,22 @@ def depth_curves(curves: Mapping[str, Sequence[float | None]], label: str) -> st
     """A value of every block, first to last, one line a title."""
 
     def draw(axes: Any) -> None:
-        for title, values in curves.items():
+        # The best last block first, so that the legend lists the lines from the top down.
+        ordered = sorted(curves.items(), key=lambda curve: -(curve[1][-1] or 0.0))
+        for rank, (title, values) in enumerate(ordered):
             known = [(block, value) for block, value in enumerate(values) if value is not None]
-            axes.plot(*zip(*known, strict=True), marker=".", label=title)
+            axes.plot(
+                *zip(*known, strict=True),
+                color=_shade(rank, len(ordered)),
+                marker=MARKERS[rank % len(MARKERS)],
+                markersize=4,
+                label=title,
+            )
         axes.set(xlabel="block", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
-    return _figure(draw, width=5.2, height=3.2)
+    return _figure(draw, width=7.2, height=3.6)
 
 
 def score_curves(history: Records) -> str:

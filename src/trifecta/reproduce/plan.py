@@ -1,10 +1,11 @@
 """Which runs a table needs: plain data, nothing runs here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from trifecta.data import DataConfig
 from trifecta.recipes import Recipe, ResultTable, in_folder
 from trifecta.training import RunConfig
 
@@ -55,11 +56,30 @@ def plan(
     if not recipes:
         names = ", ".join(recipe.name for recipe in table.recipes)
         raise ValueError(f"--rows '{rows}' fits no row of {table.name}: its rows are {names}")
+    return plan_recipes(
+        recipes,
+        budget=budget,
+        seeds=seeds,
+        locate=lambda data: in_folder(data, data_root),
+        device=device,
+        precision=precision,
+    )
+
+
+def plan_recipes(
+    recipes: Sequence[Recipe],
+    *,
+    budget: str,
+    seeds: int,
+    locate: Callable[[DataConfig], DataConfig] = lambda data: data,
+    device: str = "auto",
+    precision: str = "auto",
+) -> list[PlannedRun]:
+    """The runs of recipes, as :func:`plan`; ``locate`` says where on this machine the data is."""
     runs = []
     for seed in range(seeds):
         for recipe in recipes:
             config = recipe(budget, seed=seed)
-            data = in_folder(config.data, data_root)
-            config = replace(config, data=data, device=device, precision=precision)
+            config = replace(config, data=locate(config.data), device=device, precision=precision)
             runs.append(PlannedRun(recipe=recipe, config=config))
     return runs

@@ -1,0 +1,37 @@
+"""Superfecta: four techniques on strictly local blocks, one pass, no negatives.
+
+Ours, found on validation images of CIFAR-10 (docs/league.md: the search, and what each technique is
+worth).
+
+Formula, at block k with activations a:
+
+    loss = cross_entropy(classifier(batch_norm(patch_means(a, 4))), labels)
+
+1. *Batch normalisation at the classifier*, as at the blocks: averages of ReLU maps are all positive and
+   differ widely in size, and a classifier of raw ones is slow to learn, while its block waits for it.
+2. *Classifiers of 4×4 patches*, so that a block may keep where things are, which blocks that see no later
+   one are otherwise taught to forget (averages as in Nøkland & Eidnes 2019, arXiv 1901.06656).
+3. *Orthogonalised steps* (Muon, :mod:`trifecta.muon`): a few directions dominate the gradient that a block
+   gets from its classifier, and such a step gives the others the same say.
+4. *A fused read-out*: the scores of all blocks but the first are summed.
+
+Nothing crosses a block, and what goes on is what the ReLU leaves.
+"""
+
+from trifecta.heads import CrossEntropy
+from trifecta.methods.method import Method
+from trifecta.optimizers import OptimizerConfig
+from trifecta.schedules import LAYER_WISE
+
+
+def superfecta() -> Method:
+    """Our own: normalised local classifiers of patches, orthogonalised steps, a fused read-out."""
+    return Method(
+        name="superfecta",
+        label_input="none",
+        objective=CrossEntropy(pool=4, normalized=True),
+        normalization="batch",
+        schedule=LAYER_WISE,
+        readout="all-but-first",
+        optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3),
+    )

@@ -1,0 +1,81 @@
+"""Muon: momentum whose step is a matrix without long and short directions.
+
+Shapes: a weight (O, …) counts as the matrix (O, I), a convolution's filters as its rows.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MOMENTUM = 0.95
+# Root mean square of an update's entries, that of Adam's usual step: the two share a learning rate.
+UPDATE_RMS = 0.2
+# Five rounds of x ← a·x + b·(x xᵀ)x + c·(x xᵀ)²x take singular values in (0, 1] to about 1.
+_ROUNDS, _A, _B, _C = 5, 3.4445, -4.7750, 2.0315
+
+
+class Muon(torch.optim.Adam):
+    """Muon for the ``hidden`` weights, Adam for all others: gains, biases, classifiers.
+
+    ``momentum ← lerp(momentum, gradient, 1 − 0.95)``, then
+    ``weight ← weight − lr · 0.2 · sqrt(max(O, I)) · orthogonalised(lerp(gradient, momentum, 0.95))``.
+    Source: Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*; the scale of the
+    step from Liu et al. 2025, *Muon is scalable for LLM training* (arXiv 2502.16982). PyTorch's own takes
+    weights of two dimensions only.
+
+    Args:
+        parameters: everything to train.
+        hidden: those of them that are matrices of a block.
+        lr: the learning rate of both.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, hidden: Collection[nn.Parameter], lr: float
+    ) -> None:
+        super().__init__(parameters, lr=lr, fused=True)
+        self._hidden = {id(weight) for weight in hidden}
+
+    def is_hidden(self, weight: Tensor) -> bool:
+        """Whether ``weight`` is stepped by Muon and not by Adam."""
+        return id(weight) in self._hidden
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update every parameter that has a gradient, once; hidden weights lose theirs on the way."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if self.is_hidden(weight) and weight.grad is not None:
+                    self._step_hidden(weight, weight.grad, group["lr"])
+                    # Adam leaves out what has no gradient.
+                    weight.grad = None
+        return super().step(closure)
+
+    def _step_hidden(self, weight: nn.Parameter, gradient: Tensor, rate: float) -> None:
+        state = self.state[weight]
+        if not state:
+            # Adam looks for a step in every state that it loads.
+            state["step"] = torch.zeros(())
+            state["momentum"] = torch.zeros_like(weight)
+        state["step"] += 1
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        matrix = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
+        scale = UPDATE_RMS * math.sqrt(max(matrix.shape))
+        weight.sub_(orthogonalised(matrix).view(weight.shape), alpha=rate * scale)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all 1, but roughly so: 0.7 to 1.2; (O, I) → (O, I).
+
+    Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one.
+    """
+    x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
+    wide = x.shape[0] <= x.shape[1]
+    x = x if wide else x.T
+    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
+    for _ in range(_ROUNDS):
+        gram = x @ x.T
+        x = _A * x + torch.addmm(gram, gram, gram, beta=_B, alpha=_C) @ x
+    return (x if wide else x.T).to(matrix.dtype)

@@ -1,0 +1,42 @@
+"""Means over patches of a map, which local classifiers read."""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def divides(patches: int, maps: Sequence[int]) -> bool:
+    """Whether maps (…, H, W) fall into P×P patches of equal size."""
+    return maps[-2] % patches == 0 and maps[-1] % patches == 0
+
+
+def patch_means(maps: Tensor, patches: int) -> Tensor:
+    """Mean of each channel in each of P×P patches, (N, C, H, W) → (N, P²·C), patch by patch.
+
+    Maps that P does not divide have patches that overlap or differ in size, as in
+    ``F.adaptive_avg_pool2d``. All others are summed along rows and then along columns: in the
+    channels-last layout both sums run over contiguous memory, and going back is one copy, where the
+    backward pass of adaptive pooling takes several times as long (CPU).
+    """
+    n, c, height, width = maps.shape
+    h, w = height // patches, width // patches
+    if not divides(patches, maps.shape):
+        return F.adaptive_avg_pool2d(maps, patches).movedim(1, 3).flatten(1)
+    rows = maps.movedim(1, 3).reshape(n * patches, h, width * c)
+    cells = (rows.sum(1) if h > 1 else rows).reshape(n * patches**2, w, c)
+    sums = (cells.sum(1) if w > 1 else cells).reshape(n, -1)
+    return sums / (h * w) if h * w > 1 else sums
+
+
+def spread_patches(gradient: Tensor, shape: Sequence[int]) -> Tensor:
+    """The gradient of maps (N, C, H, W) from that of their patch means, (N, P²·C) → (N, C, H, W).
+
+    For maps that fall into patches of equal size.
+    """
+    n, c, height, width = shape
+    patches = math.isqrt(gradient.shape[1] // c)
+    h, w = height // patches, width // patches
+    cells = (gradient / (h * w)).view(n, patches, 1, patches, 1, c)
+    return cells.expand(-1, -1, h, -1, w, -1).reshape(n, height, width, c).movedim(3, 1)

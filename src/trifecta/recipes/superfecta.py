@@ -1,0 +1,80 @@
+"""What each technique of superfecta is worth, what was tried beside them, and rivals with its optimizer."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from trifecta.heads import Combined, CrossEntropy, GroupCrossEntropy, Similarity, SupervisedContrastive
+from trifecta.heads.combined import ScoringObjective
+from trifecta.heads.terms import Term
+from trifecta.methods import Method, backprop, superfecta, trifecta
+from trifecta.optimizers import OptimizerConfig
+from trifecta.recipes.data_sets import DATA_SETS
+from trifecta.recipes.paper import BUDGETS
+from trifecta.recipes.recipe import Recipe
+from trifecta.schedules import OVERLAPPING
+from trifecta.training.config import RunConfig
+
+SOURCE = "ours"
+CLASSIFIER = CrossEntropy(pool=4, normalized=True)
+
+
+def with_objective(objective: ScoringObjective) -> Method:
+    """Another local loss."""
+    return replace(superfecta(), objective=objective)
+
+
+def with_term(term: Term) -> Method:
+    """A term beside the classifier."""
+    return replace(superfecta(), objective=Combined(scoring=CLASSIFIER, terms=(term,)))
+
+
+def with_the_same_optimizer(method: Method) -> Method:
+    """Another method, trained by superfecta's optimizer."""
+    return replace(method, optimizer=superfecta().optimizer)
+
+
+ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
+    "unchanged": ("superfecta", superfecta),
+    "adam": ("Adam in place of Muon", lambda: replace(superfecta(), optimizer=OptimizerConfig())),
+    "raw": ("classifiers of raw averages", lambda: with_objective(CrossEntropy(pool=4))),
+    "whole-maps": (
+        "classifiers of whole maps",
+        lambda: with_objective(CrossEntropy(pool=1, normalized=True)),
+    ),
+    "class-groups": ("class groups in place of classifiers", lambda: with_objective(GroupCrossEntropy())),
+    "layer-norm": ("layer normalisation", lambda: replace(superfecta(), normalization="layer")),
+    "overlapping": ("overlapping updates", lambda: replace(superfecta(), schedule=OVERLAPPING)),
+    "contrast": (
+        "with a supervised-contrastive term",
+        lambda: with_term(SupervisedContrastive(weight=0.5)),
+    ),
+    "similarity": ("with similarity matching", lambda: with_term(Similarity())),
+    "smoothing": (
+        "with label smoothing 0.1",
+        lambda: with_objective(replace(CLASSIFIER, smoothing=0.1)),
+    ),
+    "freezing": (
+        "freezing from half of the run on",
+        lambda: replace(superfecta(), optimizer=replace(superfecta().optimizer, freeze_from=0.5)),
+    ),
+    "backprop": ("backprop, Muon", lambda: with_the_same_optimizer(backprop())),
+    "backprop-classifier": (
+        "backprop, Muon, the same classifier",
+        lambda: with_the_same_optimizer(replace(backprop(), objective=CLASSIFIER)),
+    ),
+    "trifecta": ("Trifecta, Muon", lambda: with_the_same_optimizer(trifecta())),
+}
+
+
+def superfecta_recipes(network: str, data: str) -> list[Recipe]:
+    """Superfecta itself, then it with one thing changed, then rivals with its optimizer."""
+    return [
+        Recipe(
+            name=f"superfecta-{name}-{network}-{data}",
+            title=title,
+            base=RunConfig(data=DATA_SETS[data], method=build(), network=network),
+            budgets=BUDGETS[network],
+            source=SOURCE,
+        )
+        for name, (title, build) in ROWS.items()
+    ]
