@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, readouts
+from render_league import draw_league, league
 from trifecta.report.bench import bench_table, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -150,6 +151,22 @@ def shortlist() -> str:
     return table(["", *kept], body) + made_with(rows_of("shortlist"))
 
 
+def search() -> str:
+    """Validation accuracy of what was tried on the way to superfecta."""
+    body = []
+    for row in rows_of("search"):
+        epochs = " ".join(f"{100 * value:.1f}" for value in row["validation_accuracy"])
+        fused = row["readout_accuracy"]
+        body.append(
+            [row["variant"], epochs, *(f"{100 * fused[name]:.1f}%" for name in ("last", "all-but-first"))]
+        )
+    if not body:
+        return "Not measured.\n"
+    return table(["", "after each epoch, %", "last", "all but the first"], body) + made_with(
+        rows_of("search")
+    )
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "demo": lambda: printed("demo"),
     "test-suite": lambda: printed("test-suite"),
@@ -174,6 +191,13 @@ FIGURES: dict[str, Callable[[], str]] = {
     "factors": lambda: readouts("factors"),
     "batch-sizes": lambda: readouts("batch-sizes"),
     "depth": depth,
+    "superfecta": lambda: readouts("superfecta"),
+    "search": search,
+    "league-speed": lambda: benchmark("league-speed"),
+    "league-memory": lambda: benchmark("league-memory"),
+    "league-cifar10": lambda: league("cifar10", "grid"),
+    "league-cifar10-cpu": lambda: league("cifar10", "cpu"),
+    "league-fashion-mnist": lambda: league("fashion-mnist", "grid"),
 }
 
 
@@ -192,6 +216,7 @@ def main() -> int:
                 file.write_text(fresh)
     if not check:
         draw_depth(ROOT / "docs" / "depth.svg")
+        draw_league(ROOT / "docs" / "league.svg", data="cifar10", budget="cpu")
     if stale and check:
         print(f"figures differ from the result files in {', '.join(stale)}: run make docs", file=sys.stderr)
     return int(check and bool(stale))

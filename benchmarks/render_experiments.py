@@ -1,6 +1,7 @@
 """Tables of reproduced experiments for docs/, from the result files in benchmarks/reproduced/."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from trifecta.recipes import get_table
@@ -23,7 +24,12 @@ from trifecta.reproduce.summary import Estimate, RowSummary, summarise
 ROOT = Path(__file__).parent.parent
 SEEDS = 3
 READOUTS = ("last", "last-half", "all-but-first", "all")
-DEPTH_ROWS = ("trifecta-large-cifar10", "ff-large-cifar10")
+DEPTH_TABLE = "ablation-large-cifar10"
+# Two corners of the grid.
+DEPTH_ROWS: dict[tuple[str, ...], str] = {
+    ("symmetric", "batch", "overlapping"): "Trifecta",
+    ("threshold", "length", "layer-wise"): "plain FF",
+}
 
 
 def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
@@ -104,7 +110,12 @@ def made_with(rows: Sequence[RowSummary]) -> str:
 
 
 def _depth_rows() -> list[RowSummary]:
-    return [row for row in rows_of("cifar10") if row.recipe.name in DEPTH_ROWS]
+    cells = get_table(DEPTH_TABLE).cells
+    return [
+        replace(row, recipe=replace(row.recipe, title=DEPTH_ROWS[cells[row.recipe.name]]))
+        for row in rows_of(DEPTH_TABLE)
+        if cells[row.recipe.name] in DEPTH_ROWS
+    ]
 
 
 def _accuracies(row: RowSummary, readouts: Sequence[str]) -> list[str]:

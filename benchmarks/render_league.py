@@ -1,0 +1,50 @@
+"""Tables of methods on equal work for docs/, from the result files in benchmarks/compared/."""
+
+from pathlib import Path
+
+from render_experiments import made_with
+from trifecta.data import DataConfig
+from trifecta.methods import METHODS
+from trifecta.recipes.league import PUBLISHED_CIFAR10, league_recipes
+from trifecta.report.comparison import comparison_table, draw_comparison
+from trifecta.report.reproduction import markdown
+from trifecta.reproduce import read_results
+from trifecta.reproduce.plan import plan_recipes
+from trifecta.reproduce.summary import RowSummary, summarise
+
+ROOT = Path(__file__).parent.parent
+NETWORK, SEEDS = "small", 3
+THRESHOLDS = {"cifar10": (0.5, 0.6), "fashion-mnist": (0.8, 0.85)}
+
+
+def rows_of(data: str, budget: str) -> list[RowSummary]:
+    """Every method with all seeds that there are; below budget ``grid`` only what was measured."""
+    recipes = league_recipes(list(METHODS), [NETWORK], DataConfig(source=data))
+    runs = plan_recipes(recipes, budget=budget, seeds=SEEDS)
+    rows = summarise(runs, read_results(ROOT / "benchmarks" / "compared"))
+    return rows if budget == "grid" else [row for row in rows if row.runs]
+
+
+def league(data: str, budget: str) -> str:
+    """The methods by accuracy, what their papers report in front of what came of them here."""
+    rows = rows_of(data, budget)
+    if not any(row.runs for row in rows):
+        return "Not measured.\n"
+    head, body = comparison_table(rows, THRESHOLDS[data])
+    if data == "cifar10":
+        published = {row.recipe.title: _published(row) for row in rows}
+        head = [head[0], "published, elsewhere", *head[1:]]
+        body = [[cells[0], published[cells[0]], *cells[1:]] for cells in body]
+    return markdown(head, body) + made_with(rows)
+
+
+def draw_league(path: Path, *, data: str, budget: str) -> None:
+    """Validation accuracy over seconds, if any run was timed."""
+    rows = rows_of(data, budget)
+    if any(row.seconds is not None for row in rows):
+        draw_comparison(rows, path)
+
+
+def _published(row: RowSummary) -> str:
+    accuracy = PUBLISHED_CIFAR10.get(row.recipe.base.method.name)
+    return "–" if accuracy is None else f"{accuracy:g}%"

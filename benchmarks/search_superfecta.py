@@ -1,0 +1,118 @@
+"""What was tried on the way to superfecta, each on the validation split of CIFAR-10.
+
+Trains *small* at an eighth of its width without augmentation, one seed, and appends one line a variant to a
+result file. Variants that it has are not run again. Strictly local ones train 5 epochs and all others 4,
+about what takes the same time. The test split is not read.
+
+    python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl [VARIANT …]
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from trifecta.data import DataConfig
+from trifecta.devices import describe_device
+from trifecta.heads import Combined, CrossEntropy, SupervisedContrastive
+from trifecta.methods import Method, backprop, superfecta
+from trifecta.optimizers import OptimizerConfig
+from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
+from trifecta.training import RunConfig, Trainer, to_plain
+from trifecta.training.run import versions
+
+RAW, NORMALIZED = CrossEntropy(pool=4), CrossEntropy(pool=4, normalized=True)
+
+
+def local(
+    objective: CrossEntropy | Combined = RAW, *, schedule: Schedule = OVERLAPPING, **optimizer: float
+) -> Method:
+    """A one-pass method with Muon, judged by its last block after every epoch."""
+    return replace(
+        superfecta(),
+        objective=objective,
+        schedule=schedule,
+        readout="last",
+        optimizer=OptimizerConfig(algorithm="muon", **optimizer),  # type: ignore[arg-type]
+    )
+
+
+def end_to_end(objective: CrossEntropy, rate: float) -> Method:
+    """Backprop with Muon."""
+    return replace(
+        backprop(),
+        objective=objective,
+        optimizer=OptimizerConfig(algorithm="muon", learning_rate=rate),
+    )
+
+
+CONTRAST = Combined(scoring=NORMALIZED, terms=(SupervisedContrastive(weight=0.5),))
+VARIANTS: dict[str, Method] = {
+    "overlapping, rate 0.006": local(learning_rate=6e-3),
+    "overlapping, rate 0.012": local(learning_rate=12e-3),
+    "overlapping, rate 0.006, label smoothing 0.1": local(replace(RAW, smoothing=0.1), learning_rate=6e-3),
+    "overlapping, rate 0.006, 2×2 patches": local(CrossEntropy(pool=2), learning_rate=6e-3),
+    "overlapping, rate 0.006, freezing, 5 epochs": local(learning_rate=6e-3, freeze_from=0.5),
+    "overlapping, rate 0.006, normalised classifiers": local(NORMALIZED, learning_rate=6e-3),
+    "strict, rate 0.006": local(schedule=LAYER_WISE, learning_rate=6e-3),
+    "strict, rate 0.006, normalised classifiers": local(
+        NORMALIZED, schedule=LAYER_WISE, learning_rate=6e-3
+    ),
+    "strict, rate 0.009, normalised classifiers": local(
+        NORMALIZED, schedule=LAYER_WISE, learning_rate=9e-3
+    ),
+    "strict, rate 0.006, normalised classifiers, contrastive term": local(
+        CONTRAST, schedule=LAYER_WISE, learning_rate=6e-3
+    ),
+    "backprop, rate 0.006": end_to_end(CrossEntropy(), 6e-3),
+    "backprop, rate 0.012": end_to_end(CrossEntropy(), 12e-3),
+    "backprop, rate 0.006, normalised classifier": end_to_end(CrossEntropy(normalized=True), 6e-3),
+}
+
+
+def configuration(folder: Path, name: str) -> RunConfig:
+    """The run of one variant."""
+    method = VARIANTS[name]
+    longer = method.schedule == LAYER_WISE or method.optimizer.freeze_from < 1
+    return RunConfig(
+        data=DataConfig(source=str(folder)), method=method, width=0.125, epochs=5 if longer else 4
+    )
+
+
+def measure(config: RunConfig) -> dict[str, Any]:
+    """Validation accuracy after every epoch, and of every block and read-out at the end."""
+    trainer = Trainer(config)
+    trainer.fit()
+    assert trainer.data.validation is not None
+    return {
+        "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
+        "block_accuracy": trainer.history[-1]["block_accuracy"],
+        "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
+        "settings": to_plain(replace(config, data=DataConfig(source=Path(config.data.source).name))),
+        "hardware": describe_device(trainer.device),
+        "precision": trainer.learner.precision,
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def main() -> None:
+    """Read the arguments, run what is missing, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("variants", nargs="*", default=list(VARIANTS))
+    options = parser.parse_args()
+    lines = options.results.read_text().splitlines() if options.results.exists() else []
+    done = {json.loads(line)["variant"] for line in lines}
+    for name in options.variants:
+        if name not in done:
+            row = {"variant": name, **measure(configuration(options.folder, name))}
+            with options.results.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
