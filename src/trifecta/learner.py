@@ -26,6 +26,8 @@ from trifecta.schedules import Window
 
 # A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
 LEAST_FUSED_BYTES = 4 * 2**20
+# A block alone is worth it earlier: the plain graph makes the gradient of its input, which nobody reads.
+GAIN_ALONE = 4
 
 
 class Learner:
@@ -139,7 +141,8 @@ class Learner:
         if stages is None or self.fused or self.recompute or skips or self.kernels != EAGER:
             return stages
         gains = all(stage.linear.gains for stage in stages)
-        return stages if gains and largest_response_bytes(stages, x) >= LEAST_FUSED_BYTES else None
+        least = LEAST_FUSED_BYTES // (GAIN_ALONE if len(stages) == 1 else 1)
+        return stages if gains and largest_response_bytes(stages, x) >= least else None
 
     def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the blocks' own modules; a sum over blocks where each has a loss."""

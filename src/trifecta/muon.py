@@ -69,13 +69,23 @@ class Muon(torch.optim.Adam):
 def orthogonalised(matrix: Tensor) -> Tensor:
     """The nearest matrix whose singular values are all 1, but roughly so: 0.7 to 1.2; (O, I) → (O, I).
 
-    Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one.
+    Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one. Every round multiplies x from
+    the left by ``z = a + b·g + c·g²`` of its Gram matrix ``g = x xᵀ``, and all of these commute. So the
+    rounds run on the Gram matrix, the smaller one, and x is multiplied once, by the product of all z.
     """
     x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
-    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
-    for _ in range(_ROUNDS):
-        gram = x @ x.T
-        x = _A * x + torch.addmm(gram, gram, gram, beta=_B, alpha=_C) @ x
+    gram = x @ x.T
+    squares = gram.trace().clamp(min=torch.finfo(x.dtype).tiny)
+    gram = gram / squares
+    product = None
+    for last in (*[False] * (_ROUNDS - 1), True):
+        z = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        z.diagonal().add_(_A)
+        product = z if product is None else product @ z
+        if not last:
+            gram = gram @ (z @ z)
+    assert product is not None
+    x = (product @ x) * squares.rsqrt()
     return (x if wide else x.T).to(matrix.dtype)

@@ -16,18 +16,13 @@ def patch_means(maps: Tensor, patches: int) -> Tensor:
     """Mean of each channel in each of P×P patches, (N, C, H, W) → (N, P²·C), patch by patch.
 
     Maps that P does not divide have patches that overlap or differ in size, as in
-    ``F.adaptive_avg_pool2d``. All others are summed along rows and then along columns: in the
-    channels-last layout both sums run over contiguous memory, and going back is one copy, where the
-    backward pass of adaptive pooling takes several times as long (CPU).
+    ``F.adaptive_avg_pool2d``, which takes several times as long (CPU).
     """
-    n, c, height, width = maps.shape
-    h, w = height // patches, width // patches
-    if not divides(patches, maps.shape):
-        return F.adaptive_avg_pool2d(maps, patches).movedim(1, 3).flatten(1)
-    rows = maps.movedim(1, 3).reshape(n * patches, h, width * c)
-    cells = (rows.sum(1) if h > 1 else rows).reshape(n * patches**2, w, c)
-    sums = (cells.sum(1) if w > 1 else cells).reshape(n, -1)
-    return sums / (h * w) if h * w > 1 else sums
+    if divides(patches, maps.shape):
+        means = F.avg_pool2d(maps, (maps.shape[2] // patches, maps.shape[3] // patches))
+    else:
+        means = F.adaptive_avg_pool2d(maps, patches)
+    return means.movedim(1, 3).flatten(1)
 
 
 def spread_patches(gradient: Tensor, shape: Sequence[int]) -> Tensor:

@@ -301,21 +301,22 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
         return run_window(stages, x, **options)
 
     monkeypatch.setattr(learner_module, "run_window", counted)
-    for network, least, choice, expected in [
-        ("small", 0, None, [2, 2, 2]),
-        # The first response: 12 samples of 3 channels of 8×8 numbers of 8 bytes.
-        ("small", 12 * 3 * 8 * 8 * 8, None, [2]),
-        ("small", 12 * 3 * 8 * 8 * 8 + 1, None, []),
-        ("small", 0, False, []),
-        ("small", 2**60, True, [2, 2, 2]),
-        ("mlp", 0, None, []),
-        ("mlp", 0, True, [2, 2]),
+    # The first response: 12 samples, or 6 without negatives, of 3 channels of 8×8 numbers of 8 bytes.
+    pairs, alone = 12 * 3 * 8 * 8 * 8, 6 * 3 * 8 * 8 * 8
+    for method, network, least, choice, expected in [
+        ("trifecta", "small", 0, None, [2, 2, 2]),
+        ("trifecta", "small", pairs, None, [2]),
+        ("trifecta", "small", pairs + 1, None, []),
+        ("superfecta", "small", 4 * alone, None, [1]),
+        ("superfecta", "small", 4 * (alone + 1), None, []),
+        ("trifecta", "small", 0, False, []),
+        ("trifecta", "small", 2**60, True, [2, 2, 2]),
+        ("trifecta", "mlp", 0, None, []),
+        ("trifecta", "mlp", 0, True, [2, 2]),
     ]:
         fused.clear()
         monkeypatch.setattr(learner_module, "LEAST_FUSED_BYTES", least)
-        built = build_network(
-            get_method("trifecta"), network, image_shape=(1, 8, 8), num_classes=3, width=0.02
-        )
+        built = build_network(get_method(method), network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
         Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
         assert fused == expected
 

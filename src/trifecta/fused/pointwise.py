@@ -118,7 +118,7 @@ def moment_gradient(
     if of_features is not None:
         gradient = of_features if gradient is None else gradient + of_features
     if gradient is not None:
-        gradient = gradient * (activations > 0).to(activations.dtype)
+        gradient = relu_gradient(gradient, activations)
     if of_squares is not None:
         direct = activations * (2 * of_squares).to(activations.dtype).view(per_row)
         gradient = direct if gradient is None else gradient + direct
