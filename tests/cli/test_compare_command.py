@@ -43,7 +43,7 @@ def test_methods_stand_beside_each_other_on_equal_work(
         assert row["images_per_second"] > 0
         assert row["seconds_to"]["0.01"] > 0
         assert f"{row['accuracy']:.2f} ± {row['deviation']:.2f}% (n = 2)" in out
-    assert "budget quick; small: width 0.125, 1 epochs, batch 128" in out
+    assert "budget quick; small: width 0.125, epochs 1, batch 128" in out
     assert out.count("3 MiB (1.00×)") == 2
     assert "×: over backprop of the same network" in out
     assert "<svg" in (tmp_path / "seconds.svg").read_text()
@@ -66,6 +66,19 @@ def test_times_are_of_the_seeds_that_were_timed(
     assert both["images_per_second"] == alone["images_per_second"]
     # Without a row of backprop there is nothing to stand beside.
     assert "×" not in run(capsys, *arguments[:-1], "--show")[1]
+
+
+def test_a_figure_of_runs_without_times_is_not_drawn(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", "--data", str(stripes_folder), "--methods", "backprop", "--budget", "quick"]
+    status, out, err = run(capsys, *arguments, "--untimed", "--figure", "x.svg")
+    assert status == 2
+    assert "backprop, small" in out
+    assert err.splitlines()[-1].startswith(
+        "trifecta: a figure shows accuracy over seconds: no run here was timed"
+    )
+    assert not (tmp_path / "x.svg").exists()
 
 
 @pytest.mark.parametrize(

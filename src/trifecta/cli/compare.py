@@ -73,12 +73,12 @@ def compare_command(
         reproduction = Reproduction(runs, out=out, work=work, timed=not untimed, measure=memory_of)
         failed = make_missing(reproduction, Console(stderr=True, quiet=as_json))
     rows = summarise(runs, read_results(out))
-    if figure is not None:
-        draw_comparison(rows, figure)
     if as_json:
         click.echo(json.dumps(comparison_as_plain(rows, wanted), indent=2))
     else:
         print_comparison(rows, wanted)
+    if figure is not None:
+        draw_comparison(rows, figure)
     if failed:
         raise ValueError(failures(failed))
 

@@ -50,7 +50,7 @@ def equal_work(rows: Sequence[RowSummary]) -> str:
     """What all rows of a network have in common, in a line."""
     configs = {row.recipe.base.network: row.recipe(row.budget) for row in rows}
     sizes = "; ".join(
-        f"{name}: width {config.width:g}, {config.epochs} epochs, batch {config.batch_size}"
+        f"{name}: width {config.width:g}, epochs {config.epochs}, batch {config.batch_size}"
         for name, config in configs.items()
     )
     hardware = "; ".join(sorted({row.hardware for row in rows if row.runs}))
@@ -65,9 +65,14 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
     """Validation accuracy over seconds of training, one line a row (its first timed seed).
 
     Raises:
-        ValueError: neither .svg, .png nor .pdf.
+        ValueError: neither .svg, .png nor .pdf; no run was timed.
     """
     check_figure(path)
+    if not any(_timed(row) for row in rows):
+        raise ValueError(
+            f"a figure shows accuracy over seconds: no run here was timed, so {path} was not drawn; "
+            "run seed 0 without --untimed"
+        )
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
