@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, readouts
+from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, grid_ends, readouts
 from render_league import draw_league, league
 from trifecta.report.bench import bench_table, measured_on
 
@@ -188,6 +188,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "grid-cifar10": lambda: grid("ablation-small-cifar10"),
     "grid-fashion-mnist": lambda: grid("ablation-small-fashion-mnist"),
     "grid-depth-cifar10": lambda: grid_by_depth("cifar10"),
+    "grid-ends-cifar10": lambda: grid_ends("ablation-large-cifar10"),
     "factors": lambda: readouts("factors"),
     "batch-sizes": lambda: readouts("batch-sizes"),
     "depth": depth,
@@ -216,7 +217,7 @@ def main() -> int:
                 file.write_text(fresh)
     if not check:
         draw_depth(ROOT / "docs" / "depth.svg")
-        draw_league(ROOT / "docs" / "league.svg", data="cifar10", budget="cpu")
+        draw_league(ROOT / "docs" / "league.svg", data="cifar10", budget="grid")
     if stale and check:
         print(f"figures differ from the result files in {', '.join(stale)}: run make docs", file=sys.stderr)
     return int(check and bool(stale))

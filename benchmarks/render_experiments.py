@@ -68,6 +68,19 @@ def grid_by_depth(data: str) -> str:
     return markdown(["effect, points", "6 blocks", "12 blocks"], body) if body else "Not measured.\n"
 
 
+def grid_ends(table: str) -> str:
+    """The cells of a grid by factor: accuracy of the first block alone, of the middle one, of the last."""
+    wanted, rows = get_table(table), rows_of(table)
+    if not all(row.runs for row in rows):
+        return "Not measured.\n"
+    body = []
+    for row in rows:
+        blocks = row.blocks()
+        ends = (blocks[0], blocks[len(blocks) // 2 - 1], blocks[-1])
+        body.append([*wanted.cells[row.recipe.name], *map(_percent, ends)])
+    return markdown([*FACTORS, "first block", "middle block", "last block"], body) + made_with(rows)
+
+
 def readouts(table: str) -> str:
     """Rows by read-out."""
     rows = rows_of(table)
@@ -81,10 +94,7 @@ def depth() -> str:
     if not all(row.runs for row in rows):
         return "Not measured.\n"
     columns = [row.blocks() for row in rows]
-    body = [
-        [str(block), *(NOT_MEASURED if value is None else f"{spread_text(value)}%" for value in values)]
-        for block, values in enumerate(zip(*columns, strict=True))
-    ]
+    body = [[str(block), *map(_percent, values)] for block, values in enumerate(zip(*columns, strict=True))]
     head = ["block", *(f"{row.recipe.title} (n = {len(row.runs)})" for row in rows)]
     return markdown(head, body) + made_with(rows)
 
@@ -121,6 +131,10 @@ def _depth_rows() -> list[RowSummary]:
 def _accuracies(row: RowSummary, readouts: Sequence[str]) -> list[str]:
     estimates = [row.readout(name) for name in readouts]
     return [NOT_MEASURED if estimate is None else accuracy_text(estimate) for estimate in estimates]
+
+
+def _percent(estimate: Estimate | None) -> str:
+    return NOT_MEASURED if estimate is None else f"{spread_text(estimate)}%"
 
 
 def _points(estimate: Estimate | None) -> str:
