@@ -194,6 +194,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
     "search": search,
+    "full-first-epoch": lambda: printed("full-first-epoch"),
     "league-speed": lambda: benchmark("league-speed"),
     "league-memory": lambda: benchmark("league-memory"),
     "league-cifar10": lambda: league("cifar10", "grid"),
