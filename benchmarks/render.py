@@ -193,6 +193,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "batch-sizes": lambda: readouts("batch-sizes"),
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
+    "superfecta-cpu": lambda: readouts("superfecta", budget="cpu"),
     "search": search,
     "full-first-epoch": lambda: printed("full-first-epoch"),
     "league-speed": lambda: benchmark("league-speed"),

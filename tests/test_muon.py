@@ -43,7 +43,9 @@ def test_rounds_on_the_gram_matrix_are_rounds_on_the_matrix(shape: tuple[int, in
         gram = x @ x.T
         x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
     torch.testing.assert_close(orthogonalised(matrix), x)
-    torch.testing.assert_close(orthogonalised(matrix.float()), x.float(), atol=1e-4, rtol=0)
+    for scale in (1.0, 1e-18):
+        single = orthogonalised(matrix.float() * scale)
+        torch.testing.assert_close(single, x.float(), atol=1e-4, rtol=0)
 
 
 def test_no_gradient_is_no_direction() -> None:

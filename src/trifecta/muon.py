@@ -76,9 +76,9 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
     wide = x.shape[0] <= x.shape[1]
     x = x if wide else x.T
+    # Before its squares are taken, which of a small gradient would be 0.
+    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
     gram = x @ x.T
-    squares = gram.trace().clamp(min=torch.finfo(x.dtype).tiny)
-    gram = gram / squares
     product = None
     for last in (*[False] * (_ROUNDS - 1), True):
         z = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
@@ -87,5 +87,5 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         if not last:
             gram = gram @ (z @ z)
     assert product is not None
-    x = (product @ x) * squares.rsqrt()
+    x = product @ x
     return (x if wide else x.T).to(matrix.dtype)
