@@ -48,6 +48,17 @@ def test_rounds_on_the_gram_matrix_are_rounds_on_the_matrix(shape: tuple[int, in
         torch.testing.assert_close(single, x.float(), atol=1e-4, rtol=0)
 
 
+def test_half_precision_around_the_step_does_not_reach_it() -> None:
+    # Filters that are nearly alike: most singular values are a thousandth of the largest.
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.randn(1, 128, generator=draw) + 1e-3 * torch.randn(64, 128, generator=draw)
+    expected = orthogonalised(matrix)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = orthogonalised(matrix)
+    assert torch.equal(result, expected)
+    assert torch.linalg.svdvals(result).max() < 1.3
+
+
 def test_no_gradient_is_no_direction() -> None:
     assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
 

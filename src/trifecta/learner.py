@@ -5,6 +5,7 @@ Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +29,36 @@ from trifecta.schedules import Window
 LEAST_FUSED_BYTES = 4 * 2**20
 # A block alone is worth it earlier: the plain graph makes the gradient of its input, which nobody reads.
 GAIN_ALONE = 4
+
+
+@dataclass(kw_only=True)
+class LocalStep:
+    """One batch on its way through the blocks.
+
+    Attributes:
+        number: of the step, counted from 0.
+        progress: the share of the run before it; 0 where the run's length is unknown.
+        frozen: how many blocks, counted from the first, learn no more.
+        windows: those that learn, in order.
+        x: what the next of them receives.
+        labels: (B,).
+        losses: of each block that has closed a window, L × ().
+        windows_done: how many have learnt.
+    """
+
+    number: int
+    progress: float
+    frozen: int
+    windows: list[Window]
+    x: Tensor
+    labels: Tensor
+    losses: list[Tensor | None]
+    windows_done: int = 0
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every window has learnt."""
+        return self.windows_done == len(self.windows)
 
 
 class Learner:
@@ -92,23 +123,58 @@ class Learner:
         Losses stay on the device, detached. Raises ValueError for images of another shape than the
         network's, and for labels that are not (B,) int64 or, seen on CPU only, not below K.
         """
+        step = self.begin(images, labels)
+        while not step.is_done:
+            self.learn(step)
+        return step.losses
+
+    def begin(self, images: Tensor, labels: Tensor) -> LocalStep:
+        """Start a step, of which :meth:`learn` then does one window at a time; raises as :meth:`step`.
+
+        Two steps may be under way at once where every block does them in order (:mod:`trifecta.pipeline`).
+        """
         check_batch(self.network, images, labels)
         self.network.train()
-        self._set_learning_rate()
-        if self.total_steps and self.network.method.optimizer.resets_heads(self.steps, self.total_steps):
+        if self.resets_heads:
             self._reset_heads()
-        losses: list[Tensor | None] = [None] * len(self.network.blocks)
+        config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
+        progress = self.steps / self.total_steps if self.total_steps else 0.0
+        frozen = config.frozen_blocks(progress, num_blocks)
         with autocast(self.precision, self.device):
             x = self.first_input(images, labels)
-            frozen = self.network.method.optimizer.frozen_blocks(self._progress, len(losses))
-            x = self._pass_frozen(x, frozen)
-            for window in self.network.method.schedule.windows(self.steps, len(losses)):
-                if window.last < frozen:
-                    continue
-                loss, x = self._learn(Window(max(window.first, frozen), window.last), x, labels)
-                losses[window.last] = loss
+        windows = self.network.method.schedule.windows(self.steps, num_blocks)
+        step = LocalStep(
+            number=self.steps,
+            progress=progress,
+            frozen=frozen,
+            windows=[Window(max(w.first, frozen), w.last) for w in windows if w.last >= frozen],
+            x=x,
+            labels=labels,
+            losses=[None] * num_blocks,
+        )
         self.steps += 1
-        return losses
+        return step
+
+    def learn(self, step: LocalStep) -> None:
+        """Let the step's next window learn."""
+        window = step.windows[step.windows_done]
+        with autocast(self.precision, self.device):
+            if step.windows_done == 0:
+                step.x = self._pass_frozen(step.x, step.frozen)
+            loss, output = self.window_loss(window, step.x, step.labels)
+            torch.autograd.backward(loss)
+        self._set_learning_rate(window, step.progress)
+        for owner in self._owners(window):
+            self.optimizers[owner].step()
+            self.optimizers[owner].zero_grad(set_to_none=True)
+        step.losses[window.last], step.x = loss.detach(), output.detach()
+        step.windows_done += 1
+
+    @property
+    def resets_heads(self) -> bool:
+        """Whether the next step begins with fresh heads."""
+        config = self.network.method.optimizer
+        return bool(self.total_steps) and config.resets_heads(self.steps, self.total_steps or 0)
 
     def first_input(self, images: Tensor, labels: Tensor) -> Tensor:
         """What the first block receives: (B, …), or for pairs (2B, …), positives first."""
@@ -153,14 +219,6 @@ class Learner:
                 losses.append(network.head(k).loss(x, labels))
         return torch.stack(losses).sum(), x
 
-    def _learn(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        loss, output = self.window_loss(window, x, labels)
-        torch.autograd.backward(loss)
-        for owner in self._owners(window):
-            self.optimizers[owner].step()
-            self.optimizers[owner].zero_grad(set_to_none=True)
-        return loss.detach(), output.detach()
-
     @torch.no_grad()
     def _pass_frozen(self, x: Tensor, frozen: int) -> Tensor:
         """What the first blocks, which learn no more, make of their input."""
@@ -168,16 +226,11 @@ class Learner:
             x = block(x)
         return x
 
-    @property
-    def _progress(self) -> float:
-        """The share of the run that is done; 0 where its length is unknown."""
-        return self.steps / self.total_steps if self.total_steps else 0.0
-
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
-        for owner, optimizer in self.optimizers.items():
-            rate = config.rate(self._progress, end=config.end(owner, num_blocks))
-            for group in optimizer.param_groups:
+        for owner in self._owners(window):
+            rate = config.rate(progress, end=config.end(owner, num_blocks))
+            for group in self.optimizers[owner].param_groups:
                 group["lr"] = rate
 
     def _reset_heads(self) -> None:

@@ -75,7 +75,14 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     """
     x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
     wide = x.shape[0] <= x.shape[1]
-    x = x if wide else x.T
+    # Squared singular values near 0 grow by a² a round: in half precision their rounding errors do too.
+    with torch.autocast(x.device.type, enabled=False):
+        x = _by_gram(x if wide else x.T)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """:func:`orthogonalised` for (R, C) with R ≤ C."""
     # Before its squares are taken, which of a small gradient would be 0.
     x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
     gram = x @ x.T
@@ -87,5 +94,4 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         if not last:
             gram = gram @ (z @ z)
     assert product is not None
-    x = product @ x
-    return (x if wide else x.T).to(matrix.dtype)
+    return product @ x

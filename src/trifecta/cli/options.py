@@ -13,7 +13,18 @@ from trifecta.schedules import parse_schedule
 from trifecta.training import RunConfig, read_config
 
 Options = dict[str, Any]
-_RUN = ("network", "width", "epochs", "batch_size", "seed", "device", "precision", "recompute", "compile")
+_RUN = (
+    "network",
+    "width",
+    "epochs",
+    "batch_size",
+    "seed",
+    "device",
+    "precision",
+    "recompute",
+    "compile",
+    "pipeline",
+)
 _DATA = (
     "subset",
     "image_column",

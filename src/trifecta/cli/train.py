@@ -48,6 +48,12 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option("--recompute/--no-recompute", default=None, help="Less memory, more time.  [default: no]"),
     click.option("--compile/--no-compile", default=None, help="Compile what gains by it.  [default: no]"),
+    click.option(
+        "--pipeline",
+        type=int,
+        metavar="THREADS",
+        help="So many blocks learn at the same time (CPU).  [default: 1]",
+    ),
     click.option("--validation", type=float, help="Share of the training split.  [default: 0.1]"),
     click.option("--augment", metavar="NAME", help="See `trifecta list`.  [default: none]"),
     click.option(

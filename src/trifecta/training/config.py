@@ -36,6 +36,7 @@ class RunConfig:
         precision: ``auto``, ``fp32`` or ``bf16``.
         recompute: see :class:`trifecta.learner.Learner`.
         compile: see :class:`trifecta.learner.Learner`.
+        pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.pipeline.Pipeline`.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
         budget: the recipe's size, likewise.
     """
@@ -52,6 +53,7 @@ class RunConfig:
     precision: str = "auto"
     recompute: bool = False
     compile: bool = False
+    pipeline: int = 1
     recipe: str | None = None
     budget: str | None = None
 
@@ -64,6 +66,8 @@ class RunConfig:
                 "--epochs and --batch-size must be at least 1: received "
                 f"{self.epochs} and {self.batch_size}"
             )
+        if self.pipeline < 1:
+            raise ValueError(f"--pipeline is a number of threads, 1 or more: received {self.pipeline}")
         if not (self.width > 0 and math.isfinite(self.width)):
             raise ValueError(f"--width must be above 0: received {self.width}")
         if self.method.readout == CHOSEN and not self.data.validation:

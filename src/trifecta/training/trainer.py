@@ -1,13 +1,17 @@
 """Epochs: data through the learner, what was measured, and a checkpoint after each."""
 
 import time
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from trifecta.data import Batches, ImageData, ImageSet, load_data
 from trifecta.devices import resolve_device, synchronize
 from trifecta.learner import Learner
+from trifecta.pipeline import Losses, Pipeline
 from trifecta.readout import CHOSEN
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
@@ -67,6 +71,8 @@ class Trainer:
             compiled=config.compile,
             total_steps=config.epochs * self.batches.steps_per_epoch,
         )
+        if config.pipeline > 1 and self.device.type != "cpu":
+            warnings.warn(f"--pipeline is for CPUs, and ignored on {self.device.type}", stacklevel=2)
         self.position = Position()
         self.history: list[Record] = []
         self.stop_requested = False
@@ -139,16 +145,28 @@ class Trainer:
         assert self.learner.generator is not None
         began = time.perf_counter()
         batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
-        for batch, (images, labels) in enumerate(batches, start):
-            images = images.contiguous(memory_format=torch.channels_last)
-            self._meter.add(batch, self.learner.step(images, labels))
+        done = start
+        for losses in self._steps(self._until_stopped(batches)):
+            self._meter.add(done, losses)
+            done += 1
             if self.progress is not None:
                 self.progress.step_done()
-            if self.stop_requested:
-                self._epoch_seconds += time.perf_counter() - began
-                self._stop(batch + 1)
         synchronize(self.device)
         self._epoch_seconds += time.perf_counter() - began
+        if self.stop_requested:
+            self._stop(done)
+
+    def _steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
+        if self.config.pipeline > 1 and self.device.type == "cpu":
+            return Pipeline(self.learner, self.config.pipeline).steps(batches)
+        return (self.learner.step(images, labels) for images, labels in batches)
+
+    def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
+        for images, labels in batches:
+            yield images.contiguous(memory_format=torch.channels_last), labels
+            if self.stop_requested:
+                return
 
     def _stop(self, batch: int) -> None:
         """Save in the middle of an epoch, unless what would be saved is no longer good."""
@@ -227,5 +245,5 @@ class Trainer:
         )
 
 
-def _means(scores: list[torch.Tensor | None]) -> list[float | None]:
+def _means(scores: list[Tensor | None]) -> list[float | None]:
     return [None if s is None else s.mean().item() for s in scores]
