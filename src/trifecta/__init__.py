@@ -12,6 +12,7 @@ from trifecta.local_network import LocalNetwork, build_network
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.networks import NETWORKS
 from trifecta.optimizers import OptimizerConfig
+from trifecta.pipeline import Pipeline
 from trifecta.recipes import RECIPES, get_recipe
 from trifecta.schedules import Schedule, Window, parse_schedule
 from trifecta.training import Run, RunConfig, RunFolder, Trainer, evaluate, load_network, resume, train
@@ -29,6 +30,7 @@ __all__ = [
     "LocalNetwork",
     "Method",
     "OptimizerConfig",
+    "Pipeline",
     "Run",
     "RunConfig",
     "RunFolder",

@@ -6,7 +6,7 @@ among them. Exact: every block sees the batches in order, with the weights that 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Condition
@@ -65,7 +65,7 @@ class Pipeline:
             return len(network.blocks)
         return int(network.label_input is not None and any(True for _ in network.label_input.parameters()))
 
-    def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
+    def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Generator[Losses, None, None]:
         """What :meth:`Learner.step` returns, for each of ``batches`` and in their order.
 
         A batch is drawn when there is room for it: before the losses of those ahead of it are given out.

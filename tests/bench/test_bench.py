@@ -2,6 +2,7 @@
 
 import copy
 import gc
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +25,7 @@ from trifecta.bench.work import (
     prediction_multiply_adds,
     training_multiply_adds,
 )
+from trifecta.learner import LocalStep
 from trifecta.local_network import LocalNetwork
 
 TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")
@@ -75,6 +77,24 @@ def test_every_contestant_trains_and_is_reported_beside_backprop() -> None:
         assert row["efficiency"] > 0
     assert rows["published"]["precision"] == "fp32"
     assert {"hardware", "threads", "versions", "date", "precision"} <= set(report)
+
+
+def test_every_turn_has_so_many_steps_and_a_pipeline_takes_them_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained: list[LocalNetwork] = []
+    learn = Learner.learn
+
+    def counted(self: Learner, step: LocalStep) -> None:
+        trained.append(self.network)
+        learn(self, step)
+
+    monkeypatch.setattr(Learner, "learn", counted)
+    rows = select("superfecta,superfecta-pipeline")
+    report = measure_speed(TINY, rows, rounds=1, steps=5, say=silent)
+    assert report["steps_a_turn"] == 5
+    blocks_a_turn = 6 * 5
+    assert list(Counter(map(id, trained)).values()) == 2 * [(WARM_UP_TURNS + 1) * blocks_a_turn]
 
 
 def test_every_predictor_is_reported() -> None:
@@ -200,6 +220,19 @@ def test_memory_is_measured_in_processes_of_its_own() -> None:
     assert rows[1]["over_backprop"] == 1
     assert rows[2]["saved_over_backprop"] == rows[2]["saved_bytes"] / rows[3]["saved_bytes"]
     assert rows[3]["saved_bytes"] == saved_bytes("backprop", 6)
+
+
+def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:
+    """In whichever threads they are made; at least one block's, at most all that are under way."""
+    setting = replace(TINY, network="equal:12:4")
+    contestant = CONTESTANTS["superfecta-pipeline"]
+    trainer = contestant.build(setting)
+    assert isinstance(trainer, Learner)
+    with SavedBytes() as saved:
+        saved.follow(trainer)
+        contestant.train(trainer, [setting.batch()] * 8)
+    alone = saved_bytes("superfecta", 12)
+    assert alone <= saved.most <= contestant.pipeline * alone
 
 
 def test_a_probe_that_fails_says_why() -> None:

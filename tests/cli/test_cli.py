@@ -184,6 +184,7 @@ MISTAKES = {
     "unknown augmentation": (["--augment", "flop"], r"unknown augmentation 'flop'"),
     "not a number": (["--epochs", "many"], r"'many' is not a valid integer"),
     "no epochs": (["--epochs", "0"], r"--epochs.*at least 1"),
+    "no threads": (["--pipeline", "0"], r"--pipeline is a number of threads, 1 or more: received 0"),
     "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
     "batch larger than the set": (["--batch-size", "5000"], r"batch of 5000 .*--batch-size 216"),
     "no such device": (["--device", "cuda:9"], r"no such device 'cuda:9': this machine has cpu"),

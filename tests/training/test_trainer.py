@@ -55,7 +55,7 @@ class StopAt:
 
     def step_done(self) -> None:
         self.left -= 1
-        self.trainer.stop_requested = self.left == 0
+        self.trainer.stop_requested = self.left <= 0
 
     def evaluating(self, images: int) -> None:
         pass
@@ -86,6 +86,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
     assert untimed(continued.trainer.history) == untimed(whole.trainer.history)
     assert continued.test_accuracy == whole.test_accuracy
+
+
+@pytest.mark.parametrize("batches", [4, 17])
+def test_a_run_with_a_pipeline_equals_one_without_stopped_or_not(
+    stripes_folder: Path, tmp_path: Path, batches: int
+) -> None:
+    config = config_of(stripes_folder, method=get_method("trifecta"))
+    serial = train(config)
+    config = replace(config, pipeline=3)
+    trainer = Trainer(config, folder=RunFolder(tmp_path / "stopped"))
+    trainer.progress = StopAt(trainer, batches)
+    with pytest.raises(Interrupted):
+        finish(trainer)
+    continued = resume(tmp_path / "stopped")
+    assert continued.trainer.config.pipeline == 3
+    weights = serial.network.state_dict()
+    assert all(
+        torch.equal(tensor, weights[name]) for name, tensor in continued.network.state_dict().items()
+    )
+    assert untimed(continued.trainer.history) == untimed(serial.trainer.history)
+    assert continued.test_accuracy == serial.test_accuracy
 
 
 def test_more_epochs_continue_a_finished_run(stripes_folder: Path, tmp_path: Path) -> None:
@@ -252,6 +273,7 @@ def test_a_batch_larger_than_the_set_is_refused_and_leaves_no_folder(
         ({"epochs": 0}, "--epochs"),
         ({"width": 0.0}, "--width"),
         ({"seed": -1}, "--seed"),
+        ({"pipeline": 0}, "--pipeline"),
     ],
 )
 def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """The rows of a comparison: who trains the same network on the same batch, and how."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from trifecta.learner import Learner
 from trifecta.local_network import LocalNetwork
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.names import lookup
+from trifecta.pipeline import Pipeline
 from trifecta.precision import autocast
 
 BACKPROP, PUBLISHED = "backprop", "published"
@@ -43,6 +45,7 @@ class Contestant:
         method: what it computes, for counting work and naming locality.
         learner: builds what trains a network for it.
         shortlist: predict from the better half of the labels.
+        pipeline: how many blocks learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
     """
 
     name: str
@@ -50,10 +53,20 @@ class Contestant:
     method: Method
     learner: Callable[[LocalNetwork, str], Trains]
     shortlist: bool = False
+    pipeline: int = 1
 
     def build(self, setting: Setting) -> Trains:
         """Ready to step."""
         return self.learner(setting.build(self.method), setting.resolved_precision)
+
+    def train(self, trainer: Trains, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Let what :meth:`build` made learn from images (B, C, H, W) and labels (B,), batch by batch."""
+        if self.pipeline > 1:
+            assert isinstance(trainer, Learner)
+            deque(Pipeline(trainer, self.pipeline).steps(batches), maxlen=0)
+            return
+        for images, labels in batches:
+            trainer.step(images, labels)
 
     def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
         """Images (B, C, H, W) → class scores (B, K) by the trained network."""
@@ -112,13 +125,20 @@ def _contestants() -> list[Contestant]:
         learner=_learner(),
         shortlist=True,
     )
+    at_once = Contestant(
+        name="superfecta-pipeline",
+        title="superfecta, --pipeline 2",
+        method=superfecta,
+        learner=_learner(),
+        pipeline=2,
+    )
     plain = Contestant(
         name=PUBLISHED,
         title="published rule, plain PyTorch",
         method=published,
         learner=lambda network, _: PublishedRule(network),
     )
-    return [*listed, plain, shortlist]
+    return [*listed, at_once, plain, shortlist]
 
 
 _USUAL = {c.name: c for c in _contestants()}

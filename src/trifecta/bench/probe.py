@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
 from typing import Self
 
@@ -19,7 +20,7 @@ from trifecta.bench.contestants import CONTESTANTS, Trains
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
 from trifecta.devices import peak_memory_bytes
-from trifecta.learner import Learner
+from trifecta.learner import Learner, LocalStep
 from trifecta.muon import Muon
 
 # Both parities of an overlapping schedule, and the first again with warm buffers.
@@ -30,14 +31,16 @@ def main(arguments: str) -> None:
     """Build, take ``steps`` steps, and say what it took."""
     order = json.loads(arguments)
     setting = Setting(**order["setting"] | {"image_shape": tuple(order["setting"]["image_shape"])})
-    trainer = CONTESTANTS[order["contestant"]].build(setting)
+    contestant = CONTESTANTS[order["contestant"]]
+    trainer = contestant.build(setting)
     images, labels = setting.batch()
     _fill_optimizers(trainer)
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with SavedBytes() as saved:
-        for _ in range(order["steps"]):
-            trainer.step(images, labels)
+        if contestant.pipeline > 1 and isinstance(trainer, Learner):
+            saved.follow(trainer)
+        contestant.train(trainer, [(images, labels)] * order["steps"])
     peak = peak_resident_bytes() if setting.torch_device.type == "cpu" else peak_memory_bytes(images.device)
     print(json.dumps({"peak_bytes": peak, "saved_bytes": saved.most}))
 
@@ -62,7 +65,9 @@ class SavedBytes:
         self.most = 0
         self._now = 0
         self._holders: Counter[int] = Counter()
-        self._hooks = saved_tensors_hooks(self._pack, lambda holder: holder.tensor)
+        self._hooks = self._new_hooks()
+        # Reentrant, as collecting garbage may free a graph anywhere.
+        self._lock = RLock()
 
     def __enter__(self) -> Self:
         self._hooks.__enter__()
@@ -73,23 +78,38 @@ class SavedBytes:
     ) -> None:
         self._hooks.__exit__(kind, error, trace)
 
+    def follow(self, learner: Learner) -> None:
+        """Count in whatever threads ``learner`` learns: hooks are those of one."""
+        learn = learner.learn
+
+        def counted(step: LocalStep) -> None:
+            with self._new_hooks():
+                learn(step)
+
+        learner.learn = counted  # type: ignore[method-assign]
+
+    def _new_hooks(self) -> saved_tensors_hooks:
+        return saved_tensors_hooks(self._pack, lambda holder: holder.tensor)
+
     def _pack(self, tensor: Tensor) -> "_Holder":
         return _Holder(tensor, self)
 
     def take(self, tensor: Tensor) -> None:
         """A graph now holds ``tensor``."""
         storage = tensor.untyped_storage()
-        self._holders[storage.data_ptr()] += 1
-        if self._holders[storage.data_ptr()] == 1:
-            self._now += storage.nbytes()
-            self.most = max(self.most, self._now)
+        with self._lock:
+            self._holders[storage.data_ptr()] += 1
+            if self._holders[storage.data_ptr()] == 1:
+                self._now += storage.nbytes()
+                self.most = max(self.most, self._now)
 
     def give(self, tensor: Tensor) -> None:
         """A graph no longer holds it."""
         storage = tensor.untyped_storage()
-        self._holders[storage.data_ptr()] -= 1
-        if self._holders[storage.data_ptr()] == 0:
-            self._now -= storage.nbytes()
+        with self._lock:
+            self._holders[storage.data_ptr()] -= 1
+            if self._holders[storage.data_ptr()] == 0:
+                self._now -= storage.nbytes()
 
 
 class _Holder:

@@ -6,6 +6,7 @@ Shapes: R rounds; every figure of a row is the median over them, with its smalle
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from trifecta.bench.contestants import BACKPROP, PUBLISHED, Contestant
@@ -23,8 +24,18 @@ Report = dict[str, Any]
 Say = Callable[[str], None]
 
 
-def measure_speed(setting: Setting, contestants: Sequence[Contestant], *, rounds: int, say: Say) -> Report:
-    """Training steps of every contestant in turn."""
+def measure_speed(
+    setting: Setting,
+    contestants: Sequence[Contestant],
+    *,
+    rounds: int,
+    say: Say,
+    steps: int = STEPS_A_TURN,
+) -> Report:
+    """Training steps of every contestant in turn, ``steps`` each time.
+
+    Where blocks learn at the same time, they start and end one after another: that needs more steps.
+    """
     images, labels = setting.batch()
     turns: dict[str, Turn] = {}
     networks: dict[str, LocalNetwork] = {}
@@ -32,14 +43,11 @@ def measure_speed(setting: Setting, contestants: Sequence[Contestant], *, rounds
         trainer = contestant.build(setting)
         networks[contestant.name] = trainer.network
 
-        def turn(step: Callable[..., object] = trainer.step) -> None:
-            for _ in range(STEPS_A_TURN):
-                step(images, labels)
-
-        turns[contestant.name] = turn
+        turns[contestant.name] = partial(contestant.train, trainer, [(images, labels)] * steps)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     work = {name: training_multiply_adds(network) for name, network in networks.items()}
-    return report_turns("speed", setting, contestants, seconds, work, STEPS_A_TURN * setting.batch_size)
+    report = report_turns("speed", setting, contestants, seconds, work, steps * setting.batch_size)
+    return report | {"steps_a_turn": steps}
 
 
 def measure_inference(

@@ -19,7 +19,7 @@ from trifecta.bench.contestants import select
 from trifecta.bench.loading import measure_loading
 from trifecta.bench.memory import DEPTHS
 from trifecta.bench.settled import measure_settled
-from trifecta.bench.speed import Say
+from trifecta.bench.speed import STEPS_A_TURN, Say
 from trifecta.cli.options import accuracy_configs, data_config
 from trifecta.files import write_atomically
 from trifecta.report.bench import check_figure, draw_bench, print_bench
@@ -77,10 +77,24 @@ def _rows(default: str | None) -> Decorator:
 
 
 @bench_command.command("speed")
-@_options(_NETWORK, _rows(None), *_SETTING)
-def speed_command(rows: str | None, rounds: int, **options: Any) -> None:
+@_options(
+    _NETWORK,
+    _rows(None),
+    *_SETTING,
+    click.option(
+        "--steps",
+        type=click.IntRange(1),
+        default=STEPS_A_TURN,
+        show_default=True,
+        help="Of a turn; more for --pipeline rows.",
+    ),
+)
+def speed_command(rows: str | None, rounds: int, steps: int, **options: Any) -> None:
     """Training, images a second."""
-    _finish(options, lambda setting, say: measure_speed(setting, select(rows), rounds=rounds, say=say))
+    _finish(
+        options,
+        lambda setting, say: measure_speed(setting, select(rows), rounds=rounds, steps=steps, say=say),
+    )
 
 
 @bench_command.command("inference")

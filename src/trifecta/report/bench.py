@@ -48,6 +48,8 @@ def _synthetic_setting(report: Report) -> str:
     images = f"images {'×'.join(map(str, report['image_shape']))}"
     data = f"{report['data']}, " if "data" in report else ""
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
+    if "steps_a_turn" in report:
+        rounds += f" of {report['steps_a_turn']} batches"
     return (
         f"{network}{data}{images}, batch {report['batch_size']}, {report['num_classes']} classes, "
         f"{report['precision']}, {rounds}"
