@@ -11,16 +11,14 @@ import argparse
 import itertools
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from conditions import conditions
 from trifecta.data import DataConfig
-from trifecta.devices import describe_device
 from trifecta.methods import get_method
 from trifecta.optimizers import OptimizerConfig
-from trifecta.training import RunConfig, Trainer, to_plain
-from trifecta.training.run import versions
+from trifecta.training import RunConfig, Trainer
 
 DATA_SETS, SEEDS = ("cifar10", "mnist"), (0, 1, 2)
 # Owner of an optimizer state, whether the last block learns alone, decay and start of the learning rate.
@@ -54,11 +52,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         "block_accuracy": trainer.history[-1]["block_accuracy"],
         "seconds": sum(record["seconds"] for record in trainer.history),
         "budget": "grid",
-        "settings": to_plain(replace(config, data=DataConfig(source=Path(config.data.source).name))),
-        "hardware": describe_device(trainer.device),
-        "precision": trainer.learner.precision,
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **conditions(trainer),
     }
 
 

@@ -10,18 +10,16 @@ about what takes the same time. The test split is not read.
 import argparse
 import json
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from conditions import conditions
 from trifecta.data import DataConfig
-from trifecta.devices import describe_device
 from trifecta.heads import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optimizers import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
-from trifecta.training import RunConfig, Trainer, to_plain
-from trifecta.training.run import versions
+from trifecta.training import RunConfig, Trainer
 
 RAW, NORMALIZED = CrossEntropy(pool=4), CrossEntropy(pool=4, normalized=True)
 
@@ -90,11 +88,7 @@ def measure(config: RunConfig) -> dict[str, Any]:
         "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
         "block_accuracy": trainer.history[-1]["block_accuracy"],
         "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
-        "settings": to_plain(replace(config, data=DataConfig(source=Path(config.data.source).name))),
-        "hardware": describe_device(trainer.device),
-        "precision": trainer.learner.precision,
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **conditions(trainer),
     }
 
 

@@ -23,13 +23,15 @@ from trifecta.methods.method import Method
 from trifecta.optimizers import OptimizerConfig
 from trifecta.schedules import LAYER_WISE
 
+CLASSIFIER = CrossEntropy(pool=4, normalized=True)
+
 
 def superfecta() -> Method:
     """Our own: normalised local classifiers of patches, orthogonalised steps, a fused read-out."""
     return Method(
         name="superfecta",
         label_input="none",
-        objective=CrossEntropy(pool=4, normalized=True),
+        objective=CLASSIFIER,
         normalization="batch",
         schedule=LAYER_WISE,
         readout="all-but-first",

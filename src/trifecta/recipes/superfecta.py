@@ -7,6 +7,7 @@ from trifecta.heads import Combined, CrossEntropy, GroupCrossEntropy, Similarity
 from trifecta.heads.combined import ScoringObjective
 from trifecta.heads.terms import Term
 from trifecta.methods import Method, backprop, superfecta, trifecta
+from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.optimizers import OptimizerConfig
 from trifecta.recipes.data_sets import DATA_SETS
 from trifecta.recipes.paper import BUDGETS
@@ -15,7 +16,6 @@ from trifecta.schedules import OVERLAPPING
 from trifecta.training.config import RunConfig
 
 SOURCE = "ours"
-CLASSIFIER = CrossEntropy(pool=4, normalized=True)
 
 
 def with_objective(objective: ScoringObjective) -> Method:

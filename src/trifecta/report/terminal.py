@@ -24,13 +24,14 @@ def print_run(run: Run, folder: Path) -> None:
     last = run.trainer.history[-1]
     print_blocks(run.test.block_accuracy, last["loss"])
     result = run.result
+    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
     console = plain_console()
     validation = result["validation_accuracy"]
     if validation is not None:
         console.print(f"validation accuracy {percent(validation)}")
     console.print(
         f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
-        f"{result['network']}, {result['locality']}; {result['epochs']} epochs in "
+        f"{result['network']}, {result['locality']}; {epochs} in "
         f"{result['seconds']:.1f} s, {result['images_per_second']:,.0f} images/s, "
         f"{result['precision']} on {result['hardware']})"
     )
