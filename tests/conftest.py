@@ -29,6 +29,12 @@ def _private_hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(params=[0, 2**60], ids=["fused", "plain"])
+def window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs with fused windows, however small, and with the plain graph."""
+    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
+
+
 @pytest.fixture(scope="session")
 def stripes() -> ImageData:
     """Three classes of noisy 8×8 images: vertical, horizontal, diagonal stripes."""

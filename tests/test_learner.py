@@ -22,6 +22,7 @@ from trifecta import (
 )
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
+pytestmark = pytest.mark.usefixtures("window_of_any_size")
 SHAPE, CLASSES = (1, 8, 8), 3
 SCHEDULES = [
     LAYER_WISE,
@@ -31,12 +32,6 @@ SCHEDULES = [
     Schedule(size=4),
     END_TO_END,
 ]
-
-
-@pytest.fixture(autouse=True, params=[0, 2**60], ids=["fused", "plain"])
-def _window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with fused windows, however small, and with the plain graph."""
-    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
 
 
 def network_of(method: str, schedule: Schedule, *, ownership: str = "weight") -> LocalNetwork:

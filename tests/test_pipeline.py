@@ -15,6 +15,7 @@ from trifecta.methods import METHODS, Method, get_method
 from trifecta.pipeline import Losses, Pipeline
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule
 
+pytestmark = pytest.mark.usefixtures("window_of_any_size")
 SHAPE, STEPS, BLOCKS = (1, 8, 8), 7, 6
 
 

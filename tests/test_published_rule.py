@@ -11,13 +11,8 @@ from trifecta.labels import wrong_labels
 from trifecta.methods import trifecta
 from trifecta.optimizers import OptimizerConfig
 
+pytestmark = pytest.mark.usefixtures("window_of_any_size")
 CLASSES, BATCH = 5, 6
-
-
-@pytest.fixture(autouse=True, params=[0, 2**60], ids=["fused", "plain"])
-def _window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every test runs with fused windows, however small, and with the plain graph."""
-    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
 
 
 def published(network: str) -> LocalNetwork:
