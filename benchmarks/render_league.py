@@ -1,5 +1,7 @@
 """Tables of methods on equal work for docs/, from the result files in benchmarks/compared/."""
 
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 from render_experiments import made_with
@@ -35,7 +37,8 @@ def league(data: str, budget: str) -> str:
         published = {row.recipe.title: _published(row) for row in rows}
         head = [head[0], "published, elsewhere", *head[1:]]
         body = [[cells[0], published[cells[0]], *cells[1:]] for cells in body]
-    return markdown(head, body) + made_with(rows)
+    order = _order(rows) if data == "cifar10" and budget == "grid" else ""
+    return markdown(head, body) + made_with(rows) + order
 
 
 def draw_league(path: Path, *, data: str, budget: str) -> None:
@@ -43,6 +46,24 @@ def draw_league(path: Path, *, data: str, budget: str) -> None:
     rows = rows_of(data, budget)
     if any(row.seconds is not None for row in rows):
         draw_comparison(rows, path)
+
+
+def _order(rows: Sequence[RowSummary]) -> str:
+    """How many pairs of rows stand in the order of their published figures, and which rows do not."""
+    both = [
+        (PUBLISHED_CIFAR10[name], row.accuracy.mean, name)
+        for row in rows
+        if row.accuracy and (name := row.recipe.base.method.name) in PUBLISHED_CIFAR10
+    ]
+    pairs = [(a, b) for a, b in combinations(sorted(both), 2) if a[0] < b[0]]
+    if not pairs:
+        return ""
+    turned = [(a[2], b[2]) for a, b in pairs if a[1] > b[1]]
+    names = "; ".join(f"*{a}* ahead of *{b}*" for a, b in turned) or "none"
+    return (
+        f"\n{len(pairs) - len(turned)} of {len(pairs)} pairs of rows with a published figure stand in its "
+        f"order; the others: {names}.\n"
+    )
 
 
 def _published(row: RowSummary) -> str:

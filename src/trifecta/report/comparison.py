@@ -1,5 +1,6 @@
 """Methods beside each other: accuracy, speed, memory, locality, seconds to accuracy."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -7,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from trifecta.bench.accuracy import seconds_to
-from trifecta.report.bench import END_TO_END, check_figure
+from trifecta.report.bench import check_figure
 from trifecta.report.reproduction import NOT_MEASURED, accuracy_text
 from trifecta.report.terminal import percent, plain_console, simple_table
 from trifecta.reproduce.results import StoredRun
 from trifecta.reproduce.summary import RowSummary
-from trifecta.schedules import END_TO_END as END_TO_END_SCHEDULE
+from trifecta.schedules import END_TO_END
 
 
 def comparison_table(
@@ -31,8 +32,7 @@ def comparison_table(
         "crosses a block",
         *(f"s to {percent(threshold)}" for threshold in thresholds),
     ]
-    ordered = sorted(rows, key=lambda row: -row.accuracy.mean if row.accuracy else 0.0)
-    return head, [_cells(row, _reference(row, rows), thresholds) for row in ordered]
+    return head, [_cells(row, _reference(row, rows), thresholds) for row in sorted(rows, key=_place)]
 
 
 def print_comparison(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> None:
@@ -77,23 +77,24 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
-        for row in rows:
-            for run in _timed(row)[:1]:
-                history = run.history
-                end_to_end = run.result["locality"] == "end-to-end"
-                axes.plot(
-                    list(accumulate(record["seconds"] for record in history)),
-                    [record["validation_accuracy"] for record in history],
-                    marker=".",
-                    linestyle="--" if end_to_end else "-",
-                    color=None if not end_to_end else END_TO_END,
-                    label=row.recipe.title,
-                )
+        # The most accurate first, as the table has them; ten colours, then the same with another marker.
+        drawn = [(row, run) for row in sorted(rows, key=_place) for run in _timed(row)[:1]]
+        for number, (row, run) in enumerate(drawn):
+            axes.plot(
+                list(accumulate(record["seconds"] for record in run.history)),
+                [record["validation_accuracy"] for record in run.history],
+                marker="osD"[number // 10 % 3],
+                markersize=3,
+                linewidth=1,
+                linestyle="--" if run.result["locality"] == "end-to-end" else "-",
+                color=f"C{number % 10}",
+                label=row.recipe.title,
+            )
         axes.set(xlabel="seconds of training", ylabel="validation accuracy")
-        axes.legend(fontsize=6, ncols=2)
+        axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
 
 
@@ -117,11 +118,16 @@ def comparison_as_plain(rows: Sequence[RowSummary], thresholds: Sequence[float])
     ]
 
 
+def _place(row: RowSummary) -> float:
+    """Sorts the most accurate row first and what was not measured last."""
+    return -row.accuracy.mean if row.accuracy else math.inf
+
+
 def _reference(row: RowSummary, rows: Sequence[RowSummary]) -> RowSummary | None:
     """Plain backprop of the same network."""
     network = row.recipe.base.network
     candidates = (other for other in rows if other.recipe.base.network == network)
-    return next((o for o in candidates if o.recipe.base.method.schedule == END_TO_END_SCHEDULE), None)
+    return next((o for o in candidates if o.recipe.base.method.schedule == END_TO_END), None)
 
 
 def _cells(row: RowSummary, reference: RowSummary | None, thresholds: Sequence[float]) -> list[str]:
