@@ -16,6 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 
 @pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Whatever ran before in the same process."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path_factory.getbasetemp() / "trifecta-cache"))
 

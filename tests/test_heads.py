@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from trifecta.goodness import Moments, patch_rms
 from trifecta.heads import (
@@ -20,7 +20,7 @@ from trifecta.heads import (
     Similarity,
     SupervisedContrastive,
 )
-from trifecta.heads.classifiers import LinearHead
+from trifecta.heads.classifiers import ClassifierHead
 from trifecta.objectives import similarity_loss, supervised_contrastive_loss
 
 SHAPE, CLASSES = (6, 8, 8), 3
@@ -38,10 +38,11 @@ def labels(size: int = 5) -> Tensor:
 @pytest.mark.parametrize("pool", [1, 2])
 def test_a_normalised_classifier_reads_averages_less_their_mean_over_their_deviation(pool: int) -> None:
     head = CrossEntropy(pool=pool, normalized=True).head(SHAPE, CLASSES).double()
-    assert isinstance(head, LinearHead)
+    assert isinstance(head, ClassifierHead)
     a = features()
     averages = F.adaptive_avg_pool2d(a, pool).permute(0, 2, 3, 1).flatten(1)
     spread = (averages.var(0, correction=0) + 1e-5).sqrt()
+    assert isinstance(head.classifier, nn.Linear)
     expected = (averages - averages.mean(0)) / spread @ head.classifier.weight.T + head.classifier.bias
     torch.testing.assert_close(head.scores(a), expected)
     if pool == 1:
@@ -49,6 +50,22 @@ def test_a_normalised_classifier_reads_averages_less_their_mean_over_their_devia
         torch.testing.assert_close(head.scores(moments), expected)
     # A prediction does not depend on what stands beside it.
     torch.testing.assert_close(head.eval().scores(a)[:2], head.scores(a[:2]))
+
+
+def test_a_hidden_layer_is_normalised_and_rectified() -> None:
+    head = CrossEntropy(pool=2, hidden=4).head(SHAPE, CLASSES).double()
+    a, weights = features(), dict(head.named_parameters())
+    averages = F.adaptive_avg_pool2d(a, 2).permute(0, 2, 3, 1).flatten(1)
+    responses = averages @ weights["classifier.0.weight"].T
+    spread = (responses.var(0, correction=0) + 1e-5).sqrt()
+    hidden = ((responses - responses.mean(0)) / spread).clamp(min=0)
+    expected = hidden @ weights["classifier.3.weight"].T + weights["classifier.3.bias"]
+    torch.testing.assert_close(head.scores(a), expected)
+
+
+def test_a_classifier_has_no_fewer_than_0_hidden_units() -> None:
+    with pytest.raises(ValueError, match="0 hidden units or more: received -1"):
+        CrossEntropy(hidden=-1)
 
 
 def test_similarity_is_of_cosines_about_the_batch_mean() -> None:

@@ -18,7 +18,7 @@ class Moments(NamedTuple):
     """All that a goodness needs of activations (N, C, …): sums over the positions of each channel.
 
     Attributes:
-        sums: ``Σ_p a_p``, (N, C).
+        sums: ``Σ_p a_p``, (N, C); (0,), like the squares, where a head needs neither.
         squares: ``Σ_p a_p²``, (N, C).
         positions: how many p there are; 1 for fully connected blocks.
         patch_means: :func:`trifecta.patches.patch_means`, (N, P²·C), where a head asked for them.

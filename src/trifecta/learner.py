@@ -194,6 +194,7 @@ class Learner:
             skip_zero_rows=head.skips_samples,
             recompute=self.recompute,
             patches=head.reads_patches,
+            sums_up=head.reads_moments,
             kernels=self.kernels,
         )
         return head.loss(moments if head.reads_moments or head.reads_patches else output, labels), output

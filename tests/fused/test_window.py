@@ -377,3 +377,19 @@ def test_patch_means_have_the_gradients_of_the_plain_graph(pools: tuple[bool, ..
     for ours, expected in zip(found[:2], found[2:], strict=True):
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_sums_that_nobody_reads_are_left_out_and_change_no_gradient(recompute: bool) -> None:
+    blocks, x = conv_blocks((True, False), "batch"), torch.randn(7, 3, 8, 8, requires_grad=True)
+    stages = stages_of(blocks)
+    assert stages is not None
+    found = []
+    for sums_up in (True, False):
+        features, moments = run_window(stages, x, patches=2, sums_up=sums_up, recompute=recompute)
+        assert moments.patch_means is not None
+        assert bool(moments.sums.numel()) == bool(moments.squares.numel()) == sums_up
+        loss = weighted(moments.patch_means) + weighted(features.contiguous())
+        found.append(torch.autograd.grad(loss, [x, *blocks.parameters()]))
+    for a, b in zip(*found, strict=True):
+        assert a.equal(b)

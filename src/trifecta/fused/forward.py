@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trifecta.fused.blocks import BlockPass, empty
 from trifecta.fused.norms import Statistics, update_running_statistics
-from trifecta.fused.pointwise import Kernels
+from trifecta.fused.pointwise import Kernels, channel_moments
 from trifecta.fused.stages import Parameters, Stage
 
 
@@ -20,6 +20,7 @@ def forward_block(
     moments: tuple[Tensor, Tensor] | None,
     *,
     overwrite: bool = False,
+    sums_up: bool = True,
 ) -> tuple[BlockPass, tuple[Tensor, Tensor]]:
     """One block over the whole batch.
 
@@ -30,9 +31,10 @@ def forward_block(
         x: its input, in the precision of the products.
         moments: channel sums of ``x``, where the norm reads the batch.
         overwrite: put the activations into the memory of ``x`` where they fit.
+        sums_up: whether anybody reads the moments of the activations.
 
     Returns:
-        The pass, and the channel sums (N, O) of its activations and of their squares.
+        The pass, and the channel sums (N, O) of its activations and of their squares; else (0,).
     """
     statistics = _statistics(moments, x.numel() // x.shape[1]) if stage.norm.reads_batch else Statistics()
     update_running_statistics(stage.module, statistics, x.numel() // x.shape[1])
@@ -56,9 +58,14 @@ def forward_block(
     for rows in block.pieces(None):
         response = block.respond(x[rows])
         if places is None:
-            parts.append(kernels.relu_into(response, activations[rows]))
+            kernels.relu_into(response, activations[rows])
         else:
-            parts.append(kernels.relu_pool_into(response, activations[rows], places[rows]))
+            kernels.relu_pool_into(response, activations[rows], places[rows])
+        if sums_up:
+            # While the piece is in cache.
+            parts.append(channel_moments(activations[rows]))
+    if not sums_up:
+        return block, (x.new_empty(0), x.new_empty(0))
     sums, squares = (torch.cat(values) for values in zip(*parts, strict=True))
     return block, (sums, squares)
 

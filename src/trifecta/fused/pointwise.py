@@ -28,14 +28,13 @@ def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.sum((2, 3), dtype=wide), x.to(wide).square().sum((2, 3))
 
 
-def relu_into(response: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-    """``out = max(response, 0)``; returns the moments of ``out``."""
+def relu_into(response: Tensor, out: Tensor) -> None:
+    """``out = max(response, 0)``."""
     torch.clamp_min(response, 0, out=out)
-    return channel_moments(out)
 
 
-def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> tuple[Tensor, Tensor]:
-    """ReLU and 2×2 maximum into ``out``, the places packed; returns the moments of ``out``.
+def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> None:
+    """ReLU and 2×2 maximum into ``out``, the places packed.
 
     The maximum of four ReLUs is the ReLU of the maximum, so the pool runs first. Where two are equal
     the first is taken, as ``nn.MaxPool2d`` does.
@@ -43,7 +42,6 @@ def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> tupl
     largest, index = F.max_pool2d(response, 2, return_indices=True)
     torch.clamp_min(largest, 0, out=out)
     packed_places.copy_(pack_places(_places(index, response.shape[3])))
-    return channel_moments(out)
 
 
 def _places(index: Tensor, image_width: int) -> Tensor:
@@ -142,8 +140,8 @@ def combine(dy: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, *, rectified
 class Kernels(NamedTuple):
     """The functions of this module that a window runs, as they are or compiled."""
 
-    relu_into: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    relu_pool_into: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    relu_into: Callable[[Tensor, Tensor], None]
+    relu_pool_into: Callable[[Tensor, Tensor, Tensor], None]
     unpool: Callable[[Tensor, Tensor, int, int], Tensor]
     moment_gradient: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
     combine: Callable[..., Tensor]

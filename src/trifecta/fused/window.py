@@ -43,6 +43,7 @@ class Plan:
             piece, twice: for a window of two, a third of the memory less for two more forward passes of
             its first block.
         patches: P where the means of P×P patches are wanted, else 0.
+        sums_up: whether the channel sums of the features are wanted.
         kernels: the elementwise work, eager or compiled.
     """
 
@@ -52,11 +53,16 @@ class Plan:
     skip_zero_rows: bool = False
     recompute: bool = False
     patches: int = 0
+    sums_up: bool = True
     kernels: Kernels = EAGER
 
     def keeps(self, block: int) -> bool:
         """Whether the activations of ``block`` are kept."""
-        return not self.recompute or block % 2 == 1 or block == len(self.stages) - 1
+        return not self.recompute or block % 2 == 1 or self.is_last(block)
+
+    def is_last(self, block: int) -> bool:
+        """Whether the window ends with ``block``."""
+        return block == len(self.stages) - 1
 
 
 def run_window(
@@ -67,6 +73,7 @@ def run_window(
     skip_zero_rows: bool = False,
     recompute: bool = False,
     patches: int = 0,
+    sums_up: bool = True,
     kernels: Kernels = EAGER,
 ) -> tuple[Tensor, Moments]:
     """Forward pass of a window in train mode, differentiable once.
@@ -78,10 +85,11 @@ def run_window(
         skip_zero_rows: see :class:`Plan`.
         recompute: see :class:`Plan`.
         patches: see :class:`Plan`; they must be of equal size.
+        sums_up: see :class:`Plan`.
         kernels: see :class:`Plan`.
 
     Returns:
-        The last block's activations, and their moments. A loss may be built on either.
+        The last block's activations, and what was wanted of their moments. A loss may be built on either.
     """
     if isinstance(stages[0].linear, Matrix) and x.ndim == 4:
         constant_channels *= math.prod(x.shape[2:])
@@ -92,6 +100,7 @@ def run_window(
         skip_zero_rows=skip_zero_rows,
         recompute=recompute,
         patches=patches,
+        sums_up=sums_up,
         kernels=kernels,
     )
     parameters = [p for stage in plan.stages for p in stage.parameters]
@@ -112,7 +121,15 @@ class _Window(torch.autograd.Function):
             moments = channel_moments(x) if plan.stages[0].norm.reads_batch else None
             for k, (stage, own) in enumerate(zip(plan.stages, _by_block(parameters), strict=True)):
                 overwrite = k > 0 and not plan.keeps(k - 1)
-                block, moments = forward_block(stage, plan.kernels, own, x, moments, overwrite=overwrite)
+                block, moments = forward_block(
+                    stage,
+                    plan.kernels,
+                    own,
+                    x,
+                    moments,
+                    overwrite=overwrite,
+                    sums_up=plan.sums_up or not plan.is_last(k),
+                )
                 assert block.activations is not None
                 x = block.activations
                 saved += [x if plan.keeps(k) else None, block.places, *block.statistics]

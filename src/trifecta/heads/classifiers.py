@@ -1,4 +1,4 @@
-"""Heads with a classifier of their own: linear on averages, or a small convolutional network.
+"""Heads with a classifier of their own: of averages, or a small convolutional network.
 
 Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
 """
@@ -19,11 +19,12 @@ from trifecta.patches import divides, patch_means
 SHARPNESS = 8.0
 
 
-class LinearHead(Head):
-    """Averages maps to ``pool``×``pool`` (0: as they are), then a linear classifier with cross-entropy.
+class ClassifierHead(Head):
+    """Averages maps to ``pool``×``pool`` (0: as they are), then a classifier with cross-entropy.
 
     With ``normalized`` each average is batch-normalised first, without gain or bias, as both would be
-    absorbed by the classifier.
+    absorbed by the classifier. It is linear, or with ``hidden`` units, batch-normalised and under a ReLU,
+    one layer more.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class LinearHead(Head):
         pool: int,
         smoothing: float = 0.0,
         normalized: bool = False,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         self.smoothing = smoothing
@@ -43,7 +45,10 @@ class LinearHead(Head):
             self.reads_patches = self.pool
         in_features = feature_shape[0] * self.pool**2 if self.pool else math.prod(feature_shape)
         self.normalize = nn.BatchNorm1d(in_features, affine=False) if normalized else nn.Identity()
-        self.classifier = nn.Linear(in_features, num_classes)
+        self.classifier: nn.Module = nn.Linear(hidden or in_features, num_classes)
+        if hidden:
+            first = nn.Linear(in_features, hidden, bias=False)
+            self.classifier = nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(), self.classifier)
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
@@ -137,9 +142,13 @@ class CentroidHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy:
-    """Cross-entropy of a linear classifier: :class:`LinearHead`, with label ``smoothing``.
+    """Cross-entropy of a classifier of averages: :class:`ClassifierHead`, with label ``smoothing``.
 
-    ``normalized``: the classifier reads batch-normalised averages.
+    Attributes:
+        pool: averages of P×P patches; 0 for the features as they are.
+        smoothing: of the labels.
+        normalized: the classifier reads batch-normalised averages.
+        hidden: units of the classifier's hidden layer; 0 for a linear one.
     """
 
     kind: ClassVar[str] = "cross-entropy"
@@ -149,15 +158,22 @@ class CrossEntropy:
     pool: int = 1
     smoothing: float = 0.0
     normalized: bool = False
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject what is no number of units."""
+        if self.hidden < 0:
+            raise ValueError(f"a classifier has 0 hidden units or more: received {self.hidden}")
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
-        return LinearHead(
+        return ClassifierHead(
             feature_shape,
             num_classes,
             pool=self.pool,
             smoothing=self.smoothing,
             normalized=self.normalized,
+            hidden=self.hidden,
         )
 
 

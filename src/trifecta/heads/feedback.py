@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trifecta.goodness import Moments
-from trifecta.heads.classifiers import LinearHead
+from trifecta.heads.classifiers import ClassifierHead
 from trifecta.heads.head import FeatureShape, Head, with_share
 
 
@@ -27,7 +27,7 @@ class FeedbackHead(Head):
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, step: float) -> None:
         super().__init__()
         self.step = step
-        self.probe = LinearHead(feature_shape, num_classes, pool=1)
+        self.probe = ClassifierHead(feature_shape, num_classes, pool=1)
         self.register_buffer("feedback", torch.randn(num_classes, feature_shape[0]))
         self._error: Tensor | None = None
 
