@@ -59,7 +59,7 @@ class Pipeline:
     def blocks_read(self) -> int:
         """How many blocks, counted from the first, what enters the next step depends on."""
         network = self.learner.network
-        if network.method.objective.feeds_back or network.method.negatives == "hard":
+        if not network.method.pipelines:
             return len(network.blocks)
         if self.learner.resets_heads:
             return len(network.blocks)

@@ -125,6 +125,15 @@ def test_a_recipe_that_changed_is_run_again_in_place_of_the_old_result(
     assert find(stored, runs[0]) is None
 
 
+def test_how_many_blocks_learnt_at_once_does_not_tell_runs_apart(
+    table: ResultTable, tmp_path: Path
+) -> None:
+    runs = planned(table)[:1]
+    reproduction(runs, tmp_path).make(runs, untouched)
+    at_once = [replace(run, config=replace(run.config, pipeline=2)) for run in runs]
+    assert reproduction(at_once, tmp_path).missing() == []
+
+
 def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table)[:1]
     reproduction(runs, tmp_path).make(runs, untouched)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
-from trifecta.methods import METHODS, get_method
+from trifecta.methods import METHODS, Method, get_method
 from trifecta.training import (
     DivergenceError,
     Interrupted,
@@ -280,6 +280,24 @@ def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], messag
     config = RunConfig(data=DataConfig(source="digits"))
     with pytest.raises(ValueError, match=message):
         replace(config, **change)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        get_method("backprop"),
+        get_method("rec-lra"),
+        replace(get_method("trifecta"), negatives="hard"),
+    ],
+    ids=["one window", "network's error", "hard negatives"],
+)
+def test_a_pipeline_that_could_only_wait_is_said_to_be_ignored(
+    method: Method, stripes_folder: Path
+) -> None:
+    config = config_of(stripes_folder, method=method, pipeline=2)
+    with pytest.warns(UserWarning, match="--pipeline is ignored: with .* waits for all others"):
+        assert Trainer(config).pipeline is None
+    assert Trainer(replace(config, method=get_method("trifecta"))).pipeline is not None
 
 
 def test_a_read_out_is_chosen_on_validation_images_and_kept(stripes_folder: Path, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ _PATH: click.Path = click.Path(path_type=Path)
 @click.option("--thresholds", default="0.5,0.7", show_default=True, help="Validation accuracies.")
 @click.option("--device", default="auto", metavar="NAME", show_default=True)
 @click.option("--precision", default="auto", metavar="NAME", show_default=True)
+@click.option(
+    "--pipeline",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="So many blocks learn at the same time, where a method allows (CPU).",
+)
 @click.option("--out", type=_PATH, default=Path("benchmarks/compared"), show_default=True)
 @click.option("--work", type=_PATH, default=Path("runs/compare"), show_default=True)
 @click.option("--figure", type=_PATH, help="Accuracy over seconds: .svg, .png or .pdf.")
@@ -48,6 +55,7 @@ def compare_command(
     thresholds: str,
     device: str,
     precision: str,
+    pipeline: int,
     out: Path,
     work: Path,
     figure: Path | None,
@@ -67,6 +75,7 @@ def compare_command(
         locate=lambda config: replace(config, source=data),
         device=device,
         precision=precision,
+        pipeline=pipeline,
     )
     failed: dict[str, str] = {}
     if not show:

@@ -104,6 +104,11 @@ class Method:
         return self.label_input in LABEL_INPUTS
 
     @property
+    def pipelines(self) -> bool:
+        """Whether a step can begin before the one ahead of it is done, as far as the method goes."""
+        return not (self.schedule.size == 0 or self.objective.feeds_back or self.negatives == "hard")
+
+    @property
     def locality(self) -> str:
         """What crosses a block: as its schedule says, or ``feedback`` where the network's error does."""
         return "feedback" if self.objective.feeds_back else self.schedule.locality

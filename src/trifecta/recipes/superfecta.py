@@ -1,9 +1,10 @@
 """What each technique of superfecta is worth, what was tried beside them, and rivals with its optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from trifecta.heads import Combined, CrossEntropy, GroupCrossEntropy, Similarity, SupervisedContrastive
+from trifecta.data import AUGMENTATIONS
+from trifecta.heads import Combined, GroupCrossEntropy, Similarity, SupervisedContrastive
 from trifecta.heads.combined import ScoringObjective
 from trifecta.heads.terms import Term
 from trifecta.methods import Method, backprop, superfecta, trifecta
@@ -11,7 +12,7 @@ from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.optimizers import OptimizerConfig
 from trifecta.recipes.data_sets import DATA_SETS
 from trifecta.recipes.paper import BUDGETS
-from trifecta.recipes.recipe import Recipe
+from trifecta.recipes.recipe import Budget, Recipe
 from trifecta.schedules import OVERLAPPING
 from trifecta.training.config import RunConfig
 
@@ -36,11 +37,9 @@ def with_the_same_optimizer(method: Method) -> Method:
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     "unchanged": ("superfecta", superfecta),
     "adam": ("Adam in place of Muon", lambda: replace(superfecta(), optimizer=OptimizerConfig())),
-    "raw": ("classifiers of raw averages", lambda: with_objective(CrossEntropy(pool=4))),
-    "whole-maps": (
-        "classifiers of whole maps",
-        lambda: with_objective(CrossEntropy(pool=1, normalized=True)),
-    ),
+    "linear": ("linear classifiers", lambda: with_objective(replace(CLASSIFIER, hidden=0))),
+    "raw": ("classifiers of raw averages", lambda: with_objective(replace(CLASSIFIER, normalized=False))),
+    "whole-maps": ("classifiers of whole maps", lambda: with_objective(replace(CLASSIFIER, pool=1))),
     "class-groups": ("class groups in place of classifiers", lambda: with_objective(GroupCrossEntropy())),
     "layer-norm": ("layer normalisation", lambda: replace(superfecta(), normalization="layer")),
     "overlapping": ("overlapping updates", lambda: replace(superfecta(), schedule=OVERLAPPING)),
@@ -57,6 +56,7 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
         "freezing from half of the run on",
         lambda: replace(superfecta(), optimizer=replace(superfecta().optimizer, freeze_from=0.5)),
     ),
+    "backprop-adam": ("backprop, Adam", backprop),
     "backprop": ("backprop, Muon", lambda: with_the_same_optimizer(backprop())),
     "backprop-classifier": (
         "backprop, Muon, the same classifier",
@@ -66,15 +66,38 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
 }
 
 
+# Rows that are trained for longer, and plain backprop beside them.
+LONGER = (
+    "unchanged",
+    "linear",
+    "overlapping",
+    "freezing",
+    "backprop",
+    "backprop-classifier",
+    "backprop-adam",
+)
+LONGER_BUDGETS: dict[str, Budget] = {
+    "quick": Budget(width=0.125, epochs=1, augmentation=AUGMENTATIONS["crop-flip"]),
+    "cpu": Budget(width=0.25, epochs=8, augmentation=AUGMENTATIONS["crop-flip"]),
+}
+
+
 def superfecta_recipes(network: str, data: str) -> list[Recipe]:
     """Superfecta itself, then it with one thing changed, then rivals with its optimizer."""
-    return [
-        Recipe(
-            name=f"superfecta-{name}-{network}-{data}",
-            title=title,
-            base=RunConfig(data=DATA_SETS[data], method=build(), network=network),
-            budgets=BUDGETS[network],
-            source=SOURCE,
-        )
-        for name, (title, build) in ROWS.items()
-    ]
+    return [_recipe("superfecta", name, network, data, BUDGETS[network]) for name in ROWS]
+
+
+def longer_recipes(network: str, data: str) -> list[Recipe]:
+    """The same for long enough that augmentation pays: how far each is from backprop then."""
+    return [_recipe("longer-superfecta", name, network, data, LONGER_BUDGETS) for name in LONGER]
+
+
+def _recipe(prefix: str, name: str, network: str, data: str, budgets: Mapping[str, Budget]) -> Recipe:
+    title, build = ROWS[name]
+    return Recipe(
+        name=f"{prefix}-{name}-{network}-{data}",
+        title=title,
+        base=RunConfig(data=DATA_SETS[data], method=build(), network=network),
+        budgets=budgets,
+        source=SOURCE,
+    )

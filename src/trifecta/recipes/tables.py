@@ -10,7 +10,7 @@ from trifecta.recipes.data_sets import DATA_SETS
 from trifecta.recipes.factors import batch_size_recipes, factor_recipes
 from trifecta.recipes.paper import paper_recipes
 from trifecta.recipes.recipe import Recipe
-from trifecta.recipes.superfecta import superfecta_recipes
+from trifecta.recipes.superfecta import longer_recipes, superfecta_recipes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,13 @@ def _tables() -> list[ResultTable]:
         recipes=superfecta_recipes("small", "cifar10"),
         budget="grid",
     )
-    return [*by_data, *grids, *factors, ours]
+    longer = ResultTable(
+        name="superfecta-longer",
+        title="Superfecta beside backprop for 8 epochs: small, cifar10",
+        recipes=longer_recipes("small", "cifar10"),
+        budget="cpu",
+    )
+    return [*by_data, *grids, *factors, ours, longer]
 
 
 def _grid(network: str, data: str) -> ResultTable:

@@ -74,12 +74,18 @@ def plan_recipes(
     locate: Callable[[DataConfig], DataConfig] = lambda data: data,
     device: str = "auto",
     precision: str = "auto",
+    pipeline: int = 1,
 ) -> list[PlannedRun]:
-    """The runs of recipes, as :func:`plan`; ``locate`` says where on this machine the data is."""
+    """The runs of recipes, as :func:`plan`.
+
+    ``locate`` says where on this machine the data is; ``pipeline`` is for methods that can gain by it.
+    """
     runs = []
     for seed in range(seeds):
         for recipe in recipes:
             config = recipe(budget, seed=seed)
             config = replace(config, data=locate(config.data), device=device, precision=precision)
+            if config.method.pipelines:
+                config = replace(config, pipeline=pipeline)
             runs.append(PlannedRun(recipe=recipe, config=config))
     return runs

@@ -56,8 +56,8 @@ def is_of(stored: StoredRun, run: PlannedRun) -> bool:
 
 
 def _identity(config: dict[str, Any]) -> RunConfig:
-    # Where a run was made says nothing about which run it is.
-    return replace(from_plain(config), device="auto", precision="auto")
+    # Where a run was made, and how many blocks learnt at the same time, says nothing about which run it is.
+    return replace(from_plain(config), device="auto", precision="auto", pipeline=1)
 
 
 def result_path(folder: Path, run: PlannedRun, result: dict[str, Any]) -> Path:

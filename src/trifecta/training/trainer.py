@@ -71,8 +71,7 @@ class Trainer:
             compiled=config.compile,
             total_steps=config.epochs * self.batches.steps_per_epoch,
         )
-        if config.pipeline > 1 and self.device.type != "cpu":
-            warnings.warn(f"--pipeline is for CPUs, and ignored on {self.device.type}", stacklevel=2)
+        self.pipeline = self._new_pipeline()
         self.position = Position()
         self.history: list[Record] = []
         self.stop_requested = False
@@ -157,9 +156,24 @@ class Trainer:
             self._stop(done)
 
     def _steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
-        if self.config.pipeline > 1 and self.device.type == "cpu":
-            return Pipeline(self.learner, self.config.pipeline).steps(batches)
+        if self.pipeline is not None:
+            return self.pipeline.steps(batches)
         return (self.learner.step(images, labels) for images, labels in batches)
+
+    def _new_pipeline(self) -> Pipeline | None:
+        """Blocks at the same time, where that was asked for and can gain anything."""
+        if self.config.pipeline == 1:
+            return None
+        if self.device.type != "cpu":
+            warnings.warn(f"--pipeline is for CPUs, and ignored on {self.device.type}", stacklevel=3)
+            return None
+        if not self.config.method.pipelines:
+            warnings.warn(
+                f"--pipeline is ignored: with {self.config.method.name} every block waits for all others",
+                stacklevel=3,
+            )
+            return None
+        return Pipeline(self.learner, self.config.pipeline)
 
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
