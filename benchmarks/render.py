@@ -151,10 +151,10 @@ def shortlist() -> str:
     return table(["", *kept], body) + made_with(rows_of("shortlist"))
 
 
-def search() -> str:
-    """Validation accuracy of what was tried on the way to superfecta."""
-    body = []
-    for row in rows_of("search"):
+def search(*, width: float) -> str:
+    """Validation accuracy of what was tried on the way to superfecta, in the round of one width."""
+    body, rows = [], [row for row in rows_of("search") if row["settings"]["width"] == width]
+    for row in rows:
         epochs = " ".join(f"{100 * value:.1f}" for value in row["validation_accuracy"])
         fused = row["readout_accuracy"]
         body.append(
@@ -162,9 +162,7 @@ def search() -> str:
         )
     if not body:
         return "Not measured.\n"
-    return table(["", "after each epoch, %", "last", "all but the first"], body) + made_with(
-        rows_of("search")
-    )
+    return table(["", "after each epoch, %", "last", "all but the first"], body) + made_with(rows)
 
 
 FIGURES: dict[str, Callable[[], str]] = {
@@ -194,13 +192,14 @@ FIGURES: dict[str, Callable[[], str]] = {
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
     "superfecta-cpu": lambda: readouts("superfecta", budget="cpu"),
-    "search": search,
+    "search": lambda: search(width=0.125),
+    "search-hidden": lambda: search(width=0.25),
     "full-first-epoch": lambda: printed("full-first-epoch"),
     "league-speed": lambda: benchmark("league-speed"),
     "league-memory": lambda: benchmark("league-memory"),
     "league-cifar10": lambda: league("cifar10", "grid"),
     "league-cifar10-cpu": lambda: league("cifar10", "cpu"),
-    "league-fashion-mnist": lambda: league("fashion-mnist", "grid"),
+    "league-fashion-mnist": lambda: league("fashion_mnist", "grid"),
 }
 
 

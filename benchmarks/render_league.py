@@ -16,7 +16,7 @@ from trifecta.reproduce.summary import RowSummary, summarise
 
 ROOT = Path(__file__).parent.parent
 NETWORK, SEEDS = "small", 3
-THRESHOLDS = {"cifar10": (0.5, 0.6), "fashion-mnist": (0.8, 0.85)}
+THRESHOLDS = {"cifar10": (0.5, 0.6), "fashion_mnist": (0.8, 0.85)}
 
 
 def rows_of(data: str, budget: str) -> list[RowSummary]:

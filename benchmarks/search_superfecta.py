@@ -1,8 +1,9 @@
 """What was tried on the way to superfecta, each on the validation split of CIFAR-10.
 
-Trains *small* at an eighth of its width without augmentation, one seed, and appends one line a variant to a
-result file. Variants that it has are not run again. Strictly local ones train 5 epochs and all others 4,
-about what takes the same time. The test split is not read.
+Two rounds, one seed each; one line a variant is appended to a result file, and variants that it has are
+not run again. The first trains *small* at an eighth of its width without augmentation, strictly local
+variants for 5 epochs and all others for 4, about what takes the same time; the second at a quarter of the
+width for 4 epochs with crops and flips. The test split is not read.
 
     python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl [VARIANT …]
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from trifecta.data import DataConfig
+from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.heads import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optimizers import OptimizerConfig
@@ -47,7 +48,7 @@ def end_to_end(objective: CrossEntropy, rate: float) -> Method:
 
 
 CONTRAST = Combined(scoring=NORMALIZED, terms=(SupervisedContrastive(weight=0.5),))
-VARIANTS: dict[str, Method] = {
+FIRST: dict[str, Method] = {
     "overlapping, rate 0.006": local(learning_rate=6e-3),
     "overlapping, rate 0.012": local(learning_rate=12e-3),
     "overlapping, rate 0.006, label smoothing 0.1": local(replace(RAW, smoothing=0.1), learning_rate=6e-3),
@@ -70,13 +71,46 @@ VARIANTS: dict[str, Method] = {
 }
 
 
+def hidden(
+    units: int, terms: tuple[SupervisedContrastive, ...] = (), *, rate: float = 6e-3, **changes: float
+) -> Method:
+    """Strictly local, by a normalised classifier with so many hidden units."""
+    classifier = replace(NORMALIZED, hidden=units, **changes)  # type: ignore[arg-type]
+    objective = Combined(scoring=classifier, terms=terms) if terms else classifier
+    return local(objective, schedule=LAYER_WISE, learning_rate=rate)
+
+
+SECOND: dict[str, Method] = {
+    "linear": hidden(0),
+    "128 hidden units": hidden(128),
+    "256 hidden units": hidden(256),
+    "256 hidden units, overlapping": replace(hidden(256), schedule=OVERLAPPING),
+    "256 hidden units, overlapping windows of 3": replace(
+        hidden(256), schedule=Schedule(size=3, overlapping=True)
+    ),
+    "256 hidden units, rate 0.004": hidden(256, rate=4e-3),
+    "256 hidden units, label smoothing 0.1": hidden(256, smoothing=0.1),
+    "256 hidden units, 8×8 patches": hidden(256, pool=8),
+    "256 hidden units, contrastive term": hidden(256, (SupervisedContrastive(weight=0.5),)),
+    "256 hidden units, freezing from 0.6": replace(
+        hidden(256),
+        optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3, freeze_from=0.6),
+    ),
+    "backprop, Muon, rate 0.006": end_to_end(CrossEntropy(), 6e-3),
+    "backprop, Muon, rate 0.006, 256 hidden units": end_to_end(replace(NORMALIZED, hidden=256), 6e-3),
+}
+VARIANTS = FIRST | SECOND
+
+
 def configuration(folder: Path, name: str) -> RunConfig:
     """The run of one variant."""
-    method = VARIANTS[name]
+    method, data = VARIANTS[name], DataConfig(source=str(folder))
+    if name in SECOND:
+        return RunConfig(
+            data=data, method=method, width=0.25, epochs=4, augmentation=AUGMENTATIONS["crop-flip"]
+        )
     longer = method.schedule == LAYER_WISE or method.optimizer.freeze_from < 1
-    return RunConfig(
-        data=DataConfig(source=str(folder)), method=method, width=0.125, epochs=5 if longer else 4
-    )
+    return RunConfig(data=data, method=method, width=0.125, epochs=5 if longer else 4)
 
 
 def measure(config: RunConfig) -> dict[str, Any]:
