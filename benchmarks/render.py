@@ -192,6 +192,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
     "superfecta-cpu": lambda: readouts("superfecta", budget="cpu"),
+    "superfecta-longer": lambda: readouts("superfecta-longer"),
     "search": lambda: search(width=0.125),
     "search-hidden": lambda: search(width=0.25),
     "full-first-epoch": lambda: printed("full-first-epoch"),

@@ -98,3 +98,16 @@ def test_mistakes_get_one_line_and_status_2(
     assert status == 2
     assert err.startswith(f"trifecta: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_blocks_learn_at_the_same_time_where_the_method_allows(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ["compare", "--data", str(stripes_folder), "--methods", "class-groups,backprop"]
+    assert run(capsys, *arguments, "--budget", "quick", "--pipeline", "2")[0] == 0
+    stored = (tmp_path / "benchmarks/compared").iterdir()
+    configs = [json.loads(path.read_text())["config"] for path in stored]
+    pipelines = {config["method"]["name"]: config["pipeline"] for config in configs}
+    assert pipelines == {"class-groups": 2, "backprop": 1}
+    # Its results are those of blocks one at a time.
+    assert "[" not in run(capsys, *arguments, "--budget", "quick")[2]
