@@ -74,16 +74,17 @@ FIRST: dict[str, Method] = {
 def hidden(
     units: int, terms: tuple[SupervisedContrastive, ...] = (), *, rate: float = 6e-3, **changes: float
 ) -> Method:
-    """Strictly local, by a normalised classifier with so many hidden units."""
-    classifier = replace(NORMALIZED, hidden=units, **changes)  # type: ignore[arg-type]
+    """Strictly local, by a classifier of 4×4 patches with so many hidden units."""
+    classifier = replace(RAW, hidden=units, **changes)  # type: ignore[arg-type]
     objective = Combined(scoring=classifier, terms=terms) if terms else classifier
     return local(objective, schedule=LAYER_WISE, learning_rate=rate)
 
 
 SECOND: dict[str, Method] = {
-    "linear": hidden(0),
+    "linear, normalised averages": local(NORMALIZED, schedule=LAYER_WISE, learning_rate=6e-3),
     "128 hidden units": hidden(128),
     "256 hidden units": hidden(256),
+    "256 hidden units, normalised averages": hidden(256, normalized=True),
     "256 hidden units, overlapping": replace(hidden(256), schedule=OVERLAPPING),
     "256 hidden units, overlapping windows of 3": replace(
         hidden(256), schedule=Schedule(size=3, overlapping=True)
@@ -97,7 +98,7 @@ SECOND: dict[str, Method] = {
         optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3, freeze_from=0.6),
     ),
     "backprop, Muon, rate 0.006": end_to_end(CrossEntropy(), 6e-3),
-    "backprop, Muon, rate 0.006, 256 hidden units": end_to_end(replace(NORMALIZED, hidden=256), 6e-3),
+    "backprop, Muon, rate 0.006, 256 hidden units": end_to_end(replace(RAW, hidden=256), 6e-3),
 }
 VARIANTS = FIRST | SECOND
 

@@ -37,8 +37,18 @@ def with_the_same_optimizer(method: Method) -> Method:
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     "unchanged": ("superfecta", superfecta),
     "adam": ("Adam in place of Muon", lambda: replace(superfecta(), optimizer=OptimizerConfig())),
-    "linear": ("linear classifiers", lambda: with_objective(replace(CLASSIFIER, hidden=0))),
-    "raw": ("classifiers of raw averages", lambda: with_objective(replace(CLASSIFIER, normalized=False))),
+    "linear": (
+        "linear classifiers of normalised averages",
+        lambda: with_objective(replace(CLASSIFIER, hidden=0, normalized=True)),
+    ),
+    "raw-linear": (
+        "linear classifiers of raw averages",
+        lambda: with_objective(replace(CLASSIFIER, hidden=0)),
+    ),
+    "normalized": (
+        "with normalised averages",
+        lambda: with_objective(replace(CLASSIFIER, normalized=True)),
+    ),
     "whole-maps": ("classifiers of whole maps", lambda: with_objective(replace(CLASSIFIER, pool=1))),
     "class-groups": ("class groups in place of classifiers", lambda: with_objective(GroupCrossEntropy())),
     "layer-norm": ("layer normalisation", lambda: replace(superfecta(), normalization="layer")),
