@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, grid_ends, readouts
-from render_league import draw_league, league
+from render_league import draw_league, league, side_by_side
 from trifecta.report.bench import bench_table, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -191,8 +191,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "batch-sizes": lambda: readouts("batch-sizes"),
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
-    "superfecta-cpu": lambda: readouts("superfecta", budget="cpu"),
-    "superfecta-longer": lambda: readouts("superfecta-longer"),
+    "superfecta-cpu": lambda: side_by_side("superfecta", "cpu"),
+    "superfecta-longer": lambda: side_by_side("superfecta-longer", "cpu"),
     "search": lambda: search(width=0.125),
     "search-hidden": lambda: search(width=0.25),
     "full-first-epoch": lambda: printed("full-first-epoch"),

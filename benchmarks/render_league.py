@@ -5,6 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from render_experiments import made_with
+from render_experiments import rows_of as experiment_rows
 from trifecta.data import DataConfig
 from trifecta.methods import METHODS
 from trifecta.recipes.league import PUBLISHED_CIFAR10, league_recipes
@@ -39,6 +40,17 @@ def league(data: str, budget: str) -> str:
         body = [[cells[0], published[cells[0]], *cells[1:]] for cells in body]
     order = _order(rows) if data == "cifar10" and budget == "grid" else ""
     return markdown(head, body) + made_with(rows) + order
+
+
+def side_by_side(table: str, budget: str) -> str:
+    """The rows of a table that were made, beside plain backprop: accuracy, speed, locality."""
+    rows = [row for row in experiment_rows(table, budget=budget) if row.runs]
+    if not rows:
+        return "Not measured.\n"
+    head, body = comparison_table(rows, ())
+    # Memory was not asked for.
+    kept = [k for k, column in enumerate(zip(*body, strict=True)) if set(column) != {"–"}]
+    return markdown([head[k] for k in kept], [[cells[k] for k in kept] for cells in body]) + made_with(rows)
 
 
 def draw_league(path: Path, *, data: str, budget: str) -> None:

@@ -71,34 +71,20 @@ FIRST: dict[str, Method] = {
 }
 
 
-def hidden(
-    units: int, terms: tuple[SupervisedContrastive, ...] = (), *, rate: float = 6e-3, **changes: float
-) -> Method:
-    """Strictly local, by a classifier of 4×4 patches with so many hidden units."""
-    classifier = replace(RAW, hidden=units, **changes)  # type: ignore[arg-type]
-    objective = Combined(scoring=classifier, terms=terms) if terms else classifier
-    return local(objective, schedule=LAYER_WISE, learning_rate=rate)
+def hidden(units: int, *, normalized: bool = False, schedule: Schedule = LAYER_WISE) -> Method:
+    """Judged by a classifier of 4×4 patches with so many hidden units."""
+    classifier = replace(RAW, hidden=units, normalized=normalized)
+    return local(classifier, schedule=schedule, learning_rate=6e-3)
 
 
 SECOND: dict[str, Method] = {
-    "linear, normalised averages": local(NORMALIZED, schedule=LAYER_WISE, learning_rate=6e-3),
-    "128 hidden units": hidden(128),
-    "256 hidden units": hidden(256),
-    "256 hidden units, normalised averages": hidden(256, normalized=True),
-    "256 hidden units, overlapping": replace(hidden(256), schedule=OVERLAPPING),
-    "256 hidden units, overlapping windows of 3": replace(
-        hidden(256), schedule=Schedule(size=3, overlapping=True)
-    ),
-    "256 hidden units, rate 0.004": hidden(256, rate=4e-3),
-    "256 hidden units, label smoothing 0.1": hidden(256, smoothing=0.1),
-    "256 hidden units, 8×8 patches": hidden(256, pool=8),
-    "256 hidden units, contrastive term": hidden(256, (SupervisedContrastive(weight=0.5),)),
-    "256 hidden units, freezing from 0.6": replace(
-        hidden(256),
-        optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3, freeze_from=0.6),
-    ),
-    "backprop, Muon, rate 0.006": end_to_end(CrossEntropy(), 6e-3),
-    "backprop, Muon, rate 0.006, 256 hidden units": end_to_end(replace(RAW, hidden=256), 6e-3),
+    "strict, linear, normalised averages": hidden(0, normalized=True),
+    "strict, 128 hidden units": hidden(128),
+    "strict, 256 hidden units": hidden(256),
+    "strict, 256 hidden units, normalised averages": hidden(256, normalized=True),
+    "overlapping, 256 hidden units": hidden(256, schedule=OVERLAPPING),
+    "backprop, Muon": end_to_end(CrossEntropy(), 6e-3),
+    "backprop, Muon, 256 hidden units": end_to_end(replace(RAW, hidden=256), 6e-3),
 }
 VARIANTS = FIRST | SECOND
 
