@@ -81,13 +81,9 @@ def grid_ends(table: str) -> str:
     return markdown([*FACTORS, "first block", "middle block", "last block"], body) + made_with(rows)
 
 
-def readouts(table: str, *, budget: str | None = None) -> str:
-    """Rows by read-out; at another budget than the table's own, those that were measured."""
-    rows = rows_of(table, budget=budget)
-    if budget is not None:
-        rows = [row for row in rows if row.runs]
-    if not rows:
-        return "Not measured.\n"
+def readouts(table: str) -> str:
+    """Rows by read-out."""
+    rows = rows_of(table)
     body = [[row.recipe.title, *_accuracies(row, READOUTS)] for row in rows]
     return markdown(["", *READOUTS], body) + made_with(rows)
 
