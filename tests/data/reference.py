@@ -1,8 +1,8 @@
-"""Augmentation of one image after another, pixel by pixel."""
+"""Augmentation of one image after another, pixel by pixel or by Pillow."""
 
-import math
-
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -28,28 +28,11 @@ def flip(image: Tensor) -> Tensor:
     return result
 
 
-def resample(image: Tensor, angle: float, dy: int, dx: int, mirrored: bool) -> Tensor:
-    """Each pixel is interpolated from where the turned, mirrored and shifted grid puts it."""
-    _, height, width = image.shape
-    image = image.double()
-    result = torch.empty_like(image)
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    for row in range(height):
-        for column in range(width):
-            down, right = row - centre_y, column - centre_x
-            right = -right if mirrored else right
-            y = math.sin(angle) * right + math.cos(angle) * down + centre_y + dy
-            x = math.cos(angle) * right - math.sin(angle) * down + centre_x + dx
-            result[:, row, column] = bilinear(image, y, x)
-    return result
-
-
-def bilinear(image: Tensor, y: float, x: float) -> Tensor:
-    top, left = math.floor(y), math.floor(x)
-    total = torch.zeros_like(image[:, 0, 0])
-    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        total += (1 - abs(y - row)) * (1 - abs(x - column)) * pixel(image, row, column)
-    return total
+def rotate(image: Tensor, degrees: float) -> Tensor:
+    """Pillow's rotation of a grey or an RGB image, as torchvision applies it to one."""
+    pixels = image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy()
+    turned = Image.fromarray(pixels).rotate(degrees, Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(turned)).view(*image.shape[1:], -1).permute(2, 0, 1)
 
 
 def cut_out(image: Tensor, y: int, x: int, side: int) -> Tensor:

@@ -12,6 +12,21 @@ def test_a_configuration_survives_yaml() -> None:
     assert DataConfig(**yaml.safe_load(yaml.safe_dump(asdict(config)))) == config
 
 
+def test_constants_survive_yaml_as_floats() -> None:
+    config = DataConfig(source="x", mean=(0, 0.25, 0.5), std=(1, 0.5, 0.25))
+    loaded = DataConfig(**yaml.safe_load(yaml.safe_dump(asdict(config))))
+    assert loaded == config
+    assert hash(loaded) == hash(config)
+    assert loaded.mean == (0.0, 0.25, 0.5)
+    assert all(isinstance(value, float) for value in (loaded.mean or ()) + (loaded.std or ()))
+
+
+def test_a_file_from_before_the_constants_still_loads() -> None:
+    plain = asdict(DataConfig(source="x"))
+    del plain["mean"], plain["std"]
+    assert DataConfig(**plain) == DataConfig(source="x", mean=None, std=None)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -23,6 +38,14 @@ def test_a_configuration_survives_yaml() -> None:
         ({"image_size": (0, 4)}, "--image-size .* got \\(0, 4\\)"),
         ({"image_size": (4,)}, "--image-size .* got \\(4,\\)"),
         ({"image_size": (4.5, 4)}, "--image-size .* got \\(4.5, 4\\)"),
+        ({"mean": (0.5,)}, "go together, got mean alone: give both"),
+        ({"std": (0.5,)}, "go together, got std alone: give both"),
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, "one value per channel, got 1 and 2"),
+        ({"mean": (), "std": ()}, "one value per channel, got 0 and 0"),
+        ({"mean": (0.5,), "std": (0.0,)}, "std above 0 .* got mean \\(0.5,\\) and std \\(0.0,\\)"),
+        ({"mean": [0.5], "std": [float("nan")]}, "got mean \\(0.5,\\) and std \\(nan,\\)"),
+        ({"mean": (125.3,), "std": (63.0,)}, "got mean \\(125.3,\\) .*: divide grey levels by 255"),
+        ({"mean": (-0.1,), "std": (1.0,)}, "got mean \\(-0.1,\\)"),
         ({"train_split": "test"}, "must differ, got 'test'"),
     ],
 )

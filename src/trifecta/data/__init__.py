@@ -9,8 +9,10 @@ from trifecta.data.batches import evaluation_batches as evaluation_batches
 from trifecta.data.config import DataConfig as DataConfig
 from trifecta.data.files import find_images as find_images
 from trifecta.data.files import read_images as read_images
+from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet
 from trifecta.data.load import load_data as load_data
 from trifecta.data.load import load_split as load_split
+from trifecta.data.normalization import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
 from trifecta.data.splits import stratified_split as stratified_split

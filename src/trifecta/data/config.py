@@ -1,5 +1,6 @@
 """Which images to use, and how they are split and sized."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -21,6 +22,9 @@ class DataConfig:
         image_size: (height, width) in pixels to resize every image to; None keeps their size.
         validation: the fraction of the training split to validate on, stratified and with seed 0;
             0 trains on all of it.
+        mean: to normalise each channel by, in 0..1; None takes that of the training images.
+        std: standard deviation to normalise each channel by, above 0 and up to 1; None, as ``mean``
+            is, takes that of the training images.
 
     Raises:
         ValueError: a value is out of its range.
@@ -35,6 +39,8 @@ class DataConfig:
     hold_out: float | None = None
     image_size: tuple[int, int] | None = None
     validation: float = 0.1
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.source:
@@ -56,8 +62,12 @@ class DataConfig:
             )
         if self.image_size is not None:
             _check_size(self.image_size)
-            # YAML has lists only; equal configurations must stay equal.
+            # YAML has lists only; equal configurations must stay equal. So below.
             object.__setattr__(self, "image_size", tuple(self.image_size))
+        if self.mean is not None or self.std is not None:
+            mean, std = _checked_constants(self.mean, self.std)
+            object.__setattr__(self, "mean", mean)
+            object.__setattr__(self, "std", std)
 
 
 def _check_size(size: tuple[int, ...]) -> None:
@@ -66,3 +76,23 @@ def _check_size(size: tuple[int, ...]) -> None:
         raise ValueError(
             f"--image-size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32x32"
         )
+
+
+def _checked_constants(
+    mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if mean is None or std is None:
+        raise ValueError(
+            f"mean and std go together, got {'std' if mean is None else 'mean'} alone: give both, or "
+            "neither to take those of the training images"
+        )
+    if not mean or len(mean) != len(std):
+        raise ValueError(
+            f"mean and std have one value per channel, got {len(mean)} and {len(std)}: give as many of both"
+        )
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+        raise ValueError(
+            f"each mean is in 0 to 1 and each std above 0 and up to 1, got mean {tuple(mean)} and std "
+            f"{tuple(std)}: divide grey levels by 255, or try 0.5 for each"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))

@@ -4,6 +4,7 @@ Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,8 +49,8 @@ class ImageData:
         validation: what choices are made on; None if nothing is kept for that.
         test: what a result is measured on, once.
         classes: the name of every label.
-        mean: of each channel of ``train``, in 0..1.
-        std: standard deviation of each channel of ``train``, in 0..1, never below 1/255.
+        mean: to normalise each channel by, in 0..1.
+        std: standard deviation to normalise each channel by, above 0 and up to 1.
     """
 
     train: ImageSet
@@ -76,7 +77,14 @@ class ImageData:
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+class ChannelStatistics(NamedTuple):
+    """The mean and the standard deviation of each channel, in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def channel_statistics(images: Tensor) -> ChannelStatistics:
     """Mean and standard deviation of each channel of ``(N, C, H, W)`` uint8 images, in 0..1.
 
     Both come exactly from the 256 counts of a channel. The deviation is at least 1/255, one grey
@@ -91,4 +99,4 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
         variance = (weights * (levels - mean) ** 2).sum()
         means.append(mean.item())
         deviations.append(max(variance.sqrt().item(), 1 / 255))
-    return tuple(means), tuple(deviations)
+    return ChannelStatistics(tuple(means), tuple(deviations))

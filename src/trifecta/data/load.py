@@ -15,7 +15,8 @@ from trifecta.data.config import DataConfig
 from trifecta.data.decode import Encoded, decode_images, size_text
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
 from trifecta.data.extras import require
-from trifecta.data.images import ImageData, ImageSet, channel_statistics
+from trifecta.data.images import ImageData, ImageSet
+from trifecta.data.normalization import find_statistics
 from trifecta.data.source import open_source
 from trifecta.data.splits import stratified_split
 
@@ -28,17 +29,19 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
 
     The test split is the source's own, or ``hold_out`` of the training split (a fifth of the
     digits). ``validation`` of what remains is kept for validation, the same for everyone. Both are
-    stratified, as ``stratified_split`` says.
+    stratified, as ``stratified_split`` says. The mean and standard deviation are the configuration's,
+    or else those of the images that are left to train on.
 
     Raises:
         ValueError: there is no such source; a split, images or labels are missing; an image cannot
-            be read; images differ in size; a label is outside the classes; or there is one class.
+            be read; images differ in size; a label is outside the classes; there is one class; or
+            the configuration's ``mean`` and ``std`` are of another number of channels.
         ImportError: the extra ``data`` is not installed.
     """
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
     train, validation = _hold_out(whole, config.validation) if config.validation else (whole, None)
     _check_classes(train, classes)
-    mean, std = channel_statistics(train.images)
+    mean, std = find_statistics(config, train.images)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
     return data.to(device)
 
