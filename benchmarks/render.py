@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from render_experiments import depth, draw_depth, experiments, grid, grid_by_depth, grid_ends, readouts
+from render_experiments import (
+    depth,
+    deviations,
+    draw_depth,
+    experiments,
+    grid,
+    grid_by_depth,
+    grid_ends,
+    readouts,
+)
 from render_league import draw_league, league, side_by_side
 from trifecta.report.bench import bench_table, measured_on
 
@@ -45,50 +54,6 @@ def first_runs() -> str:
         rest = [str(result[key]) for key in ("epochs", "precision", "locality")]
         body.append([result["data"], result["method"], accuracy, seconds, speed, *rest])
     return table(head, body) + made_with([row["result"] for row in rows_of("first-runs")])
-
-
-def update_rule() -> str:
-    """Validation accuracy by data set, owner of the optimizer state and rule for the last block."""
-    rows = rows_of("update-rule")
-    cells: dict[tuple[str, str, bool, str, float], list[Row]] = {}
-    for row in rows:
-        cell = row["cell"]
-        key = (cell["data"], cell["ownership"], cell["close_last"], cell["decay"], cell["learning_rate"])
-        cells.setdefault(key, []).append(row)
-    body = []
-    for (data, ownership, close_last, decay, rate), members in sorted(cells.items()):
-        finals = [100 * member["validation_accuracy"][-1] for member in members]
-        last = "learns alone" if close_last else "idles"
-        body.append([data, ownership, last, f"{rate:g}, {decay}", *spread(finals)])
-    head = ["data", "Adam state per", "last block", "learning rate", "validation accuracy", "n"]
-    if not rows:
-        return table(head, [])
-    states = paired(rows, {"ownership": "weight"}, {"ownership": "objective"})
-    closing = paired(rows, {"close_last": True}, {"close_last": False})
-    rates = paired(
-        rows, {"decay": "cosine", "learning_rate": 3e-3}, {"decay": "constant", "learning_rate": 1e-3}
-    )
-    effects = (
-        f"\nOne state per weight less one per objective: {states}.\n"
-        f"\nLast block learning alone less idling: {closing}.\n"
-        f"\nLearning rate of 0.003 along a cosine less 0.001 constant: {rates}.\n"
-    )
-    return table(head, body) + effects + made_with(rows)
-
-
-def paired(rows: list[Row], chosen: Row, other: Row) -> str:
-    """Difference in final validation accuracy between runs that differ in the given choices alone."""
-    final = {json.dumps(row["cell"], sort_keys=True): row["validation_accuracy"][-1] for row in rows}
-    differences = []
-    for row in rows:
-        partner = final.get(json.dumps(row["cell"] | other, sort_keys=True))
-        if row["cell"] == row["cell"] | chosen and partner is not None:
-            differences.append(100 * (row["validation_accuracy"][-1] - partner))
-    if len(differences) < 2:
-        return "not measured"
-    ahead = sum(difference > 0 for difference in differences)
-    mean, deviation = statistics.mean(differences), statistics.stdev(differences)
-    return f"{mean:+.2f} ± {deviation:.2f} points, ahead in {ahead} of {len(differences)} pairs of runs"
 
 
 def spread(values: list[float]) -> list[str]:
@@ -169,7 +134,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "demo": lambda: printed("demo"),
     "test-suite": lambda: printed("test-suite"),
     "first-runs": first_runs,
-    "update-rule": update_rule,
+    "deviations": deviations,
     "speed": lambda: benchmark("speed"),
     "inference": lambda: benchmark("inference"),
     "memory": lambda: benchmark("memory"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trifecta.recipes import get_table
 from trifecta.recipes.ablation import FACTORS
+from trifecta.recipes.factors import PUBLISHED_CHOICES
 from trifecta.report.reproduction import (
     EFFECTS_HEAD,
     NOT_MEASURED,
@@ -55,6 +56,30 @@ def grid(table: str) -> str:
     effects = effect_cells(wanted, rows)
     shown = markdown(EFFECTS_HEAD, effects) if effects else "Effects: not measured.\n"
     return f"{markdown(head, body)}\n{shown}{made_with(rows)}"
+
+
+def deviations() -> str:
+    """What each choice of the published code is worth, beside the Trifecta as it is here."""
+    rows = {row.recipe.name.removesuffix("-small-cifar10"): row for row in rows_of("factors")}
+    unchanged = rows["ablation-symmetric-batch-overlapping"]
+    wanted = [unchanged, *(rows[f"factor-{name}"] for name in PUBLISHED_CHOICES)]
+    body = [[row.recipe.title, *_accuracies(row, ("last",)), _less(row, unchanged)] for row in wanted]
+    pair = [rows_by_name("ablation-small-cifar10")["ablation-threshold-length-layer-wise-small-cifar10"]]
+    pair.append(rows["factor-elementwise"])
+    body += [[row.recipe.title, *_accuracies(row, ("last",)), _less(row, pair[0])] for row in pair]
+    return markdown(["", "test accuracy", "points"], body) + made_with([*wanted, *pair])
+
+
+def rows_by_name(table: str) -> dict[str, RowSummary]:
+    """A table's rows by the names of their recipes."""
+    return {row.recipe.name: row for row in rows_of(table)}
+
+
+def _less(row: RowSummary, other: RowSummary) -> str:
+    """Mean difference in points."""
+    if row is other or row.accuracy is None or other.accuracy is None:
+        return "–"
+    return f"{100 * (row.accuracy.mean - other.accuracy.mean):+.1f}"
 
 
 def grid_by_depth(data: str) -> str:

@@ -76,12 +76,10 @@ def test_what_still_learns_gets_the_gradient_that_it_would_get_anyway() -> None:
         torch.testing.assert_close(a, b)
 
 
-def test_freezing_needs_a_decay_and_the_length_of_the_run() -> None:
+def test_freezing_needs_a_decay() -> None:
     with pytest.raises(
         ValueError, match="--freeze-from is a share of the run, above 0 and up to 1: received 0"
     ):
         OptimizerConfig(freeze_from=0)
     with pytest.raises(ValueError, match="use --decay cosine"):
         OptimizerConfig(freeze_from=0.5, decay="constant")
-    with pytest.warns(UserWarning, match="--freeze-from is ignored"):
-        Learner(network_of(LAYER_WISE, 0.5))

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from trifecta import Learner, build_network, get_method
-from trifecta.image_pairs import MaskedMix, OtherImage, another, region_masks
+from trifecta.image_pairs import (
+    MaskedMix,
+    OtherImage,
+    another,
+    draw_offsets,
+    region_masks,
+    standardized,
+    standardized_pair,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -24,11 +32,28 @@ def test_another_image_is_never_the_same_and_any_of_the_others() -> None:
 def test_an_image_with_itself_against_an_image_with_another() -> None:
     images = torch.randn(6, 2, 4, 4)
     positive, negative = OtherImage().pairs(images, generator()).chunk(2)
-    assert torch.equal(positive, 2 * images)
     assert torch.equal(OtherImage().neutral(images), positive)
-    partners = negative - images
-    assert all(any(torch.allclose(p, image, atol=1e-6) for image in images) for p in partners)
-    assert not any(torch.allclose(p, image) for p, image in zip(partners, images, strict=True))
+    unit = standardized(images)
+    torch.testing.assert_close(positive, standardized_pair(unit, unit))
+    expected = [standardized_pair(unit, unit.roll(-k, 0)) for k in range(1, 6)]
+    assert sum(torch.allclose(negative, each) for each in expected) == 1
+
+
+def test_offsets_meet_every_other_image_and_never_itself() -> None:
+    assert set(draw_offsets(200, 5, generator(), torch.device("cpu")).tolist()) == {1, 2, 3, 4}
+    assert draw_offsets(3, 1, None, torch.device("cpu")).tolist() == [0, 0, 0]
+
+
+def test_every_block_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
+    network = build_network(get_method("scff"), image_shape=(2, 8, 8), num_classes=3, width=0.05)
+    x = torch.randn(8, 2, 8, 8)
+    offsets = torch.tensor([1, 3, 1, 1, 1, 1])
+    assert network.renewed(0, x, 4, offsets) is x
+    pairs = network.renewed(1, x, 4, offsets)
+    unit = standardized(x[:4])
+    torch.testing.assert_close(pairs[:4], standardized_pair(unit, unit))
+    torch.testing.assert_close(pairs[4:], standardized_pair(unit, unit.roll(-3, 0)))
+    torch.testing.assert_close(network.renewed(1, x[:4], 4, None), pairs[:4])
 
 
 def test_a_mixture_has_every_pixel_from_one_of_two_images() -> None:

@@ -6,17 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from trifecta import NETWORKS, LocalNetwork, build_network, get_method
-from trifecta.blocks import (
-    NORMALIZATIONS,
-    LayerNorm,
-    LengthNorm,
-    ResidualBlock,
-    RunningNorm,
-    conv_block,
-    linear_block,
-)
+from trifecta import METHODS, NETWORKS, LocalNetwork, build_network, get_method
+from trifecta.blocks import BlockStyle, ResidualBlock, Triangle, conv_block, linear_block, split_block
 from trifecta.networks import get_network
+from trifecta.norms import NORMALIZATIONS, ClassGroupNorm, LayerNorm, LengthNorm, RunningNorm
 
 
 def parameters(name: str, input_shape: tuple[int, int, int]) -> int:
@@ -45,15 +38,15 @@ def test_any_size_channels_and_classes(name: str, shape: tuple[int, int, int], n
 
 
 def test_a_residual_block_adds_to_its_input() -> None:
-    block = ResidualBlock(4, 4)
+    block = ResidualBlock((4, 6, 6), 4)
     x = torch.rand(2, 4, 6, 6)
     with torch.no_grad():
         assert not torch.equal(block(x), x)
         for parameter in block.residual.parameters():
             parameter.zero_()
         assert torch.equal(block(x), x)
-    assert ResidualBlock(4, 8, stride=2)(x).shape == (2, 8, 3, 3)
-    halved = ResidualBlock(4, 8, stride=2)
+    assert ResidualBlock((4, 6, 6), 8, stride=2)(x).shape == (2, 8, 3, 3)
+    halved = ResidualBlock((4, 6, 6), 8, stride=2)
     strided = nn.functional.conv2d(x, halved.get_parameter("shortcut.weight"), stride=2)
     torch.testing.assert_close(halved(x), torch.relu(strided + halved.residual(x)))
 
@@ -87,7 +80,7 @@ def test_length_norm_keeps_direction_and_takes_the_goodness_away() -> None:
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 def test_a_first_block_learns_from_channels_last_images(name: str) -> None:
     """Images need no gradient; a normalisation must not rely on one, as nn.GroupNorm does."""
-    block = conv_block(2, 3, normalization=name)
+    block = conv_block((2, 8, 8), 3, BlockStyle(normalization=name, num_classes=2))
     plain = torch.randn(4, 2, 8, 8)
     layouts = (plain, plain.contiguous(memory_format=torch.channels_last))
     parameters = list(block.parameters())
@@ -108,22 +101,85 @@ def test_layer_norm_equals_a_group_norm_of_one_group() -> None:
 @pytest.mark.parametrize("name", NORMALIZATIONS)
 @pytest.mark.parametrize("shape", [(6, 4, 8, 8), (6, 4)])
 def test_normalisations_reduce_over_what_their_names_say(name: str, shape: tuple[int, ...]) -> None:
-    block = (conv_block if len(shape) == 4 else linear_block)(4, 3, normalization=name)
+    style = BlockStyle(normalization=name, num_classes=3)
+    block = conv_block((4, 8, 8), 4, style) if len(shape) == 4 else linear_block(4, 4, style)
     x = torch.randn(shape) * 3 + 1
     out = block.get_submodule("normalize")(x)
     per_channel = out.transpose(0, 1).flatten(1)
     per_sample = out.flatten(1)
-    if name in ("batch", "running"):
+    if name in ("batch", "batch-output", "running"):
         # At the first batch, running statistics are the batch's own.
         torch.testing.assert_close(per_channel.mean(1), torch.zeros(4), rtol=0, atol=1e-3)
         torch.testing.assert_close(per_channel.var(1, correction=0), torch.ones(4), rtol=0, atol=1e-3)
-    elif name == "layer":
+    elif name in ("layer", "layer-elementwise"):
         torch.testing.assert_close(per_sample.mean(1), torch.zeros(6), rtol=0, atol=1e-3)
         torch.testing.assert_close(per_sample.var(1, correction=0), torch.ones(6), rtol=0, atol=1e-3)
     elif name == "length":
         torch.testing.assert_close(per_sample.square().mean(1), torch.ones(6), rtol=0, atol=1e-3)
+    elif name == "class-groups":
+        for group in (out[:, :2], out[:, 2:3], out[:, 3:]):
+            torch.testing.assert_close(group.flatten(1).mean(1), torch.zeros(6), rtol=0, atol=1e-3)
+            if group[0].numel() > 2:
+                variance = group.flatten(1).var(1, correction=0)
+                torch.testing.assert_close(variance, torch.ones(6), rtol=0, atol=1e-3)
     else:
         assert torch.equal(out, x)
+
+
+def test_groups_of_unequal_size_are_normalised_as_equal_ones_are() -> None:
+    x = torch.randn(5, 6, 4, 4, dtype=torch.float64)
+    expected = nn.functional.group_norm(x, 3)
+    norm = ClassGroupNorm(6, 3)
+    torch.testing.assert_close(norm(x), expected)
+    norm.equal = False
+    torch.testing.assert_close(norm(x), expected)
+    assert ClassGroupNorm(7, 3).groups.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_an_elementwise_layer_norm_has_a_gain_an_element_and_class_groups_have_none() -> None:
+    first, second = (
+        conv_block((2, 8, 8), 4, BlockStyle(normalization=name, num_classes=2)).get_submodule("normalize")
+        for name in ("layer-elementwise", "class-groups")
+    )
+    assert [tuple(p.shape) for p in first.parameters()] == [(2, 8, 8)] * 2
+    assert not list(second.parameters())
+
+
+def test_a_block_is_split_where_a_head_looks() -> None:
+    block = conv_block((2, 8, 8), 4, BlockStyle(dropout=0.5), pool=True).eval()
+    x = torch.randn(3, 2, 8, 8)
+    for reads, size, has_negatives in (("output", 4, False), ("unpooled", 8, False), ("response", 8, True)):
+        front, back = split_block(block, reads)
+        seen = front(x)
+        assert seen.shape == (3, 4, size, size)
+        assert bool((seen < 0).any()) is has_negatives
+        assert torch.equal(back(seen), block(x))
+    own = nn.Linear(3, 4)
+    assert split_block(own, "unpooled")[0] is own
+
+
+def test_a_triangle_is_what_a_channel_has_above_the_mean_of_all() -> None:
+    x = torch.tensor([[1.0, 2.0, 6.0]])
+    assert Triangle()(x).tolist() == [[0.0, 0.0, 3.0]]
+
+
+def test_blocks_that_share_a_parameter_are_refused() -> None:
+    shared = nn.Conv2d(2, 2, 3, padding=1)
+    with pytest.raises(ValueError, match="blocks 0 and 1 do"):
+        LocalNetwork([shared, shared], get_method("trifecta"), image_shape=(1, 8, 8), num_classes=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_prediction_in_train_mode_is_that_of_evaluation_mode_and_changes_nothing(method: str) -> None:
+    network = build_network(get_method(method), image_shape=(3, 8, 8), num_classes=3, width=0.05)
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    images = torch.randn(4, 3, 8, 8)
+    scores = network(images)
+    assert network.training
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert torch.equal(scores, network.eval()(images))
 
 
 def test_running_statistics_are_those_of_all_samples_whatever_the_batch_size() -> None:

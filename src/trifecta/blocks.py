@@ -4,129 +4,148 @@ Shapes: N samples; a convolutional block maps (N, C, H, W) → (N, C', H', W'), 
 whatever comes and maps (N, …) → (N, F').
 """
 
-import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta.norms import AT_OUTPUT, NORMALIZATIONS, NormSite
 
-class LengthNorm(nn.Module):
-    """Divide each sample by its root mean square: ``x / sqrt(mean_i x_i² + eps)``.
 
-    Leaves the direction and takes the length away, and with it the goodness that the block before
-    computed. Source: Hinton 2022, section 2.1 (there the length becomes 1; here the mean square does,
-    which is the same up to a factor that does not depend on the data).
+class Triangle(nn.Module):
+    """What a channel has above the mean of all channels at its position: ``relu(x − mean_c x_c)``.
+
+    Source: Coates et al. 2011, as the published code of Chen et al. 2025 (SCFF) uses it.
     """
 
-    def __init__(self, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        return F.relu(x - x.mean(1, keepdim=True))
+
+
+class Dropout(nn.Dropout):
+    """Dropout whose mask may come from a generator of its own.
+
+    Attributes:
+        generator: on the input's device; None for PyTorch's own.
+    """
+
+    generator: torch.Generator | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, …) → (N, …)."""
-        dims = tuple(range(1, x.ndim))
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        scale = torch.rsqrt(wide.square().mean(dims, keepdim=True) + self.eps)
-        return x * scale.to(x.dtype)
+        if self.generator is None or not self.training:
+            return super().forward(x)
+        kept = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * kept / (1 - self.p)
 
 
-class LayerNorm(nn.Module):
-    """Zero mean and unit variance of each sample over all its features, then a scale per channel.
+@contextmanager
+def seeded_dropout(
+    layers: Sequence[Dropout], device: torch.device, numbers: Sequence[int] | None
+) -> Iterator[None]:
+    """Let each layer draw from a generator of its own, seeded by ``numbers``, where given, and its place.
 
-    ``(x − mean_i x_i) / sqrt(var_i x_i + eps) · weight + bias``. Source: Ba et al. 2016
-    (arXiv 1607.06450). The same as ``nn.GroupNorm(1, channels)``, whose backward pass crashes on
-    channels-last inputs that need no gradient (PyTorch 2.13), as a window's first input never does.
+    Masks then depend on nothing that ran before, and layers may draw at the same time.
+    """
+    for place, layer in enumerate(layers if numbers is not None else ()):
+        seed = int(np.random.SeedSequence([*(numbers or ()), place]).generate_state(1)[0])
+        layer.generator = torch.Generator(device).manual_seed(seed)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.generator = None
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "triangle": Triangle}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockStyle:
+    """What all blocks of a network have in common.
+
+    Attributes:
+        normalization: one of ``NORMALIZATIONS``.
+        activation: one of ``ACTIVATIONS``.
+        dropout: the share of activations set to 0 while training.
+        num_classes: K, for normalisations that know class groups.
     """
 
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
+    normalization: str = "batch"
+    activation: str = "relu"
+    dropout: float = 0.0
+    num_classes: int = 10
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, …) → (N, C, …)."""
-        per_channel = (-1, *[1] * (x.ndim - 2))
-        normalized = F.layer_norm(x, x.shape[1:], eps=self.eps)
-        return normalized * self.weight.view(per_channel) + self.bias.view(per_channel)
+    @property
+    def at_output(self) -> bool:
+        """Whether a block normalises what it passes on, in place of what it receives."""
+        return self.normalization in AT_OUTPUT
 
-
-class RunningNorm(nn.Module):
-    """Batch normalisation by running statistics while training too, so that samples do not see each other.
-
-    ``(x − mean) / sqrt(var + eps) · weight + bias`` per channel, where mean and var are averages over
-    the samples seen so far, the present ones included, which forget with a time constant of ``horizon``
-    samples whatever the batch size. No gradient passes through them. Positives and negatives of a pair
-    share nothing but these, and a batch of one is as good as any. Source: ours; the limit of batch
-    renormalisation (Ioffe 2017, arXiv 1702.03275) in which a batch's own statistics do not count.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-    samples: Tensor
-
-    def __init__(self, channels: int, *, horizon: int = 2048, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.horizon, self.eps = horizon, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.register_buffer("samples", torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, …) → (N, C, …)."""
-        if self.training:
-            self._follow(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
-        )
-
-    @torch.no_grad()
-    def _follow(self, x: Tensor) -> None:
-        """Move the averages of mean and square towards those of ``x``."""
-        wide = x if x.dtype == self.running_mean.dtype else x.to(self.running_mean.dtype)
-        variance, mean = torch.var_mean(wide, [d for d in range(x.ndim) if d != 1], correction=0)
-        self.samples += len(x)
-        # At first the plain average of all samples, later an exponential one.
-        share = (len(x) / self.samples).clamp(min=1 - math.exp(-len(x) / self.horizon))
-        step = mean - self.running_mean
-        # The variance around the new mean: within, and between the old mean and this one.
-        variance += (1 - share) * step.square()
-        self.running_var.lerp_(variance, share)
-        self.running_mean.lerp_(mean, share)
+    def norm(self, shape: Sequence[int], *, first: bool = False) -> nn.Module:
+        """The normalisation of (N, *shape), the network's input where ``first``."""
+        site = NormSite(shape=shape, first=first, num_classes=self.num_classes)
+        return NORMALIZATIONS[self.normalization](site)
 
 
-# Each constructor takes the number of channels (of features, for a linear block).
-_CONV_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "layer": LayerNorm,
-    "length": lambda channels: LengthNorm(),
-    "running": RunningNorm,
-    "none": lambda channels: nn.Identity(),
-}
-_LINEAR_NORMS = _CONV_NORMS | {"batch": nn.BatchNorm1d}
-NORMALIZATIONS = tuple(_CONV_NORMS)
+_PLAIN = BlockStyle()
 
 
 def conv_block(
-    in_channels: int, out_channels: int, *, normalization: str = "batch", pool: bool = False
+    input_shape: Sequence[int],
+    out_channels: int,
+    style: BlockStyle = _PLAIN,
+    *,
+    pool: bool = False,
+    first: bool = False,
 ) -> nn.Sequential:
     """Normalise → 3×3 convolution (padding 1, no bias) → ReLU → optionally 2×2 maximum.
 
-    (N, in_channels, H, W) → (N, out_channels, H, W), or half of H and W with ``pool``.
-    Source: the published code of Dooms et al. 2023.
+    (N, C, H, W) → (N, out_channels, H, W), or half of H and W with ``pool``. Dropout follows the
+    activation. A style that normalises the output does so behind the pool, and its convolution has a
+    bias. Source: the published code of Dooms et al. 2023.
     """
-    parts: OrderedDict[str, nn.Module] = OrderedDict(
-        normalize=_CONV_NORMS[normalization](in_channels),
-        weights=nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        activation=nn.ReLU(),
-    )
+    channels, height, width = input_shape
+    weights = nn.Conv2d(channels, out_channels, 3, padding=1, bias=style.at_output)
+    size = (height // 2, width // 2) if pool else (height, width)
+    return _block(style, weights, input_shape, (out_channels, *size), pool=pool, first=first)
+
+
+def linear_block(
+    in_features: int, out_features: int, style: BlockStyle = _PLAIN, *, first: bool = False
+) -> nn.Sequential:
+    """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
+    weights = nn.Linear(in_features, out_features)
+    return _block(style, weights, (in_features,), (out_features,), first=first)
+
+
+def _block(
+    style: BlockStyle,
+    weights: nn.Module,
+    input_shape: Sequence[int],
+    output_shape: Sequence[int],
+    *,
+    pool: bool = False,
+    first: bool = False,
+) -> nn.Sequential:
+    """The parts in order, under the names by which :func:`split_block` and fused windows know them."""
+    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    if len(input_shape) == 1:
+        parts["flatten"] = nn.Flatten()
+    if not style.at_output:
+        parts["normalize"] = style.norm(input_shape, first=first)
+    parts["weights"], parts["activation"] = weights, ACTIVATIONS[style.activation]()
+    if style.dropout:
+        parts["dropout"] = Dropout(style.dropout)
     if pool:
         parts["pool"] = nn.MaxPool2d(2)
+    if style.at_output:
+        parts["normalize"] = style.norm(output_shape)
     return nn.Sequential(parts)
 
 
@@ -135,7 +154,8 @@ class ResidualBlock(nn.Module):
 
     ``f`` is normalise → convolution → ReLU → normalise → convolution, the shortcut the identity, or
     a 1×1 convolution where the size changes. A stride of 2 halves H and W. Everything inside learns
-    together. Source: He et al. 2016 (arXiv 1512.03385), with normalisation before the convolutions.
+    together. A style that normalises the output does so behind the sum, and has batch normalisation
+    inside ``f``. Source: He et al. 2016 (arXiv 1512.03385), with normalisation before the convolutions.
 
     The shortcut takes every second pixel before its convolution, not by a stride of the convolution: the
     weight gradient of strided 1×1 convolutions writes past its memory for channels-last inputs of few
@@ -143,35 +163,52 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, normalization: str = "batch", stride: int = 1
+        self, input_shape: Sequence[int], out_channels: int, style: BlockStyle = _PLAIN, *, stride: int = 1
     ) -> None:
         super().__init__()
-        norm = _CONV_NORMS[normalization]
+        channels = input_shape[0]
+        output_shape = (out_channels, *(-(-size // stride) for size in input_shape[1:]))
+        inside = replace(style, normalization="batch") if style.at_output else style
         self.residual = nn.Sequential(
-            norm(in_channels),
-            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
+            inside.norm(input_shape),
+            nn.Conv2d(channels, out_channels, 3, stride=stride, padding=1, bias=False),
             nn.ReLU(),
-            norm(out_channels),
+            inside.norm(output_shape),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
         )
         self.stride = stride
         self.shortcut: nn.Module = nn.Identity()
-        if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        if stride > 1 or channels != out_channels:
+            self.shortcut = nn.Conv2d(channels, out_channels, 1, bias=False)
+        after: list[nn.Module] = [ACTIVATIONS[style.activation]()]
+        if style.dropout:
+            after.append(Dropout(style.dropout))
+        if style.at_output:
+            after.append(style.norm(output_shape))
+        self.after = nn.Sequential(*after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) → (N, out_channels, H/stride, W/stride)."""
+        """(N, C, H, W) → (N, out_channels, H/stride, W/stride)."""
         kept = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
-        return F.relu(self.shortcut(kept) + self.residual(x))
+        y: Tensor = self.after(self.shortcut(kept) + self.residual(x))
+        return y
 
 
-def linear_block(in_features: int, out_features: int, *, normalization: str = "batch") -> nn.Sequential:
-    """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            normalize=_LINEAR_NORMS[normalization](in_features),
-            weights=nn.Linear(in_features, out_features),
-            activation=nn.ReLU(),
-        )
-    )
+# Where a head may look inside a block, and the part that it looks behind.
+INSIDE = {"unpooled": "activation", "response": "weights"}
+
+
+def split_block(block: nn.Module, reads: str) -> tuple[nn.Module, nn.Module]:
+    """``block`` as two modules, the first of which ends where a head that ``reads`` so looks.
+
+    ``output``: the block as it is; ``unpooled``: behind the activation, before dropout and pool;
+    ``response``: behind the weights, before the activation. A block that was not made by
+    :func:`conv_block` or :func:`linear_block` cannot be looked into: its output stands for all three.
+    """
+    names = [name for name, _ in block.named_children()] if type(block) is nn.Sequential else []
+    part = INSIDE.get(reads)
+    if part not in names:
+        return block, nn.Identity()
+    assert isinstance(block, nn.Sequential)
+    end = names.index(part) + 1
+    return block[:end], block[end:] if end < len(block) else nn.Identity()

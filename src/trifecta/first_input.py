@@ -67,6 +67,5 @@ def _feed_back(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
 @torch.no_grad()
 def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
     """Class scores (B, K) as for new images; leaves running statistics alone."""
-    scores: Tensor = network.eval()(images)
-    network.train()
+    scores: Tensor = network(images)
     return scores.float() if scores.dtype.itemsize < 4 else scores

@@ -33,6 +33,20 @@ class Moments(NamedTuple):
 Goodness = Callable[[Tensor | Moments], Tensor]
 
 
+def channel_groups(channels: int, num_classes: int) -> Tensor:
+    """The class that each channel belongs to, (C,) int64: contiguous groups, as equal as K allows.
+
+    Raises:
+        ValueError: fewer channels than classes.
+    """
+    if channels < num_classes:
+        raise ValueError(
+            f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
+            f"{channels} channels; use a larger --width or another --method"
+        )
+    return torch.arange(channels) * num_classes // channels
+
+
 def mean_square(activations: Tensor | Moments) -> Tensor:
     """Mean of the squared activations, (N, …) → (N,): ``mean_i a_i²``.
 
@@ -64,14 +78,14 @@ def mean(activations: Tensor | Moments) -> Tensor:
 def group_mean_square(activations: Tensor | Moments, groups: Tensor) -> Tensor:
     """Mean square of each group of channels, (N, C, …), (C, K) → (N, K): ``mean_{i in group} a_i²``.
 
-    Column k of ``groups`` holds 1/size for the channels of group k, 0 elsewhere. Source: Papachristodoulou
+    Column k of ``groups`` is True for the channels of group k. Source: Papachristodoulou
     et al. 2024 (CwComp, AAAI, arXiv 2312.12668), where channels compete for classes.
     """
     if isinstance(activations, Moments):
         squares = activations.squares / activations.positions
     else:
         squares = _per_channel(_wide(activations).square())
-    return _group_means(squares, groups)
+    return group_means(squares, groups)
 
 
 def group_mean(activations: Tensor | Moments, groups: Tensor) -> Tensor:
@@ -83,7 +97,7 @@ def group_mean(activations: Tensor | Moments, groups: Tensor) -> Tensor:
         means = activations.sums / activations.positions
     else:
         means = _per_channel(_wide(activations))
-    return _group_means(means, groups)
+    return group_means(means, groups)
 
 
 def patch_rms(activations: Tensor, patches: int) -> Tensor:
@@ -102,9 +116,10 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.reshape(*values.shape[:2], -1).mean(2)
 
 
-def _group_means(values: Tensor, groups: Tensor) -> Tensor:
+def group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Mean over each group, (N, C), (C, K) bool → (N, K)."""
     with torch.autocast(values.device.type, enabled=False):
-        return values @ groups.to(values.dtype)
+        return values @ groups.to(values.dtype) / groups.sum(0)
 
 
 def _features(activations: Tensor) -> Tensor:

@@ -15,7 +15,14 @@ BLURS = 6
 
 
 class ImagePairs(nn.Module, ABC):
-    """Makes positives and negatives of a batch of images."""
+    """Makes positives and negatives of a batch of images.
+
+    Attributes:
+        every_block: whether each block receives new pairs, made of what the block before passed on of the
+            positives. Then :meth:`pairs` must not draw per image, see :class:`OtherImage`.
+    """
+
+    every_block: bool = False
 
     @abstractmethod
     def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -27,19 +34,51 @@ class ImagePairs(nn.Module, ABC):
 
 
 class OtherImage(ImagePairs):
-    """Positive ``x + x``, negative ``x + x'`` with x' another image of the batch.
+    """Positive ``(x, x)``, negative ``(x, x')`` with x' the batch's image a few places on, in every block.
 
-    Source: Chen et al. 2025, *Self-Contrastive Forward-Forward algorithm* (Nature Communications 16:5978):
-    two images enter side by side through the same weights, so the first layer sees their sum.
+    Two images enter through the same weights, so a block sees their sum: ``a + b`` where (a, b) is the pair
+    :func:`standardized_pair` makes of standardised images. Source: the published code of Chen et al. 2025,
+    *Self-Contrastive Forward-Forward algorithm* (Nature Communications 16:5978).
     """
 
+    every_block = True
+
     def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(B, C, H, W) → (2B, C, H, W)."""
-        return torch.cat([self.neutral(images), images + another(images, generator)])
+        """(B, …) → (2B, …); one offset for the whole batch is drawn."""
+        return self.pairs_at(images, draw_offsets(1, len(images), generator, images.device))
+
+    def pairs_at(self, images: Tensor, offset: Tensor) -> Tensor:
+        """(B, …) → (2B, …); image i meets image ``(i + offset) mod B``, offset (1,)."""
+        unit = standardized(images)
+        order = (torch.arange(len(images), device=images.device) + offset) % len(images)
+        return torch.cat([standardized_pair(unit, unit), standardized_pair(unit, unit[order])])
 
     def neutral(self, images: Tensor) -> Tensor:
-        """``x + x``."""
-        return images + images
+        """Each image with itself."""
+        unit = standardized(images)
+        return standardized_pair(unit, unit)
+
+
+def draw_offsets(
+    count: int, images: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """``count`` offsets, uniform in 1 … images − 1, (count,) int64; a single image meets itself."""
+    if images == 1:
+        return torch.zeros(count, dtype=torch.int64, device=device)
+    return torch.randint(1, images, (count,), generator=generator, device=device)
+
+
+def standardized(x: Tensor, eps: float = 1e-10) -> Tensor:
+    """Zero mean and unit deviation (n − 1) of each sample over all its features, (N, …) → (N, …)."""
+    wide = (x.float() if x.dtype.itemsize < 4 else x).flatten(1)
+    centred = wide - wide.mean(1, keepdim=True)
+    return (centred / (eps + centred.std(1, keepdim=True))).view(x.shape)
+
+
+def standardized_pair(x: Tensor, other: Tensor) -> Tensor:
+    """The sum of two maps that are standardised as one, (N, …), (N, …) → (N, …)."""
+    both = standardized(torch.stack([x, other], dim=1))
+    return both[:, 0] + both[:, 1]
 
 
 class MaskedMix(ImagePairs):

@@ -5,12 +5,14 @@ Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trifecta.blocks import Dropout, seeded_dropout
 from trifecta.first_input import check_batch, first_input
 from trifecta.fused import (
     EAGER,
@@ -21,7 +23,9 @@ from trifecta.fused import (
     run_window,
     stages_of,
 )
+from trifecta.image_pairs import draw_offsets
 from trifecta.local_network import LocalNetwork
+from trifecta.ownership import build_optimizers, owners, reset_heads
 from trifecta.precision import autocast, resolve_precision
 from trifecta.schedules import Window
 
@@ -44,6 +48,7 @@ class LocalStep:
         labels: (B,).
         losses: of each block that has closed a window, L × ().
         windows_done: how many have learnt.
+        offsets: (L,) which images make a pair in each block, where every block receives new ones.
     """
 
     number: int
@@ -54,6 +59,7 @@ class LocalStep:
     labels: Tensor
     losses: list[Tensor | None]
     windows_done: int = 0
+    offsets: Tensor | None = None
 
     @property
     def is_done(self) -> bool:
@@ -72,7 +78,9 @@ class Learner:
         network: the network, already on its device.
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
-        total_steps: of the run; without it the learning rate cannot decay and stays constant.
+        total_steps: of the run; without it the learning rate stays constant and no block freezes.
+        steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
+            without it the whole run counts as the first epoch.
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
             memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
             where ``recompute``, ``compiled`` or a loss that skips samples would do nothing otherwise.
@@ -89,17 +97,20 @@ class Learner:
         generator: torch.Generator | None = None,
         precision: str = "fp32",
         total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
         fused: bool | None = None,
         recompute: bool = False,
         compiled: bool = False,
     ) -> None:
-        self.total_steps, self.fused, self.recompute = total_steps, fused, recompute
+        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self.fused, self.recompute = fused, recompute
         self.kernels = EAGER
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
         self.precision = resolve_precision(precision, self.device)
         self.steps = 0
-        self.optimizers = self._build_optimizers()
+        self.optimizers = build_optimizers(network)
+        self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
         if recompute and (fused is False or stages_of(network.blocks) is None):
             warnings.warn("--recompute is ignored: only fused windows can recompute", stacklevel=2)
         resets = network.method.optimizer.head_resets
@@ -108,8 +119,6 @@ class Learner:
             warnings.warn(
                 "--head-resets is ignored: it needs heads with weights, and total_steps", stacklevel=2
             )
-        if network.method.optimizer.freeze_from < 1 and not total_steps:
-            warnings.warn("--freeze-from is ignored: it needs total_steps", stacklevel=2)
         if compiled and self.device.type == "cuda":
             self.window_loss = compiled_windows(  # type: ignore[assignment]
                 self.plain_window_loss, self.device, mode="reduce-overhead"
@@ -136,13 +145,14 @@ class Learner:
         check_batch(self.network, images, labels)
         self.network.train()
         if self.resets_heads:
-            self._reset_heads()
+            seed = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
+            reset_heads(self.network, self.optimizers, seed)
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
         progress = self.steps / self.total_steps if self.total_steps else 0.0
         frozen = config.frozen_blocks(progress, num_blocks)
         with autocast(self.precision, self.device):
             x = self.first_input(images, labels)
-        windows = self.network.method.schedule.windows(self.steps, num_blocks)
+        windows = self._windows()
         step = LocalStep(
             number=self.steps,
             progress=progress,
@@ -151,6 +161,7 @@ class Learner:
             x=x,
             labels=labels,
             losses=[None] * num_blocks,
+            offsets=self.draw_offsets(len(labels)),
         )
         self.steps += 1
         return step
@@ -158,17 +169,27 @@ class Learner:
     def learn(self, step: LocalStep) -> None:
         """Let the step's next window learn."""
         window = step.windows[step.windows_done]
-        with autocast(self.precision, self.device):
-            if step.windows_done == 0:
-                step.x = self._pass_frozen(step.x, step.frozen)
-            loss, output = self.window_loss(window, step.x, step.labels)
+        self._set_epoch(window, step.number)
+        if step.windows_done == 0:
+            step.x = self._pass(step, range(step.frozen))
+        blocks = range(window.first, window.last + 1)
+        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+            loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
             torch.autograd.backward(loss)
         self._set_learning_rate(window, step.progress)
-        for owner in self._owners(window):
+        for owner in owners(self.network, window):
             self.optimizers[owner].step()
             self.optimizers[owner].zero_grad(set_to_none=True)
+        if window.first == 0:
+            # The gradient of a label that another objective owns is thrown away.
+            for parameter in self.network.label_parameters():
+                parameter.grad = None
         step.losses[window.last], step.x = loss.detach(), output.detach()
         step.windows_done += 1
+        idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
+        if idle:
+            # Blocks that idle are run all the same: their running statistics follow their input.
+            self._pass(step, idle)
 
     @property
     def resets_heads(self) -> bool:
@@ -180,12 +201,23 @@ class Learner:
         """What the first block receives: (B, …), or for pairs (2B, …), positives first."""
         return first_input(self.network, images, labels, self.generator)
 
-    def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The local loss at the window's last block, and that block's output, both in the graph."""
+    def draw_offsets(self, images: int) -> Tensor | None:
+        """Which of so many images make a pair in each block, (L,); None where pairs stay what they are."""
+        if not self.network.renews_pairs:
+            return None
+        return draw_offsets(len(self.network.blocks), images, self.generator, self.device)
+
+    def window_loss(
+        self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The local loss at the window's last block, and that block's output, both in the graph.
+
+        ``offsets`` as :meth:`draw_offsets` returns them, or None to draw them here.
+        """
         network, head = self.network, self.network.head(window.last)
         stages = self._stages(window, x)
         if stages is None:
-            return self.plain_window_loss(window, x, labels)
+            return self.plain_window_loss(window, x, labels, offsets)
         constant = network.image_shape[0] if window.first == 0 else 0
         output, moments = run_window(
             stages,
@@ -201,73 +233,66 @@ class Learner:
 
     def _stages(self, window: Window, x: Tensor) -> tuple[Stage, ...] | None:
         """The window's blocks for a fused pass over ``x``; None for a plain one."""
-        if self.fused is False or self.network.method.schedule.every_block:
+        network = self.network
+        if self.fused is False or network.method.schedule.every_block:
             return None
-        stages = stages_of(self.network.blocks[window.first : window.last + 1])
-        skips = self.network.head(window.last).skips_samples
+        if network.reads != "output" or network.renews_pairs:
+            return None
+        stages = stages_of(network.blocks[window.first : window.last + 1])
+        skips = network.head(window.last).skips_samples
         if stages is None or self.fused or self.recompute or skips or self.kernels != EAGER:
             return stages
         gains = all(stage.linear.gains for stage in stages)
         least = LEAST_FUSED_BYTES // (GAIN_ALONE if len(stages) == 1 else 1)
         return stages if gains and largest_response_bytes(stages, x) >= least else None
 
-    def plain_window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def plain_window_loss(
+        self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The same by the blocks' own modules; a sum over blocks where each has a loss."""
         network, losses = self.network, []
+        offsets = self.draw_offsets(len(labels)) if offsets is None else offsets
         for k in range(window.first, window.last + 1):
-            x = network.blocks[k](x)
+            seen, x = network.pass_block(k, network.renewed(k, x, len(labels), offsets))
             if k == window.last or network.method.schedule.every_block:
-                losses.append(network.head(k).loss(x, labels))
+                losses.append(network.head(k).loss(seen, labels))
         return torch.stack(losses).sum(), x
 
+    def _windows(self) -> tuple[Window, ...]:
+        schedule, step = self.network.method.schedule, self.steps
+        if schedule.restarts and self.steps_per_epoch:
+            step %= self.steps_per_epoch
+        return schedule.windows(step, len(self.network.blocks))
+
+    def _set_epoch(self, window: Window, step: int) -> None:
+        """Tell the heads of a window which epoch it is."""
+        length = self.steps_per_epoch
+        epoch, epochs = (step // length, (self.total_steps or 0) // length) if length else (0, 0)
+        for block in range(window.first, window.last + 1):
+            if block in self.network.scored_blocks:
+                self.network.head(block).set_epoch(epoch, max(epochs, epoch + 1))
+
     @torch.no_grad()
-    def _pass_frozen(self, x: Tensor, frozen: int) -> Tensor:
-        """What the first blocks, which learn no more, make of their input."""
-        for block in self.network.blocks[:frozen]:
-            x = block(x)
+    def _pass(self, step: LocalStep, blocks: range) -> Tensor:
+        """What ``blocks``, which do not learn in this step, make of its ``x``."""
+        x = step.x
+        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+            for k in blocks:
+                x = self.network.blocks[k](self.network.renewed(k, x, len(step.labels), step.offsets))
         return x
+
+    def _masks(self, blocks: range, step: int) -> AbstractContextManager[None]:
+        """Dropout in ``blocks`` draws from numbers that follow from the seed, the step and the block."""
+        layers = [layer for k in blocks for layer in self._dropout[k]]
+        seed = None if self.generator is None else self.generator.initial_seed()
+        return seeded_dropout(layers, self.device, None if seed is None else [seed, step, blocks.start])
 
     def _set_learning_rate(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
-        for owner in self._owners(window):
+        for owner in owners(self.network, window):
             rate = config.rate(progress, end=config.end(owner, num_blocks))
             for group in self.optimizers[owner].param_groups:
                 group["lr"] = rate
-
-    def _reset_heads(self) -> None:
-        """Draw the heads' weights anew and forget their optimizer states."""
-        seed = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for block in self.network.scored_blocks:
-                for module in self.network.head(block).modules():
-                    if callable(reset := getattr(module, "reset_parameters", None)):
-                        reset()
-                for parameter in self.network.head(block).parameters():
-                    for optimizer in self.optimizers.values():
-                        optimizer.state.pop(parameter, None)
-
-    def _owners(self, window: Window) -> range:
-        if self.network.method.optimizer.ownership == "objective":
-            return range(window.last, window.last + 1)
-        return range(window.first, window.last + 1)
-
-    def _build_optimizers(self) -> dict[int, torch.optim.Optimizer]:
-        """Optimizers by owner: a block, or the block whose objective it is."""
-        network, config = self.network, self.network.method.optimizer
-        num_blocks = len(network.blocks)
-        if config.ownership == "objective":
-            reach = network.method.schedule.reach
-            owned = {k: reach(k, num_blocks) for k in network.scored_blocks}
-        else:
-            owned = {k: range(k, k + 1) for k in range(num_blocks)}
-        return {
-            owner: config.build(
-                [p for k in blocks for p in network.own_parameters(k)],
-                hidden=[p for k in blocks for p in network.blocks[k].parameters() if p.ndim > 1],
-            )
-            for owner, blocks in owned.items()
-        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the network's weights that the next step depends on."""

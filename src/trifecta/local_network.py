@@ -3,15 +3,17 @@
 Shapes: B images (B, C, H, W); K classes; L blocks. Nothing here trains: see :mod:`trifecta.learner`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from trifecta.blocks import split_block
 from trifecta.fused import infer_block, infer_first_block, inferred_stage
 from trifecta.goodness import Moments
 from trifecta.heads import FeatureShape, Head
-from trifecta.image_pairs import IMAGE_PAIRS
+from trifecta.image_pairs import IMAGE_PAIRS, ImagePairs, OtherImage
 from trifecta.labels import LABEL_INPUTS, ImageShape
 from trifecta.methods.method import Method
 from trifecta.networks import get_network
@@ -36,8 +38,8 @@ class LocalNetwork(nn.Module):
         num_classes: K, at least 2.
 
     Raises:
-        ValueError: fewer than two classes, no blocks, a read-out of blocks that have no scores, or
-            superclasses of another number of classes.
+        ValueError: fewer than two classes, no blocks, blocks that share a parameter, a read-out of blocks
+            that have no scores, or superclasses of another number of classes.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class LocalNetwork(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a network needs at least one block: received none")
+        _check_separate(self.blocks)
         # One of them at most: labels that are tried, or pairs of images.
         label_input = LABEL_INPUTS.get(method.label_input)
         image_pairs = IMAGE_PAIRS.get(method.label_input)
         self.label_input = None if label_input is None else label_input(image_shape, num_classes)
-        self.image_pairs = None if image_pairs is None else image_pairs()
+        self.image_pairs: ImagePairs | None = None if image_pairs is None else image_pairs()
+        # Not registered: the halves are made of the same modules as the blocks.
+        self._halves = {k: split_block(block, self.reads) for k, block in enumerate(self.blocks)}
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         shapes = self._feature_shapes()
@@ -74,14 +79,49 @@ class LocalNetwork(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    @property
+    def reads(self) -> str:
+        """Where in a block its head looks, see :func:`trifecta.blocks.split_block`."""
+        return self.method.objective.reads
+
+    @property
+    def renews_pairs(self) -> bool:
+        """Whether every block receives new pairs, made of what the one before passed on."""
+        return self.image_pairs is not None and self.image_pairs.every_block
+
     def own_parameters(self, block: int) -> list[nn.Parameter]:
         """Parameters that learn with ``block``: its own, its head's, for the first the label's too."""
         modules: list[nn.Module] = [self.blocks[block]]
-        if block == 0 and self.label_input is not None:
-            modules.append(self.label_input)
         if block in self.scored_blocks:
             modules.append(self.head(block))
-        return [p for module in modules for p in module.parameters() if p.requires_grad]
+        own = [p for module in modules for p in module.parameters() if p.requires_grad]
+        return own + self.label_parameters() if block == 0 else own
+
+    def label_parameters(self) -> list[nn.Parameter]:
+        """What a label's input learns."""
+        return (
+            []
+            if self.label_input is None
+            else [p for p in self.label_input.parameters() if p.requires_grad]
+        )
+
+    def pass_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head on ``block`` reads of its input ``x``, and what the block passes on."""
+        front, back = self._halves[block]
+        seen = front(x)
+        return seen, back(seen)
+
+    def renewed(self, block: int, x: Tensor, positives: int, offsets: Tensor | None) -> Tensor:
+        """What ``block`` receives of (N, …) from the one before: new pairs of the positives, where it does.
+
+        ``offsets`` (L,) say for every block which images meet; None for a prediction.
+        """
+        if not self.renews_pairs or block == 0:
+            return x
+        assert isinstance(self.image_pairs, OtherImage)
+        if offsets is None:
+            return self.image_pairs.neutral(x)
+        return self.image_pairs.pairs_at(x[:positives], offsets[block : block + 1])
 
     def keep_labels(self, labels: int) -> None:
         """Predict from a shortlist of so many labels from now on.
@@ -114,7 +154,13 @@ class LocalNetwork(nn.Module):
         A method whose labels enter tries all K in one pass over groups of images, so that a pass never
         holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all
         classes at once.
+
+        A network in train mode predicts as in evaluation mode, and moves no running statistics.
         """
+        with self._evaluating():
+            return self._block_scores(images)
+
+    def _block_scores(self, images: Tensor) -> list[Tensor | None]:
         if self.image_pairs is not None:
             return self._pass_scores(self.image_pairs.neutral(images))
         if self.label_input is None:
@@ -127,10 +173,22 @@ class LocalNetwork(nn.Module):
         """Class scores of the method's read-out, (B, C, H, W) → (B, K). Never trains."""
         return fuse(self.block_scores(images), self.readout_blocks)
 
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Evaluation mode for a while."""
+        was_training = self.training
+        if was_training:
+            self.eval()
+        try:
+            yield
+        finally:
+            if was_training:
+                self.train()
+
     def _label_scores(self, images: Tensor) -> list[Tensor | None]:
         """L × (G, K), every image of (G, C, H, W) tried with every label."""
         assert self.label_input is not None
-        first = inferred_stage(self.blocks[0])
+        first = inferred_stage(self.blocks[0]) if self.reads == "output" else None
         if first is not None and first.norm.separable:
             x, moments = infer_first_block(
                 first, self.label_input.base(images), self.label_input.maps(images)
@@ -159,12 +217,14 @@ class LocalNetwork(nn.Module):
         """What block ``end − 1`` makes of block ``first``'s input ``x``, and the scores on the way."""
         scores: list[Tensor | None] = []
         for k in range(first, end):
-            stage = inferred_stage(self.blocks[k])
+            x = self.renewed(k, x, len(x), None)
+            stage = inferred_stage(self.blocks[k]) if self.reads == "output" else None
             if stage is None:
-                x, moments = self.blocks[k](x), None
+                seen, x = self.pass_block(k, x)
+                scores.append(self._scores_of(k, seen, None))
             else:
                 x, moments = infer_block(stage, x)
-            scores.append(self._scores_of(k, x, moments))
+                scores.append(self._scores_of(k, x, moments))
         return x, scores
 
     def _scores_of(self, block: int, features: Tensor, moments: Moments | None) -> Tensor | None:
@@ -175,16 +235,29 @@ class LocalNetwork(nn.Module):
 
     @torch.no_grad()
     def _feature_shapes(self) -> list[FeatureShape]:
-        """Each block's output shape without the batch, seen by passing one blank image."""
+        """The shape of what each block's head reads, without the batch, seen by passing one blank image."""
         x = torch.zeros(1, *self.method.input_shape(self.image_shape))
         was_training = [block.training for block in self.blocks]
         shapes = []
-        for block in self.blocks:
-            x = block.eval()(x)
-            shapes.append(tuple(x.shape[1:]))
+        for k, block in enumerate(self.blocks):
+            block.eval()
+            seen, x = self.pass_block(k, x)
+            shapes.append(tuple(seen.shape[1:]))
         for block, training in zip(self.blocks, was_training, strict=True):
             block.train(training)
         return shapes
+
+
+def _check_separate(blocks: nn.ModuleList) -> None:
+    """Refuse blocks that share a parameter: a later block's loss would move an earlier block."""
+    owner: dict[nn.Parameter, int] = {}
+    for k, block in enumerate(blocks):
+        for parameter in block.parameters():
+            if owner.setdefault(parameter, k) != k:
+                raise ValueError(
+                    f"blocks must not share parameters: blocks {owner[parameter]} and {k} do; "
+                    "put what they share into one block, or give each a copy"
+                )
 
 
 def _view(scores: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
@@ -213,5 +286,6 @@ def build_network(
     builder = get_network(network)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        blocks = builder(method.input_shape(image_shape), width=width, normalization=method.normalization)
+        style = method.block_style(num_classes)
+        blocks = builder(method.input_shape(image_shape), width=width, style=style)
         return LocalNetwork(blocks, method, image_shape=image_shape, num_classes=num_classes)

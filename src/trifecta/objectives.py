@@ -14,15 +14,15 @@ def threshold_loss(
 ) -> Tensor:
     """Goodness above a threshold for positives, below it for negatives, (B,), (B,) → ().
 
-    ``mean(softplus(threshold − positive) + softplus(negative − threshold))``; ``settled`` as in
-    :func:`unsettled`, for each half on its own.
-    Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
+    ``mean(softplus(threshold − positive) + softplus(negative − threshold)) / 2``, a mean over the 2B
+    samples as in the published code of Dooms et al. 2023; ``settled`` as in :func:`unsettled`, for each
+    half on its own. Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
     """
     losses = []
     for excess in (threshold - positive, negative - threshold):
         loss = F.softplus(excess)
         losses.append(unsettled(torch.sigmoid(excess), settled) * loss if settled else loss)
-    return (losses[0] + losses[1]).mean()
+    return (losses[0] + losses[1]).mean() / 2
 
 
 def symmetric_loss(
@@ -42,19 +42,19 @@ def symmetric_loss(
 def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """How far the similarities within a batch are from those of the labels, (B, F), (B,) → ().
 
-    ``mean_ij (S(features)_ij − S(one-hot labels)_ij)²`` with S the cosine similarities of what is left
-    of each row after the batch's mean. Source: Nøkland & Eidnes 2019, *Training Neural Networks with
-    Local Error Signals* (arXiv 1901.06656).
+    ``mean_ij (S(features)_ij − S(one-hot labels)_ij)²`` over all pairs, the diagonal included, with S as
+    in :func:`similarities`. Source: Nøkland & Eidnes 2019, *Training Neural Networks with Local Error
+    Signals* (arXiv 1901.06656), and their published code.
     """
     targets = F.one_hot(labels, num_classes).to(features.dtype)
-    return F.mse_loss(_centred_similarities(features), _centred_similarities(targets))
+    return F.mse_loss(similarities(features), similarities(targets))
 
 
 def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
     """Images of a class near each other, those of other classes far, (B, F), (B,) → ().
 
     ``−mean_i mean_{p: same class, p ≠ i} log softmax_{j ≠ i}(z_i·z_j / temperature)_p`` with z the
-    features scaled to length 1; images that are alone in their class are left out.
+    features scaled to length 1; an image that is alone in its class counts as 0 in the mean over all.
     Source: Khosla et al. 2020, *Supervised Contrastive Learning* (arXiv 2004.11362), L_out.
     """
     with torch.autocast(features.device.type, enabled=False):
@@ -65,15 +65,34 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature
     same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
     friends = same.sum(1)
     per_image = log_share.masked_fill(~same, 0).sum(1) / friends.clamp(min=1)
-    return -per_image.sum() / (friends > 0).sum().clamp(min=1)
+    return -per_image.mean()
 
 
-def _centred_similarities(rows: Tensor) -> Tensor:
-    """Cosine similarities (B, B) of the rows (B, F) less their mean."""
+def similarities(rows: Tensor) -> Tensor:
+    """Cosine similarities (B, B) of the rows (B, F), each less its own mean over features.
+
+    ``r_i · r_j`` cut to −1 … 1, with ``r = (row − mean(row)) / (1e-8 + |row − mean(row)|)``.
+    """
     with torch.autocast(rows.device.type, enabled=False):
         wide = rows.float() if rows.dtype.itemsize < 4 else rows
-        unit = F.normalize(wide - wide.mean(0))
-        return unit @ unit.T
+        centred = wide - wide.mean(1, keepdim=True)
+        unit: Tensor = centred / (1e-8 + centred.norm(dim=1, keepdim=True))
+        return (unit @ unit.T).clamp(-1, 1)
+
+
+def position_loss(
+    positive: Tensor, negative: Tensor, *, thresholds: tuple[float, float], penalty: float
+) -> Tensor:
+    """Goodness maps (B, P) of positives above one threshold, of negatives below another, → ().
+
+    ``mean softplus(thresholds[0] − positive) + mean softplus(negative − thresholds[1])
+    + penalty · mean_i |positive_i|``, means over positions and images, |·| an image's length.
+    Source: the published code of Chen et al. 2025 (SCFF).
+    """
+    above = F.softplus(thresholds[0] - positive).mean()
+    below = F.softplus(negative - thresholds[1]).mean()
+    length: Tensor = positive.norm(dim=1)
+    return above + below + penalty * length.mean()
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +24,34 @@ def patch_means(maps: Tensor, patches: int) -> Tensor:
     else:
         means = F.adaptive_avg_pool2d(maps, patches)
     return means.movedim(1, 3).flatten(1)
+
+
+class LimitedPool(NamedTuple):
+    """An average pool that leaves at most so many numbers of a map: kernel and padding, (height, width)."""
+
+    kernel: tuple[int, int]
+    padding: tuple[int, int]
+    features: int
+
+
+def limited_pool(maps: Sequence[int], at_most: int) -> LimitedPool:
+    """The pool for maps (C, H, W): the kernel's height doubles, then its width, and so on by turns.
+
+    Until ``at_most`` features are left, or a map is one number. Sizes that the kernel does not divide are
+    padded with zeros, which count in the averages. Source: the published code of Nøkland & Eidnes 2019.
+    """
+    channels, *sides = maps
+    kernel, left = [1, 1], list(sides)
+    turn = 0
+    while channels * left[0] * left[1] > at_most and any(
+        k < side for k, side in zip(kernel, sides, strict=True)
+    ):
+        if kernel[turn] < sides[turn]:
+            kernel[turn] *= 2
+            left[turn] = -(-sides[turn] // kernel[turn])
+        turn = 1 - turn
+    padding = [k * (n - side // k) // 2 for k, n, side in zip(kernel, left, sides, strict=True)]
+    return LimitedPool((kernel[0], kernel[1]), (padding[0], padding[1]), channels * left[0] * left[1])
 
 
 def spread_patches(gradient: Tensor, shape: Sequence[int]) -> Tensor:

@@ -24,12 +24,15 @@ class Schedule:
     steps and (0)(1,2)(3,4)… at odd ones. What is left over at the end is a shorter window where
     ``close_last``, and learns nothing at that step otherwise, as in the paper's published code. With
     ``every_block`` a window has a loss at each of its blocks, not only at its last (deep supervision).
+    With ``restarts`` steps are counted within their epoch, as in the published code of Dooms et al. 2023:
+    where epochs have an odd number of steps, two even ones meet.
     """
 
     size: int = 1
     overlapping: bool = False
     close_last: bool = True
     every_block: bool = False
+    restarts: bool = False
 
     def __post_init__(self) -> None:
         """Reject sizes that make no window."""

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta import Learner, build_network, get_method
 from trifecta import learner as learner_module
-from trifecta.blocks import NORMALIZATIONS, conv_block, linear_block
+from trifecta.blocks import BlockStyle, conv_block, linear_block
 from trifecta.fused import Stage, chunks, run_window, stages_of
 from trifecta.goodness import Moments, mean_square
 from trifecta.heads import Symmetric
@@ -24,7 +24,7 @@ from trifecta.precision import autocast
 Loss = Callable[[Tensor, Moments], Tensor]
 
 # Statistics that change while they are used are not worth a second implementation.
-FUSED = [name for name in NORMALIZATIONS if name != "running"]
+FUSED = ["batch", "layer", "length", "none"]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def _double_precision_in_several_pieces(monkeypatch: pytest.MonkeyPatch) -> Iter
 def conv_blocks(pools: tuple[bool, ...], normalization: str) -> nn.ModuleList:
     channels = (3, 6, 4, 6)
     blocks = nn.ModuleList(
-        conv_block(a, b, normalization=normalization, pool=pool)
+        conv_block((a, 8, 8), b, BlockStyle(normalization=normalization), pool=pool)
         for (a, b), pool in zip(itertools.pairwise(channels), pools, strict=False)
     )
     return with_random_scales(blocks)
@@ -123,7 +123,7 @@ def test_places_of_wide_images(width: int) -> None:
 def test_fully_connected_blocks_too(normalization: str, loss: str) -> None:
     sizes = (12, 7, 5)
     blocks = nn.ModuleList(
-        linear_block(a, b, normalization=normalization) for a, b in itertools.pairwise(sizes)
+        linear_block(a, b, BlockStyle(normalization=normalization)) for a, b in itertools.pairwise(sizes)
     )
     assert_equal(with_random_scales(blocks), torch.randn(7, 3, 2, 2), LOSSES[loss])
 
@@ -145,7 +145,7 @@ def test_constant_channels_get_no_gradient_and_the_others_the_same(normalization
 
 
 def test_equal_maxima_send_their_gradient_to_the_first_as_pytorch_does() -> None:
-    block = conv_block(1, 4, normalization="none", pool=True)
+    block = conv_block((1, 8, 8), 4, BlockStyle(normalization="none"), pool=True)
     nn.init.ones_(block.get_parameter("weights.weight"))
     x = torch.ones(2, 1, 4, 6)
     assert_equal(nn.ModuleList([block]), x, LOSSES["squares"])
@@ -169,7 +169,7 @@ def test_settled_samples_cost_nothing_and_change_nothing_within_a_block() -> Non
 
 
 def test_the_gradient_of_the_samples_left_is_as_if_they_were_the_batch() -> None:
-    block = conv_block(3, 4)
+    block = conv_block((3, 8, 8), 4)
     x = torch.randn(7, 3, 8, 6, requires_grad=True)
     matters = torch.tensor([True, False, False, True, True, False, True])
     stages = stages_of([block])
@@ -187,7 +187,7 @@ def test_the_gradient_of_the_samples_left_is_as_if_they_were_the_batch() -> None
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(recompute: bool) -> None:
-    blocks = nn.ModuleList([conv_block(8, 16, pool=True), conv_block(16, 8)])
+    blocks = nn.ModuleList([conv_block((8, 8, 8), 16, pool=True), conv_block((16, 8, 8), 8)])
     stages = stages_of(blocks)
     assert stages is not None
     x = torch.randn(4, 8, 8, 8)
@@ -211,17 +211,17 @@ def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(r
     [
         nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()),
         nn.Linear(3, 4),
-        conv_block(3, 4).append(nn.Dropout()),
-        nn.Sequential(conv_block(3, 4)),
+        conv_block((3, 8, 8), 4).append(nn.Dropout()),
+        nn.Sequential(conv_block((3, 8, 8), 4)),
     ],
     ids=["unnormalised", "bare", "longer", "nested"],
 )
 def test_blocks_of_another_make_are_left_to_the_plain_graph(block: nn.Module) -> None:
-    assert stages_of([conv_block(3, 3), block]) is None
+    assert stages_of([conv_block((3, 8, 8), 3), block]) is None
 
 
 def test_a_watched_block_is_left_to_the_plain_graph() -> None:
-    block = conv_block(3, 4)
+    block = conv_block((3, 8, 8), 4)
     block.get_submodule("weights").register_forward_hook(lambda *_: None)
     assert stages_of([block]) is None
 
@@ -246,7 +246,7 @@ def test_a_watched_block_is_left_to_the_plain_graph() -> None:
 def test_a_part_that_computes_something_else_is_left_to_the_plain_graph(
     change: dict[str, nn.Module],
 ) -> None:
-    block = conv_block(3, 4, pool=True)
+    block = conv_block((3, 8, 8), 4, pool=True)
     assert stages_of([block]) is not None
     for name, module in change.items():
         setattr(block, name, module)
@@ -349,7 +349,7 @@ def test_recomputing_what_is_not_fused_is_said_to_be_ignored() -> None:
 
 
 def test_windows_with_running_statistics_take_the_plain_graph() -> None:
-    assert stages_of([conv_block(2, 3, normalization="running")]) is None
+    assert stages_of([conv_block((2, 8, 8), 3, BlockStyle(normalization="running"))]) is None
 
 
 @pytest.mark.parametrize("patches", [1, 2, 4])

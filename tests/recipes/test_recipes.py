@@ -19,13 +19,17 @@ PAPER = [recipe for data in DATA_SETS for recipe in TABLES[data].recipes]
 
 @pytest.mark.parametrize("data", DATA_SETS)
 @pytest.mark.parametrize("network", ["small", "large"])
-@pytest.mark.parametrize("method", ["trifecta", "published-trifecta", "ff", "symba", "backprop"])
+@pytest.mark.parametrize(
+    "method", ["trifecta", "published-trifecta", "published-ff", "ff", "symba", "backprop"]
+)
 def test_the_papers_experiments_are_recipes_at_every_budget(data: str, network: str, method: str) -> None:
     recipe = get_recipe(f"{method}-{network}-{data}")
     assert recipe in TABLES[data].recipes
     sizes = [recipe(budget) for budget in BUDGETS]
     for config, budget in zip(sizes, BUDGETS, strict=True):
-        assert (config.network, config.data, config.recipe) == (network, DATA_SETS[data], recipe.name)
+        assert (config.network, config.recipe) == (network, recipe.name)
+        assert replace(config.data, mean=None, std=None) == DATA_SETS[data]
+        assert (config.data.mean is not None) is method.startswith("published")
         assert config.budget == budget
         # Only the size differs.
         small = replace(sizes[0], width=config.width, epochs=config.epochs, budget=budget)
@@ -65,7 +69,12 @@ def test_the_faithful_recipe_has_every_choice_of_the_published_code() -> None:
     assert (method.normalization, method.label_input, method.readout) == ("batch", "channel", "last")
     assert (method.optimizer.ownership, method.optimizer.decay) == ("objective", "constant")
     assert method.optimizer.learning_rate == 1e-3
-    assert method.schedule == replace(OVERLAPPING, close_last=False)
+    assert method.schedule == replace(OVERLAPPING, close_last=False, restarts=True)
+    assert (config.data.mean, config.data.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    plain = get_recipe("published-ff-small-cifar10")().method
+    assert (plain.objective, plain.normalization) == (Threshold(threshold=2.0), "layer-elementwise")
+    assert plain.schedule == LAYER_WISE
+    assert (plain.label_input, plain.readout, plain.optimizer) == ("channel", "last", method.optimizer)
 
 
 @pytest.mark.parametrize("table", [table for table in TABLES.values() if table.cells], ids=lambda t: t.name)

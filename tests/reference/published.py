@@ -2,8 +2,9 @@
 
 Float64 tensors, explicit batch statistics, explicit Adam, one block after the other. A block's
 optimizer owns the weights of its own block and of the block before: every weight outside the last block
-has two Adam states. Block l closes a window when (l even) XOR (t even); its loss then moves its own
-weights and, when the block before did not close, that block's too.
+has two Adam states. The label's pictures have one, in the optimizer of block 0: what block 1's loss would
+have of them is thrown away. Block l closes a window when (l even) XOR (t even), t counted within the epoch;
+its loss then moves its own weights and, when the block before did not close, that block's too.
 """
 
 from dataclasses import dataclass, field
@@ -44,8 +45,7 @@ class ReferenceBlock:
     states: dict[int, AdamState] = field(default_factory=dict)
 
     def weights(self) -> list[Tensor]:
-        own = [self.scale, self.shift, self.kernel]
-        return own if self.label_pictures is None else [*own, self.label_pictures]
+        return [self.scale, self.shift, self.kernel]
 
     def forward(self, x: Tensor) -> Tensor:
         mean = x.mean((0, 2, 3), keepdim=True)
@@ -86,6 +86,8 @@ def train_step(
         difference = goodness[: len(labels)] - goodness[len(labels) :]
         loss = F.softplus(-ALPHA * difference).mean()
         trained = [*block.weights()]
+        if block.label_pictures is not None:
+            trained.append(block.label_pictures)
         if k > 0 and not closes(k - 1, step):
             trained += blocks[k - 1].weights()
         for weight, gradient in zip(trained, torch.autograd.grad(loss, trained), strict=True):

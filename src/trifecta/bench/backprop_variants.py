@@ -19,7 +19,9 @@ class CheckpointedLearner(Learner):
     Each segment is itself a fused window, so that backprop has every economy that local windows have.
     """
 
-    def window_loss(self, window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def window_loss(
+        self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See :class:`trifecta.learner.Learner`."""
         network, head = self.network, self.network.head(window.last)
         blocks = list(network.blocks[window.first : window.last + 1])

@@ -1,8 +1,9 @@
 """The published update rule as people run it today: the plain reference of the benchmarks.
 
-Eager float32 in PyTorch's default layout, every block an ``nn.Sequential``, one Adam per block which
-also owns the block before, prediction by a full pass per label. Source: Dooms et al. 2023 and their
-published code; without its augmentation and its float16, which the CPU has not.
+Eager float32 in PyTorch's default layout, every block an ``nn.Sequential``, one Adam per block which also
+owns the block before (but not the label's pictures, which are block 0's alone), prediction by a full pass
+per label. Source: Dooms et al. 2023 and their published code; without its augmentation and its float16,
+which the CPU has not.
 """
 
 import torch
@@ -26,8 +27,11 @@ class PublishedRule:
             for k in range(len(blocks))
         ]
         assert network.label_input is not None
-        for optimizer in self.optimizers[:2]:
-            optimizer.add_param_group({"params": list(network.label_input.parameters())})
+        self.optimizers[0].add_param_group({"params": list(network.label_input.parameters())})
+        self.steps = 0
+
+    def start_epoch(self) -> None:
+        """Count steps from 0 again, as every epoch does."""
         self.steps = 0
 
     def step(self, images: Tensor, labels: Tensor) -> None:

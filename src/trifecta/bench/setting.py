@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -105,13 +105,13 @@ class Setting:
         }
 
     def _blocks(self, method: Method) -> nn.Sequential:
-        shape = method.input_shape(self.image_shape)
+        shape, style = method.input_shape(self.image_shape), method.block_style(self.num_classes)
         if not self.network.startswith("equal:"):
-            return get_network(self.network)(shape, width=self.width, normalization=method.normalization)
+            return get_network(self.network)(shape, width=self.width, style=style)
         depth, channels = _depth_and_channels(self.network)
-        sizes = [shape[0], *[channels] * depth]
+        inputs = [shape, *[(channels, *shape[1:])] * (depth - 1)]
         return nn.Sequential(
-            *(conv_block(a, b, normalization=method.normalization) for a, b in pairwise(sizes))
+            *(conv_block(each, channels, style, first=k == 0) for k, each in enumerate(inputs))
         )
 
 

@@ -124,6 +124,8 @@ def _vary(method: Method, options: Options) -> Method:
         schedule = parse_schedule(options["schedule"], close_last=schedule.close_last)
     if options["close_last"] is not None:
         schedule = replace(schedule, close_last=options["close_last"])
+    if options["superclasses"] is not None:
+        method = replace(method, finds_superclasses=False)
     return replace(
         method,
         objective=_vary_objective(method.objective, options),

@@ -21,17 +21,21 @@ def image_size(
     return int(match[1]), int(match[2] or match[1])
 
 
-def whole_numbers(
+def superclass_levels(
     context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[int, ...] | None:
-    """Read ``0,0,1``; a callback of an option.
+) -> tuple[tuple[int, ...], ...] | None:
+    """Read levels such as ``0,0,1,1/0,1,2,2``, or ``none`` for no level; a callback of an option.
 
     Raises:
         click.BadParameter: something else stands between the commas.
     """
     if value is None:
         return None
-    words = [word.strip() for word in value.split(",")]
-    if not all(re.fullmatch(r"[0-9]+", word) for word in words):
-        raise click.BadParameter(f"'{value}' is not a list of whole numbers such as 0,0,1")
-    return tuple(int(word) for word in words)
+    if value == "none":
+        return ()
+    levels = [[word.strip() for word in level.split(",")] for level in value.split("/")]
+    if not all(re.fullmatch(r"[0-9]+", word) for level in levels for word in level):
+        raise click.BadParameter(
+            f"'{value}' is not a list of whole numbers such as 0,0,1, or several such as 0,0,1/0,1,2"
+        )
+    return tuple(tuple(int(word) for word in level) for level in levels)

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from trifecta.cli.options import build_config, given_names
-from trifecta.cli.parameters import image_size, whole_numbers
+from trifecta.cli.parameters import image_size, superclass_levels
 from trifecta.cli.progress import ConsoleProgress
 from trifecta.cli.signals import stop_on_signal
 from trifecta.report.terminal import print_run
@@ -68,7 +68,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="Skip pairs whose gradient is below this share of its largest.  [default: 0, off]",
     ),
     click.option("--goodness", metavar="NAME", help="mean-square, sum-square or mean."),
-    click.option("--normalization", metavar="NAME", help="batch, running, layer, length or none."),
+    click.option(
+        "--normalization", metavar="NAME", help="batch, running, layer, class-groups, length, none, …"
+    ),
     click.option(
         "--schedule",
         metavar="NAME",
@@ -86,8 +88,8 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--superclasses",
         metavar="0,0,1,…",
-        callback=whole_numbers,
-        help="Each class's superclass; the first half of the blocks learns only these.",
+        callback=superclass_levels,
+        help="Each class's superclass, which early blocks learn; levels are parted by /; or none.",
     ),
     click.option("--ownership", metavar="NAME", help="Adam states per `weight` or `objective`."),
     click.option("--head-resets", type=int, help="How often read-out heads start afresh.  [default: 0]"),

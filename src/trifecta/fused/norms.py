@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.blocks import LayerNorm, LengthNorm
 from trifecta.fused.pointwise import Kernels, relu_gradient
+from trifecta.norms import LayerNorm, LengthNorm
 
 
 class Totals(NamedTuple):

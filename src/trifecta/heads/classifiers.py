@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
-from trifecta.heads.head import FeatureShape, Head
-from trifecta.patches import divides, patch_means
+from trifecta.heads.head import FeatureShape, Head, at_least_float32
+from trifecta.patches import divides, limited_pool, patch_means
 
 # Distances between unit vectors are at most 4: too little for a softmax to be sure.
 SHARPNESS = 8.0
@@ -70,23 +70,69 @@ class ClassifierHead(Head):
         return self.pool == 1
 
 
+class ZeroLinear(nn.Linear):
+    """A linear map whose weight starts at 0 and whose bias starts as usual."""
+
+    def reset_parameters(self) -> None:
+        """Start anew."""
+        super().reset_parameters()
+        nn.init.zeros_(self.weight)
+
+
+class PredictionHead(Head):
+    """A linear classifier of at most so many averages of a map, all weights 0 at first.
+
+    Averages as in :func:`trifecta.patches.limited_pool`, flattened by channel, row, column.
+    """
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, at_most: int) -> None:
+        super().__init__()
+        self.pool: nn.Module = nn.Identity()
+        features = math.prod(feature_shape)
+        if len(feature_shape) == 3:
+            kernel, padding, features = limited_pool(feature_shape, at_most)
+            self.pool = nn.AvgPool2d(kernel, kernel, padding)
+        self.classifier = ZeroLinear(features, num_classes)
+
+    def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor | Moments) -> Tensor:
+        """(N, …) → (N, K)."""
+        assert isinstance(features, Tensor)
+        return at_least_float32(self.classifier(self.pool(features).flatten(1)))
+
+    @property
+    def reads_moments(self) -> bool:
+        """Averages of parts of a map are no moments."""
+        return False
+
+
 class ConvolutionalHead(Head):
-    """A network of its own: two 3×3 convolutions at half the size, an average, a linear classifier."""
+    """A network of its own: two 3×3 convolutions, averages to 2×2, a linear classifier.
+
+    Each convolution keeps the map's size and channels, and has batch normalisation and ReLU behind it; the
+    averages are batch-normalised by channel and flattened by channel, row, column. Units of a fully
+    connected block are maps of one position: they are batch-normalised and classified.
+    """
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
         channels = feature_shape[0]
-        maps = len(feature_shape) == 3
         layers: list[nn.Module] = []
-        for stride in (2, 1) if maps else ():
-            layers += [
-                nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.ReLU(),
-            ]
-        if maps:
-            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        self.network = nn.Sequential(*layers, nn.Linear(channels, num_classes))
+        if len(feature_shape) == 3:
+            for _ in range(2):
+                layers += [
+                    nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(channels),
+                    nn.ReLU(),
+                ]
+            layers += [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(channels), nn.Flatten()]
+        else:
+            layers.append(nn.BatchNorm1d(channels))
+        features = channels * (4 if len(feature_shape) == 3 else 1)
+        self.network = nn.Sequential(*layers, nn.Linear(features, num_classes))
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
@@ -155,6 +201,7 @@ class CrossEntropy:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     pool: int = 1
     smoothing: float = 0.0
     normalized: bool = False
@@ -178,6 +225,22 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LocalPrediction:
+    """Cross-entropy of a linear classifier of ``at_most`` averages: :class:`PredictionHead`."""
+
+    kind: ClassVar[str] = "local-prediction"
+    pairs: ClassVar[bool] = False
+    scores_classes: ClassVar[bool] = True
+    feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "unpooled"
+    at_most: int = 2048
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for features (N, *feature_shape)."""
+        return PredictionHead(feature_shape, num_classes, at_most=self.at_most)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CentroidMargin:
     """Nearest centroid by a ``margin``, N-pair: :class:`CentroidHead`."""
 
@@ -185,6 +248,7 @@ class CentroidMargin:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     pool: int = 4
     margin: float = 1.0
 
@@ -201,12 +265,8 @@ class AuxiliaryCrossEntropy:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
         return ConvolutionalHead(feature_shape, num_classes)
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Logits of a classifier that ran in half precision, wide enough for a softmax."""
-    return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -6,25 +6,37 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from trifecta.goodness import Moments
-from trifecta.heads.classifiers import AuxiliaryCrossEntropy, CentroidMargin, CrossEntropy
+from trifecta.heads.classifiers import (
+    AuxiliaryCrossEntropy,
+    CentroidMargin,
+    CrossEntropy,
+    LocalPrediction,
+)
 from trifecta.heads.goodness_heads import GroupCrossEntropy, ProjectedCrossEntropy
 from trifecta.heads.head import FeatureShape, Head, with_share
-from trifecta.heads.terms import ContrastModule, Term
+from trifecta.heads.terms import ContrastiveModule, ContrastModule, Term
 
 ScoringObjective = (
-    CrossEntropy | AuxiliaryCrossEntropy | CentroidMargin | GroupCrossEntropy | ProjectedCrossEntropy
+    CrossEntropy
+    | LocalPrediction
+    | AuxiliaryCrossEntropy
+    | CentroidMargin
+    | GroupCrossEntropy
+    | ProjectedCrossEntropy
 )
 
 
 class CombinedHead(Head):
-    """A head that scores, of whose gradient the block receives a share, and weighted terms.
+    """A weighted head that scores, of whose gradient the block receives a share, and weighted terms.
 
     The scoring head itself learns from its whole gradient whatever the share: with 0 it is a probe.
     """
 
-    def __init__(self, scoring: Head, share: float, terms: list[tuple[float, nn.Module]]) -> None:
+    def __init__(
+        self, scoring: Head, share: float, terms: list[tuple[float, nn.Module]], *, weight: float = 1.0
+    ) -> None:
         super().__init__()
-        self.scoring, self.share = scoring, share
+        self.scoring, self.share, self.weight = scoring, share, weight
         self.weights = [weight for weight, _ in terms]
         self.terms = nn.ModuleList(term for _, term in terms)
 
@@ -32,7 +44,7 @@ class CombinedHead(Head):
         """(B, …) or (2B, …), (B,) → (); only terms that compare pairs see the negatives."""
         assert isinstance(features, Tensor)
         positives = features[: len(labels)]
-        loss = self.scoring.loss(with_share(positives, self.share), labels)
+        loss = self.weight * self.scoring.loss(with_share(positives, self.share), labels)
         for weight, term in zip(self.weights, self.terms, strict=True):
             seen = features if isinstance(term, ContrastModule) else positives
             loss = loss + weight * term(seen, labels)
@@ -42,6 +54,12 @@ class CombinedHead(Head):
         """(N, …) → (N, K)."""
         return self.scoring.scores(features)
 
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the terms whose settings change with time."""
+        for term in self.terms:
+            if isinstance(term, ContrastiveModule):
+                term.set_epoch(epoch, epochs)
+
     @property
     def reads_moments(self) -> bool:
         """Terms need the features."""
@@ -50,7 +68,10 @@ class CombinedHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class Combined:
-    """``share`` of a scoring objective's gradient plus weighted terms: :class:`CombinedHead`."""
+    """``weight`` times a scoring objective, plus weighted terms: :class:`CombinedHead`.
+
+    The block receives a ``share`` of the scoring objective's gradient.
+    """
 
     kind: ClassVar[str] = "combined"
     scores_classes: ClassVar[bool] = True
@@ -58,6 +79,7 @@ class Combined:
     scoring: ScoringObjective = field(default_factory=CrossEntropy)
     terms: tuple[Term, ...] = ()
     share: float = 1.0
+    weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Reject a share that is none; a list of terms becomes a tuple."""
@@ -70,8 +92,13 @@ class Combined:
         """Whether a term compares positives with negatives."""
         return any(term.pairs for term in self.terms)
 
+    @property
+    def reads(self) -> str:
+        """Where in a block all of it looks: as the scoring objective."""
+        return self.scoring.reads
+
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""
         scoring = self.scoring.head(feature_shape, num_classes)
         terms = [(term.weight, term.module(feature_shape, num_classes)) for term in self.terms]
-        return CombinedHead(scoring, self.share, terms)
+        return CombinedHead(scoring, self.share, terms, weight=self.weight)

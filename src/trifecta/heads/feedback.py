@@ -12,14 +12,14 @@ from torch import Tensor
 
 from trifecta.goodness import Moments
 from trifecta.heads.classifiers import ClassifierHead
-from trifecta.heads.head import FeatureShape, Head, with_share
+from trifecta.heads.head import FeatureShape, Head
 
 
 class FeedbackHead(Head):
-    """Pulls a block's output to ``relu(features − step · error @ feedback)``, beside a linear probe.
+    """Pulls ``relu(response)`` to ``relu(response − step · error @ feedback)``, beside a linear probe.
 
-    ``feedback`` (K, C) is random and fixed; the same for all positions of a map. The probe learns from
-    the labels and gives the block no gradient.
+    ``response`` is what the block computes before its activation; ``feedback`` (K, C) is random and fixed,
+    the same for all positions of a map. The probe learns from the labels and gives the block no gradient.
     """
 
     feedback: Tensor
@@ -39,16 +39,19 @@ class FeedbackHead(Head):
         """(B, …), (B,) → (): half the squared distance to the target, and the probe's cross-entropy."""
         assert isinstance(features, Tensor)
         assert self._error is not None, "no error was received"
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        with torch.autocast(features.device.type, enabled=False):
             change = self._error.to(self.feedback.dtype) @ self.feedback * self.step
             change = change.view(*change.shape, *[1] * (features.ndim - 2))
-            target = F.relu(features.to(change.dtype) - change)
-        distance = (features.to(target.dtype) - target).square().flatten(1).sum(1).mean() / 2
-        return distance + self.probe.loss(with_share(features, 0.0), labels)
+            response = features.to(change.dtype)
+            target = F.relu(response.detach() - change)
+            activations = F.relu(response)
+            distance = (activations - target).square().flatten(1).sum(1).mean() / 2
+        return distance + self.probe.loss(activations.detach(), labels)
 
     def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N, K), of the probe."""
-        return self.probe.scores(features)
+        assert isinstance(features, Tensor)
+        return self.probe.scores(F.relu(features))
 
     @property
     def reads_moments(self) -> bool:
@@ -64,6 +67,7 @@ class LocalTargets:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = True
+    reads: ClassVar[str] = "response"
     step: float = 0.1
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.goodness import GROUP_GOODNESS, Moments, patch_rms
+from trifecta.goodness import GROUP_GOODNESS, Moments, channel_groups, patch_rms
 from trifecta.heads.head import FeatureShape, Head
 from trifecta.names import lookup
 
@@ -32,17 +32,8 @@ class GroupHead(Head):
         super().__init__()
         self.goodness = lookup(GROUP_GOODNESS, goodness, "group goodness")
         self.temperature = temperature
-        channels = feature_shape[0]
-        if channels < num_classes:
-            raise ValueError(
-                f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
-                f"{channels} channels; use a larger --width or another --method"
-            )
-        group = torch.arange(channels) * num_classes // channels
-        member = F.one_hot(group, num_classes).double()
-        self.register_buffer(
-            "groups", (member / member.sum(0)).to(torch.get_default_dtype()), persistent=False
-        )
+        member = F.one_hot(channel_groups(feature_shape[0], num_classes), num_classes).bool()
+        self.register_buffer("groups", member, persistent=False)
 
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
@@ -96,6 +87,7 @@ class GroupCrossEntropy:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     goodness: str = "mean-square"
     temperature: float = 1.0
 
@@ -112,6 +104,7 @@ class ProjectedCrossEntropy:
     pairs: ClassVar[bool] = False
     scores_classes: ClassVar[bool] = True
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     patches: int = 4
     learned_temperature: bool = False
 

@@ -27,6 +27,9 @@ class Head(nn.Module, ABC):
     skips_samples: bool = False
     reads_patches: int = 0
 
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Say before a step which epoch of how many it belongs to; for settings that change with time."""
+
     @abstractmethod
     def loss(self, features: Tensor | Moments, labels: Tensor) -> Tensor:
         """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
@@ -39,6 +42,16 @@ class Head(nn.Module, ABC):
     def reads_moments(self) -> bool:
         """Whether the moments of ``features`` will do in their place."""
         return True
+
+
+def at_block(part: Any, block: int) -> Any:
+    """A part of a method as it is at ``block``: ``part.at(block)`` where it differs from block to block."""
+    return part.at(block) if hasattr(part, "at") else part
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Values that were computed in half precision, wide enough for sums and softmax."""
+    return values.float() if values.dtype.itemsize < 4 else values
 
 
 def with_share(x: Tensor, share: float) -> Tensor:

@@ -47,6 +47,7 @@ class Threshold:
     pairs: ClassVar[bool] = True
     scores_classes: ClassVar[bool] = False
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     goodness: str = "mean-square"
     threshold: float = 2.0
     skip_settled: float = 0.0
@@ -73,6 +74,7 @@ class Symmetric:
     pairs: ClassVar[bool] = True
     scores_classes: ClassVar[bool] = False
     feeds_back: ClassVar[bool] = False
+    reads: ClassVar[str] = "output"
     goodness: str = "mean-square"
     alpha: float = 4.0
     skip_settled: float = 0.0

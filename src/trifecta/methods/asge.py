@@ -10,9 +10,12 @@ Formula, at block k with activations a and a fixed random matrix ``projection``:
 
 How many classes there are no longer says how many channels a block must have.
 
-Departures, or details decided here because they were not to be found: P = 4; g is standardised per
-image, and the projection's entries are normal with variance 1/(C·P²); batch normalisation; the last block
-predicts (the paper's *Last Pred*; ``--readout all`` is its *Fusion Pred*).
+Compared with the abstract only: the authors' code (KAI-Laboratory/ASGE) could not be had. Departures, or
+details decided here: P = 4 in every block, where the paper adapts it to the block's channels; g is
+standardised per image, and the projection's entries are normal with variance 1/(C·P²); batch
+normalisation and maximum pools, where the paper is said to downsample by root mean squares and to
+normalise over channels; the last block predicts (the paper's *Last Pred*; ``--readout all`` is its
+*Fusion Pred*).
 """
 
 from trifecta.heads import ProjectedCrossEntropy

@@ -5,7 +5,8 @@ Paper: Lee, Xie, Gallagher, Zhang, Tu 2015, "Deeply-Supervised Nets", AISTATS, a
     loss = Σ_k cross_entropy(classifier_k(average_pool(activations_k)), labels)
 
 A reference between the two worlds: the local losses of a one-pass method, and a gradient that crosses all
-blocks. Departures: cross-entropy in place of squared hinges; every loss weighs the same throughout.
+blocks. Not compared with the authors' code (s9xie/DSN). Departures: cross-entropy in place of squared
+hinges; every loss weighs the same throughout.
 """
 
 from trifecta.heads import CrossEntropy

@@ -6,9 +6,13 @@ Formula, at block k with activations a and its own auxiliary network:
 
     loss = cross_entropy(auxiliary_network(a), labels)
 
-Departures: the auxiliary network is two 3×3 convolutions, the first at half the resolution, an average over
-positions and a linear classifier; blocks are updated in the order of one pass, without the paper's replay
-buffers for asynchronous workers.
+The auxiliary network is the code's *cnn*: two 3×3 convolutions at full resolution, averages to 2×2, batch
+normalisation, a linear classifier.
+
+Compared with the authors' code (eugenium/DGL): parameter counts, logits, loss and gradient agree
+(tests/reference_values). Departures: the code's script defaults to *mlp-sr*, a smaller network of 1×1
+convolutions, and ends in a larger classifier; blocks are updated in the order of one pass, without the
+paper's replay buffers for asynchronous workers.
 """
 
 from trifecta.heads import AuxiliaryCrossEntropy

@@ -1,9 +1,10 @@
 """Distance-Forward: centroids and margins in place of goodness.
 
-Paper: Wu, Xu, Wu, Deng, Xu, Li 2024, "Distance-Forward Learning: Enhancing the Forward-Forward Algorithm
-Towards High-Performance On-Chip Learning", arXiv 2408.14925.
+Paper: Wu, Xu, Wu, Deng, Xu, Wen, Li 2024, "Distance-Forward Learning: Enhancing the Forward-Forward
+Algorithm Towards High-Performance On-Chip Learning", arXiv 2408.14925.
 
-Formula, at block k with f = the averages of its maps, scaled to length 1, and a learned centroid per class:
+Formula, at block k with f = the averages of its maps, scaled to length 1, and a learned centroid per
+class:
 
     score_c = −|f − centroid_c|²
     loss = mean log(1 + Σ_{c wrong} exp(margin + score_c − score_true))        N-pair with a margin
@@ -11,8 +12,9 @@ Formula, at block k with f = the averages of its maps, scaled to length 1, and a
 An image's distance to the wrong centroids takes the place of negatives, so one pass is enough. Blocks
 learn in overlapping pairs.
 
-Departures, or details decided here because they were not to be found: averages to 4×4, a margin of 1 and
-scores times 8; batch normalisation at a block's input; the last block predicts.
+Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
+the centroids are learned; averages to 4×4, a margin of 1 and scores times 8; batch normalisation at a
+block's input; the last block predicts.
 """
 
 from trifecta.heads import CentroidMargin

@@ -11,9 +11,11 @@ Formula, at block k with activations a, a fixed random ``projection`` and a lear
 What passes on is normalised apart from the goodness (here: at the next block's input), and several
 blocks predict together.
 
-Departures, or details decided here because they were not to be found: goodness as in ASGE with P = 2; the
-fusion is a plain sum over the later half of the blocks. A fusion head trained across blocks would pass a
-gradient into each of them; here none exists, and nothing crosses a block.
+Compared with the abstract only: no code was found for this paper (the author's public repository holds an
+earlier method of the same name, with positive and negative passes). Departures, or details decided here:
+goodness as in ASGE with P = 2; the fusion is a plain sum over the later half of the blocks. A fusion head
+trained across blocks would pass a gradient into each of them; here none exists, and nothing crosses a
+block.
 """
 
 from trifecta.heads import ProjectedCrossEntropy

@@ -6,17 +6,15 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 
     threshold_loss = mean_i softplus(threshold − positive_i) + softplus(negative_i − threshold)
 
-Every block learns alone, its input is normalised in length so that it cannot read the goodness of the
-block before, and the label is written over the first pixels. The sum of all blocks' goodness but the
-first's predicts.
+Every block learns alone, and its input is normalised in length so that it cannot read the goodness of the
+block before. The sum of all blocks' goodness but the first's predicts.
 
-Departures from the paper: goodness is the mean of squares in place of the sum, with threshold 2 (the
-paper's threshold grows with the width); wrong labels are drawn uniformly, not by how likely the network
-finds them; the length norm leaves a mean square of 1 in place of a length of 1; Adam without weight
-decay or momentum schedule.
-
-A label in a corner's pixels suits fully connected networks. A convolution sees it only there: with
-``small`` or ``large`` use ``label_input="channel"`` (``--label-input channel``).
+No code of the author was compared. Departures from the paper: the label enters as one more input channel,
+where the paper writes it over the first pixels, which suits fully connected networks but a convolution
+sees only in a corner (``label_input="overlay"``, ``--label-input overlay``; recipe ``ff-mlp-mnist``);
+goodness is the mean of squares in place of the sum, with threshold 2 (the paper's threshold grows with
+the width); wrong labels are drawn uniformly, not by how likely the network finds them; the length norm
+leaves a mean square of 1 in place of a length of 1; Adam without weight decay or momentum schedule.
 """
 
 from trifecta.heads import Threshold
@@ -28,7 +26,7 @@ def ff() -> Method:
     """Hinton's Forward-Forward: threshold loss, length normalisation, every block alone."""
     return Method(
         name="ff",
-        label_input="overlay",
+        label_input="channel",
         objective=Threshold(goodness="mean-square", threshold=2.0),
         normalization="length",
         schedule=LAYER_WISE,

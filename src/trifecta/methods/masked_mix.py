@@ -11,8 +11,9 @@ under a mask with large regions (:class:`trifecta.image_pairs.MaskedMix`):
 Images and mixtures look alike near by, so a block must learn what holds over longer distances. A linear
 read-out on every block's averages learns beside it and gives it no gradient (``share=0``).
 
-Departures: goodness is a mean with threshold 2; read-outs learn at the same time and are summed over all
-blocks but the first, where the paper trains one classifier afterwards.
+No code of the author was compared. Departures: goodness is a mean with threshold 2; read-outs learn at
+the same time and are summed over all blocks but the first, where the paper trains one classifier
+afterwards.
 """
 
 from trifecta.heads import Combined, Contrast, CrossEntropy, Threshold

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from trifecta.blocks import NORMALIZATIONS
+from trifecta.blocks import ACTIVATIONS, BlockStyle
 from trifecta.heads import Head, Objective
-from trifecta.heads.coarse import CoarseHead, check_superclasses
-from trifecta.heads.head import FeatureShape
+from trifecta.heads.coarse import Levels, check_superclasses, coarsened, superclasses_of
+from trifecta.heads.head import FeatureShape, at_block
 from trifecta.image_pairs import IMAGE_PAIRS
 from trifecta.labels import EXTRA_CHANNELS, LABEL_INPUTS, ImageShape
+from trifecta.norms import NORMALIZATIONS
 from trifecta.optimizers import OptimizerConfig
 from trifecta.schedules import Schedule
 
@@ -26,13 +27,19 @@ class Method:
             ``none``, or pairs made of images alone (``other-image``, ``masked-mix``).
         objective: the local loss; says whether it compares pairs, whether it scores classes, and whether
             it needs the network's error.
-        normalization: at the input of every block: ``batch``, ``running``, ``layer``, ``length`` or
-            ``none``.
+        normalization: of every block: ``batch``, ``running``, ``layer`` (a gain per channel),
+            ``layer-elementwise`` (a gain per element), ``class-groups``, ``length`` or ``none`` at its
+            input, or ``batch-output``.
+        activation: ``relu`` or ``triangle``.
+        dropout: the share of a block's activations that are set to 0 while training.
         schedule: which blocks learn together at which step.
         negatives: which wrong label a negative carries, ``uniform`` or ``hard`` (what the network believes
             in; finding that out costs a prediction of every image).
-        superclasses: of every class, numbered from 0: the first half of the blocks learns to tell these
-            apart, the second half the classes (coarse-to-fine targets); empty for classes throughout.
+        superclasses: levels of coarse targets, coarsest first, each with the superclass of every class,
+            numbered from 0. The levels and then the classes share the blocks equally
+            (:func:`trifecta.heads.coarse.superclasses_of`); empty for classes throughout.
+        finds_superclasses: whether training begins by finding them in its images, where none are given
+            (:func:`trifecta.superclasses.find_superclasses`).
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
     """
@@ -42,8 +49,11 @@ class Method:
     objective: Objective
     normalization: str
     schedule: Schedule
+    activation: str = "relu"
+    dropout: float = 0.0
     negatives: str = "uniform"
-    superclasses: tuple[int, ...] = ()
+    superclasses: Levels = ()
+    finds_superclasses: bool = False
     readout: str = "last"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -55,6 +65,10 @@ class Method:
             raise ValueError(
                 f"normalisation is {', '.join(NORMALIZATIONS)}: received '{self.normalization}'"
             )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"an activation is {' or '.join(ACTIVATIONS)}: received '{self.activation}'")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a share, 0 or more and below 1: received {self.dropout}")
         if self.schedule.every_block and self.optimizer.ownership == "objective":
             raise ValueError(
                 "a window with a loss at every block has one gradient for all of them: received "
@@ -67,8 +81,10 @@ class Method:
                 f"hard negatives are wrong labels: received --negatives hard with label input "
                 f"{self.label_input}, where no label enters; drop --negatives"
             )
-        object.__setattr__(self, "superclasses", tuple(self.superclasses))
-        if self.superclasses and (self.objective.feeds_back or not self.objective.scores_classes):
+        object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
+        if (self.superclasses or self.finds_superclasses) and (
+            self.objective.feeds_back or not self.objective.scores_classes
+        ):
             raise ValueError(
                 "superclasses need a loss that scores classes from a block alone: received --superclasses "
                 f"with loss {self.objective.kind}; drop --superclasses"
@@ -85,18 +101,25 @@ class Method:
         channels, height, width = image_shape
         return channels + EXTRA_CHANNELS.get(self.label_input, 0), height, width
 
+    def block_style(self, num_classes: int) -> BlockStyle:
+        """What all blocks of a network for K classes have in common."""
+        return BlockStyle(
+            normalization=self.normalization,
+            activation=self.activation,
+            dropout=self.dropout,
+            num_classes=num_classes,
+        )
+
     def head(self, block: int, num_blocks: int, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """The head on ``block`` of so many, whose output is (N, *feature_shape).
+        """The head on ``block`` of so many, which reads features (N, *feature_shape).
 
         Raises:
             ValueError: superclasses that do not fit the number of classes.
         """
-        if not self.superclasses:
-            return self.objective.head(feature_shape, num_classes)
-        count = check_superclasses(self.superclasses, num_classes)
-        if block >= num_blocks // 2:
-            return self.objective.head(feature_shape, num_classes)
-        return CoarseHead(self.objective.head(feature_shape, count), self.superclasses)
+        check_superclasses(self.superclasses, num_classes)
+        head: Head = at_block(self.objective, block).head(feature_shape, num_classes)
+        coarse = superclasses_of(block, num_blocks, self.superclasses)
+        return head if coarse is None else coarsened(head, coarse)
 
     @property
     def tries_labels(self) -> bool:
@@ -106,12 +129,19 @@ class Method:
     @property
     def pipelines(self) -> bool:
         """Whether a step can begin before the one ahead of it is done, as far as the method goes."""
-        return not (self.schedule.size == 0 or self.objective.feeds_back or self.negatives == "hard")
+        return not (self.schedule.size == 0 or self.steered_by_later_blocks)
+
+    @property
+    def steered_by_later_blocks(self) -> bool:
+        """Whether the network's own prediction decides what a block learns, without any gradient."""
+        return self.objective.feeds_back or self.negatives == "hard"
 
     @property
     def locality(self) -> str:
-        """What crosses a block: as its schedule says, or ``feedback`` where the network's error does."""
-        return "feedback" if self.objective.feeds_back else self.schedule.locality
+        """What crosses a block: as its schedule says, or ``feedback`` where a prediction does."""
+        if self.steered_by_later_blocks and self.schedule.size:
+            return "feedback"
+        return self.schedule.locality
 
     def _expected(self) -> tuple[bool, bool]:
         """Whether the loss must compare pairs, and whether it must score classes."""

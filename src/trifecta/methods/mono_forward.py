@@ -1,7 +1,8 @@
 """Mono-Forward: a learned projection and a cross-entropy per layer.
 
 Paper: Gong, Li, Abdulla 2025, "Mono-Forward: Backpropagation-Free Algorithm for Efficient Neural Network
-Training Harnessing Local Errors", arXiv 2501.09238.
+Training Harnessing Local Errors", arXiv 2501.09238 (its second version of 2026 is called "Mono-Forward:
+Revisiting Forward-Forward through Objective–Locality Decomposition").
 
 Formula, at block k with activations a and its own matrix ``classifier``:
 
@@ -9,7 +10,8 @@ Formula, at block k with activations a and its own matrix ``classifier``:
 
 with every activation of a map an input of its own.
 
-Departures: the classifier has a bias; batch normalisation at a block's input.
+Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
+the classifier has a bias; batch normalisation at a block's input; the last block predicts.
 """
 
 from trifecta.heads import CrossEntropy

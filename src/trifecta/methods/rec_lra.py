@@ -1,21 +1,24 @@
 """rec-LRA: local representation alignment, with the error fed back through fixed weights.
 
-Paper: Ororbia, Mali, Kifer, Giles 2020, "Large-Scale Gradient-Free Deep Learning with Recursive Local
-Representation Alignment", arXiv 2002.03911.
+Paper: Ororbia, Mali, Kifer, Giles 2023, "Backpropagation-Free Deep Learning with Recursive Local
+Representation Alignment", AAAI; as a preprint 2020, "Large-Scale Gradient-Free Deep Learning with
+Recursive Local Representation Alignment", arXiv 2002.03911.
 
 Formulas, with e = softmax(scores) − one_hot(labels) of the whole network and a fixed random
 ``feedback`` for each block k:
 
-    target_k = relu(activations_k − step · e @ feedback_k)
-    loss_k = ½ |activations_k − target_k|²
+    target_k = relu(response_k − step · e @ feedback_k)
+    loss_k = ½ |relu(response_k) − target_k|²
 
 No gradient crosses a block, but the error does: a block cannot learn before the network has predicted.
 That is what ``locality: feedback`` means, in place of ``strict``.
 
-Departures, or details decided here: every block is one layer, so there is nothing to recurse into; feedback
-goes from the output to every block at once, is equal for all positions of a map, and stays as it was drawn,
-where the paper can learn it; the prediction is one more pass with running statistics; every block, the last
-too, has its feedback and a linear probe, and the last probe predicts.
+No code of the authors was found for this paper; the target is that of their code for its predecessor
+(AnkurMali/LRA-E), where the change is made before the activation, and the step of 0.1 is its default.
+Departures, or details decided here: every block is one layer, so there is nothing to recurse into;
+feedback goes from the output to every block at once, is equal for all positions of a map, and stays as it
+was drawn, where the paper can learn it; the prediction is one more pass with running statistics; every
+block, the last too, has its feedback and a linear probe, and the last probe predicts.
 """
 
 from trifecta.heads import LocalTargets

@@ -1,23 +1,29 @@
 """SCFF: self-contrastive Forward-Forward, without labels.
 
 Paper: Chen, Liu, Laydevant, Grollier 2025, "Self-Contrastive Forward-Forward algorithm", Nature
-Communications 16:5978.
+Communications 16:5978, arXiv 2409.11593.
 
-Formula, at block k with goodness g_i = mean_square(activations_i) of positives ``x + x`` and negatives
-``x + x'`` (:class:`trifecta.image_pairs.OtherImage`):
+Formula, at block k with the response r (before the activation) to pairs (x, x) and (x, x'), at position
+p:
 
-    threshold_loss = mean_i softplus(threshold − positive_i) + softplus(negative_i − threshold)
+    g_p = mean_c relu(r_cp)²
+    loss = mean softplus(threshold⁺ − positive_p) + mean softplus(negative_p − threshold⁻)
+         + penalty · mean_i |positive_i|
 
-No block sees a label. A linear read-out on every block's averages learns beside it and gives it no
-gradient (``share=0``).
+A pair is standardised as one and enters as its sum, as both halves meet the same weights. What goes on is
+the *triangle* of r, ``relu(r − mean_c r)``, of the positives, and every block makes new pairs of it. The
+thresholds are 0 and 1 in the first block, 5 and 9 in the second, 6 and 10 from the third on. No block
+sees a label. A linear read-out on every block's averages learns beside it and gives it no gradient.
 
-Departures, or details decided here: all blocks learn at once where the paper trains one after another;
-goodness is a mean with threshold 2; layer normalisation at every block's input, so that x + x is not
-told from x + x' by its size; the read-outs of all blocks are summed, where the paper trains one classifier
-on the features of all.
+Compared with the authors' code (neurophysics-cnrsthales/contrastive-forward-forward, three layers on
+CIFAR-10): pairs, goodness, loss, triangle and the steps of two layers agree (tests/reference_values).
+Departures: all blocks learn at once where the code trains one after another; statistics leave out the
+reflected border that the code pads with, and convolutions pad with zeros and have no bias; kernels,
+channels and pools are the network's; the read-outs of all blocks are summed, where the code trains one
+classifier on the features of all.
 """
 
-from trifecta.heads import Combined, Contrast, CrossEntropy, Threshold
+from trifecta.heads import PositionThresholds
 from trifecta.methods.method import Method
 from trifecta.schedules import LAYER_WISE
 
@@ -27,8 +33,9 @@ def scff() -> Method:
     return Method(
         name="scff",
         label_input="other-image",
-        objective=Combined(scoring=CrossEntropy(pool=4), share=0.0, terms=(Contrast(loss=Threshold()),)),
-        normalization="layer",
+        objective=PositionThresholds(),
+        normalization="none",
         schedule=LAYER_WISE,
+        activation="triangle",
         readout="all",
     )

@@ -1,6 +1,7 @@
 """SymBa: symmetric backpropagation-free contrastive learning with Forward-Forward.
 
-Paper: Lee & Song 2023, arXiv 2303.08418.
+Paper: Lee, Song 2023, "SymBa: Symmetric Backpropagation-Free Contrastive Learning with Forward-Forward
+Algorithm for Optimizing Convergence", arXiv 2303.08418.
 
 Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 
@@ -10,9 +11,9 @@ The threshold loss pulls positives and negatives apart from a fixed point and it
 disagree; SymBa compares the two halves with each other. The class enters as a fixed random picture of
 its own, the *intrinsic class pattern*, beside the image.
 
-Departures, or details decided here because they were not to be found in the abstract: the pattern is
-standard normal noise and one more input channel; goodness is the mean of squares; length normalisation
-and the read-out are those of Forward-Forward.
+Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
+the pattern is standard normal noise and one more input channel; goodness is the mean of squares; length
+normalisation and the read-out are those of Forward-Forward.
 """
 
 from trifecta.heads import Symmetric

@@ -11,18 +11,21 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 3. *Overlapping local updates*: windows of two blocks whose partition shifts by one each step; a
    loss reaches the weights of the block before its own and no further.
 
-Departures from the paper's published code, each with the option that restores it:
+Compared with the authors' code (tdooms/trifecta): fourteen steps, every weight, running statistics and
+the table of goodness agree (tests/reference_values). Departures from that code, each with what restores
+it:
 
 - a weight has one Adam state instead of one per objective that trains it
-  (``ownership="objective"``, ``--ownership objective``);
+  (``ownership="objective"``, ``--ownership objective``; the label's pictures have one in both);
 - at steps where the last block is left without a partner it learns alone instead of idling
-  (``close_last=False``, ``--idle-last``); where it idles it is not run either, so its running
-  statistics advance only at the steps at which it learns;
+  (``close_last=False``, ``--idle-last``);
+- the partition goes on alternating from epoch to epoch, instead of starting anew (``restarts=True``);
 - the learning rate starts at 0.003 and decays along a cosine, instead of staying at 0.001
   (``learning_rate=1e-3, decay="constant"``, ``--learning-rate 0.001 --decay constant``);
 - bfloat16 or float32 in place of float16 without loss scaling.
 
-Batch size, epochs and augmentation are the recipe's: see ``trifecta.recipes``.
+Recipes ``published-*`` restore all of them but the last, and the code's augmentation and normalisation
+constants. Batch size, epochs and augmentation are the recipe's: see ``trifecta.recipes``.
 """
 
 from trifecta.heads import Symmetric

@@ -1,4 +1,4 @@
-"""One factor at a time, away from the Trifecta as it is here: optimizer, alpha, idle step, batch size.
+"""One factor at a time, away from the Trifecta as it is here, and what each published choice is worth.
 
 Read-outs need no rows: every result holds the accuracy of all of them.
 """
@@ -6,11 +6,12 @@ Read-outs need no rows: every result holds the accuracy of all of them.
 from collections.abc import Callable
 from dataclasses import replace
 
+from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.heads import Symmetric
 from trifecta.methods import Method, trifecta
-from trifecta.recipes.ablation import grid_recipes
+from trifecta.recipes.ablation import cell_method, grid_recipes
 from trifecta.recipes.data_sets import DATA_SETS
-from trifecta.recipes.paper import BUDGETS, published_trifecta
+from trifecta.recipes.paper import BUDGETS, published_data, published_trifecta
 from trifecta.recipes.recipe import Budget, Recipe
 from trifecta.training.config import RunConfig
 
@@ -34,6 +35,12 @@ def with_two_states() -> Method:
     return replace(method, optimizer=replace(method.optimizer, ownership="objective"))
 
 
+def with_restarts() -> Method:
+    """The partition starts anew in every epoch."""
+    method = trifecta()
+    return replace(method, schedule=replace(method.schedule, restarts=True))
+
+
 def with_constant_rate() -> Method:
     """The published learning rate, which never decays."""
     method = trifecta()
@@ -49,23 +56,52 @@ def with_running_statistics() -> Method:
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     "two-states": ("two Adam states a weight", with_two_states),
     "idle-last": ("last block idles at odd steps", with_idle_last),
+    "restarts": ("partition starts anew every epoch", with_restarts),
     "constant-rate": ("learning rate 0.001, constant", with_constant_rate),
-    "published": ("all three, as published", published_trifecta),
+    "published": ("all four, as published", published_trifecta),
     **{
         f"alpha-{alpha}": (f"alpha {alpha}", lambda alpha=alpha: with_alpha(alpha))  # type: ignore[misc]
         for alpha in (1, 2, 8, 16)
     },
     "running": ("running statistics", with_running_statistics),
+    "elementwise": (
+        "FF: layer norm with a gain an element, as published",
+        lambda: cell_method("threshold", "layer-elementwise", "layer-wise"),
+    ),
 }
+# Choices of the published code, each away from what the library does.
+PUBLISHED_CHOICES = (
+    "two-states",
+    "idle-last",
+    "restarts",
+    "constant-rate",
+    "constants",
+    "augmented",
+    "published",
+)
 BATCH_SIZES = (1, 8, 32, 128, 512)
 
 
 def factor_recipes(network: str, data: str) -> list[Recipe]:
     """Every row on one network and data set; first the unchanged Trifecta, whose runs are the grid's."""
     unchanged = replace(grid_recipes(network, data)[-1], title="unchanged: alpha 4")
+    augmented = {
+        name: replace(budget, augmentation=AUGMENTATIONS["crop-rotate"])
+        for name, budget in BUDGETS[network].items()
+    }
+    title = "crops and rotations as published"
     return [
         unchanged,
         *(_recipe(name, title, build(), network, data) for name, (title, build) in ROWS.items()),
+        _recipe("augmented", title, trifecta(), network, data, augmented),
+        _recipe(
+            "constants",
+            "normalised by the published constants",
+            trifecta(),
+            network,
+            data,
+            source=published_data(data),
+        ),
     ]
 
 
@@ -105,11 +141,13 @@ def _recipe(
     network: str,
     data: str,
     budgets: dict[str, Budget] | None = None,
+    *,
+    source: DataConfig | None = None,
 ) -> Recipe:
     return Recipe(
         name=f"factor-{name}-{network}-{data}",
         title=title,
-        base=RunConfig(data=DATA_SETS[data], method=method, network=network),
+        base=RunConfig(data=source or DATA_SETS[data], method=method, network=network),
         budgets=BUDGETS[network] if budgets is None else budgets,
         source=SOURCE,
     )

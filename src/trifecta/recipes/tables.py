@@ -38,7 +38,7 @@ def _tables() -> list[ResultTable]:
         ResultTable(
             name=data,
             title=f"The paper's experiments on {data}",
-            recipes=[recipe for recipe in paper if recipe.base.data == config],
+            recipes=[recipe for recipe in paper if recipe.base.data.source == config.source],
             budget="cpu",
         )
         for data, config in DATA_SETS.items()

@@ -13,6 +13,7 @@ from trifecta.devices import resolve_device, synchronize
 from trifecta.learner import Learner
 from trifecta.pipeline import Losses, Pipeline
 from trifecta.readout import CHOSEN
+from trifecta.superclasses import find_superclasses
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
 from trifecta.training.meter import DivergenceError, LossMeter
@@ -49,11 +50,13 @@ class Trainer:
         data: ImageData | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self.config, self.folder, self.progress = config, folder, progress
+        self.folder, self.progress = folder, progress
         self.device = resolve_device(config.device)
         self.data = load_data(config.data) if data is None else data
+        self.config = with_superclasses(config, self.data)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
+        config = self.config
         self.network = network_for(config, self.facts).to(self.device)
         self.batches = Batches(
             self.data.train,
@@ -70,6 +73,7 @@ class Trainer:
             recompute=config.recompute,
             compiled=config.compile,
             total_steps=config.epochs * self.batches.steps_per_epoch,
+            steps_per_epoch=self.batches.steps_per_epoch,
         )
         self.pipeline = self._new_pipeline()
         self.position = Position()
@@ -257,6 +261,15 @@ class Trainer:
                 "meter": self._meter.state_dict(),
             }
         )
+
+
+def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
+    """``config`` with the superclasses that the training images suggest, where its method finds them."""
+    method = config.method
+    if not method.finds_superclasses or method.superclasses:
+        return config
+    found = find_superclasses(data.train.images, data.train.labels, len(data.classes))
+    return replace(config, method=replace(method, superclasses=found))
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:
