@@ -45,7 +45,7 @@ def test_losses_by_hand() -> None:
     expected = (math.log1p(math.exp(-8)) + math.log1p(math.exp(4))) / 2
     assert symmetric_loss(positive, negative, alpha=4.0).item() == pytest.approx(expected)
     terms = [2 - 3, 1 - 2, 2 - 1, 2 - 2]  # threshold − g⁺ and g⁻ − threshold of both pairs
-    expected = sum(math.log1p(math.exp(t)) for t in terms) / 2
+    expected = sum(math.log1p(math.exp(t)) for t in terms) / 4
     assert threshold_loss(positive, negative, threshold=2.0).item() == pytest.approx(expected)
 
 

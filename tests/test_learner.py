@@ -153,9 +153,9 @@ def test_a_windows_graph_is_freed_before_the_next_window_runs(
 
     original = learner.window_loss
 
-    def counted(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None) -> tuple[Tensor, Tensor]:
         leftovers.append(len(held))
-        found = original(window, x, labels)
+        found = original(window, x, labels, offsets)
         kept.append(len(held))
         return found
 

@@ -50,9 +50,11 @@ OPTIONS: dict[str, Option] = {
 def varied(method: str, option: str) -> Method | None:
     """The method with one option, every block alone; None where the two contradict each other."""
     try:
-        return OPTIONS[option](replace(get_method(method), schedule=LAYER_WISE))
+        built = OPTIONS[option](replace(get_method(method), schedule=LAYER_WISE))
     except ValueError:
         return None
+    has_heads = any(True for _ in network_of(built).head(0).parameters())
+    return built if has_heads or not built.optimizer.head_resets else None
 
 
 def network_of(method: Method) -> LocalNetwork:

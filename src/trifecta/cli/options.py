@@ -114,8 +114,10 @@ def _start(options: Options) -> RunConfig:
         return RunConfig(data=DataConfig(source=source))
     if source is None:
         return config
-    # Columns and splits are those of the recipe's own data; the share for validation is its choice.
-    return replace(config, data=DataConfig(source=source, validation=config.data.validation))
+    # Columns and splits are those of the recipe's own data; validation and normalisation are its choices.
+    kept = config.data
+    data = DataConfig(source=source, validation=kept.validation, mean=kept.mean, std=kept.std)
+    return replace(config, data=data)
 
 
 def _vary(method: Method, options: Options) -> Method:

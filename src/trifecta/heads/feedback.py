@@ -43,10 +43,10 @@ class FeedbackHead(Head):
             change = self._error.to(self.feedback.dtype) @ self.feedback * self.step
             change = change.view(*change.shape, *[1] * (features.ndim - 2))
             response = features.to(change.dtype)
-            target = F.relu(response.detach() - change)
-            activations = F.relu(response)
-            distance = (activations - target).square().flatten(1).sum(1).mean() / 2
-        return distance + self.probe.loss(activations.detach(), labels)
+            with torch.no_grad():
+                seen, target = F.relu(response), F.relu(response - change)
+            distance = (F.relu(response) - target).square().flatten(1).sum(1).mean() / 2
+        return distance + self.probe.loss(seen, labels)
 
     def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N, K), of the probe."""

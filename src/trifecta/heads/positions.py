@@ -6,6 +6,7 @@ Shapes: B images, N samples; a block's response before its activation (N, C, H, 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,7 +43,9 @@ class PositionHead(Head):
         assert isinstance(features, Tensor)
         positive, negative = position_goodness(features).chunk(2)
         contrast = position_loss(positive, negative, thresholds=self.thresholds, penalty=self.penalty)
-        return contrast + self.probe.loss(self.activation(features[: len(labels)].detach()), labels)
+        with torch.no_grad():
+            seen = self.activation(features[: len(labels)])
+        return contrast + self.probe.loss(seen, labels)
 
     def scores(self, features: Tensor | Moments) -> Tensor:
         """(N, …) → (N, K), of the probe."""

@@ -83,7 +83,7 @@ class Method:
             )
         object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
         if (self.superclasses or self.finds_superclasses) and (
-            self.objective.feeds_back or not self.objective.scores_classes
+            self.objective.feeds_back or self.objective.pairs or not self.objective.scores_classes
         ):
             raise ValueError(
                 "superclasses need a loss that scores classes from a block alone: received --superclasses "
