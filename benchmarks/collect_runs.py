@@ -13,7 +13,7 @@ from pathlib import Path
 from trifecta.training import RunFolder
 from trifecta.training.config import to_plain
 
-SHARED = ("seconds", "images_per_second", "peak_memory_bytes")
+SHARED = ("seconds", "images_per_second", "evaluation_seconds", "total_seconds", "peak_memory_bytes")
 
 
 def main() -> None:

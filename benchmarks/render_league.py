@@ -7,8 +7,7 @@ from pathlib import Path
 from render_experiments import made_with
 from render_experiments import rows_of as experiment_rows
 from trifecta.data import DataConfig
-from trifecta.methods import METHODS
-from trifecta.recipes.league import PUBLISHED_CIFAR10, league_recipes
+from trifecta.recipes.league import LEAGUE, league_recipes, published_elsewhere
 from trifecta.report.comparison import comparison_table, draw_comparison
 from trifecta.report.reproduction import markdown
 from trifecta.reproduce import read_results
@@ -25,23 +24,19 @@ THRESHOLDS = {
 
 
 def rows_of(data: str, budget: str) -> list[RowSummary]:
-    """Every method with all seeds that there are; below budget ``grid`` only what was measured."""
-    recipes = league_recipes(list(METHODS), [NETWORK], DataConfig(source=data))
+    """Every row with all seeds that there are; at budgets other than ``grid`` only what was measured."""
+    recipes = league_recipes(list(LEAGUE), [NETWORK], DataConfig(source=data))
     runs = plan_recipes(recipes, budget=budget, seeds=SEEDS)
     rows = summarise(runs, read_results(ROOT / "benchmarks" / "compared"))
     return rows if budget == "grid" else [row for row in rows if row.runs]
 
 
 def league(data: str, budget: str) -> str:
-    """The methods by accuracy, what their papers report in front of what came of them here."""
+    """The rows by accuracy, and in which order their papers' figures would have them."""
     rows = rows_of(data, budget)
     if not any(row.runs for row in rows):
         return "Not measured.\n"
     head, body = comparison_table(rows, THRESHOLDS[data, budget])
-    if data == "cifar10":
-        published = {row.recipe.title: _published(row) for row in rows}
-        head = [head[0], "published, elsewhere", *head[1:]]
-        body = [[cells[0], published[cells[0]], *cells[1:]] for cells in body]
     order = _order(rows) if data == "cifar10" and budget == "grid" else ""
     return markdown(head, body) + made_with(rows) + order
 
@@ -67,9 +62,9 @@ def draw_league(path: Path, *, data: str, budget: str) -> None:
 def _order(rows: Sequence[RowSummary]) -> str:
     """How many pairs of rows stand in the order of their published figures, and which rows do not."""
     both = [
-        (PUBLISHED_CIFAR10[name], row.accuracy.mean, name)
+        (published, row.accuracy.mean, row.recipe.base.method.name)
         for row in rows
-        if row.accuracy and (name := row.recipe.base.method.name) in PUBLISHED_CIFAR10
+        if row.accuracy and (published := published_elsewhere(row.recipe)) is not None
     ]
     pairs = [(a, b) for a, b in combinations(sorted(both), 2) if a[0] < b[0]]
     if not pairs:
@@ -80,8 +75,3 @@ def _order(rows: Sequence[RowSummary]) -> str:
         f"\n{len(pairs) - len(turned)} of {len(pairs)} pairs of rows with a published figure stand in its "
         f"order; the others: {names}.\n"
     )
-
-
-def _published(row: RowSummary) -> str:
-    accuracy = PUBLISHED_CIFAR10.get(row.recipe.base.method.name)
-    return "–" if accuracy is None else f"{accuracy:g}%"

@@ -16,7 +16,8 @@ from trifecta.bench import accuracy as accuracy_module
 from trifecta.bench import published as published_module
 from trifecta.bench.accuracy import seconds_to
 from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
-from trifecta.bench.contestants import select
+from trifecta.bench.contestants import contestant_of, select
+from trifecta.bench.memory import training_memory
 from trifecta.bench.probe import SavedBytes
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_turns
@@ -25,9 +26,11 @@ from trifecta.bench.work import (
     prediction_multiply_adds,
     training_multiply_adds,
 )
+from trifecta.data import DataConfig
 from trifecta.learner import LocalStep
 from trifecta.local_network import LocalNetwork
 from trifecta.recipes.paper import published_trifecta
+from trifecta.training import RunConfig
 
 TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")
 
@@ -220,6 +223,20 @@ def test_memory_is_measured_in_processes_of_its_own() -> None:
     assert rows[1]["over_backprop"] == 1
     assert rows[2]["saved_over_backprop"] == rows[2]["saved_bytes"] / rows[3]["saved_bytes"]
     assert rows[3]["saved_bytes"] == saved_bytes("backprop", 6)
+
+
+def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() -> None:
+    """Of a method that is no contestant by its name."""
+    method = replace(get_method("backprop"), optimizer=get_method("superfecta").optimizer)
+    config = RunConfig(data=DataConfig(source="digits"), method=method, width=0.2, batch_size=6)
+    setting = Setting.of(config, (1, 8, 8), 3)
+    found = training_memory(setting, replace(config, precision="fp32"))
+    wide = replace(TINY, width=0.2)
+    trainer = CONTESTANTS["backprop-muon"].build(wide)
+    with SavedBytes() as saved:
+        trainer.step(*wide.batch())
+    assert found["saved_bytes"] == saved.most
+    assert contestant_of(replace(config, pipeline=2)).pipeline == 2
 
 
 def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:

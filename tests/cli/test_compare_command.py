@@ -7,16 +7,18 @@ import pytest
 
 from command import run
 from trifecta.bench.setting import Setting
+from trifecta.recipes.league import LEAGUE
+from trifecta.training import RunConfig
 
-ASKED: list[tuple[str, Setting]] = []
+ASKED: list[tuple[RunConfig, Setting]] = []
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a folder of its own, and without the processes that measure memory."""
 
-    def memory(setting: Setting, method: str) -> dict[str, int]:
-        ASKED.append((method, setting))
+    def memory(setting: Setting, run: RunConfig) -> dict[str, int]:
+        ASKED.append((run, setting))
         return {"training_bytes": 3 * 2**20, "saved_bytes": 2**19}
 
     ASKED.clear()
@@ -32,7 +34,7 @@ def test_methods_stand_beside_each_other_on_equal_work(
     status, out, err = run(capsys, *arguments, "--figure", "seconds.svg", "--precision", "fp32")
     assert status == 0
     assert "[4/4]" in err
-    assert [(method, setting.width) for method, setting in ASKED] == [
+    assert [(run.method.name, setting.width) for run, setting in ASKED] == [
         ("class-groups", 0.125),
         ("backprop", 0.125),
     ]
@@ -41,11 +43,15 @@ def test_methods_stand_beside_each_other_on_equal_work(
     for row in rows:
         assert (row["n"], row["training_bytes"], row["saved_bytes"]) == (2, 3 * 2**20, 2**19)
         assert row["images_per_second"] > 0
+        assert row["total_seconds"] > row["evaluation_seconds"] > 0
+        assert row["parameters"] >= row["block_parameters"] > 0
+        assert row["multiply_adds_per_image"] > 0
+        assert row["beside"] == rows[1]["recipe"]
         assert row["seconds_to"]["0.01"] > 0
         assert f"{row['accuracy']:.2f} ± {row['deviation']:.2f}% (n = 2)" in out
     assert "budget quick; small: width 0.125, epochs 1, batch 128" in out
     assert out.count("3 MiB (1.00×)") == 2
-    assert "×: over backprop of the same network" in out
+    assert "×: over backprop with the same optimizer where that is a row, else over backprop" in out
     assert "<svg" in (tmp_path / "seconds.svg").read_text()
     stored = [path.read_text() for path in (tmp_path / "benchmarks/compared").iterdir()]
     assert len(stored) == 4
@@ -64,8 +70,39 @@ def test_times_are_of_the_seeds_that_were_timed(
     assert both["n"] == 2
     assert both["seconds_to"] == alone["seconds_to"]
     assert both["images_per_second"] == alone["images_per_second"]
+    assert both["total_seconds"] == alone["total_seconds"]
+    (untimed,) = (tmp_path / "benchmarks/compared").glob("*_seed-1_*.json")
+    assert not any("second" in name for name in json.loads(untimed.read_text())["result"])
     # Without a row of backprop there is nothing to stand beside.
     assert "×" not in run(capsys, *arguments[:-1], "--show")[1]
+
+
+def test_rivals_run_as_rows_of_their_own_at_their_own_width(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path
+) -> None:
+    """Of images that have no name, so that the width is found from the images themselves."""
+    names = ["superfecta", "backprop-muon", "backprop-muon-wide"]
+    arguments = [
+        "compare",
+        "--data",
+        str(stripes_folder),
+        "--methods",
+        ",".join(names),
+        "--budget",
+        "quick",
+    ]
+    arguments += ["--pipeline", "2", "--json"]
+    rows = json.loads(run(capsys, *arguments)[1])
+    assert [row["recipe"] for row in rows] == [
+        f"league-{name}-small-{stripes_folder.name}" for name in names
+    ]
+    assert {row["beside"] for row in rows} == {rows[1]["recipe"]}
+    assert rows[0]["parameters"] == pytest.approx(rows[2]["parameters"], rel=0.01)
+    assert rows[1]["width"] == 0.125 < rows[2]["width"]
+    # Memory is asked for as the run was made: its method, its width, blocks two at a time where that gains.
+    assert [run.method for run, _ in ASKED] == [LEAGUE[name]() for name in names]
+    assert [setting.width for _, setting in ASKED] == [row["width"] for row in rows]
+    assert [run.pipeline for run, _ in ASKED] == [2, 1, 1]
 
 
 def test_a_figure_of_runs_without_times_is_not_drawn(
@@ -74,7 +111,7 @@ def test_a_figure_of_runs_without_times_is_not_drawn(
     arguments = ["compare", "--data", str(stripes_folder), "--methods", "backprop", "--budget", "quick"]
     status, out, err = run(capsys, *arguments, "--untimed", "--figure", "x.svg")
     assert status == 2
-    assert "backprop, small" in out
+    assert "backprop " in out
     assert err.splitlines()[-1].startswith(
         "trifecta: a figure shows accuracy over seconds: no run here was timed"
     )
@@ -85,6 +122,7 @@ def test_a_figure_of_runs_without_times_is_not_drawn(
     ("changes", "message"),
     [
         (["--methods", "class-group"], "unknown method 'class-group': did you mean class-groups"),
+        (["--methods", "backprop-moun"], "unknown method 'backprop-moun': did you mean backprop-muon"),
         (["--networks", "smal"], "unknown network 'smal': did you mean small"),
         (["--budget", "tiny"], "unknown budget of league-backprop-small-digits 'tiny'"),
         (["--thresholds", "70"], "--thresholds are numbers between 0 and 1"),

@@ -17,6 +17,7 @@ from trifecta.methods import METHODS, Method, get_method
 from trifecta.names import lookup
 from trifecta.pipeline import Pipeline
 from trifecta.precision import autocast
+from trifecta.training import RunConfig
 
 BACKPROP, PUBLISHED = "backprop", "published"
 _PAIRS = {"ff": "FF", "symba": "SymBa"}
@@ -139,6 +140,17 @@ def _contestants() -> list[Contestant]:
         learner=lambda network, _: PublishedRule(network),
     )
     return [*listed, at_once, plain, shortlist]
+
+
+def contestant_of(config: RunConfig) -> Contestant:
+    """What trains as a run of ``config`` does, as many blocks at a time."""
+    return Contestant(
+        name=config.method.name,
+        title=config.recipe or config.method.name,
+        method=config.method,
+        learner=_learner(recompute=config.recompute, compiled=config.compile),
+        pipeline=config.pipeline,
+    )
 
 
 _USUAL = {c.name: c for c in _contestants()}

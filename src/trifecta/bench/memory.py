@@ -11,6 +11,7 @@ from typing import Any
 from trifecta.bench.contestants import BACKPROP, Contestant
 from trifecta.bench.probe import STEPS
 from trifecta.bench.setting import Setting
+from trifecta.training import RunConfig, to_plain
 
 DEPTHS = (6, 12, 24, 48)
 Report = dict[str, Any]
@@ -50,8 +51,16 @@ def measure_memory(
     return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
 
 
-def training_memory(setting: Setting, contestant: str) -> dict[str, int]:
-    """Of one contestant, from two processes of its own: above the model, and held by graphs at most."""
+def training_memory(setting: Setting, contestant: str | RunConfig) -> dict[str, int]:
+    """Above the model, and held by graphs at most, from two processes of its own.
+
+    Args:
+        setting: network, width, images, batch, device and precision.
+        contestant: by its name; or a run, whose method trains as that run says, with its pipeline.
+
+    Raises:
+        RuntimeError: a process failed; says what it said last.
+    """
     built, trained = (_probe(setting, contestant, steps) for steps in (0, STEPS))
     return {
         "training_bytes": trained["peak_bytes"] - built["peak_bytes"],
@@ -74,14 +83,16 @@ def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
     }
 
 
-def _probe(setting: Setting, contestant: str, steps: int) -> dict[str, int]:
-    order = json.dumps({"setting": asdict(setting), "contestant": contestant, "steps": steps})
+def _probe(setting: Setting, contestant: str | RunConfig, steps: int) -> dict[str, int]:
+    name = contestant.method.name if isinstance(contestant, RunConfig) else contestant
+    who = to_plain(contestant) if isinstance(contestant, RunConfig) else contestant
+    order = json.dumps({"setting": asdict(setting), "contestant": who, "steps": steps})
     done = subprocess.run(
         [sys.executable, "-m", "trifecta.bench.probe", order], capture_output=True, text=True, check=False
     )
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["it was killed, perhaps for its memory"]
-        raise RuntimeError(f"{contestant} on {setting.network} failed: {last[0]}")
+        raise RuntimeError(f"{name} on {setting.network} failed: {last[0]}")
     found: dict[str, int] = json.loads(done.stdout)
     return found
 

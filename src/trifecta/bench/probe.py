@@ -1,4 +1,4 @@
-"""The memory of one contestant, measured in a process that does nothing else.
+"""The memory of one contestant or run, measured in a process that does nothing else.
 
 Run as ``python -m trifecta.bench.probe JSON``; prints JSON. See :mod:`trifecta.bench.memory`.
 """
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta.bench.contestants import CONTESTANTS, Trains
+from trifecta.bench.contestants import CONTESTANTS, Trains, contestant_of
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
 from trifecta.devices import peak_memory_bytes
 from trifecta.learner import Learner, LocalStep
 from trifecta.muon import Muon
+from trifecta.training import from_plain
 
 # Both parities of an overlapping schedule, and the first again with warm buffers.
 STEPS = 3
@@ -31,7 +32,9 @@ def main(arguments: str) -> None:
     """Build, take ``steps`` steps, and say what it took."""
     order = json.loads(arguments)
     setting = Setting(**order["setting"] | {"image_shape": tuple(order["setting"]["image_shape"])})
-    contestant = CONTESTANTS[order["contestant"]]
+    who = order["contestant"]
+    # By its name, or the settings of a run.
+    contestant = CONTESTANTS[who] if isinstance(who, str) else contestant_of(from_plain(who))
     trainer = contestant.build(setting)
     images, labels = setting.batch()
     _fill_optimizers(trainer)

@@ -11,8 +11,9 @@ from trifecta.bench.memory import training_memory
 from trifecta.bench.setting import Setting, data_name
 from trifecta.cli.bench import share
 from trifecta.cli.reproduce import failures, make_missing
-from trifecta.data import DataConfig
-from trifecta.recipes.league import league_recipes
+from trifecta.data import DataConfig, load_data
+from trifecta.recipes.data_sets import Images
+from trifecta.recipes.league import RIVALS, league_recipes
 from trifecta.report.bench import check_figure
 from trifecta.report.comparison import comparison_as_plain, draw_comparison, print_comparison
 from trifecta.reproduce.plan import PlannedRun, plan_recipes
@@ -26,7 +27,12 @@ _PATH: click.Path = click.Path(path_type=Path)
 
 @click.command("compare")
 @click.option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or `digits`.")
-@click.option("--methods", required=True, metavar="NAMES", help="Comma-separated; see `trifecta list`.")
+@click.option(
+    "--methods",
+    required=True,
+    metavar="NAMES",
+    help=f"Comma-separated: methods as in `trifecta list`, and {', '.join(RIVALS)}.",
+)
 @click.option("--networks", default="small", metavar="NAMES", show_default=True)
 @click.option("--budget", default="grid", metavar="NAME", show_default=True)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
@@ -63,11 +69,16 @@ def compare_command(
     show: bool,
     as_json: bool,
 ) -> None:
-    """Train methods on equal work and show accuracy, speed, memory and locality beside each other."""
+    """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
     wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
     if figure is not None:
         check_figure(figure)
-    recipes = league_recipes(_names(methods), _names(networks), DataConfig(source=data_name(data)))
+    recipes = league_recipes(
+        _names(methods),
+        _names(networks),
+        DataConfig(source=data_name(data)),
+        find_images=lambda: _images_in(data),
+    )
     runs = plan_recipes(
         recipes,
         budget=budget,
@@ -93,11 +104,17 @@ def compare_command(
 
 
 def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
-    """Training memory of the run's method, from processes that do nothing else; of the first seed."""
+    """Training memory of the run, from processes that do nothing else; of the first seed."""
     if run.config.seed:
         return {}
     setting = Setting.of(run.config, trainer.data.image_shape, trainer.data.num_classes)
-    return training_memory(setting, run.config.method.name)
+    return training_memory(setting, run.config)
+
+
+def _images_in(source: str) -> Images:
+    """What the images are, of data that is not known by its name."""
+    data = load_data(DataConfig(source=source))
+    return Images(data.image_shape, data.num_classes)
 
 
 def _names(text: str) -> list[str]:

@@ -1,17 +1,39 @@
-"""Methods beside each other on equal work: one recipe for every method on every network.
+"""Rows beside each other on equal work: every method, and rivals that differ from one in a single thing.
 
-Everything but the method is the same: data, network, width, epochs, batches, augmentation, optimizer.
-A tenth of the training split is held out, so that the seconds to an accuracy can be told.
+Data, network, epochs, batches and augmentation are the same for all; so is the width, except for a row that
+is widened to another's number of parameters. Optimizers, heads and their parameters are the methods' own:
+the rivals set them equal, one at a time. A tenth of the training split is held out, so that the seconds to
+an accuracy can be told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from trifecta.data import DataConfig
-from trifecta.methods import get_method
+from trifecta.methods import METHODS, Method, deep_supervision, superfecta
+from trifecta.methods.superfecta import CLASSIFIER
+from trifecta.names import lookup
 from trifecta.networks import get_network
+from trifecta.recipes.data_sets import Images, known_images
 from trifecta.recipes.paper import BUDGETS
-from trifecta.recipes.recipe import Recipe
+from trifecta.recipes.recipe import Budget, Recipe
+from trifecta.recipes.superfecta import ROWS, with_objective, with_the_same_optimizer
+from trifecta.recipes.widths import parameters_at, width_with
 from trifecta.training.config import RunConfig
+
+# Backprop and deep supervision with what superfecta has, and superfecta with less.
+RIVALS: dict[str, Callable[[], Method]] = {
+    "backprop-muon": ROWS["backprop"][1],
+    "backprop-muon-classifier": ROWS["backprop-classifier"][1],
+    "deep-supervision-muon-classifier": lambda: with_the_same_optimizer(
+        replace(deep_supervision(), objective=CLASSIFIER)
+    ),
+    "superfecta-small-heads": lambda: with_objective(replace(CLASSIFIER, pool=2, hidden=16)),
+    "backprop-muon-wide": ROWS["backprop"][1],
+}
+# Rows whose network is widened until it has the parameters of another method's, heads included.
+WIDENED: dict[str, Callable[[], Method]] = {"backprop-muon-wide": superfecta}
+LEAGUE: dict[str, Callable[[], Method]] = METHODS | RIVALS
 
 # Test accuracy on CIFAR-10, in percent, as each paper reports it for a network and a training of its own:
 # predsim's and backprop's are of VGG8B (Nøkland & Eidnes 2019); FF's, SymBa's (both of an MLP) and the
@@ -33,22 +55,74 @@ PUBLISHED_CIFAR10: dict[str, float] = {
 }
 
 
-def league_recipes(methods: Sequence[str], networks: Sequence[str], data: DataConfig) -> list[Recipe]:
-    """One recipe a pair, by network and then by method.
+def league_recipes(
+    rows: Sequence[str],
+    networks: Sequence[str],
+    data: DataConfig,
+    *,
+    find_images: Callable[[], Images] | None = None,
+) -> list[Recipe]:
+    """One recipe for each row and network, by network and then by row.
+
+    Args:
+        rows: names in ``LEAGUE``.
+        networks: as in ``trifecta list``.
+        data: the same for all.
+        find_images: says what the images are, where ``data`` is not known by its name and a row's width
+            depends on them.
 
     Raises:
-        ValueError: no such method or network; names the nearest ones.
+        ValueError: no such row or network (names the nearest ones), or a row that is widened for images
+            that nobody can tell.
     """
     for network in networks:
         get_network(network)
     return [
         Recipe(
-            name=f"league-{method}-{network}-{data.source.rpartition('/')[2]}",
-            title=f"{method}, {network}",
-            base=RunConfig(data=data, method=get_method(method), network=network),
-            budgets=BUDGETS[network],
+            name=_name(row, network, data),
+            title=f"{row}, {network}",
+            base=RunConfig(data=data, method=lookup(LEAGUE, row, "method")(), network=network),
+            budgets=_budgets(row, network, data, find_images),
             source="ours: all methods on equal work",
         )
         for network in networks
-        for method in methods
+        for row in rows
     ]
+
+
+def published_elsewhere(recipe: Recipe) -> float | None:
+    """The accuracy in percent that the paper of a method reports; None but for the method's own row."""
+    method, network, data = recipe.base.method.name, recipe.base.network, recipe.base.data
+    own = recipe.name == _name(method, network, data) and _short(data) == "cifar10"
+    return PUBLISHED_CIFAR10.get(method) if own else None
+
+
+def _budgets(
+    row: str, network: str, data: DataConfig, find_images: Callable[[], Images] | None
+) -> Mapping[str, Budget]:
+    """The network's budgets; for a row that is widened each with a width of its own."""
+    budgets = BUDGETS[network]
+    if row not in WIDENED:
+        return budgets
+    images = known_images(data) or (None if find_images is None else find_images())
+    if images is None:
+        raise ValueError(
+            f"{row} is as wide as its parameters say, which depend on the images, and {data.source} is not "
+            "known by its name: leave it out, or say what the images are (find_images)"
+        )
+    method, wanted = LEAGUE[row](), WIDENED[row]()
+    return {
+        name: replace(
+            budget,
+            width=width_with(parameters_at(budget.width, wanted, network, images), method, network, images),
+        )
+        for name, budget in budgets.items()
+    }
+
+
+def _name(row: str, network: str, data: DataConfig) -> str:
+    return f"league-{row}-{network}-{_short(data)}"
+
+
+def _short(data: DataConfig) -> str:
+    return data.source.rpartition("/")[2]

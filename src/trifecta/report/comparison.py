@@ -1,19 +1,18 @@
-"""Methods beside each other: accuracy, speed, memory, locality, seconds to accuracy."""
+"""Methods beside each other: accuracy, size, work, speed, memory, locality, seconds to accuracy."""
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from trifecta.bench.accuracy import seconds_to
 from trifecta.report.bench import check_figure
+from trifecta.report.compared_rows import COMPARED, FIGURES, ComparedRow, compare, timed, usual_width
 from trifecta.report.reproduction import NOT_MEASURED, accuracy_text
-from trifecta.report.terminal import percent, plain_console, simple_table
-from trifecta.reproduce.results import StoredRun
+from trifecta.report.terminal import plain_console, simple_table
 from trifecta.reproduce.summary import RowSummary
-from trifecta.schedules import END_TO_END
+
+BESIDE = "over backprop with the same optimizer where that is a row, else over backprop"
+_PUBLISHED = "published elsewhere"
 
 
 def comparison_table(
@@ -21,18 +20,29 @@ def comparison_table(
 ) -> tuple[list[str], list[list[str]]]:
     """Heading and cells, the most accurate first, what was not measured last.
 
-    Speed and memory stand beside their ratio to plain backprop's of the same network, where it is there.
+    Speed and memory stand beside their ratio to backprop's of the same network with the same optimizer, or
+    with its own. Figures that papers report have a column where any row has one.
     """
+    one = len({row.recipe.base.network for row in rows}) == 1
     head = [
-        "method, network",
+        "row" if one else "row, network",
+        _PUBLISHED,
         "test accuracy",
+        "parameters",
+        "in blocks",
+        "multiply-adds",
         "images/s",
+        "whole run, s",
         "training memory",
-        "held by the graph",
+        "held by graph",
         "crosses a block",
-        *(f"s to {percent(threshold)}" for threshold in thresholds),
+        *(f"s to {100 * threshold:g}%" for threshold in thresholds),
     ]
-    return head, [_cells(row, _reference(row, rows), thresholds) for row in sorted(rows, key=_place)]
+    compared = sorted(compare(rows), key=lambda row: row.place)
+    published = any(row.published is not None for row in compared)
+    kept = [k for k, name in enumerate(head) if published or name != _PUBLISHED]
+    body = [_cells(row, thresholds) for row in compared]
+    return [head[k] for k in kept], [[cells[k] for k in kept] for cells in body]
 
 
 def print_comparison(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> None:
@@ -50,14 +60,14 @@ def equal_work(rows: Sequence[RowSummary]) -> str:
     """What all rows of a network have in common, in a line."""
     configs = {row.recipe.base.network: row.recipe(row.budget) for row in rows}
     sizes = "; ".join(
-        f"{name}: width {config.width:g}, epochs {config.epochs}, batch {config.batch_size}"
+        f"{name}: width {usual_width(rows, name):g}, epochs {config.epochs}, batch {config.batch_size}"
         for name, config in configs.items()
     )
     hardware = "; ".join(sorted({row.hardware for row in rows if row.runs}))
-    beside = "; ×: over backprop of the same network" if any(_reference(r, rows) for r in rows) else ""
+    beside = f"; ×: {BESIDE}" if any(row.reference for row in compare(rows)) else ""
     return (
         f"{rows[0].recipe.base.data.source}, budget {rows[0].budget}; {sizes}; "
-        f"{hardware or NOT_MEASURED}{beside}"
+        f"{hardware or NOT_MEASURED}; multiply-adds of a training step, an image{beside}"
     )
 
 
@@ -68,7 +78,7 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
         ValueError: neither .svg, .png nor .pdf; no run was timed.
     """
     check_figure(path)
-    if not any(_timed(row) for row in rows):
+    if not any(timed(row) for row in rows):
         raise ValueError(
             f"a figure shows accuracy over seconds: no run here was timed, so {path} was not drawn; "
             "run seed 0 without --untimed"
@@ -81,7 +91,8 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         # The most accurate first, as the table has them; ten colours, then the same with another marker.
-        drawn = [(row, run) for row in sorted(rows, key=_place) for run in _timed(row)[:1]]
+        ordered = sorted(compare(rows), key=lambda row: row.place)
+        drawn = [(row, run) for row in ordered for run in timed(row.summary)[:1]]
         for number, (row, run) in enumerate(drawn):
             axes.plot(
                 list(accumulate(record["seconds"] for record in run.history)),
@@ -91,7 +102,7 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
                 linewidth=1,
                 linestyle="--" if run.result["locality"] == "end-to-end" else "-",
                 color=f"C{number % 10}",
-                label=row.recipe.title,
+                label=row.title,
             )
         axes.set(xlabel="seconds of training", ylabel="validation accuracy")
         axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -99,67 +110,51 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
 
 
 def comparison_as_plain(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> list[dict[str, Any]]:
-    """Rows for machines."""
-    return [
-        {
-            "recipe": row.recipe.name,
-            "accuracy": None if row.accuracy is None else row.accuracy.mean,
-            "deviation": None if row.accuracy is None else row.accuracy.deviation,
-            "n": len(row.runs),
-            "images_per_second": _mean(row, "images_per_second"),
-            "training_bytes": _mean(row, "training_bytes"),
-            "saved_bytes": _mean(row, "saved_bytes"),
-            "locality": row.recipe.base.method.locality,
-            "seconds_to": {f"{t:g}": _seconds_to(row, t) for t in thresholds},
-            "budget": row.budget,
-            "hardware": row.hardware,
-        }
-        for row in rows
-    ]
+    """Rows for machines.
+
+    ``ratios`` are to the row that ``beside`` names; accuracies in percent; what is not known is None.
+    """
+    return [_plain(row, thresholds) for row in compare(rows)]
 
 
-def _place(row: RowSummary) -> float:
-    """Sorts the most accurate row first and what was not measured last."""
-    return -row.accuracy.mean if row.accuracy else math.inf
+def _plain(row: ComparedRow, thresholds: Sequence[float]) -> dict[str, Any]:
+    summary = row.summary
+    return {
+        "recipe": summary.recipe.name,
+        "published": row.published,
+        "accuracy": None if summary.accuracy is None else summary.accuracy.mean,
+        "deviation": None if summary.accuracy is None else summary.accuracy.deviation,
+        "n": len(summary.runs),
+        "width": summary.recipe(summary.budget).width,
+        **{name: row.figure(name) for name in FIGURES},
+        "beside": None if row.reference is None else row.reference.recipe.name,
+        "ratios": {name: row.ratio(name) for name in COMPARED},
+        "locality": summary.recipe.base.method.locality,
+        "seconds_to": {f"{t:g}": row.seconds_to(t) for t in thresholds},
+        "budget": summary.budget,
+        "hardware": summary.hardware,
+    }
 
 
-def _reference(row: RowSummary, rows: Sequence[RowSummary]) -> RowSummary | None:
-    """Plain backprop of the same network."""
-    network = row.recipe.base.network
-    candidates = (other for other in rows if other.recipe.base.network == network)
-    return next((o for o in candidates if o.recipe.base.method.schedule == END_TO_END), None)
-
-
-def _cells(row: RowSummary, reference: RowSummary | None, thresholds: Sequence[float]) -> list[str]:
-    def beside(name: str, text: Callable[[float], str]) -> str:
-        value, other = (None if one is None else _mean(one, name) for one in (row, reference))
+def _cells(row: ComparedRow, thresholds: Sequence[float]) -> list[str]:
+    def cell(name: str, text: Callable[[float], str]) -> str:
+        value, ratio = row.figure(name), row.ratio(name) if name in COMPARED else None
         if value is None:
             return "–"
-        return text(value) if other is None else f"{text(value)} ({value / other:.2f}×)"
+        return text(value) if ratio is None else f"{text(value)} ({ratio:.2f}×)"
 
-    reached = [_seconds_to(row, threshold) for threshold in thresholds]
+    accuracy, reached = row.summary.accuracy, [row.seconds_to(threshold) for threshold in thresholds]
     return [
-        row.recipe.title,
-        NOT_MEASURED if row.accuracy is None else accuracy_text(row.accuracy),
-        beside("images_per_second", lambda speed: f"{speed:,.0f}"),
-        beside("training_bytes", lambda size: f"{size / 2**20:.0f} MiB"),
-        beside("saved_bytes", lambda size: f"{size / 2**20:.1f} MiB"),
-        row.recipe.base.method.locality,
+        row.title,
+        "–" if row.published is None else f"{row.published:g}%",
+        NOT_MEASURED if accuracy is None else accuracy_text(accuracy),
+        cell("parameters", lambda number: f"{number:,.0f}"),
+        cell("block_parameters", lambda number: f"{number:,.0f}"),
+        cell("multiply_adds_per_image", lambda number: f"{number / 1e6:,.1f} M"),
+        cell("images_per_second", lambda speed: f"{speed:,.0f}"),
+        cell("total_seconds", lambda seconds: f"{seconds:,.0f}"),
+        cell("training_bytes", lambda size: f"{size / 2**20:.0f} MiB"),
+        cell("saved_bytes", lambda size: f"{size / 2**20:.1f} MiB"),
+        row.summary.recipe.base.method.locality,
         *("–" if seconds is None else f"{seconds:.0f}" for seconds in reached),
     ]
-
-
-def _mean(row: RowSummary, name: str) -> float | None:
-    values = [run.result[name] for run in row.runs if name in run.result]
-    return statistics.mean(values) if values else None
-
-
-def _seconds_to(row: RowSummary, threshold: float) -> float | None:
-    """Mean over the seeds that were timed; None unless each of them gets there."""
-    reached = [seconds_to(run.history, threshold) for run in _timed(row)]
-    known = [seconds for seconds in reached if seconds is not None]
-    return statistics.mean(known) if known and len(known) == len(reached) else None
-
-
-def _timed(row: RowSummary) -> list[StoredRun]:
-    return [run for run in row.runs if "seconds" in run.result]

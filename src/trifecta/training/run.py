@@ -1,7 +1,9 @@
 """A run from its settings to its result: train, read the test split once, leave the folder."""
 
 import dataclasses
+import math
 import platform
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trifecta.counts import counts
 from trifecta.data import ImageData
 from trifecta.devices import describe_device, peak_memory_bytes
 from trifecta.local_network import LocalNetwork
@@ -106,9 +109,11 @@ def resumed_trainer(
 def finish(trainer: Trainer) -> Run:
     """Train what is left, read the test split once, write result and report."""
     trainer.fit()
+    began = time.perf_counter()
     trainer.choose_readout()
     test = trainer.evaluate(trainer.data.test)
-    run = Run(result=_result(trainer, test), test=test, trainer=trainer)
+    seconds = time.perf_counter() - began
+    run = Run(result=_result(trainer, test, seconds), test=test, trainer=trainer)
     if trainer.folder is not None:
         # Here, not at the top: the report imports this module, and needs an extra.
         from trifecta.report.page import write_report
@@ -118,8 +123,9 @@ def finish(trainer: Trainer) -> Run:
     return run
 
 
-def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
+def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str, Any]:
     config, history, device = trainer.config, trainer.history, trainer.device
+    total_seconds, peak_bytes = trainer.total_seconds, peak_memory_bytes(device)
     seconds = sum(record["seconds"] for record in history)
     images = len(history) * trainer.batches.steps_per_epoch * config.batch_size
     return {
@@ -130,9 +136,11 @@ def _result(trainer: Trainer, test: Evaluation) -> dict[str, Any]:
         "readout_blocks": list(trainer.network.readout_blocks),
         "epochs": len(history),
         "seconds": seconds,
+        "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),
+        "total_seconds": total_seconds if math.isfinite(total_seconds) else None,
         "images_per_second": images / seconds,
-        "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        "peak_memory_bytes": peak_memory_bytes(device),
+        "peak_memory_bytes": peak_bytes,
+        **counts(trainer.network, batch_size=config.batch_size, total_steps=trainer.learner.total_steps),
         "locality": config.method.locality,
         "method": config.method.name,
         "network": config.network,

@@ -1,5 +1,6 @@
 """Epochs: data through the learner, what was measured, and a checkpoint after each."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -53,6 +54,8 @@ class Trainer:
         self.folder, self.progress = folder, progress
         self.device = resolve_device(config.device)
         self.data = load_data(config.data) if data is None else data
+        # Set-up counts as part of the run, finding and decoding its images does not.
+        self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self.config = with_superclasses(config, self.data)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
@@ -81,6 +84,11 @@ class Trainer:
         self.stop_requested = False
         self._epoch_seconds = 0.0
         self._meter = self._new_meter()
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time of the run since its images were loaded; of a resumed one the sum over its parts."""
+        return self._earlier_seconds + time.perf_counter() - self._began
 
     def fit(self) -> None:
         """Train to the last epoch.
@@ -138,6 +146,8 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.position = Position(**state["position"])
         self._epoch_seconds = state["epoch_seconds"]
+        # A checkpoint of before this was kept does not know: not a number.
+        self._earlier_seconds = state.get("total_seconds", math.nan)
         self._meter.load_state_dict(state["meter"])
         self.history = self.folder.read_history()[: self.position.epoch]
 
@@ -258,6 +268,7 @@ class Trainer:
                 "learner": self.learner.state_dict(),
                 "position": {"epoch": self.position.epoch, "batch": self.position.batch},
                 "epoch_seconds": self._epoch_seconds,
+                "total_seconds": self.total_seconds,
                 "meter": self._meter.state_dict(),
             }
         )

@@ -1,0 +1,116 @@
+"""What a run says of its own cost: seconds by a clock that the test winds, and counted work."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trifecta.counts import counts
+from trifecta.data import DataConfig
+from trifecta.methods import get_method
+from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, train
+from trifecta.training.run import finish, resumed_trainer
+
+
+class Clock:
+    """Moves on by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("trifecta.training.trainer.time", clock)
+    monkeypatch.setattr("trifecta.training.run.time", clock)
+    return clock
+
+
+class StopAt:
+    """Asks a trainer to stop after so many batches."""
+
+    def __init__(self, trainer: Trainer, batches: int) -> None:
+        self.trainer, self.left = trainer, batches
+
+    def step_done(self) -> None:
+        self.left -= 1
+        self.trainer.stop_requested = self.left <= 0
+
+    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
+        pass
+
+    def evaluating(self, images: int) -> None:
+        pass
+
+    def epoch_done(self, record: dict[str, Any]) -> None:
+        pass
+
+
+def config_of(folder: Path, **changes: Any) -> RunConfig:
+    settings: dict[str, Any] = {
+        "data": DataConfig(source=str(folder)),
+        "method": get_method("superfecta"),
+        "width": 0.05,
+        "epochs": 3,
+        "batch_size": 20,
+        "precision": "fp32",
+    }
+    return RunConfig(**settings | changes)
+
+
+def test_seconds_are_of_training_of_evaluation_and_of_the_whole_run(
+    stripes_folder: Path, clock: Clock
+) -> None:
+    result = train(config_of(stripes_folder)).result
+    # One second between two looks at the clock: three epochs, three validations and the test.
+    assert (result["seconds"], result["evaluation_seconds"]) == (3.0, 4.0)
+    # From the first look to the last.
+    assert result["total_seconds"] == clock.now - 1
+
+
+def test_without_validation_images_the_test_is_all_evaluation(stripes_folder: Path, clock: Clock) -> None:
+    config = config_of(stripes_folder, data=DataConfig(source=str(stripes_folder), validation=0.0))
+    assert train(config).result["evaluation_seconds"] == 1.0
+
+
+def test_the_seconds_of_a_resumed_run_are_those_of_its_parts(
+    stripes_folder: Path, tmp_path: Path, clock: Clock
+) -> None:
+    trainer = Trainer(config_of(stripes_folder), folder=RunFolder(tmp_path / "run"))
+    trainer.progress = StopAt(trainer, 17)
+    with pytest.raises(Interrupted):
+        finish(trainer)
+    first_part = clock.now - 1
+    assert trainer.folder is not None
+    assert trainer.folder.read_checkpoint(trainer.device)["total_seconds"] == first_part
+    clock.now = 1e6
+    result = finish(resumed_trainer(tmp_path / "run")).result
+    assert result["total_seconds"] == first_part + clock.now - (1e6 + 1)
+    assert result["evaluation_seconds"] == 4.0
+
+
+def test_what_an_older_checkpoint_took_is_not_known(
+    stripes_folder: Path, tmp_path: Path, clock: Clock
+) -> None:
+    config = config_of(stripes_folder, epochs=1)
+    trainer = Trainer(config, folder=RunFolder(tmp_path / "run"))
+    finish(trainer)
+    assert trainer.folder is not None
+    state = trainer.folder.read_checkpoint(trainer.device)
+    del state["total_seconds"]
+    torch.save(state, trainer.folder.checkpoint)
+    assert finish(resumed_trainer(tmp_path / "run", epochs=2)).result["total_seconds"] is None
+
+
+def test_a_result_holds_the_counts_of_its_network(stripes_folder: Path) -> None:
+    run = train(config_of(stripes_folder))
+    steps = 3 * run.trainer.batches.steps_per_epoch
+    expected = counts(run.network, batch_size=20, total_steps=steps)
+    assert expected.items() <= run.result.items()
+    assert expected["parameters"] > expected["block_parameters"] > 0
