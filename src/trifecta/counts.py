@@ -21,7 +21,7 @@ from trifecta.local_network import LocalNetwork
 _SIZES = (2, 3, 4)
 
 
-class WorkCounter(TorchDispatchMode):
+class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the products that PyTorch computes within it, by the formulas of its own ``FlopCounterMode``.
 
     That one also follows modules, which fails for a module that is called without a graph on a view of
@@ -34,7 +34,7 @@ class WorkCounter(TorchDispatchMode):
     supports_higher_order_operators = True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
     def __torch_dispatch__(
@@ -126,6 +126,7 @@ def _counted(network: LocalNetwork, batch_size: int, step: int, total_steps: int
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(batch_size, *network.image_shape, generator=draw)
     labels = torch.arange(batch_size) % network.num_classes
-    with WorkCounter() as counter:
+    counter = WorkCounter()
+    with counter:
         learner.step(images.to(some), labels.to(some.device))
     return counter.multiply_adds
