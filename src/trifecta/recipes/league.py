@@ -10,7 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from trifecta.data import DataConfig
-from trifecta.methods import METHODS, Method, deep_supervision, superfecta
+from trifecta.heads import (
+    Combined,
+    GroupCrossEntropy,
+    PositionThresholds,
+    SupervisedContrastive,
+    Temperature,
+)
+from trifecta.methods import METHODS, Method, deep_supervision, deeper_forward, hcl_ff, scff, superfecta
 from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.names import lookup
 from trifecta.networks import get_network
@@ -31,9 +38,29 @@ RIVALS: dict[str, Callable[[], Method]] = {
     "superfecta-small-heads": lambda: with_objective(replace(CLASSIFIER, pool=2, hidden=16)),
     "backprop-muon-wide": ROWS["backprop"][1],
 }
+# Settings for a few epochs of narrow networks, where a method's published ones are for hundreds of wide ones.
+SHORT: dict[str, Callable[[], Method]] = {
+    # Means of activations differ by little, so a softmax over them is flat; dropout needs time.
+    "deeper-forward-short": lambda: replace(
+        deeper_forward(), objective=GroupCrossEntropy(goodness="mean", temperature=0.1), dropout=0.0
+    ),
+    # The published temperature begins to fall in its first epoch and takes fifty.
+    "hcl-ff-short": lambda: replace(
+        hcl_ff(),
+        objective=Combined(
+            scoring=GroupCrossEntropy(goodness="mean", temperature=0.1),
+            terms=(SupervisedContrastive(temperature=Temperature(first=0.2, second=0.1)),),
+        ),
+        dropout=0.0,
+    ),
+    # Goodness of 6 is far for blocks whose weights have just been drawn.
+    "scff-short": lambda: replace(
+        scff(), objective=PositionThresholds(positive=(0.0,), negative=(1.0,), penalty=(0.0012,))
+    ),
+}
 # Rows whose network is widened until it has the parameters of another method's, heads included.
 WIDENED: dict[str, Callable[[], Method]] = {"backprop-muon-wide": superfecta}
-LEAGUE: dict[str, Callable[[], Method]] = METHODS | RIVALS
+LEAGUE: dict[str, Callable[[], Method]] = METHODS | RIVALS | SHORT
 
 # Test accuracy on CIFAR-10, in percent, as each paper reports it for a network and a training of its own:
 # predsim's and backprop's are of VGG8B (Nøkland & Eidnes 2019); FF's, SymBa's (both of an MLP) and the
