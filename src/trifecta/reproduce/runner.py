@@ -13,6 +13,7 @@ from trifecta.reproduce.plan import PlannedRun
 from trifecta.reproduce.results import find, read_results, write_result
 from trifecta.training import DivergenceError, RunFolder, Trainer
 from trifecta.training.run import finish, resumed_trainer
+from trifecta.training.trainer import with_superclasses
 
 Watch = Callable[[PlannedRun, Trainer], AbstractContextManager[object]]
 Measure = Callable[[PlannedRun, Trainer], dict[str, Any]]
@@ -97,7 +98,8 @@ class Reproduction:
         """Where the run's own checkpoint left it, or at the beginning."""
         folder = RunFolder(self.work / run.name)
         data = self._load(run.config.data)
-        if folder.checkpoint.is_file() and folder.read_config()[0] == run.config:
+        wanted = with_superclasses(run.config, data)
+        if folder.checkpoint.is_file() and folder.read_config()[0] == wanted:
             return resumed_trainer(folder.path, data=data)
         return Trainer(run.config, folder=folder, data=data)
 
