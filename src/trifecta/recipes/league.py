@@ -38,7 +38,7 @@ RIVALS: dict[str, Callable[[], Method]] = {
     "superfecta-small-heads": lambda: with_objective(replace(CLASSIFIER, pool=2, hidden=16)),
     "backprop-muon-wide": ROWS["backprop"][1],
 }
-# Settings for a few epochs of narrow networks, where a method's published ones are for hundreds of wide ones.
+# Settings for a few epochs of narrow networks; the published ones are for hundreds of wide ones.
 SHORT: dict[str, Callable[[], Method]] = {
     # Means of activations differ by little, so a softmax over them is flat; dropout needs time.
     "deeper-forward-short": lambda: replace(
