@@ -7,7 +7,8 @@ from pathlib import Path
 from render_experiments import made_with
 from render_experiments import rows_of as experiment_rows
 from trifecta.data import DataConfig
-from trifecta.recipes.league import LEAGUE, league_recipes, published_elsewhere
+from trifecta.recipes.league import LEAGUE, RIVALS, league_recipes, published_elsewhere
+from trifecta.report.compared_rows import compare
 from trifecta.report.comparison import comparison_table, draw_comparison
 from trifecta.report.reproduction import markdown
 from trifecta.reproduce import read_results
@@ -16,6 +17,7 @@ from trifecta.reproduce.summary import RowSummary, summarise
 
 ROOT = Path(__file__).parent.parent
 NETWORK, SEEDS = "small", 3
+OURS = "superfecta"
 THRESHOLDS = {
     ("cifar10", "grid"): (0.5, 0.6),
     ("cifar10", "cpu"): (0.6, 0.7),
@@ -38,7 +40,7 @@ def league(data: str, budget: str) -> str:
         return "Not measured.\n"
     head, body = comparison_table(rows, THRESHOLDS[data, budget])
     order = _order(rows) if data == "cifar10" and budget == "grid" else ""
-    return markdown(head, body) + made_with(rows) + order
+    return markdown(head, body) + made_with(rows) + _beside_rivals(rows) + order
 
 
 def side_by_side(table: str, budget: str) -> str:
@@ -57,6 +59,29 @@ def draw_league(path: Path, *, data: str, budget: str) -> None:
     rows = rows_of(data, budget)
     if any(row.seconds is not None for row in rows):
         draw_comparison(rows, path)
+
+
+def _beside_rivals(rows: Sequence[RowSummary]) -> str:
+    """By how much superfecta differs from each of its rivals that were made, and at which cost."""
+    by_name = {row.summary.recipe.name: row for row in compare(rows)}
+    data = rows[0].recipe.base.data.source
+    own = by_name[f"league-{OURS}-{NETWORK}-{data}"]
+    lines = []
+    for name in ("backprop", *RIVALS):
+        rival = by_name.get(f"league-{name}-{NETWORK}-{data}")
+        if rival is None or own.summary.accuracy is None or rival.summary.accuracy is None:
+            continue
+        points = own.summary.accuracy.mean - rival.summary.accuracy.mean
+        parameters, work = (
+            f"{value / other:.2f}×"
+            if (value := own.figure(figure)) and (other := rival.figure(figure))
+            else "–"
+            for figure in ("parameters", "multiply_adds_per_image")
+        )
+        lines.append(
+            f"- less *{name}*: {points:+.2f} points; parameters {parameters}, multiply-adds {work}\n"
+        )
+    return f"\n*{OURS}* beside its rivals:\n\n{''.join(lines)}" if lines else ""
 
 
 def _order(rows: Sequence[RowSummary]) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trifecta.bench.work import training_multiply_adds
 from trifecta.counts import WorkCounter, block_parameters, counts, step_multiply_adds
 from trifecta.heads import CrossEntropy
 from trifecta.learner import Learner
@@ -52,6 +53,18 @@ def test_one_block_and_a_linear_classifier() -> None:
 def test_the_gain_of_a_norm_needs_the_gradient_under_it() -> None:
     network = network_of(classifiers(LAYER_WISE), normalize=True, blocks=1)
     assert step_multiply_adds(network, batch_size=BATCH) == 3 * forward_work()[0] + 3 * OUT[0] * CLASSES
+
+
+@pytest.mark.parametrize("schedule", [LAYER_WISE, OVERLAPPING, END_TO_END], ids=str)
+def test_fused_windows_need_no_such_gradient_and_reach_the_bound(schedule: Schedule) -> None:
+    network = build_network(
+        classifiers(schedule), "small", image_shape=(1, 16, 16), num_classes=CLASSES, width=0.05
+    )
+    heads = step_multiply_adds(network, batch_size=BATCH, fused=True) - training_multiply_adds(network)
+    channels = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    # How often a head but the last learns.
+    share = {LAYER_WISE: 1, OVERLAPPING: 0.5, END_TO_END: 0}[schedule]
+    assert heads == 3 * CLASSES * (share * sum(channels[:-1]) + channels[-1])
 
 
 def test_what_schedules_save() -> None:

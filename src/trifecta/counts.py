@@ -65,7 +65,9 @@ def block_parameters(network: LocalNetwork) -> int:
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
-def step_multiply_adds(network: LocalNetwork, *, batch_size: int, total_steps: int | None = None) -> float:
+def step_multiply_adds(
+    network: LocalNetwork, *, batch_size: int, total_steps: int | None = None, fused: bool = False
+) -> float:
     """For one image of a training step, averaged over the schedule's cycle.
 
     Everything that a step of the learner's plain graph does is in it: forward and backward passes, heads
@@ -79,6 +81,8 @@ def step_multiply_adds(network: LocalNetwork, *, batch_size: int, total_steps: i
         network: left as it is.
         batch_size: images a step of the run.
         total_steps: of the run; without it a method that freezes blocks is counted as if it froze none.
+        fused: count fused windows where blocks allow them: the gain of a norm at a window's input has its
+            gradient there without the gradient under it, a third of a strict block's products.
     """
     copied = copy.deepcopy(network)
     optimizer = replace(network.method.optimizer, head_resets=0)
@@ -87,7 +91,7 @@ def step_multiply_adds(network: LocalNetwork, *, batch_size: int, total_steps: i
     copied.method = replace(network.method, optimizer=optimizer)
     steps = _kinds_of_steps(copied, total_steps)
     two, three, four = (
-        sum(count * _counted(copied, size, step, total_steps) for step, count in steps.items())
+        sum(count * _counted(copied, size, step, total_steps, fused) for step, count in steps.items())
         for size in _SIZES
     )
     # Newton's forward differences, in whole numbers.
@@ -113,14 +117,16 @@ def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> Mapping[i
     return numbers
 
 
-def _counted(network: LocalNetwork, batch_size: int, step: int, total_steps: int | None) -> int:
+def _counted(
+    network: LocalNetwork, batch_size: int, step: int, total_steps: int | None, fused: bool
+) -> int:
     """Multiply-adds of step number ``step``, from 0, on ``batch_size`` images; trains ``network``."""
     some = next(network.parameters())
     learner = Learner(
         network,
         generator=torch.Generator(some.device).manual_seed(0),
         total_steps=total_steps,
-        fused=False,
+        fused=fused,
     )
     learner.steps = step
     draw = torch.Generator().manual_seed(0)

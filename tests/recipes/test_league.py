@@ -13,6 +13,7 @@ from trifecta.recipes.league import (
     LEAGUE,
     PUBLISHED_CIFAR10,
     RIVALS,
+    SHORT,
     WIDENED,
     league_recipes,
     published_elsewhere,
@@ -38,8 +39,8 @@ def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> in
     return sum(p.numel() for p in network.parameters())
 
 
-def test_every_method_and_every_rival_is_a_row_of_its_own() -> None:
-    assert list(ALL) == [f"league-{name}-small-cifar10" for name in (*METHODS, *RIVALS)]
+def test_every_method_and_everything_beside_them_is_a_row_of_its_own() -> None:
+    assert list(ALL) == [f"league-{name}-small-cifar10" for name in (*METHODS, *RIVALS, *SHORT)]
     assert len({recipe.title for recipe in ALL.values()}) == len(ALL)
     assert len({recipe.base.method for recipe in ALL.values()}) == len(ALL) - len(WIDENED)
 

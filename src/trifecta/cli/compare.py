@@ -12,8 +12,9 @@ from trifecta.bench.setting import Setting, data_name
 from trifecta.cli.bench import share
 from trifecta.cli.reproduce import failures, make_missing
 from trifecta.data import DataConfig, load_data
+from trifecta.methods import METHODS
 from trifecta.recipes.data_sets import Images
-from trifecta.recipes.league import RIVALS, league_recipes
+from trifecta.recipes.league import LEAGUE, league_recipes
 from trifecta.report.bench import check_figure
 from trifecta.report.comparison import comparison_as_plain, draw_comparison, print_comparison
 from trifecta.reproduce.plan import PlannedRun, plan_recipes
@@ -23,6 +24,7 @@ from trifecta.reproduce.summary import summarise
 from trifecta.training import Trainer
 
 _PATH: click.Path = click.Path(path_type=Path)
+_BESIDE_METHODS = [name for name in LEAGUE if name not in METHODS]
 
 
 @click.command("compare")
@@ -31,7 +33,7 @@ _PATH: click.Path = click.Path(path_type=Path)
     "--methods",
     required=True,
     metavar="NAMES",
-    help=f"Comma-separated: methods as in `trifecta list`, and {', '.join(RIVALS)}.",
+    help=f"Comma-separated: methods as in `trifecta list`, and {', '.join(_BESIDE_METHODS)}.",
 )
 @click.option("--networks", default="small", metavar="NAMES", show_default=True)
 @click.option("--budget", default="grid", metavar="NAME", show_default=True)
