@@ -51,7 +51,7 @@ class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = None) -> dict[str, Any]:
     """The counts of ``result.json``: ``parameters``, ``block_parameters``, ``multiply_adds_per_image``."""
-    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps)
+    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, fused=True)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "block_parameters": block_parameters(network),

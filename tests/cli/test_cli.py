@@ -319,7 +319,7 @@ def test_divergence_names_the_block_with_status_one(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    arguments = ["--learning-rate", "1e30", "--method", "ff", *QUICK]
+    arguments = ["--learning-rate", "1e30", "--method", "symba", *QUICK]
     status, _, err = run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)
     assert status == 1
     assert "the loss of block" in err
