@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trifecta.data import load_data
 from trifecta.devices import describe_device, resolve_device
-from trifecta.precision import resolve_precision
 from trifecta.training import RunFolder, evaluate, load_network
+from trifecta.training.precision_choice import run_precision
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     for labels in (network.num_classes, 5, 4, 3, 2):
         if labels < network.num_classes:
             network.keep_labels(labels)
-        precision = resolve_precision(config.precision, device)
+        precision = run_precision(folder, device)
         measured = evaluate(network, test, mean=facts.mean, std=facts.std, precision=precision)
         accuracy[labels] = measured.accuracy
     result = json.loads((given.run / "result.json").read_text())

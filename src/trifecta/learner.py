@@ -26,7 +26,8 @@ from trifecta.fused import (
 from trifecta.image_pairs import draw_offsets
 from trifecta.local_network import LocalNetwork
 from trifecta.ownership import build_optimizers, owners, reset_heads
-from trifecta.precision import autocast, resolve_precision
+from trifecta.precision import autocast, kept_precision, narrow_precision
+from trifecta.precision_timing import time_precisions
 from trifecta.schedules import Window
 
 # A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
@@ -77,7 +78,8 @@ class Learner:
     Args:
         network: the network, already on its device.
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
-        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16`` or ``auto``.
+        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``: the faster
+            of the two, which is found out on a device that has both when the first step begins.
         total_steps: of the run; without it the learning rate stays constant and no block freezes.
         steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
             without it the whole run counts as the first epoch.
@@ -107,7 +109,8 @@ class Learner:
         self.kernels = EAGER
         self.network, self.generator = network, generator
         self.device = next(network.parameters()).device
-        self.precision = resolve_precision(precision, self.device)
+        self._asked_precision = precision
+        self.precision = narrow_precision(precision, self.device)
         self.steps = 0
         self.optimizers = build_optimizers(network)
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
@@ -143,6 +146,8 @@ class Learner:
         Two steps may be under way at once where every block does them in order (:mod:`trifecta.pipeline`).
         """
         check_batch(self.network, images, labels)
+        if self.precision == "auto":
+            self.precision = time_precisions(self, len(images)).faster
         self.network.train()
         if self.resets_heads:
             seed = int(torch.randint(2**31, (), generator=self.generator, device=self.device))
@@ -301,11 +306,16 @@ class Learner:
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
             "generator": None if self.generator is None else self.generator.get_state(),
             "device": self.device.type,
+            "precision": self.precision,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; on a device of another kind with a warning."""
+        """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
+
+        ``auto`` then is the precision that the state was trained in.
+        """
         self.steps = state["steps"]
+        self.precision = kept_precision(self._asked_precision, state.get("precision"), self.device)
         for owner, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][owner])
         if self.generator is None or state["generator"] is None:

@@ -35,6 +35,8 @@ def measure_memory(
         ValueError: no such network.
         RuntimeError: a process failed; says what it said last.
     """
+    # Settled here: what a process does to choose a precision would count as its memory.
+    setting = replace(setting, precision=setting.resolved_precision)
     places = [replace(setting, network=network) for network in networks]
     for placed in places:
         placed.check_network()

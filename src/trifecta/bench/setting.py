@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from trifecta.blocks import conv_block
 from trifecta.data import Batches, ImageData
 from trifecta.devices import describe_device, in_channels_last, resolve_device
 from trifecta.labels import ImageShape
+from trifecta.learner import Learner
 from trifecta.local_network import LocalNetwork
-from trifecta.methods import Method
+from trifecta.methods import Method, get_method
 from trifecta.networks import get_network
-from trifecta.precision import resolve_precision
+from trifecta.precision import narrow_precision
+from trifecta.precision_timing import time_precisions
 from trifecta.training import RunConfig
 from trifecta.training.run import versions
 
@@ -65,8 +68,9 @@ class Setting:
 
     @property
     def resolved_precision(self) -> str:
-        """``fp32`` or ``bf16``."""
-        return resolve_precision(self.precision, self.torch_device)
+        """``fp32`` or ``bf16``; for ``auto`` what is faster for backprop, and then the same for all."""
+        precision = narrow_precision(self.precision, self.torch_device)
+        return _faster_precision(self) if precision == "auto" else precision
 
     def check_network(self) -> None:
         """Raise ValueError for a network that does not exist, without building it."""
@@ -134,6 +138,12 @@ def endless_batches(config: RunConfig, data: ImageData) -> Iterator[tuple[Tensor
 def data_name(source: str) -> str:
     """A folder's own name, or a Hub id as it is: reports do not say where folders are."""
     return Path(source).name if Path(source).exists() else source
+
+
+@cache
+def _faster_precision(setting: Setting) -> str:
+    learner = Learner(setting.build(get_method("backprop")))
+    return time_precisions(learner, setting.batch_size).faster
 
 
 def _depth_and_channels(network: str) -> tuple[int, int]:

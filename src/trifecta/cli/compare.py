@@ -110,6 +110,7 @@ def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
     if run.config.seed:
         return {}
     setting = Setting.of(run.config, trainer.data.image_shape, trainer.data.num_classes)
+    setting = replace(setting, precision=trainer.learner.precision)
     return training_memory(setting, run.config)
 
 

@@ -7,9 +7,9 @@ import click
 
 from trifecta.data import DataConfig, ImageSet, load_split
 from trifecta.devices import resolve_device
-from trifecta.precision import resolve_precision
 from trifecta.report.terminal import percent, print_blocks
 from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load_network
+from trifecta.training.precision_choice import run_precision
 
 
 @click.command("evaluate")
@@ -43,7 +43,7 @@ def evaluate_command(
         images.to(where),
         mean=facts.mean,
         std=facts.std,
-        precision=resolve_precision(precision or config.precision, where),
+        precision=run_precision(folder, where, precision),
     )
     if as_json:
         click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)), indent=2))

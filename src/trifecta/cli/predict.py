@@ -10,10 +10,11 @@ import torch
 from trifecta.data import find_images, normalize, read_images
 from trifecta.devices import resolve_device
 from trifecta.local_network import LocalNetwork
-from trifecta.precision import autocast, resolve_precision
+from trifecta.precision import autocast
 from trifecta.report.terminal import print_predictions
 from trifecta.training import DatasetFacts, RunFolder, load_network
 from trifecta.training.evaluation import BATCH_SIZE
+from trifecta.training.precision_choice import run_precision
 
 
 @click.command("predict")
@@ -32,8 +33,7 @@ def predict_command(
     where = resolve_device(device)
     folder = RunFolder(run)
     network, facts = load_network(folder, where)
-    config, _ = folder.read_config()
-    precision = resolve_precision(config.precision, where)
+    precision = run_precision(folder, where)
     if shortlist is not None:
         network.keep_labels(shortlist)
     files = [file for path in images for file in find_images(path)]

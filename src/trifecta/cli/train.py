@@ -44,7 +44,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--seed", type=int, help="Of everything random.  [default: 0]"),
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, …  [default: auto]"),
     click.option(
-        "--precision", metavar="NAME", help="auto, fp32 or bf16.  [default: auto: bf16 in hardware]"
+        "--precision", metavar="NAME", help="auto, fp32 or bf16.  [default: auto: the faster of the two]"
     ),
     click.option("--recompute/--no-recompute", default=None, help="Less memory, more time.  [default: no]"),
     click.option("--compile/--no-compile", default=None, help="Compile what gains by it.  [default: no]"),

@@ -13,7 +13,7 @@ from trifecta.training import RunConfig, from_plain, to_plain
 from trifecta.training.progress import Record
 
 # What means nothing where the machine was shared with other work.
-TIMES = ("seconds", "images_per_second", "evaluation_seconds", "total_seconds")
+TIMES = ("seconds", "images_per_second", "evaluation_seconds", "total_seconds", "precision_choice")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ class RunConfig:
         augmentation: random changes to training images.
         seed: of the weights, the order of the images, augmentation and wrong labels.
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
-        precision: ``auto``, ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
         recompute: see :class:`trifecta.learner.Learner`.
         compile: see :class:`trifecta.learner.Learner`.
         pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.pipeline.Pipeline`.
@@ -98,13 +98,14 @@ def from_plain(plain: Mapping[str, Any]) -> RunConfig:
 
 
 def read_config(path: Path) -> RunConfig:
-    """Read the settings of a ``config.yaml``, with or without the facts about its data.
+    """Read the settings of a ``config.yaml``, with or without what a run has added to them.
 
     Raises:
         ValueError: the file is missing or does not hold a run's settings.
     """
     plain = read_yaml(path)
-    plain.pop("dataset", None)
+    for added in ("dataset", "resolved"):
+        plain.pop(added, None)
     return from_plain(plain)
 
 

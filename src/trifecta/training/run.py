@@ -2,15 +2,11 @@
 
 import dataclasses
 import math
-import platform
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from trifecta.counts import counts
 from trifecta.data import ImageData
@@ -21,6 +17,7 @@ from trifecta.training.evaluation import Evaluation
 from trifecta.training.progress import Progress
 from trifecta.training.run_folder import RunFolder
 from trifecta.training.trainer import Trainer
+from trifecta.training.versions import versions as versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +99,7 @@ def resumed_trainer(
             f"{folder.path} has trained {trainer.position.epoch} epochs already: "
             f"received --epochs {config.epochs}; ask for more"
         )
-    folder.write_config(config, trainer.facts)
+    folder.write_config(config, trainer.facts, trainer.learner.precision)
     return trainer
 
 
@@ -153,17 +150,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "device": str(device),
         "hardware": describe_device(device),
         "precision": trainer.learner.precision,
+        "precision_choice": trainer.precision_choice,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the libraries that decide a figure."""
-    libraries = {"torch": torch.__version__, "python": platform.python_version()}
-    for name in ("trifecta", "numpy", "datasets"):
-        try:
-            libraries[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return libraries

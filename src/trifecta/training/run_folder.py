@@ -82,9 +82,11 @@ class RunFolder:
                 f"cannot create the run folder {self.path} ({error.strerror}): choose another --out"
             ) from None
 
-    def write_config(self, config: RunConfig, facts: DatasetFacts) -> None:
-        """Write ``config.yaml``: settings, then facts about the data."""
+    def write_config(self, config: RunConfig, facts: DatasetFacts, precision: str | None = None) -> None:
+        """Write ``config.yaml``: settings, facts about the data, and what ``auto`` came to."""
         plain = to_plain(config) | {"dataset": _listed(asdict(facts))}
+        if precision is not None:
+            plain["resolved"] = {"precision": precision}
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         write_atomically(self.config, lambda path: path.write_text(text))
 
@@ -98,6 +100,7 @@ class RunFolder:
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
         plain = read_yaml(self.config)
         facts = plain.pop("dataset", None)
+        plain.pop("resolved", None)
         try:
             known = DatasetFacts(**{name: tuple(value) for name, value in facts.items()})
         except (AttributeError, TypeError):

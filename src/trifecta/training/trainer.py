@@ -18,6 +18,7 @@ from trifecta.superclasses import find_superclasses
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
 from trifecta.training.meter import DivergenceError, LossMeter
+from trifecta.training.precision_choice import PrecisionChoice, choose_precision
 from trifecta.training.progress import Interrupted, Progress, Record
 from trifecta.training.run_folder import DatasetFacts, RunFolder, load_weights, network_for
 
@@ -81,6 +82,7 @@ class Trainer:
         self.pipeline = self._new_pipeline()
         self.position = Position()
         self.history: list[Record] = []
+        self.precision_choice: PrecisionChoice | None = None
         self.stop_requested = False
         self._epoch_seconds = 0.0
         self._meter = self._new_meter()
@@ -97,9 +99,11 @@ class Trainer:
             Interrupted: ``stop_requested`` was set; the checkpoint has every batch so far.
             DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
         """
+        if self.learner.precision == "auto":
+            self.precision_choice = choose_precision(self.learner, self.config)
         if self.folder is not None and self.position == Position():
             self.folder.create()
-            self.folder.write_config(self.config, self.facts)
+            self._write_config(self.config)
             self._save()
         while self.position.epoch < self.config.epochs:
             self._train_epoch()
@@ -132,7 +136,7 @@ class Trainer:
         self.network.readout_blocks = blocks
         if self.folder is not None:
             method = replace(self.config.method, readout=",".join(map(str, blocks)))
-            self.folder.write_config(replace(self.config, method=method), self.facts)
+            self._write_config(replace(self.config, method=method))
 
     def resume(self) -> None:
         """Take up the run where its folder's checkpoint left it.
@@ -149,6 +153,7 @@ class Trainer:
         # A checkpoint of before this was kept does not know: not a number.
         self._earlier_seconds = state.get("total_seconds", math.nan)
         self._meter.load_state_dict(state["meter"])
+        self.precision_choice = state.get("precision_choice")
         self.history = self.folder.read_history()[: self.position.epoch]
 
     def _train_epoch(self) -> None:
@@ -257,6 +262,10 @@ class Trainer:
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
+    def _write_config(self, config: RunConfig) -> None:
+        assert self.folder is not None
+        self.folder.write_config(config, self.facts, self.learner.precision)
+
     def _save(self) -> None:
         if self.folder is None:
             return
@@ -270,6 +279,7 @@ class Trainer:
                 "epoch_seconds": self._epoch_seconds,
                 "total_seconds": self.total_seconds,
                 "meter": self._meter.state_dict(),
+                "precision_choice": self.precision_choice,
             }
         )
 

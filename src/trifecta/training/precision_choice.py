@@ -1,0 +1,117 @@
+"""The precision of a run: timed where there is a choice, then kept by the run and known to the next one.
+
+What was timed lies in the folder of the decoded images (:mod:`trifecta.data.cache`), one small JSON file
+for a machine, versions and workload. Any of them may be removed.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trifecta.data.cache import cache_folder
+from trifecta.devices import describe_device
+from trifecta.files import write_atomically
+from trifecta.learner import Learner
+from trifecta.precision import kept_precision, narrow_precision
+from trifecta.precision_timing import PrecisionTimes, time_precisions
+from trifecta.training.config import RunConfig, read_yaml, to_plain
+from trifecta.training.run_folder import RunFolder
+from trifecta.training.versions import versions
+
+FORMAT_VERSION = 1
+"""Raise it when the same key would be timed in another way."""
+PrecisionChoice = dict[str, float | bool | None]
+
+
+def choose_precision(learner: Learner, config: RunConfig) -> PrecisionChoice | None:
+    """Let ``learner`` take the faster precision, where it may still choose.
+
+    Returns:
+        ``fp32_ms`` and ``bf16_ms``, as :class:`trifecta.precision_timing.PrecisionTimes` has them, and
+        whether they were ``cached``; None where there was no choice: one precision was asked for, or the
+        device has no other.
+    """
+    if learner.precision != "auto":
+        return None
+    identity = _identity(learner, config)
+    text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
+    file = cache_folder() / f"precision-{hashlib.sha256(text.encode()).hexdigest()}.json"
+    known = _read(file)
+    times = time_precisions(learner, config.batch_size) if known is None else known
+    learner.precision = times.faster
+    choice: PrecisionChoice = {"fp32_ms": times.fp32_ms, "bf16_ms": times.bf16_ms}
+    # On a machine that is busy, or whose memory is, the next run may see more.
+    if known is None and times.is_clear:
+        _write(file, choice | {"precision": times.faster} | identity)
+    return choice | {"cached": known is not None}
+
+
+def run_precision(folder: RunFolder, device: torch.device, asked: str | None = None) -> str:
+    """Return the precision in which to use the run in ``folder``, ``fp32`` or ``bf16``.
+
+    It is the one that was ``asked`` for, or for None and ``auto`` the one that the run was trained in.
+    Where the run chose bf16 and ``device`` has none in hardware, it is fp32, with a warning.
+
+    Raises:
+        ValueError: not a run folder, or not a precision.
+    """
+    if asked is not None and asked != "auto":
+        return narrow_precision(asked, device)
+    config, _ = folder.read_config()
+    precision = kept_precision(config.precision, _recorded(folder), device)
+    # A run that has not begun has nothing to be equal to.
+    return "fp32" if precision == "auto" else precision
+
+
+def _recorded(folder: RunFolder) -> str | None:
+    """As the run's settings or, in older folders, its result have it; None where neither has."""
+    resolved = read_yaml(folder.config).get("resolved")
+    if isinstance(resolved, dict) and "precision" in resolved:
+        return str(resolved["precision"])
+    try:
+        return str(json.loads(folder.result.read_text())["precision"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _identity(learner: Learner, config: RunConfig) -> dict[str, Any]:
+    """Everything that the times depend on, as plain values."""
+    network, installed = learner.network, versions()
+    return {
+        "hardware": describe_device(learner.device),
+        "threads": torch.get_num_threads(),
+        "versions": {name: installed.get(name) for name in ("torch", "trifecta")},
+        "network": config.network,
+        "width": config.width,
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "method": to_plain(config)["method"],
+        "batch_size": config.batch_size,
+        "image_shape": list(network.image_shape),
+        "num_classes": network.num_classes,
+        "recompute": config.recompute,
+    }
+
+
+def _read(file: Path) -> PrecisionTimes | None:
+    """What an earlier run timed; None where there is nothing, or nothing that can be read."""
+    try:
+        stored = json.loads(file.read_text())
+        fp32, bf16 = (float(stored[name]) for name in ("fp32_ms", "bf16_ms"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not (0 < fp32 < math.inf and 0 < bf16 < math.inf):
+        return None
+    return PrecisionTimes(fp32_ms=fp32, bf16_ms=bf16)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Leave ``content`` for the next run, where the folder allows it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
+    except OSError:
+        return  # The next run takes half a second to find out again.
