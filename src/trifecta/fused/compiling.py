@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from trifecta.fused.pointwise import EAGER, Kernels, combine, moment_gradient
 from trifecta.schedules import Window
 
-WindowLoss = Callable[[Window, Tensor, Tensor], tuple[Tensor, Tensor]]
+# Window, input, labels, and which images make pairs.
+WindowLoss = Callable[[Window, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 _MOST_WINDOWS = 256
 
 
@@ -37,11 +38,13 @@ def compiled_windows(window_loss: WindowLoss, device: torch.device, *, mode: str
     # Windows differ in shape by design: each is worth a graph of its own.
     graph = torch.compile(window_loss, mode=mode, dynamic=False)
 
-    def run(window: Window, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def run(
+        window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         with warnings.catch_warnings(), dynamo_config.patch(recompile_limit=_MOST_WINDOWS):
             # The compiler looks at every input's gradient, and the first window's is no leaf.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not")
-            loss, output = graph(window, x, labels)
+            loss, output = graph(window, x, labels, offsets)
         # A replayed graph writes over what its last run returned.
         return loss.clone(), output.clone()
 
