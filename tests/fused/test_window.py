@@ -352,6 +352,19 @@ def test_windows_with_running_statistics_take_the_plain_graph() -> None:
     assert stages_of([conv_block((2, 8, 8), 3, BlockStyle(normalization="running"))]) is None
 
 
+def test_a_window_that_flattens_maps_on_its_way_takes_the_plain_graph() -> None:
+    assert stages_of([conv_block((2, 4, 4), 3), linear_block(48, 5)]) is None
+    assert stages_of([linear_block(48, 5), linear_block(5, 5)]) is not None
+    network = build_network(
+        get_method("trifecta"), "vgg8b", image_shape=(1, 16, 16), num_classes=3, width=0.02
+    )
+    learner = Learner(network, fused=True)
+    for _ in range(2):
+        losses = learner.step(torch.randn(4, 1, 16, 16), torch.arange(4) % 3)
+    assert losses[-1] is not None
+    assert losses[-1].isfinite()
+
+
 @pytest.mark.parametrize("patches", [1, 2, 4])
 @pytest.mark.parametrize("pools", [(False,), (True,), (True, False), (False, True)], ids=str)
 def test_patch_means_have_the_gradients_of_the_plain_graph(pools: tuple[bool, ...], patches: int) -> None:

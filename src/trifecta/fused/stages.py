@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -55,9 +56,16 @@ class Stage:
 
 
 def stages_of(blocks: Iterable[nn.Module]) -> tuple[Stage, ...] | None:
-    """The stages of ``blocks``; None unless every one is made by :mod:`trifecta.blocks`."""
+    """The stages of ``blocks``; None unless every one is made by :mod:`trifecta.blocks`.
+
+    And None where a fully connected block follows a convolution, which would be flattened on the way.
+    """
     stages = [stage_of(block) for block in blocks]
-    return None if None in stages else tuple(stage for stage in stages if stage is not None)
+    found = tuple(stage for stage in stages if stage is not None)
+    flattens = any(
+        isinstance(b.linear, Matrix) and not isinstance(a.linear, Matrix) for a, b in pairwise(found)
+    )
+    return None if None in stages or flattens else found
 
 
 def stage_of(block: nn.Module) -> Stage | None:
