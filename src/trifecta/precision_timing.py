@@ -23,6 +23,8 @@ WARM_UP_SHARE = 1 / 8
 LEAST_WARM_UP_IMAGES = 16
 # As many windows as a pass does in this time are timed; at least the first.
 PASS_SECONDS = 0.08
+# A pass that would take longer is timed on fewer images, at least those of the warm-up.
+LONGEST_PASS_SECONDS = 0.15
 # A round is a pass in fp32 and one in bf16. After this time two rounds are enough, or three where two are
 # not clear.
 ROUNDS_SECONDS = 0.4
@@ -56,10 +58,10 @@ class PrecisionTimes:
 def time_precisions(learner: "Learner", batch_size: int) -> PrecisionTimes:
     """Time windows of step 0, forward and backward, in fp32 and bf16 by turns.
 
-    The first window, and those after it where they take little time: half a second in all, more only
-    where a window takes more than a tenth of one. What is timed is a copy of the network on random images,
-    with a generator of its own: neither ``learner`` nor PyTorch's random numbers change. On CUDA the peak
-    of the memory statistics is counted from here on.
+    The first window, and those after it where they take little time, on fewer images where it takes long:
+    half a second in all, more only on machines where an eighth of a batch takes that long. What is timed
+    is a copy of the network on random images, with a generator of its own: neither ``learner`` nor
+    PyTorch's random numbers change. On CUDA the peak of the memory statistics is counted from here on.
 
     Args:
         learner: whose network, method, device and ``fused`` and ``recompute`` settings to time. Where it is
@@ -111,6 +113,7 @@ class _Trial:
         shape, dtype = (batch_size, *network.image_shape), next(network.parameters()).dtype
         images = torch.randn(shape, generator=draw, device=device, dtype=dtype)
         self.images = images.contiguous(memory_format=torch.channels_last)
+        self.timed_images = batch_size
         self.labels = torch.randint(network.num_classes, (batch_size,), generator=draw, device=device)
 
     def warm_up(self) -> int:
@@ -121,6 +124,8 @@ class _Trial:
         windows = self.windows_within(PASS_SECONDS * images / size, images)
         if windows > 1:
             self.seconds("bf16", windows, images)
+        took = self.seconds("fp32", windows, images)
+        self.timed_images = min(size, max(images, round(images * LONGEST_PASS_SECONDS / took)))
         return windows
 
     def windows_within(self, seconds: float, images: int) -> int:
@@ -138,12 +143,12 @@ class _Trial:
     def seconds(self, precision: str, windows: int, images: int | None = None) -> float:
         """Time a pass: what a step does from its beginning until so many windows have learnt."""
         began = self._now()
-        step = self._begin(precision, images)
+        step = self._begin(precision, images or self.timed_images)
         for _ in range(windows):
             self.learner.learn(step)
         return self._now() - began
 
-    def _begin(self, precision: str, images: int | None) -> "LocalStep":
+    def _begin(self, precision: str, images: int) -> "LocalStep":
         self.learner.steps, self.learner.precision = 0, precision
         return self.learner.begin(self.images[:images], self.labels[:images])
 
