@@ -160,7 +160,6 @@ FIGURES: dict[str, Callable[[], str]] = {
     "superfecta-longer": lambda: side_by_side("superfecta-longer", "cpu"),
     "search": lambda: search(width=0.125),
     "search-hidden": lambda: search(width=0.25),
-    "full-first-epoch": lambda: printed("full-first-epoch"),
     "league-speed": lambda: benchmark("league-speed"),
     "league-memory": lambda: benchmark("league-memory"),
     "league-cifar10": lambda: league("cifar10", "grid"),

@@ -79,7 +79,7 @@ def _less(row: RowSummary, other: RowSummary) -> str:
     """Mean difference in points."""
     if row is other or row.accuracy is None or other.accuracy is None:
         return "–"
-    return f"{100 * (row.accuracy.mean - other.accuracy.mean):+.1f}"
+    return f"{row.accuracy.mean - other.accuracy.mean:+.1f}"
 
 
 def grid_by_depth(data: str) -> str:
