@@ -27,7 +27,7 @@ def block_curves(history: Records, key: str, label: str) -> str:
                 axes.plot(epochs, values, marker=".", color=shade, label=f"block {block}")
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7, ncols=2 if num_blocks > 6 else 1)
+        axes.legend(fontsize=7, loc="upper right", ncols=2 if num_blocks > 6 else 1)
 
     return _figure(draw, width=5.2, height=3.2)
 
@@ -70,7 +70,7 @@ def score_curves(history: Records) -> str:
         axes.plot([], [], color=NEGATIVE, label="wrong label")
         axes.set(xlabel="epoch", ylabel="mean score (later blocks darker)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left")
 
     return _figure(draw, width=5.2, height=3.2)
 
@@ -88,7 +88,7 @@ def score_histogram(block: int, positive: Tensor, negative: Tensor) -> str:
             bins = torch.linspace(low.item(), max(high, low + 1e-6).item(), 41).tolist()
             axes.hist(scores.tolist(), bins=bins, color=color, alpha=0.55, label=label)
         axes.set(title=f"block {block}", xlabel="score", yticks=[])
-        axes.legend(fontsize=6)
+        axes.legend(fontsize=6, loc="upper right")
 
     return _figure(draw, width=2.9, height=2.1)
 
