@@ -190,7 +190,7 @@ def _draw_accuracy(axes: Any, report: Report) -> None:
             seconds, row["validation_accuracy"], marker=".", label=f"{row['name']}, seed {row['seed']}"
         )
     axes.set(xlabel="seconds of training", ylabel="validation accuracy")
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right")
 
 
 def _color(row: Mapping[str, Any]) -> str:

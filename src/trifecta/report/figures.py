@@ -27,7 +27,11 @@ def block_curves(history: Records, key: str, label: str) -> str:
                 axes.plot(epochs, values, marker=".", color=shade, label=f"block {block}")
         axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7, loc="upper right", ncols=2 if num_blocks > 6 else 1)
+        axes.legend(
+            fontsize=7,
+            loc="upper right" if key == "loss" else "lower right",
+            ncols=2 if num_blocks > 6 else 1,
+        )
 
     return _figure(draw, width=5.2, height=3.2)
 
