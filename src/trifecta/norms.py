@@ -66,12 +66,15 @@ class ClassGroupNorm(nn.Module):
     """
 
     groups: Tensor
+    sizes: Tensor
 
     def __init__(self, channels: int, num_classes: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.num_classes, self.eps = num_classes, eps
         self.equal = channels % num_classes == 0
-        self.register_buffer("groups", channel_groups(channels, num_classes), persistent=False)
+        groups = channel_groups(channels, num_classes)
+        self.register_buffer("groups", groups, persistent=False)
+        self.register_buffer("sizes", groups.bincount(minlength=num_classes), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
@@ -85,7 +88,7 @@ class ClassGroupNorm(nn.Module):
         """The mean over each channel's group, (N, C, …) → (N, C, 1 …)."""
         per_channel = x.flatten(2).mean(2) if x.ndim > 2 else x
         sums = per_channel.new_zeros(len(x), self.num_classes).index_add(1, self.groups, per_channel)
-        means = sums / self.groups.bincount(minlength=self.num_classes)
+        means = sums / self.sizes
         return means[:, self.groups].view(*x.shape[:2], *[1] * (x.ndim - 2)).to(x.dtype)
 
 

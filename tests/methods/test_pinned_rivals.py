@@ -1,6 +1,5 @@
 """Rivals against the numbers that their authors' published code computes."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -239,15 +238,22 @@ class TestCwComp:
         assert ends == pytest.approx([11, 16, 21, 25], abs=0.7)
 
 
-Layer = Callable[[int, Tensor], tuple[Tensor, Tensor]]
+def layer(network: dict[str, Any], k: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Goodness of layer k of a 17-layer network, and what it passes on."""
+    shape = network["shapes"][k]
+    weight = tensor(10 + k, *shape, scale=(9 * shape[1]) ** -0.5)
+    activations = F.relu(F.conv2d(x, weight, stride=network["strides"][k], padding=1))
+    head = head_of(GroupCrossEntropy(goodness="mean"), (shape[0], 1, 1))
+    return head.scores(activations), ClassGroupNorm(shape[0], 10)(activations)
 
 
-def residual_pass(network: dict[str, Any], x: Tensor, layer: Layer, *, by_class: bool) -> list[Tensor]:
-    """Goodness of every layer of a 17-layer network with parameter-free shortcuts."""
+def residual_pass(network: dict[str, Any], images: Tensor, *, by_class: bool) -> list[Tensor]:
+    """Goodness of every layer, with parameter-free shortcuts."""
+    x = ClassGroupNorm(3, 1)(images)
     kinds, becomes = network["shortcut_kind"], network["becomes_shortcut"]
     shortcut, goodness = x, []
     for k, kind in enumerate(kinds):
-        each, x = layer(k, x)
+        each, x = layer(network, k, x)
         goodness.append(each)
         if kind == 1:
             x = x + shortcut
@@ -283,19 +289,8 @@ class TestDeeperForward:
 
     def test_seventeen_layers(self) -> None:
         network = self.values["network"]
-        norms = [ClassGroupNorm(shape[0], 10) for shape in network["shapes"]]
-        heads = [
-            GroupCrossEntropy(goodness="mean").head((shape[0], 1, 1), 10) for shape in network["shapes"]
-        ]
-
-        def layer(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
-            shape = network["shapes"][k]
-            weight = tensor(10 + k, *shape, scale=(9 * shape[1]) ** -0.5)
-            a = F.relu(F.conv2d(x, weight, stride=network["strides"][k], padding=1))
-            return heads[k].double().scores(a), norms[k](a)
-
         images = tensor(105, 4, 3, 16, 16, scale=2)
-        goodness = residual_pass(network, ClassGroupNorm(3, 1)(images), layer, by_class=False)
+        goodness = residual_pass(network, images, by_class=False)
         assert_pinned(goodness[0], network["goodness_of_layer_0 (4,10), not in the sum"])
         fused = torch.stack(goodness[1:]).sum(0)
         key = "fused_goodness_of_layers_1_to_16 (4,10), their sum"
@@ -362,18 +357,8 @@ class TestHclFf:
 
     def test_seventeen_layers(self) -> None:
         network = self.values["network"]
-        heads = [
-            GroupCrossEntropy(goodness="mean").head((shape[0], 1, 1), 10) for shape in network["shapes"]
-        ]
-
-        def layer(k: int, x: Tensor) -> tuple[Tensor, Tensor]:
-            shape = network["shapes"][k]
-            weight = tensor(10 + k, *shape, scale=(9 * shape[1]) ** -0.5)
-            a = F.relu(F.conv2d(x, weight, stride=network["strides"][k], padding=1))
-            return heads[k].double().scores(a), ClassGroupNorm(shape[0], 10)(a)
-
         images = tensor(105, 8, 3, 16, 16, scale=2)[:4]
-        goodness = residual_pass(network, ClassGroupNorm(3, 1)(images), layer, by_class=True)
+        goodness = residual_pass(network, images, by_class=True)
         assert_pinned(torch.stack(goodness[1:]).sum(0), network["before"]["goodness_sum (4,10)"])
 
 
