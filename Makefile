@@ -2,15 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types wheel docs clean
+.PHONY: demo test test-slow check lint types wheel docs mutants supported clean
 
 demo: .venv/installed
 	$(BIN)/trifecta train --recipe demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not slow"
 
-check: lint types wheel test
+# The rest of the large matrices: the same code, reached by other names.
+test-slow: .venv/installed
+	$(BIN)/python -m pytest -n auto -m slow
+
+check: lint types wheel test test-slow
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
@@ -34,6 +38,10 @@ wheel: .venv/installed
 # Tables in README.md and docs/ from the files in benchmarks/.
 docs: .venv/installed
 	$(BIN)/python benchmarks/render.py
+
+# The lowest versions of pyproject.toml, and every Python that is here.
+supported:
+	.ci/supported
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trifecta needs Python 3.11 or newer: make PYTHON=python3.11")'

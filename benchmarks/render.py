@@ -11,8 +11,10 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from render_comparison import comparison, draw_accuracy, short_comparison, side_by_side
 from render_experiments import (
     depth,
     deviations,
@@ -23,8 +25,8 @@ from render_experiments import (
     grid_ends,
     readouts,
 )
-from render_league import draw_league, league, side_by_side
-from trifecta.report.bench import bench_table, measured_on
+from render_overview import draw_overview
+from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
 PLACE = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
@@ -35,25 +37,6 @@ def rows_of(what: str) -> list[Row]:
     """The rows of every result file about ``what``, oldest file first."""
     files = sorted((ROOT / "benchmarks").glob(f"{what}_*.jsonl"), key=lambda f: f.stem.split("_")[-1])
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-
-def printed(what: str) -> str:
-    """What a command printed when it was last recorded."""
-    rows = rows_of(what)
-    return f"```text\n{rows[-1]['printed']}\n```\n" if rows else "Not measured.\n"
-
-
-def first_runs() -> str:
-    """One row a recorded run: method, data, accuracy, seconds."""
-    head = ["data", "method", "test accuracy", "seconds", "images/s", "epochs", "precision", "locality"]
-    body = []
-    for row in rows_of("first-runs"):
-        result = row["result"]
-        accuracy = f"{100 * result['test_accuracy']:.2f}%"
-        seconds, speed = f"{result['seconds']:.0f}", f"{result['images_per_second']:,.0f}"
-        rest = [str(result[key]) for key in ("epochs", "precision", "locality")]
-        body.append([result["data"], result["method"], accuracy, seconds, speed, *rest])
-    return table(head, body) + made_with([row["result"] for row in rows_of("first-runs")])
 
 
 def spread(values: list[float]) -> list[str]:
@@ -90,8 +73,18 @@ def benchmark(what: str, *, only: Callable[[Row], bool] = lambda row: True) -> s
     return "\n".join(parts) or "Not measured.\n"
 
 
+def is_kept(row: Row) -> bool:
+    """Whether a row is of something that is still in the library."""
+    return not row["name"].endswith(("-recompute", "-compiled"))
+
+
+def is_basis(row: Row) -> bool:
+    """Whether a row is what those that were left out must beat."""
+    return row["name"] in ("trifecta", "class-groups", "backprop")
+
+
 def settled_accuracy() -> str:
-    """Test accuracy by the share of `--skip-settled`."""
+    """Test accuracy by the share of `skip_settled`."""
     cells: dict[tuple[str, float], list[Row]] = {}
     for row in rows_of("settled-accuracy"):
         key = (row["config"]["data"]["source"], row["config"]["method"]["objective"]["skip_settled"])
@@ -100,7 +93,7 @@ def settled_accuracy() -> str:
     for (data, share), members in sorted(cells.items()):
         accuracies = [100 * member["result"]["test_accuracy"] for member in members]
         body.append([data, f"{share:g}" if share else "off", *spread(accuracies)])
-    head = ["data", "`--skip-settled`", "test accuracy", "n"]
+    head = ["data", "`skip_settled`", "test accuracy", "n"]
     return table(head, body) + made_with([row["result"] for row in rows_of("settled-accuracy")])
 
 
@@ -131,15 +124,12 @@ def search(*, width: float) -> str:
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    "demo": lambda: printed("demo"),
-    "test-suite": lambda: printed("test-suite"),
-    "first-runs": first_runs,
     "deviations": deviations,
-    "speed": lambda: benchmark("speed"),
+    "speed": lambda: benchmark("speed", only=is_kept),
+    "left-out-speed": lambda: benchmark("speed", only=lambda row: not is_kept(row) or is_basis(row)),
+    "left-out-memory": lambda: benchmark("memory", only=lambda row: not is_kept(row) or is_basis(row)),
     "inference": lambda: benchmark("inference"),
-    "memory": lambda: benchmark("memory"),
-    "memory-12": lambda: benchmark("memory", only=lambda row: row["network"].startswith("equal:12:")),
-    "loading": lambda: benchmark("loading"),
+    "memory": lambda: benchmark("memory", only=is_kept),
     "settled": lambda: benchmark("settled"),
     "accuracy": lambda: benchmark("accuracy"),
     "settled-accuracy": settled_accuracy,
@@ -160,11 +150,26 @@ FIGURES: dict[str, Callable[[], str]] = {
     "superfecta-longer": lambda: side_by_side("superfecta-longer", "cpu"),
     "search": lambda: search(width=0.125),
     "search-hidden": lambda: search(width=0.25),
-    "league-speed": lambda: benchmark("league-speed"),
-    "league-memory": lambda: benchmark("league-memory"),
-    "league-cifar10": lambda: league("cifar10", "grid"),
-    "league-cifar10-cpu": lambda: league("cifar10", "cpu"),
-    "league-fashion-mnist": lambda: league("fashion_mnist", "grid"),
+    "compared-speed": lambda: benchmark("compared-speed"),
+    "compared-memory": lambda: benchmark("compared-memory"),
+    "readme": lambda: short_comparison("cifar10", "grid"),
+    "compared-cifar10": lambda: comparison("cifar10", "grid"),
+    "compared-cifar10-cpu": lambda: comparison("cifar10", "cpu"),
+    "compared-fashion-mnist": lambda: comparison("fashion_mnist", "grid"),
+}
+
+
+def draw_memory_over_depth(path: Path) -> None:
+    """Draw the README's picture from the newest report over depth."""
+    reports = [report for report in rows_of("compared-memory") if _is_over_depth(report)]
+    draw_overview(path, reports[-1])
+
+
+DRAWINGS: dict[str, Callable[[Path], None]] = {
+    "overview.svg": draw_memory_over_depth,
+    "depth.svg": draw_depth,
+    "memory.svg": lambda path: draw_bench(_memory_over_depth(), path),
+    "comparison.svg": lambda path: draw_accuracy(path, data="cifar10", budget="grid"),
 }
 
 
@@ -173,20 +178,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether anything would change")
     check = parser.parse_args().check
-    stale = []
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = file.read_text()
-        fresh = PLACE.sub(lambda match: match[1] + FIGURES[match[2]]() + match[3], text)
-        if fresh != text:
-            stale.append(file.name)
-            if not check:
-                file.write_text(fresh)
-    if not check:
-        draw_depth(ROOT / "docs" / "depth.svg")
-        draw_league(ROOT / "docs" / "league.svg", data="cifar10", budget="grid")
-    if stale and check:
-        print(f"figures differ from the result files in {', '.join(stale)}: run make docs", file=sys.stderr)
-    return int(check and bool(stale))
+    fresh = {file: _filled(file) for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+    with TemporaryDirectory() as folder:
+        for name, draw in DRAWINGS.items():
+            draw(Path(folder) / name)
+            fresh[ROOT / "docs" / name] = (Path(folder) / name).read_text()
+    stale = [file for file, text in fresh.items() if not file.is_file() or file.read_text() != text]
+    if check and stale:
+        names = ", ".join(file.name for file in stale)
+        print(f"figures differ from the result files in {names}: run make docs", file=sys.stderr)
+        return 1
+    for file in stale:
+        file.write_text(fresh[file])
+    return 0
+
+
+def _filled(file: Path) -> str:
+    return PLACE.sub(lambda match: match[1] + FIGURES[match[2]]() + match[3], file.read_text())
+
+
+def _memory_over_depth() -> Row:
+    report = next(report for report in rows_of("memory") if _is_over_depth(report))
+    return report | {"rows": [row for row in report["rows"] if is_kept(row)]}
+
+
+def _is_over_depth(report: Row) -> bool:
+    return any(row["network"].startswith("equal:48:") for row in report["rows"])
 
 
 if __name__ == "__main__":

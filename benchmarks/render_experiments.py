@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trifecta.recipes import get_table
-from trifecta.recipes.ablation import FACTORS
-from trifecta.recipes.factors import PUBLISHED_CHOICES
-from trifecta.report.reproduction import (
+from trifecta.experiments import plan, read_results
+from trifecta.experiments.effects import grid_effects, grids_of
+from trifecta.experiments.recipes import get_table
+from trifecta.experiments.recipes.ablation import FACTORS
+from trifecta.experiments.recipes.factors import PUBLISHED_CHOICES
+from trifecta.experiments.reproduction_report import (
     EFFECTS_HEAD,
     NOT_MEASURED,
     accuracy_text,
@@ -18,9 +20,7 @@ from trifecta.report.reproduction import (
     sources,
     spread_text,
 )
-from trifecta.reproduce import plan, read_results
-from trifecta.reproduce.effects import grid_effects, grids_of
-from trifecta.reproduce.summary import Estimate, RowSummary, summarise
+from trifecta.experiments.summary import Estimate, RowSummary, summarise
 
 ROOT = Path(__file__).parent.parent
 SEEDS = 3

@@ -16,9 +16,9 @@ from typing import Any
 
 from conditions import conditions
 from trifecta.data import AUGMENTATIONS, DataConfig
-from trifecta.heads import Combined, CrossEntropy, SupervisedContrastive
+from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
-from trifecta.optimizers import OptimizerConfig
+from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 from trifecta.training import RunConfig, Trainer
 

@@ -7,8 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
+from trifecta._utils.devices import describe_device, resolve_device
 from trifecta.data import load_data
-from trifecta.devices import describe_device, resolve_device
 from trifecta.training import RunFolder, evaluate, load_network
 from trifecta.training.precision_choice import run_precision
 
@@ -23,6 +23,7 @@ def main() -> None:
     config, facts = folder.read_config()
     device = resolve_device(config.device)
     network, _ = load_network(folder, device)
+    assert config.data is not None
     test = load_data(config.data).to(device).test
     accuracy = {}
     for labels in (network.num_classes, 5, 4, 3, 2):

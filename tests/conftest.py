@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from trifecta.data import ImageData, ImageSet
+from trifecta.learning.counts import counts
+from trifecta.network import LocalNetwork
 
 # Workers side by side: more threads each would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -38,7 +41,7 @@ def _private_hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 @pytest.fixture(params=[0, 2**60], ids=["fused", "plain"])
 def window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small, and with the plain graph."""
-    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", request.param)
+    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", request.param)
 
 
 @pytest.fixture(scope="session")
@@ -75,3 +78,20 @@ def stripes_folder(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(0).numpy()).save(folder / f"{index:04}.png")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of equal networks cost the same: it is counted once a process."""
+    monkeypatch.setattr("trifecta.training.run.counts", _counts)
+
+
+def _counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None) -> dict[str, Any]:
+    shapes = tuple((name, tuple(p.shape)) for name, p in network.named_parameters())
+    key = (repr(network.method), repr(network.blocks), shapes, batch_size, total_steps)
+    if key not in _COUNTED:
+        _COUNTED[key] = counts(network, batch_size=batch_size, total_steps=total_steps)
+    return _COUNTED[key]
+
+
+_COUNTED: dict[Any, dict[str, Any]] = {}

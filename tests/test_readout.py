@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trifecta import build_network, get_method
-from trifecta.goodness import mean_square
+from trifecta.losses.goodness import mean_square
 from trifecta.readout import fuse, select_blocks
 
 

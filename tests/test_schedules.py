@@ -16,10 +16,10 @@ from trifecta.schedules import (
 SCHEDULES = [
     LAYER_WISE,
     OVERLAPPING,
-    Schedule(size=2, overlapping=True, close_last=False),
+    Schedule(size=2, overlapping=True, trains_remainder=False),
     Schedule(size=3, overlapping=True),
     Schedule(size=2),
-    Schedule(size=5, close_last=False),
+    Schedule(size=5, trains_remainder=False),
     END_TO_END,
 ]
 
@@ -33,20 +33,22 @@ def test_overlapping_windows_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize("num_blocks", [2, 3, 6, 7, 12])
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_idling_last_block_closes_exactly_where_the_published_rule_does(num_blocks: int, step: int) -> None:
-    schedule = Schedule(size=2, overlapping=True, close_last=False)
+    schedule = Schedule(size=2, overlapping=True, trains_remainder=False)
     received = [window.last for window in schedule.windows(step, num_blocks)]
     assert received == [k for k in range(num_blocks) if closes(k, step)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6, 7, 12])
-def test_windows_cover_every_block_once_or_leave_a_short_rest(schedule: Schedule, num_blocks: int) -> None:
+def test_windows_cover_deep_supervision_once_or_leave_a_short_rest(
+    schedule: Schedule, num_blocks: int
+) -> None:
     for step in range(6):
         windows = schedule.windows(step, num_blocks)
         covered = [k for window in windows for k in range(window.first, window.last + 1)]
         assert covered == list(range(len(covered)))
         idle = num_blocks - len(covered)
-        assert idle == 0 or (not schedule.close_last and idle < schedule.size)
+        assert idle == 0 or (not schedule.trains_remainder and idle < schedule.size)
         assert all(w.last - w.first + 1 <= (schedule.size or num_blocks) for w in windows)
 
 
@@ -59,7 +61,7 @@ def test_closing_blocks_and_reach_agree_with_the_windows(schedule: Schedule, num
             seen[last] = min(first, seen.get(last, first))
     assert schedule.closing_blocks(num_blocks) == tuple(sorted(seen))
     for last, first in seen.items():
-        assert schedule.reach(last, num_blocks) == range(first, last + 1)
+        assert schedule.trained_by(last, num_blocks) == range(first, last + 1)
 
 
 def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
@@ -69,13 +71,15 @@ def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
             assert any(w.first <= block < w.last for step in range(size) for w in schedule.windows(step, 7))
 
 
-def test_deep_supervision_has_a_loss_at_every_block_of_one_window() -> None:
+def test_deep_supervision_has_a_loss_at_deep_supervision_of_one_window() -> None:
     assert DEEPLY_SUPERVISED.windows(3, 4) == (Window(0, 3),)
     assert DEEPLY_SUPERVISED.closing_blocks(4) == (0, 1, 2, 3)
     assert DEEPLY_SUPERVISED.locality == "end-to-end"
 
 
-@pytest.mark.parametrize("schedule", [*(s for s in SCHEDULES if s.close_last), DEEPLY_SUPERVISED], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [*(s for s in SCHEDULES if s.trains_remainder), DEEPLY_SUPERVISED], ids=str
+)
 def test_a_schedule_reads_what_it_writes(schedule: Schedule) -> None:
     assert parse_schedule(str(schedule)) == schedule
 

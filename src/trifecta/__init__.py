@@ -6,16 +6,31 @@ normalisation, schedule, read-out. Start with :func:`train` and :class:`RunConfi
 """
 
 from trifecta.data import Augmentation, DataConfig, load_data
-from trifecta.heads import CrossEntropy, Symmetric, Threshold
-from trifecta.learner import Learner
-from trifecta.local_network import LocalNetwork, build_network
-from trifecta.methods import METHODS, Method, get_method
-from trifecta.networks import NETWORKS
-from trifecta.optimizers import OptimizerConfig
-from trifecta.pipeline import Pipeline
-from trifecta.recipes import RECIPES, get_recipe
+from trifecta.experiments.recipes import RECIPES, get_recipe
+from trifecta.inputs import ImagePairs, LabelInput
+from trifecta.learning import Learner, Pipeline
+from trifecta.losses import CrossEntropy, Head, Objective, Symmetric, Term, Threshold
+from trifecta.method import Method
+from trifecta.methods import METHODS, get_method
+from trifecta.network import LocalNetwork, build_network
+from trifecta.nn import NETWORKS, NetworkBuilder
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import Schedule, Window, parse_schedule
-from trifecta.training import Run, RunConfig, RunFolder, Trainer, evaluate, load_network, resume, train
+from trifecta.training import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    Run,
+    RunConfig,
+    RunFolder,
+    TensorBoardLogger,
+    TrainedModel,
+    Trainer,
+    evaluate,
+    load,
+    resume,
+    train,
+)
 
 __version__ = "0.1.0"
 
@@ -24,11 +39,19 @@ __all__ = [
     "NETWORKS",
     "RECIPES",
     "Augmentation",
+    "CSVLogger",
+    "Callback",
     "CrossEntropy",
     "DataConfig",
+    "EarlyStopping",
+    "Head",
+    "ImagePairs",
+    "LabelInput",
     "Learner",
     "LocalNetwork",
     "Method",
+    "NetworkBuilder",
+    "Objective",
     "OptimizerConfig",
     "Pipeline",
     "Run",
@@ -36,15 +59,18 @@ __all__ = [
     "RunFolder",
     "Schedule",
     "Symmetric",
+    "TensorBoardLogger",
+    "Term",
     "Threshold",
+    "TrainedModel",
     "Trainer",
     "Window",
     "build_network",
     "evaluate",
     "get_method",
     "get_recipe",
+    "load",
     "load_data",
-    "load_network",
     "parse_schedule",
     "resume",
     "train",

@@ -21,17 +21,22 @@ class Schedule:
 
     With ``overlapping`` the partition shifts by one block each step, so that neighbours always come to
     share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at even
-    steps and (0)(1,2)(3,4)… at odd ones. What is left over at the end is a shorter window where
-    ``close_last``, and learns nothing at that step otherwise, as in the paper's published code. With
-    ``every_block`` a window has a loss at each of its blocks, not only at its last (deep supervision).
-    With ``restarts`` steps are counted within their epoch, as in the published code of Dooms et al. 2023:
-    where epochs have an odd number of steps, two even ones meet.
+    steps and (0)(1,2)(3,4)… at odd ones.
+
+    Attributes:
+        size: blocks in a window.
+        overlapping: whether the partition shifts by one block each step.
+        trains_remainder: whether the blocks left over at the end are a shorter window; they learn nothing
+            at that step otherwise, as in the published code of Dooms et al. 2023.
+        deep_supervision: whether a window has a loss at each of its blocks, not only at its last.
+        restarts: whether steps are counted within their epoch, as in the same code: where epochs have an
+            odd number of steps, two even ones meet.
     """
 
     size: int = 1
     overlapping: bool = False
-    close_last: bool = True
-    every_block: bool = False
+    trains_remainder: bool = True
+    deep_supervision: bool = False
     restarts: bool = False
 
     def __post_init__(self) -> None:
@@ -49,16 +54,16 @@ class Schedule:
         edges = [0, *range(lead or size, num_blocks, size)]
         windows = [Window(a, b - 1) for a, b in zip(edges, [*edges[1:], num_blocks], strict=True)]
         is_remainder = edges[-1] > 0 and num_blocks - edges[-1] < size
-        return tuple(windows[:-1] if is_remainder and not self.close_last else windows)
+        return tuple(windows[:-1] if is_remainder and not self.trains_remainder else windows)
 
     def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
         """Blocks at which a loss stands at some step, and so need an objective, in order."""
-        if self.every_block:
+        if self.deep_supervision:
             return tuple(range(num_blocks))
         cycle = range(self.size if self.overlapping else 1)
         return tuple(sorted({w.last for t in cycle for w in self.windows(t, num_blocks)}))
 
-    def reach(self, last: int, num_blocks: int) -> range:
+    def trained_by(self, last: int, num_blocks: int) -> range:
         """Blocks that the objective at block ``last`` trains at some step."""
         cycle = range(self.size if self.overlapping else 1)
         return range(
@@ -68,7 +73,7 @@ class Schedule:
 
     @property
     def locality(self) -> str:
-        """What crosses a block: ``strict``, ``overlapping``, ``blockwise`` or ``end-to-end``."""
+        """What crosses a block: ``strict`` (nothing), ``overlapping``, ``blockwise`` or ``end-to-end``."""
         if self.size == 0:
             return "end-to-end"
         if self.overlapping:
@@ -86,10 +91,10 @@ class Schedule:
 LAYER_WISE = Schedule(size=1)
 OVERLAPPING = Schedule(size=2, overlapping=True)
 END_TO_END = Schedule(size=0)
-DEEPLY_SUPERVISED = Schedule(size=0, every_block=True)
+DEEPLY_SUPERVISED = Schedule(size=0, deep_supervision=True)
 
 
-def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
+def parse_schedule(text: str) -> Schedule:
     """Read ``layer-wise``, ``overlapping[:K]``, ``blockwise:K``, ``end-to-end``, ``deeply-supervised``.
 
     Raises:
@@ -98,8 +103,7 @@ def parse_schedule(text: str, *, close_last: bool = True) -> Schedule:
     name, _, number = text.partition(":")
     size = int(number) if number.isdecimal() else 2
     if name in ("overlapping", "blockwise") and size and (number.isdecimal() or not number):
-        overlapping = name == "overlapping"
-        return Schedule(size=size, overlapping=overlapping, close_last=close_last)
+        return Schedule(size=size, overlapping=name == "overlapping")
     if text == "layer-wise":
         return LAYER_WISE
     if text == "end-to-end":

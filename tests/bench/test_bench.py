@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 
 from trifecta import METHODS, Learner, build_network, get_method
-from trifecta.bench import CONTESTANTS, Setting, measure_inference, measure_memory, measure_speed
+from trifecta.bench import VARIANTS, Setting, measure_inference, measure_memory, measure_speed
 from trifecta.bench import accuracy as accuracy_module
 from trifecta.bench import published as published_module
 from trifecta.bench.accuracy import seconds_to
 from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
-from trifecta.bench.contestants import contestant_of, select
 from trifecta.bench.memory import training_memory
 from trifecta.bench.probe import SavedBytes
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_turns
+from trifecta.bench.variants import select, variant_of
 from trifecta.bench.work import (
     forward_multiply_adds,
     prediction_multiply_adds,
     training_multiply_adds,
 )
 from trifecta.data import DataConfig
-from trifecta.learner import LocalStep
-from trifecta.local_network import LocalNetwork
-from trifecta.recipes.paper import published_trifecta
+from trifecta.experiments.recipes.paper import published_trifecta
+from trifecta.learning import LocalStep
+from trifecta.network import LocalNetwork
 from trifecta.training import RunConfig
 
 TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")
@@ -55,7 +55,7 @@ def assert_same_weights(first: LocalNetwork, second: LocalNetwork) -> None:
         torch.testing.assert_close(state[name], value)
 
 
-def test_contestants_take_turns_after_a_warm_up() -> None:
+def test_variants_take_turns_after_a_warm_up() -> None:
     order: list[str] = []
     turns: dict[str, Turn] = {name: partial(order.append, name) for name in "abc"}
     seconds = take_turns(turns, TINY, rounds=4, say=silent)
@@ -67,11 +67,11 @@ def test_a_ratio_is_of_medians_and_its_spread_within_rounds() -> None:
     assert ratio([4.0, 6.0, 8.0], [2.0, 2.0, 4.0]) == {"median": 3.0, "low": 2.0, "high": 3.0}
 
 
-def test_every_contestant_trains_and_is_reported_beside_backprop() -> None:
+def test_every_variant_trains_and_is_reported_beside_backprop() -> None:
     report = measure_speed(TINY, select(None), rounds=1, say=silent)
     rows = {row["name"]: row for row in report["rows"]}
-    assert set(rows) == {contestant.name for contestant in select(None)}
-    assert set(METHODS) <= set(CONTESTANTS)
+    assert set(rows) == {variant.name for variant in select(None)}
+    assert set(METHODS) <= set(VARIANTS)
     for row in rows.values():
         speed = row["images_per_second"]
         assert 0 < speed["low"] <= speed["median"] <= speed["high"]
@@ -103,7 +103,7 @@ def test_every_turn_has_so_many_steps_and_a_pipeline_takes_them_all(
 
 def test_every_predictor_is_reported() -> None:
     report = measure_inference(
-        TINY, [CONTESTANTS[n] for n in ("trifecta-shortlist", "published")], rounds=1, say=silent
+        TINY, [VARIANTS[n] for n in ("trifecta-shortlist", "published")], rounds=1, say=silent
     )
     assert [row["name"] for row in report["rows"]] == ["trifecta-shortlist", "published"]
 
@@ -134,7 +134,7 @@ def test_the_plain_published_rule_moves_weights_as_the_library_does(
     learner = Learner(network, steps_per_epoch=5)
     images, labels = batch()
     monkeypatch.setattr(published_module, "wrong_labels", lambda labels, _: (labels + 1) % 3)
-    monkeypatch.setattr("trifecta.first_input.wrong_labels", lambda labels, *_: (labels + 1) % 3)
+    monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda labels, *_: (labels + 1) % 3)
     for step in range(8):
         if step == 5:
             plain.start_epoch()
@@ -167,9 +167,9 @@ def test_accumulated_backprop_moves_weights_as_backprop_does_where_no_norm_sees_
     assert_same_weights(network, accumulated.network)
 
 
-def saved_bytes(contestant: str, depth: int) -> int:
+def saved_bytes(variant: str, depth: int) -> int:
     setting = replace(TINY, network=f"equal:{depth}:4")
-    trainer = CONTESTANTS[contestant].build(setting)
+    trainer = VARIANTS[variant].build(setting)
     images, labels = setting.batch()
     gc.collect()
     with SavedBytes() as saved:
@@ -180,15 +180,13 @@ def saved_bytes(contestant: str, depth: int) -> int:
 
 @pytest.fixture
 def fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.learner.LEAST_FUSED_BYTES", 0)
+    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", 0)
 
 
 @pytest.mark.usefixtures("fused_however_small")
-@pytest.mark.parametrize(
-    "contestant", ["trifecta", "class-groups", "ff", "trifecta-plain-graph", "published"]
-)
-def test_what_a_local_graph_holds_does_not_grow_with_depth(contestant: str) -> None:
-    assert saved_bytes(contestant, 4) == saved_bytes(contestant, 12)
+@pytest.mark.parametrize("variant", ["trifecta", "class-groups", "ff", "trifecta-plain-graph", "published"])
+def test_what_a_local_graph_holds_does_not_grow_with_depth(variant: str) -> None:
+    assert saved_bytes(variant, 4) == saved_bytes(variant, 12)
 
 
 @pytest.mark.usefixtures("fused_however_small")
@@ -213,6 +211,7 @@ def test_saved_bytes_count_shared_memory_once_and_forget_what_is_freed() -> None
         del both
 
 
+@pytest.mark.slow
 def test_memory_is_measured_in_processes_of_its_own() -> None:
     rows = measure_memory(
         TINY, select("trifecta,backprop"), ["equal:2:4", "equal:6:4"], rounds=1, say=silent
@@ -225,33 +224,35 @@ def test_memory_is_measured_in_processes_of_its_own() -> None:
     assert rows[3]["saved_bytes"] == saved_bytes("backprop", 6)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() -> None:
-    """Of a method that is no contestant by its name."""
+    """Of a method that is no variant by its name."""
     method = replace(get_method("backprop"), optimizer=get_method("superfecta").optimizer)
     config = RunConfig(data=DataConfig(source="digits"), method=method, width=0.2, batch_size=6)
     setting = Setting.of(config, (1, 8, 8), 3)
     found = training_memory(setting, replace(config, precision="fp32"))
     wide = replace(TINY, width=0.2)
-    trainer = CONTESTANTS["backprop-muon"].build(wide)
+    trainer = VARIANTS["backprop-muon"].build(wide)
     with SavedBytes() as saved:
         trainer.step(*wide.batch())
     assert found["saved_bytes"] == saved.most
-    assert contestant_of(replace(config, pipeline=2)).pipeline == 2
+    assert variant_of(replace(config, pipeline=2)).pipeline == 2
 
 
 def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:
     """In whichever threads they are made; at least one block's, at most all that are under way."""
     setting = replace(TINY, network="equal:12:4")
-    contestant = CONTESTANTS["superfecta-pipeline"]
-    trainer = contestant.build(setting)
+    variant = VARIANTS["superfecta-pipeline"]
+    trainer = variant.build(setting)
     assert isinstance(trainer, Learner)
     with SavedBytes() as saved:
         saved.follow(trainer)
-        contestant.train(trainer, [setting.batch()] * 8)
+        variant.train(trainer, [setting.batch()] * 8)
     alone = saved_bytes("superfecta", 12)
-    assert alone <= saved.most <= contestant.pipeline * alone
+    assert alone <= saved.most <= variant.pipeline * alone
 
 
+@pytest.mark.slow
 def test_a_probe_that_fails_says_why() -> None:
     too_small = replace(TINY, image_shape=(1, 2, 2))
     with pytest.raises(RuntimeError, match=r"backprop on small failed.*--image-size 8"):

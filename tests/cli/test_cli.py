@@ -15,7 +15,7 @@ from PIL import Image
 from command import run
 from trifecta import METHODS, NETWORKS, __version__
 from trifecta.cli import main
-from trifecta.recipes import RECIPES, TABLES
+from trifecta.experiments.recipes import RECIPES, TABLES
 
 QUICK = ["--width", "0.05", "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
 
@@ -66,34 +66,41 @@ def test_runs_without_out_are_numbered(
     for _ in range(2):
         assert run(capsys, "train", "--data", stripes_folder, *QUICK)[0] == 0
     names = sorted(p.name for p in (tmp_path / "runs").iterdir())
-    assert names == [f"{stripes_folder.name}-trifecta-small-{number}" for number in (1, 2)]
+    assert names == [f"{stripes_folder.name}-superfecta-small-{number}" for number in (1, 2)]
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("settings", "expected"),
     [
-        (["--loss", "threshold", "--threshold", "1.5"], {"kind": "threshold", "threshold": 1.5}),
-        (["--normalization", "layer"], "layer"),
-        (["--schedule", "layer-wise"], {"size": 1, "overlapping": False}),
-        (["--schedule", "blockwise:3"], {"size": 3, "overlapping": False}),
-        (["--schedule", "end-to-end"], {"size": 0}),
-        (["--idle-last"], {"size": 2, "overlapping": True, "close_last": False}),
-        (["--label-input", "overlay", "--readout", "1,3", "--ownership", "objective"], "overlay"),
-        (["--method", "ff", "--goodness", "sum-square"], {"goodness": "sum-square"}),
+        (["objective=threshold", "objective.threshold=1.5"], {"kind": "threshold", "threshold": 1.5}),
+        (["normalization=layer"], "layer"),
+        (["schedule=layer-wise"], {"size": 1, "overlapping": False}),
+        (["schedule=blockwise:3"], {"size": 3, "overlapping": False}),
+        (["schedule=end-to-end"], {"size": 0}),
+        (["schedule.trains_remainder=false"], {"size": 2, "overlapping": True, "trains_remainder": False}),
+        (["label_input=overlay", "readout=1,3", "optimizer.ownership=objective"], "overlay"),
+        (["objective.goodness=sum-square"], {"goodness": "sum-square"}),
+        (
+            ["optimizer.algorithm=torch.optim:SGD", "optimizer.arguments.momentum=0.9"],
+            {"arguments": {"momentum": 0.9}},
+        ),
     ],
 )
 def test_each_technique_is_switched_on_its_own(
     capsys: pytest.CaptureFixture[str],
     stripes_folder: Path,
     tmp_path: Path,
-    options: list[str],
+    settings: list[str],
     expected: object,
 ) -> None:
     import yaml
 
     out = tmp_path / "run"
+    options = [word for setting in settings for word in ("--set", f"method.{setting}")]
     status, _, err = run(
-        capsys, "train", "--data", stripes_folder, "--out", out, *QUICK, "--epochs", "1", *options
+        capsys,
+        *("train", "--data", stripes_folder, "--method", "trifecta", "--out", out),
+        *(*QUICK, "--epochs", "1", *options),
     )
     assert status == 0, err
     method = yaml.safe_load((out / "config.yaml").read_text())["method"]
@@ -106,7 +113,11 @@ def test_each_technique_is_switched_on_its_own(
 
 @pytest.mark.parametrize(
     ("method", "network"),
-    [*((method, "small") for method in METHODS), *(("trifecta", network) for network in NETWORKS)],
+    [
+        ("trifecta", "mlp"),
+        *(pytest.param(method, "small", marks=pytest.mark.slow) for method in METHODS),
+        *(pytest.param("superfecta", network, marks=pytest.mark.slow) for network in NETWORKS),
+    ],
 )
 def test_every_method_and_every_network_trains(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path, method: str, network: str
@@ -177,27 +188,39 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 MISTAKES = {
     "unknown method": (["--method", "trifect"], r"unknown method 'trifect': did you mean trifecta"),
     "unknown network": (["--network", "smal"], r"unknown network 'smal': did you mean small"),
-    "unknown loss": (["--loss", "symetric"], r"unknown loss 'symetric': did you mean symmetric"),
+    "unknown loss": (["--set", "method.objective=symetric"], r"'symetric': did you mean symmetric"),
+    "unknown setting": (["--set", "method.schedul.size=2"], r"'schedul': did you mean schedule"),
+    "setting without value": (["--set", "method.dropout"], r"--set takes setting=value"),
+    "setting of a number": (["--set", "width.x=1"], r"width has no settings of its own"),
+    "setting of another type": (["--set", "method.schedule.size=two"], r"not a run's settings: .*size"),
     "unknown option": (["--lerning-rate", "1"], r"--lerning-rate.*--learning-rate"),
-    "unknown schedule": (["--schedule", "olu"], r"unknown schedule 'olu': use layer-wise"),
-    "unknown normalisation": (["--normalization", "group"], r"received 'group'"),
+    "unknown schedule": (["--set", "method.schedule=olu"], r"unknown schedule 'olu': use layer-wise"),
+    "unknown normalisation": (["--set", "method.normalization=group"], r"unknown normalization 'group'"),
     "unknown augmentation": (["--augment", "flop"], r"unknown augmentation 'flop'"),
     "not a number": (["--epochs", "many"], r"'many' is not a valid integer"),
     "no epochs": (["--epochs", "0"], r"--epochs.*at least 1"),
-    "no threads": (["--pipeline", "0"], r"--pipeline is a number of threads, 1 or more: received 0"),
+    "no threads": (["--set", "pipeline=0"], r"pipeline is a number of threads, 1 or more: received 0"),
     "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
     "batch larger than the set": (["--batch-size", "5000"], r"batch of 5000 .*--batch-size 216"),
     "no such device": (["--device", "cuda:9"], r"no such device 'cuda:9': this machine has cpu"),
     "nonsense device": (["--device", "gpu"], r"no such device 'gpu'"),
-    "read-out without scores": (["--readout", "9"], r"choose from \[0, 1, 2, 3, 4, 5\]"),
-    "alpha of another loss": (["--loss", "threshold", "--alpha", "2"], r"--alpha is not a setting"),
-    "pairs without labels": (["--label-input", "none"], r"change --loss or --label-input"),
+    "read-out without scores": (["--set", "method.readout='9'"], r"choose from \[0, 1, 2, 3, 4, 5\]"),
+    "alpha of another loss": (
+        ["--set", "method.objective=threshold", "--set", "method.objective.alpha=2"],
+        r"unknown setting of objective 'alpha'",
+    ),
+    "pairs without labels": (["--method", "ff", "--set", "method.label_input=none"], r"change one of them"),
     "validation of everything": (["--validation", "1"], r"--validation is a fraction"),
     "image size": (["--image-size", "big"], r"'big' is not a size in pixels such as 32"),
     "images too small": (["--image-size", "4"], r"use --image-size 8 or more"),
-    "test split missing": (["--test-split", "exam"], r"no split 'exam', the source has train, test"),
-    "column missing": (["--label-column", "grade"], r"no column 'grade' among image"),
-    "recipe and config": (["--recipe", "demo", "--config", "x.yaml"], r"give one of them"),
+    "test split missing": (
+        ["--set", "data.test_split=exam"],
+        r"no split 'exam', the source has train, test",
+    ),
+    "column missing": (["--set", "data.label_column=grade"], r"no column 'grade' among image"),
+    "no such config": (["--recipe", "x.yaml"], r"cannot read settings from x.yaml"),
+    "module not named": (["--network", "my_parts:tiny"], r"name it with --import my_parts"),
+    "module not there": (["--import", "no_such_module"], r"cannot import no_such_module"),
 }
 
 
@@ -331,7 +354,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    longer = [*QUICK, "--epochs", "40"]
+    longer = [*QUICK, "--epochs", "12"]
     command = [sys.executable, "-m", "trifecta", "train", "--data", str(stripes_folder), "--out", str(out)]
     with subprocess.Popen([*command, *longer], stderr=subprocess.PIPE, text=True) as process:
         while not (out / "history.jsonl").is_file() or not (out / "history.jsonl").read_text():

@@ -7,7 +7,7 @@ import pytest
 
 from command import run
 from trifecta.bench.setting import Setting
-from trifecta.recipes.league import LEAGUE
+from trifecta.experiments.recipes.comparison import COMPARISONS
 from trifecta.training import RunConfig
 
 ASKED: list[tuple[RunConfig, Setting]] = []
@@ -94,13 +94,13 @@ def test_rivals_run_as_rows_of_their_own_at_their_own_width(
     arguments += ["--pipeline", "2", "--json"]
     rows = json.loads(run(capsys, *arguments)[1])
     assert [row["recipe"] for row in rows] == [
-        f"league-{name}-small-{stripes_folder.name}" for name in names
+        f"compared-{name}-small-{stripes_folder.name}" for name in names
     ]
     assert {row["beside"] for row in rows} == {rows[1]["recipe"]}
     assert rows[0]["parameters"] == pytest.approx(rows[2]["parameters"], rel=0.01)
     assert rows[1]["width"] == 0.125 < rows[2]["width"]
     # Memory is asked for as the run was made: its method, its width, blocks two at a time where that gains.
-    assert [run.method for run, _ in ASKED] == [LEAGUE[name]() for name in names]
+    assert [run.method for run, _ in ASKED] == [COMPARISONS[name]() for name in names]
     assert [setting.width for _, setting in ASKED] == [row["width"] for row in rows]
     assert [run.pipeline for run, _ in ASKED] == [2, 1, 1]
 
@@ -124,7 +124,7 @@ def test_a_figure_of_runs_without_times_is_not_drawn(
         (["--methods", "class-group"], "unknown method 'class-group': did you mean class-groups"),
         (["--methods", "backprop-moun"], "unknown method 'backprop-moun': did you mean backprop-muon"),
         (["--networks", "smal"], "unknown network 'smal': did you mean small"),
-        (["--budget", "tiny"], "unknown budget of league-backprop-small-digits 'tiny'"),
+        (["--budget", "tiny"], "unknown budget of compared-backprop-small-digits 'tiny'"),
         (["--thresholds", "70"], "--thresholds are numbers between 0 and 1"),
         (["--figure", "x.gif"], "a figure is .svg, .png, .pdf"),
     ],

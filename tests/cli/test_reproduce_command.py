@@ -9,9 +9,9 @@ import pytest
 
 from command import run
 from trifecta.data import DataConfig
+from trifecta.experiments.recipes import TABLES, Budget, Published, Recipe, ResultTable
+from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.methods import get_method
-from trifecta.recipes import TABLES, Budget, Published, Recipe, ResultTable
-from trifecta.recipes.ablation import FACTORS
 from trifecta.training import RunConfig
 
 

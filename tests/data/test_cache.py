@@ -108,6 +108,7 @@ def write_many_times(folder: str) -> None:
         assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
 
 
+@pytest.mark.slow
 def test_two_processes_may_write_one_entry() -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=write_many_times, args=(str(cache_folder()),)) for _ in range(2)]

@@ -72,7 +72,9 @@ def test_image_folders_with_splits(folder: Path) -> None:
 
 def test_an_image_folder_without_splits_is_held_out_from(folder: Path) -> None:
     write_classes(folder, {"a": [grey(k) for k in range(20)], "b": [grey(100 + k) for k in range(10)]})
-    with pytest.raises(ValueError, match=r"no split 'test', the source has train: .*--hold-out 0.2"):
+    with pytest.raises(
+        ValueError, match=r"no split 'test', the source has train: .*--set data.hold_out=0.2"
+    ):
         load(folder)
     data = load(folder, hold_out=0.2)
     assert data.test.labels.tolist() == [0] * 4 + [1] * 2
@@ -96,7 +98,7 @@ def test_validation_is_a_stratified_part_of_training_and_statistics_leave_it_out
 
 def test_hold_out_is_refused_where_there_is_a_test_split(folder: Path) -> None:
     hub_source(folder)
-    with pytest.raises(ValueError, match="has a split 'test' of its own: drop --hold-out"):
+    with pytest.raises(ValueError, match=r"has a split 'test' of its own: drop --set data\.hold_out"):
         load(folder, hold_out=0.5)
     assert len(load(folder, hold_out=0.5, test_split="none").test) == 4
 
@@ -126,7 +128,7 @@ def test_a_configuration_named_in_the_readme(folder: Path) -> None:
     (folder / "README.md").write_text(f"{card}---\n")
     assert len(load(folder, subset="cropped_digits").train) == 20
     assert len(load(folder, subset="cropped_digits", train_split="extra").train) == 30
-    with pytest.raises(ValueError, match="--subset"):
+    with pytest.raises(ValueError, match=r"--set data\.subset"):
         load(folder, subset="full_numbers")
 
 
@@ -135,7 +137,7 @@ def test_the_finest_labels_are_taken_and_said(folder: Path) -> None:
     labels = {"coarse_label": [0, 1, 1, 0], "fine_label": [0, 1, 2, 0]}
     for split in ("train", "test"):
         write_hub(folder, split, [png(grey(k)) for k in range(4)], labels, names)
-    with pytest.warns(UserWarning, match="column 'fine_label'.*--label-column"):
+    with pytest.warns(UserWarning, match="column 'fine_label'.*--set data.label_column"):
         data = load(folder)
     assert data.classes == ("a", "b", "c")
     assert data.train.labels.tolist() == [0, 1, 2, 0]
@@ -160,7 +162,7 @@ def test_an_arbitrary_choice_between_images_is_said(folder: Path) -> None:
     columns = {"left": [png(grey(7))] * 2, "right": [png(grey(8))] * 2, "label": [0, 1]}
     for split in ("train", "test"):
         write_plain(folder, split, columns)
-    with pytest.warns(UserWarning, match="column 'left', of left, right: .*--image-column"):
+    with pytest.warns(UserWarning, match="column 'left', of left, right: .*--set data.image_column"):
         assert load(folder).train.images[0, 0, 1, 1] == 7
 
 
@@ -199,7 +201,9 @@ def test_the_digits_can_be_resized_and_held_out_otherwise() -> None:
 
 
 def test_settings_that_the_digits_ignore_are_said() -> None:
-    with pytest.warns(UserWarning, match="--subset, --label-column: not used with the embedded digits"):
+    with pytest.warns(
+        UserWarning, match="data.subset, data.label_column: not used with the embedded digits"
+    ):
         load_data(DataConfig(source="digits", subset="x", label_column="y"))
 
 

@@ -19,6 +19,7 @@ def load(name: str, **options: str | float) -> ImageData:
     return load_data(DataConfig(source=str(folder), **options))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_mnist() -> None:
     data = load("mnist", validation=0.0)
     assert (len(data.train), len(data.test)) == (60000, 10000)
@@ -30,6 +31,7 @@ def test_mnist() -> None:
     assert data.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
 
 
+@pytest.mark.slow
 def test_fashion_mnist_validates_on_the_same_images_of_every_class() -> None:
     # Its test split stands in for both, to be quick.
     first, second = (
@@ -44,6 +46,7 @@ def test_fashion_mnist_validates_on_the_same_images_of_every_class() -> None:
     assert first.classes[0] == "T - shirt / top"
 
 
+@pytest.mark.slow
 def test_cifar10() -> None:
     data = load("cifar10", validation=0.0)
     assert (len(data.train), len(data.test)) == (50000, 10000)

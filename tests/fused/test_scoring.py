@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from trifecta import METHODS, build_network, get_method, local_network
-from trifecta.fused import Stage, chunks, infer_block
-from trifecta.labels import LABEL_INPUTS
-from trifecta.local_network import LocalNetwork
-from trifecta.shortlist import Shortlist
+from matrix import methods
+from trifecta import build_network, get_method, prediction
+from trifecta.fused import FusedBlock, chunks, infer_block
+from trifecta.inputs.labels import LABEL_INPUTS
+from trifecta.network import LocalNetwork
+from trifecta.readout import Shortlist
 
 SHAPE, CLASSES = (2, 9, 8), 5
 
@@ -48,7 +49,7 @@ def one_label_at_a_time(network: LocalNetwork, images: Tensor) -> list[Tensor]:
 def test_all_labels_at_once_score_as_each_alone(
     network: str, label_input: str, normalization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_network, "LABELLED_SAMPLES", 2 * CLASSES + 1)
+    monkeypatch.setattr(prediction, "LABELLED_SAMPLES", 2 * CLASSES + 1)
     monkeypatch.setattr(chunks, "_CPU_BYTES", 8 * 5 * 72 * 7)
     built = network_of("trifecta", network, label_input, normalization)
     images = torch.randn(5, *SHAPE, dtype=torch.float64)
@@ -59,9 +60,9 @@ def test_all_labels_at_once_score_as_each_alone(
         torch.testing.assert_close(block, scores)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 def test_without_a_graph_the_scores_are_those_of_the_graph(method: str) -> None:
-    normalization = get_method(method).normalization
+    normalization = str(get_method(method).normalization)
     built = network_of(method, "small", None, normalization)
     for parameter in built.head(5).parameters():
         # A classifier may start at zero.
@@ -77,12 +78,12 @@ def test_memory_of_a_pass_is_bounded_by_samples_not_by_images(monkeypatch: pytes
     seen = []
     built = network_of("trifecta", "small", "channel", "batch")
 
-    def watched(stage: Stage, x: Tensor) -> object:
+    def watched(layers: FusedBlock, x: Tensor) -> object:
         seen.append(len(x))
-        return infer_block(stage, x)
+        return infer_block(layers, x)
 
-    monkeypatch.setattr(local_network, "LABELLED_SAMPLES", 4 * CLASSES)
-    monkeypatch.setattr(local_network, "infer_block", watched)
+    monkeypatch.setattr(prediction, "LABELLED_SAMPLES", 4 * CLASSES)
+    monkeypatch.setattr(prediction, "infer_block", watched)
     with torch.no_grad():
         built(torch.randn(11, *SHAPE, dtype=torch.float64))
     assert max(seen) == 4 * CLASSES

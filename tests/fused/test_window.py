@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta import Learner, build_network, get_method
-from trifecta import learner as learner_module
-from trifecta.blocks import BlockStyle, conv_block, linear_block
-from trifecta.fused import Stage, chunks, run_window, stages_of
-from trifecta.goodness import Moments, mean_square
-from trifecta.heads import Symmetric
-from trifecta.objectives import symmetric_loss
-from trifecta.patches import patch_means
-from trifecta.precision import autocast
+from trifecta._utils.precision import autocast
+from trifecta.fused import FusedBlock, chunks, fused_blocks, run_window
+from trifecta.learning import window_loss as window_loss_module
+from trifecta.losses import Symmetric
+from trifecta.losses.functional import symmetric_loss
+from trifecta.losses.goodness import ChannelSums, mean_square
+from trifecta.nn.blocks import BlockStyle, conv_block, linear_block
+from trifecta.nn.pooling import patch_means
 
-Loss = Callable[[Tensor, Moments], Tensor]
+Loss = Callable[[Tensor, ChannelSums], Tensor]
 
 # Statistics that change while they are used are not worth a second implementation.
 FUSED = ["batch", "layer", "length", "none"]
@@ -53,9 +53,9 @@ def with_random_scales(blocks: nn.ModuleList) -> nn.ModuleList:
     return blocks
 
 
-def moments_of(features: Tensor) -> Moments:
+def moments_of(features: Tensor) -> ChannelSums:
     flat = features.reshape(*features.shape[:2], -1)
-    return Moments(sums=flat.sum(2), squares=flat.square().sum(2), positions=flat.shape[2])
+    return ChannelSums(sums=flat.sum(2), squares=flat.square().sum(2), positions=flat.shape[2])
 
 
 def weighted(values: Tensor) -> Tensor:
@@ -71,14 +71,12 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def gradients(
-    blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool, recompute: bool = False
-) -> list[Tensor]:
+def gradients(blocks: nn.ModuleList, x: Tensor, loss: Loss, *, fused: bool) -> list[Tensor]:
     blocks, x = copy.deepcopy(blocks), x.clone().requires_grad_()
     if fused:
-        stages = stages_of(blocks)
+        stages = fused_blocks(blocks)
         assert stages is not None
-        torch.autograd.backward(loss(*run_window(stages, x, recompute=recompute)))
+        torch.autograd.backward(loss(*run_window(stages, x)))
     else:
         features = x
         for block in blocks:
@@ -92,10 +90,9 @@ def gradients(
 
 def assert_equal(blocks: nn.ModuleList, x: Tensor, loss: Loss) -> None:
     plain = gradients(blocks, x, loss, fused=False)
-    for recompute in (False, True):
-        fused = gradients(blocks, x, loss, fused=True, recompute=recompute)
-        for expected, found in zip(plain, fused, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    fused = gradients(blocks, x, loss, fused=True)
+    for expected, found in zip(plain, fused, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -132,7 +129,7 @@ def test_fully_connected_blocks_too(normalization: str, loss: str) -> None:
 def test_constant_channels_get_no_gradient_and_the_others_the_same(normalization: str) -> None:
     blocks = conv_blocks((True, False), normalization)
     x = torch.randn(7, 3, 8, 6, requires_grad=True)
-    stages = stages_of(blocks)
+    stages = fused_blocks(blocks)
     assert stages is not None
     whole, part = (
         torch.autograd.grad(weighted(run_window(stages, x, constant_channels=n)[1].squares), x)[0]
@@ -156,7 +153,7 @@ def test_settled_samples_cost_nothing_and_change_nothing_within_a_block() -> Non
     x = torch.randn(7, 3, 8, 6)
     matters = torch.tensor([1.0, 0, 0, 1, 1, 0, 1])
     parameters = list(blocks.parameters())
-    stages = stages_of(blocks)
+    stages = fused_blocks(blocks)
     assert stages is not None
     every, some = (
         torch.autograd.grad(
@@ -172,7 +169,7 @@ def test_the_gradient_of_the_samples_left_is_as_if_they_were_the_batch() -> None
     block = conv_block((3, 8, 8), 4)
     x = torch.randn(7, 3, 8, 6, requires_grad=True)
     matters = torch.tensor([True, False, False, True, True, False, True])
-    stages = stages_of([block])
+    stages = fused_blocks([block])
     assert stages is not None
     moments = run_window(stages, x, skip_zero_rows=True)[1]
     gradient = torch.autograd.grad((moments.squares.sum(1) * matters).sum(), x)[0]
@@ -185,10 +182,9 @@ def test_the_gradient_of_the_samples_left_is_as_if_they_were_the_batch() -> None
     torch.testing.assert_close(gradient[matters], left / (variance + 1e-5).sqrt())
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(recompute: bool) -> None:
+def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output() -> None:
     blocks = nn.ModuleList([conv_block((8, 8, 8), 16, pool=True), conv_block((16, 8, 8), 8)])
-    stages = stages_of(blocks)
+    stages = fused_blocks(blocks)
     assert stages is not None
     x = torch.randn(4, 8, 8, 8)
     kept = 0
@@ -199,9 +195,9 @@ def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(r
         return tensor
 
     with saved_tensors_hooks(count, lambda tensor: tensor):
-        run_window(stages, x, recompute=recompute)
+        run_window(stages, x)
     pooled = 4 * 16 * 4 * 4
-    activations = x.nbytes + 8 * 4 * 8 * 4 * 4 + (0 if recompute else 8 * pooled)
+    activations = x.nbytes + 8 * 4 * 8 * 4 * 4 + 8 * pooled
     statistics = 8 * 2 * (8 + 16)
     assert kept == activations + pooled // 4 + statistics
 
@@ -217,13 +213,13 @@ def test_a_window_keeps_its_input_its_activations_and_two_bits_a_pooled_output(r
     ids=["unnormalised", "bare", "longer", "nested"],
 )
 def test_blocks_of_another_make_are_left_to_the_plain_graph(block: nn.Module) -> None:
-    assert stages_of([conv_block((3, 8, 8), 3), block]) is None
+    assert fused_blocks([conv_block((3, 8, 8), 3), block]) is None
 
 
 def test_a_watched_block_is_left_to_the_plain_graph() -> None:
     block = conv_block((3, 8, 8), 4)
     block.get_submodule("weights").register_forward_hook(lambda *_: None)
-    assert stages_of([block]) is None
+    assert fused_blocks([block]) is None
 
 
 @pytest.mark.parametrize(
@@ -247,10 +243,10 @@ def test_a_part_that_computes_something_else_is_left_to_the_plain_graph(
     change: dict[str, nn.Module],
 ) -> None:
     block = conv_block((3, 8, 8), 4, pool=True)
-    assert stages_of([block]) is not None
+    assert fused_blocks([block]) is not None
     for name, module in change.items():
         setattr(block, name, module)
-    assert stages_of([block]) is None
+    assert fused_blocks([block]) is None
 
 
 def relative_errors(precision: str, seed: int, *, fused: bool) -> list[float]:
@@ -260,13 +256,13 @@ def relative_errors(precision: str, seed: int, *, fused: bool) -> list[float]:
     x = torch.randn(48, 3, 16, 12)
     fast = copy.deepcopy(exact).float()
 
-    def gradients_of(moments: Moments, blocks: nn.ModuleList) -> tuple[Tensor, ...]:
+    def gradients_of(moments: ChannelSums, blocks: nn.ModuleList) -> tuple[Tensor, ...]:
         loss = symmetric_loss(*mean_square(moments).chunk(2))
         return torch.autograd.grad(loss, list(blocks.parameters()))
 
     expected = gradients_of(moments_of(exact[1](exact[0](x))), exact)
     with autocast(precision, x.device):
-        stages = stages_of(fast)
+        stages = fused_blocks(fast)
         assert stages is not None
         if fused:
             features, moments = run_window(stages, x.float())
@@ -296,11 +292,11 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
 ) -> None:
     fused: list[int] = []
 
-    def counted(stages: Sequence[Stage], x: Tensor, **options: Any) -> tuple[Tensor, Moments]:
+    def counted(stages: Sequence[FusedBlock], x: Tensor, **options: Any) -> tuple[Tensor, ChannelSums]:
         fused.append(len(stages))
         return run_window(stages, x, **options)
 
-    monkeypatch.setattr(learner_module, "run_window", counted)
+    monkeypatch.setattr(window_loss_module, "run_window", counted)
     # The first response: 12 samples, or 6 without negatives, of 3 channels of 8×8 numbers of 8 bytes.
     pairs, alone = 12 * 3 * 8 * 8 * 8, 6 * 3 * 8 * 8 * 8
     for method, network, least, choice, expected in [
@@ -315,46 +311,36 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
         ("trifecta", "mlp", 0, True, [2, 2]),
     ]:
         fused.clear()
-        monkeypatch.setattr(learner_module, "LEAST_FUSED_BYTES", least)
+        monkeypatch.setattr(window_loss_module, "LEAST_FUSED_BYTES", least)
         built = build_network(get_method(method), network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
         Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
         assert fused == expected
 
 
 @pytest.mark.parametrize("network", ["small", "mlp"])
-def test_what_only_a_fused_window_does_fuses_it(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learner_module, "LEAST_FUSED_BYTES", 2**60)
+def test_a_loss_that_skips_samples_is_fused(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_loss_module, "LEAST_FUSED_BYTES", 2**60)
     options: list[dict[str, Any]] = []
 
-    def counted(stages: Sequence[Stage], x: Tensor, **given: Any) -> tuple[Tensor, Moments]:
+    def counted(blocks: Sequence[FusedBlock], x: Tensor, **given: Any) -> tuple[Tensor, ChannelSums]:
         options.append(given)
-        return run_window(stages, x, **given)
+        return run_window(blocks, x, **given)
 
-    monkeypatch.setattr(learner_module, "run_window", counted)
-    method = get_method("trifecta")
-    skipping = replace(method, objective=Symmetric(skip_settled=0.5))
-    for chosen, recompute in ((method, True), (skipping, False)):
-        options.clear()
-        built = build_network(chosen, network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
-        learner = Learner(built.double(), recompute=recompute)
-        learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
-        assert [o["recompute"] for o in options] == [recompute] * len(options) != []
-        assert all(o["skip_zero_rows"] != recompute for o in options)
-
-
-def test_recomputing_what_is_not_fused_is_said_to_be_ignored() -> None:
-    built = build_network(get_method("trifecta"), "small", image_shape=(1, 8, 8), num_classes=3, width=0.02)
-    with pytest.warns(UserWarning, match="--recompute is ignored"):
-        Learner(built, recompute=True, fused=False)
+    monkeypatch.setattr(window_loss_module, "run_window", counted)
+    skipping = replace(get_method("trifecta"), objective=Symmetric(skip_settled=0.5))
+    built = build_network(skipping, network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
+    Learner(built.double()).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+    assert options
+    assert all(o["skip_zero_rows"] for o in options)
 
 
 def test_windows_with_running_statistics_take_the_plain_graph() -> None:
-    assert stages_of([conv_block((2, 8, 8), 3, BlockStyle(normalization="running"))]) is None
+    assert fused_blocks([conv_block((2, 8, 8), 3, BlockStyle(normalization="running"))]) is None
 
 
 def test_a_window_that_flattens_maps_on_its_way_takes_the_plain_graph() -> None:
-    assert stages_of([conv_block((2, 4, 4), 3), linear_block(48, 5)]) is None
-    assert stages_of([linear_block(48, 5), linear_block(5, 5)]) is not None
+    assert fused_blocks([conv_block((2, 4, 4), 3), linear_block(48, 5)]) is None
+    assert fused_blocks([linear_block(48, 5), linear_block(5, 5)]) is not None
     network = build_network(
         get_method("trifecta"), "vgg8b", image_shape=(1, 16, 16), num_classes=3, width=0.02
     )
@@ -373,7 +359,7 @@ def test_patch_means_have_the_gradients_of_the_plain_graph(pools: tuple[bool, ..
     for fused in (True, False):
         copied, images = copy.deepcopy(blocks), x.clone().requires_grad_()
         if fused:
-            stages = stages_of(copied)
+            stages = fused_blocks(copied)
             assert stages is not None
             features, moments = run_window(stages, images, patches=patches)
             means = moments.patch_means
@@ -392,16 +378,15 @@ def test_patch_means_have_the_gradients_of_the_plain_graph(pools: tuple[bool, ..
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9 * float(b.detach().abs().max()))
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-def test_sums_that_nobody_reads_are_left_out_and_change_no_gradient(recompute: bool) -> None:
+def test_sums_that_nobody_reads_are_left_out_and_change_no_gradient() -> None:
     blocks, x = conv_blocks((True, False), "batch"), torch.randn(7, 3, 8, 8, requires_grad=True)
-    stages = stages_of(blocks)
+    stages = fused_blocks(blocks)
     assert stages is not None
     found = []
-    for sums_up in (True, False):
-        features, moments = run_window(stages, x, patches=2, sums_up=sums_up, recompute=recompute)
+    for wants_sums in (True, False):
+        features, moments = run_window(stages, x, patches=2, wants_sums=wants_sums)
         assert moments.patch_means is not None
-        assert bool(moments.sums.numel()) == bool(moments.squares.numel()) == sums_up
+        assert bool(moments.sums.numel()) == bool(moments.squares.numel()) == wants_sums
         loss = weighted(moments.patch_means) + weighted(features.contiguous())
         found.append(torch.autograd.grad(loss, [x, *blocks.parameters()]))
     for a, b in zip(*found, strict=True):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from pinned import assert_pinned, labels_of, reference, tensor
 from trifecta import build_network, get_method
-from trifecta.blocks import Triangle
-from trifecta.heads import (
+from trifecta.inputs.image_pairs import standardized, standardized_pair
+from trifecta.losses import (
     AuxiliaryCrossEntropy,
     Combined,
     GroupCrossEntropy,
@@ -21,13 +21,13 @@ from trifecta.heads import (
     SupervisedContrastive,
     Temperature,
 )
-from trifecta.heads.coarse import CoarseHead, superclasses_of
-from trifecta.heads.positions import position_goodness
-from trifecta.heads.terms import ContrastiveModule, SimilarityModule, deviations
-from trifecta.image_pairs import standardized, standardized_pair
-from trifecta.norms import ClassGroupNorm
-from trifecta.objectives import position_loss, similarities
-from trifecta.patches import limited_pool
+from trifecta.losses.coarse import CoarseHead, superclasses_of
+from trifecta.losses.functional import position_loss, similarities
+from trifecta.losses.positions import position_goodness
+from trifecta.losses.terms import ContrastiveModule, SimilarityModule, deviations
+from trifecta.nn.blocks import Triangle
+from trifecta.nn.norms import ClassGroupNorm
+from trifecta.nn.pooling import limited_pool
 
 
 def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -50,7 +50,7 @@ def test_every_step_is_that_of_the_published_code(
     first_images = 20 + values["settings"]["offset"]
     for step, losses in enumerate(values["losses"]):
         wrong = wrong_labels_of(BATCH * step, BATCH)
-        monkeypatch.setattr("trifecta.first_input.wrong_labels", lambda *_, wrong=wrong: wrong)
+        monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_, wrong=wrong: wrong)
         images = tensor(first_images + step, BATCH, 3, 32, 32, scale=2)
         received = learner.step(images, labels_of(BATCH * step, BATCH))
         assert [loss is None for loss in received] == [loss is None for loss in losses]
@@ -72,7 +72,7 @@ def test_a_second_state_for_the_labels_would_be_noticed(monkeypatch: pytest.Monk
     learner = Learner(network)
     learner.optimizers[1].add_param_group({"params": network.label_parameters()})
     wrong = wrong_labels_of(0, BATCH)
-    monkeypatch.setattr("trifecta.first_input.wrong_labels", lambda *_: wrong)
+    monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_: wrong)
     learner.step(tensor(20, BATCH, 3, 32, 32, scale=2), labels_of(0, BATCH))
     with pytest.raises(AssertionError):
         assert_pinned(named(network, "embedding"), values["after_steps"]["1"]["embedding"])

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from trifecta.data import Augmentation, DataConfig
-from trifecta.heads import CrossEntropy, Symmetric, Threshold
+from trifecta.experiments.recipes import RECIPES
+from trifecta.losses import CrossEntropy, Symmetric, Threshold
 from trifecta.methods import METHODS, get_method
-from trifecta.recipes import RECIPES
-from trifecta.schedules import parse_schedule
+from trifecta.schedules import Schedule
 from trifecta.training import RunConfig, from_plain, read_config, to_plain
 
 CONFIGS = {
@@ -21,7 +21,7 @@ CONFIGS = {
         method=replace(
             get_method("trifecta"),
             objective=Threshold(threshold=1.5),
-            schedule=parse_schedule("overlapping:3", close_last=False),
+            schedule=Schedule(size=3, overlapping=True, trains_remainder=False),
             readout="1,2",
         ),
         augmentation=Augmentation(rotation=7.5, cutout=3),
@@ -30,7 +30,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name not in RECIPES else pytest.mark.slow) for name in CONFIGS]
+)
 def test_settings_survive_a_round_trip(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     path = tmp_path / "config.yaml"

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from trifecta.counts import counts
+from stopping import StopAt
 from trifecta.data import DataConfig
+from trifecta.learning.counts import counts
 from trifecta.methods import get_method
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, train
 from trifecta.training.run import finish, resumed_trainer
@@ -30,26 +30,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setattr("trifecta.training.trainer.time", clock)
     monkeypatch.setattr("trifecta.training.run.time", clock)
     return clock
-
-
-class StopAt:
-    """Asks a trainer to stop after so many batches."""
-
-    def __init__(self, trainer: Trainer, batches: int) -> None:
-        self.trainer, self.left = trainer, batches
-
-    def step_done(self) -> None:
-        self.left -= 1
-        self.trainer.stop_requested = self.left <= 0
-
-    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
-        pass
-
-    def evaluating(self, images: int) -> None:
-        pass
-
-    def epoch_done(self, record: dict[str, Any]) -> None:
-        pass
 
 
 def config_of(folder: Path, **changes: Any) -> RunConfig:
@@ -83,7 +63,7 @@ def test_the_seconds_of_a_resumed_run_are_those_of_its_parts(
     stripes_folder: Path, tmp_path: Path, clock: Clock
 ) -> None:
     trainer = Trainer(config_of(stripes_folder), folder=RunFolder(tmp_path / "run"))
-    trainer.progress = StopAt(trainer, 17)
+    trainer.callbacks.append(StopAt(17))
     with pytest.raises(Interrupted):
         finish(trainer)
     first_part = clock.now - 1
@@ -93,19 +73,6 @@ def test_the_seconds_of_a_resumed_run_are_those_of_its_parts(
     result = finish(resumed_trainer(tmp_path / "run")).result
     assert result["total_seconds"] == first_part + clock.now - (1e6 + 1)
     assert result["evaluation_seconds"] == 4.0
-
-
-def test_what_an_older_checkpoint_took_is_not_known(
-    stripes_folder: Path, tmp_path: Path, clock: Clock
-) -> None:
-    config = config_of(stripes_folder, epochs=1)
-    trainer = Trainer(config, folder=RunFolder(tmp_path / "run"))
-    finish(trainer)
-    assert trainer.folder is not None
-    state = trainer.folder.read_checkpoint(trainer.device)
-    del state["total_seconds"]
-    torch.save(state, trainer.folder.checkpoint)
-    assert finish(resumed_trainer(tmp_path / "run", epochs=2)).result["total_seconds"] is None
 
 
 def test_a_result_holds_the_counts_of_its_network(stripes_folder: Path) -> None:

@@ -1,13 +1,13 @@
 """Measuring speed, memory, prediction and time to accuracy against backprop on equal work."""
 
 from trifecta.bench.accuracy import measure_accuracy
-from trifecta.bench.contestants import CONTESTANTS
 from trifecta.bench.memory import measure_memory
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import measure_inference, measure_speed
+from trifecta.bench.variants import VARIANTS
 
 __all__ = [
-    "CONTESTANTS",
+    "VARIANTS",
     "Setting",
     "measure_accuracy",
     "measure_inference",

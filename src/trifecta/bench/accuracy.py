@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
+from trifecta._utils.devices import describe_device
 from trifecta.bench.setting import data_name
 from trifecta.data import load_data
-from trifecta.devices import describe_device
 from trifecta.training import RunConfig, Trainer
+from trifecta.training.callbacks import Record
 from trifecta.training.config import to_plain
-from trifecta.training.progress import Record
 from trifecta.training.run import versions
 
 Report = dict[str, Any]
@@ -31,6 +31,7 @@ def measure_accuracy(
         thresholds: validation accuracies, 0 … 1.
         say: told what runs.
     """
+    assert configs[0].data is not None
     data = load_data(configs[0].data)
     rows = []
     for config in configs:
@@ -54,7 +55,7 @@ def measure_accuracy(
 def _row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Report:
     history = trainer.history
     plain = to_plain(config)
-    plain["data"]["source"] = data_name(config.data.source)
+    plain["data"]["source"] = data_name(plain["data"]["source"])
     return {
         "name": config.method.name,
         "seed": config.seed,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from trifecta.fused import run_window, stages_of
-from trifecta.goodness import Moments
-from trifecta.learner import Learner
-from trifecta.precision import autocast
+from trifecta._utils.precision import autocast
+from trifecta.fused import fused_blocks, run_window
+from trifecta.learning import Learner
+from trifecta.losses import ChannelSums
 from trifecta.schedules import Window
 
 
@@ -22,17 +22,17 @@ class CheckpointedLearner(Learner):
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See :class:`trifecta.learner.Learner`."""
+        """See :class:`trifecta.learning.Learner`."""
         network, head = self.network, self.network.head(window.last)
         blocks = list(network.blocks[window.first : window.last + 1])
         size = math.ceil(math.sqrt(len(blocks)))
-        moments: Moments | None = None
+        sums: ChannelSums | None = None
         for start in range(0, len(blocks), size):
-            stages = stages_of(blocks[start : start + size])
-            assert stages is not None
-            x, moments = checkpoint(run_window, stages, x, use_reentrant=False)
-        assert moments is not None
-        return head.loss(moments if head.reads_moments else x, labels), x
+            segment = fused_blocks(blocks[start : start + size])
+            assert segment is not None
+            x, sums = checkpoint(run_window, segment, x, use_reentrant=False)
+        assert sums is not None
+        return head.loss(sums if head.reads_channel_sums else x, labels), x
 
 
 class AccumulatedLearner(Learner):
@@ -41,7 +41,7 @@ class AccumulatedLearner(Learner):
     pieces = 4
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
-        """See :class:`trifecta.learner.Learner`."""
+        """See :class:`trifecta.learning.Learner`."""
         self.network.train()
         window = Window(0, len(self.network.blocks) - 1)
         for x, y in zip(images.chunk(self.pieces), labels.chunk(self.pieces), strict=True):

@@ -1,4 +1,4 @@
-"""What the machine can do at best: the yardstick of efficiency."""
+"""Peak multiply-adds a second of the machine: the yardstick of efficiency."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.devices import synchronize
+from trifecta._utils.devices import synchronize
 
 _ROUNDS = 9
 

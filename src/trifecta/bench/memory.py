@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from trifecta.bench.contestants import BACKPROP, Contestant
 from trifecta.bench.probe import STEPS
 from trifecta.bench.setting import Setting
+from trifecta.bench.variants import BACKPROP, Variant
 from trifecta.training import RunConfig, to_plain
 
 DEPTHS = (6, 12, 24, 48)
@@ -19,13 +19,13 @@ Report = dict[str, Any]
 
 def measure_memory(
     setting: Setting,
-    contestants: Sequence[Contestant],
+    variants: Sequence[Variant],
     networks: Sequence[str],
     *,
     rounds: int,
     say: Callable[[str], None],
 ) -> Report:
-    """Of every contestant on every network: median over ``rounds`` pairs of processes.
+    """Measure every variant on every network: medians over ``rounds`` pairs of processes.
 
     On CPU the peak resident set of a process that takes a few steps, less that of one that has only built
     model, optimizer and data; on CUDA the allocator's peak, likewise. Also the bytes that the graph holds
@@ -42,9 +42,9 @@ def measure_memory(
         placed.check_network()
     rows = []
     for placed in places:
-        for contestant in contestants:
-            say(f"{placed.network}, {contestant.title}")
-            rows.append(_row(placed, contestant, rounds))
+        for variant in variants:
+            say(f"{placed.network}, {variant.title}")
+            rows.append(_row(placed, variant, rounds))
     for row in rows:
         reference = _find(rows, row["network"], BACKPROP)
         if reference is not None:
@@ -53,31 +53,31 @@ def measure_memory(
     return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
 
 
-def training_memory(setting: Setting, contestant: str | RunConfig) -> dict[str, int]:
+def training_memory(setting: Setting, variant: str | RunConfig) -> dict[str, int]:
     """Above the model, and held by graphs at most, from two processes of its own.
 
     Args:
         setting: network, width, images, batch, device and precision.
-        contestant: by its name; or a run, whose method trains as that run says, with its pipeline.
+        variant: by its name; or a run, whose method trains as that run says, with its pipeline.
 
     Raises:
         RuntimeError: a process failed; says what it said last.
     """
-    built, trained = (_probe(setting, contestant, steps) for steps in (0, STEPS))
+    built, trained = (_probe(setting, variant, steps) for steps in (0, STEPS))
     return {
         "training_bytes": trained["peak_bytes"] - built["peak_bytes"],
         "saved_bytes": trained["saved_bytes"],
     }
 
 
-def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
-    measured = [training_memory(setting, contestant.name) for _ in range(rounds)]
+def _row(setting: Setting, variant: Variant, rounds: int) -> Report:
+    measured = [training_memory(setting, variant.name) for _ in range(rounds)]
     extra = [m["training_bytes"] for m in measured]
     return {
-        "name": contestant.name,
-        "title": contestant.title,
+        "name": variant.name,
+        "title": variant.title,
         "network": setting.network,
-        "locality": contestant.method.locality,
+        "locality": variant.method.locality,
         "training_bytes": statistics.median(extra),
         "training_bytes_low": min(extra),
         "training_bytes_high": max(extra),
@@ -85,10 +85,10 @@ def _row(setting: Setting, contestant: Contestant, rounds: int) -> Report:
     }
 
 
-def _probe(setting: Setting, contestant: str | RunConfig, steps: int) -> dict[str, int]:
-    name = contestant.method.name if isinstance(contestant, RunConfig) else contestant
-    who = to_plain(contestant) if isinstance(contestant, RunConfig) else contestant
-    order = json.dumps({"setting": asdict(setting), "contestant": who, "steps": steps})
+def _probe(setting: Setting, variant: str | RunConfig, steps: int) -> dict[str, int]:
+    name = variant.method.name if isinstance(variant, RunConfig) else variant
+    who = to_plain(variant) if isinstance(variant, RunConfig) else variant
+    order = json.dumps({"setting": asdict(setting), "variant": who, "steps": steps})
     done = subprocess.run(
         [sys.executable, "-m", "trifecta.bench.probe", order], capture_output=True, text=True, check=False
     )

@@ -1,4 +1,4 @@
-"""The memory of one contestant or run, measured in a process that does nothing else.
+"""The memory of one variant or run, measured in a process that does nothing else.
 
 Run as ``python -m trifecta.bench.probe JSON``; prints JSON. See :mod:`trifecta.bench.memory`.
 """
@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta.bench.contestants import CONTESTANTS, Trains, contestant_of
+from trifecta._utils.devices import peak_memory_bytes
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
-from trifecta.devices import peak_memory_bytes
-from trifecta.learner import Learner, LocalStep
-from trifecta.muon import Muon
+from trifecta.bench.variants import VARIANTS, Trains, variant_of
+from trifecta.learning import Learner, LocalStep
 from trifecta.training import from_plain
 
 # Both parities of an overlapping schedule, and the first again with warm buffers.
@@ -32,24 +31,24 @@ def main(arguments: str) -> None:
     """Build, take ``steps`` steps, and say what it took."""
     order = json.loads(arguments)
     setting = Setting(**order["setting"] | {"image_shape": tuple(order["setting"]["image_shape"])})
-    who = order["contestant"]
+    who = order["variant"]
     # By its name, or the settings of a run.
-    contestant = CONTESTANTS[who] if isinstance(who, str) else contestant_of(from_plain(who))
-    trainer = contestant.build(setting)
+    variant = VARIANTS[who] if isinstance(who, str) else variant_of(from_plain(who))
+    trainer = variant.build(setting)
     images, labels = setting.batch()
     _fill_optimizers(trainer)
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with SavedBytes() as saved:
-        if contestant.pipeline > 1 and isinstance(trainer, Learner):
+        if variant.pipeline > 1 and isinstance(trainer, Learner):
             saved.follow(trainer)
-        contestant.train(trainer, [(images, labels)] * order["steps"])
+        variant.train(trainer, [(images, labels)] * order["steps"])
     peak = peak_resident_bytes() if setting.torch_device.type == "cpu" else peak_memory_bytes(images.device)
     print(json.dumps({"peak_bytes": peak, "saved_bytes": saved.most}))
 
 
 def peak_resident_bytes() -> int:
-    """Of this process since it started its program; the kernel's own count where there is one."""
+    """Return the peak resident bytes of this process; the kernel's own count where there is one."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -116,7 +115,7 @@ class SavedBytes:
 
 
 class _Holder:
-    """What stands in a graph for a saved tensor; gone when the graph is."""
+    """Stands in a graph for a saved tensor; freed with the graph."""
 
     def __init__(self, tensor: Tensor, count: SavedBytes) -> None:
         # Detached: a graph's output would hold the graph, and the graph this.
@@ -140,7 +139,7 @@ def _fill_optimizers(trainer: Trains) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                hidden = isinstance(optimizer, Muon) and optimizer.is_hidden(parameter)
+                hidden = group.get("orthogonalized", False)
                 names = ("momentum",) if hidden else ("exp_avg", "exp_avg_sq")
                 moments = {name: torch.empty_like(parameter).zero_() for name in names}
                 optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}

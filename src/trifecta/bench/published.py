@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.labels import wrong_labels
-from trifecta.local_network import LocalNetwork
+from trifecta.inputs.labels import wrong_labels
+from trifecta.network import LocalNetwork
 
 
 class PublishedRule:

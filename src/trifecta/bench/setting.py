@@ -1,4 +1,4 @@
-"""What every contestant of a benchmark has in common: network, batch, device, precision."""
+"""Settings that all variants of a benchmark share: network, batch, device, precision."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,16 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trifecta.blocks import conv_block
+from trifecta._utils.devices import describe_device, in_channels_last, resolve_device
+from trifecta._utils.precision import narrow_precision
+from trifecta._utils.references import name_of
 from trifecta.data import Batches, ImageData
-from trifecta.devices import describe_device, in_channels_last, resolve_device
-from trifecta.labels import ImageShape
-from trifecta.learner import Learner
-from trifecta.local_network import LocalNetwork
+from trifecta.learning import Learner
+from trifecta.learning.precision_timing import time_precisions
 from trifecta.methods import Method, get_method
-from trifecta.networks import get_network
-from trifecta.precision import narrow_precision
-from trifecta.precision_timing import time_precisions
+from trifecta.network import LocalNetwork
+from trifecta.nn.blocks import conv_block
+from trifecta.nn.networks import get_network
+from trifecta.nn.shapes import ImageShape
 from trifecta.training import RunConfig
 from trifecta.training.run import versions
 
@@ -37,7 +38,7 @@ class Setting:
         num_classes: K.
         batch_size: images a step.
         device: as for ``trifecta train``.
-        precision: of every contestant but the published rule's plain implementation, which is fp32.
+        precision: of every variant but the published rule's plain implementation, which is fp32.
     """
 
     network: str = "small"
@@ -52,7 +53,7 @@ class Setting:
     def of(cls, config: RunConfig, image_shape: ImageShape, num_classes: int) -> "Setting":
         """The setting of a run on images of some shape."""
         return cls(
-            network=config.network,
+            network=name_of(config.network),
             width=config.width,
             image_shape=image_shape,
             num_classes=num_classes,
@@ -63,7 +64,7 @@ class Setting:
 
     @property
     def torch_device(self) -> torch.device:
-        """Where everything runs."""
+        """The device of all variants."""
         return resolve_device(self.device)
 
     @property
@@ -97,7 +98,7 @@ class Setting:
         return images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device)
 
     def facts(self) -> dict[str, Any]:
-        """What a result must name to mean something."""
+        """Return hardware, versions, date and settings, which every result names."""
         device = self.torch_device
         return asdict(self) | {
             "device": str(device),

@@ -1,4 +1,4 @@
-"""Images a second, training and predicting: contestants take turns on one machine.
+"""Images a second, training and predicting: variants take turns on one machine.
 
 Shapes: R rounds; every figure of a row is the median over them, with its smallest and largest.
 """
@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from trifecta.bench.contestants import BACKPROP, PUBLISHED, Contestant
+from trifecta._utils.devices import synchronize
 from trifecta.bench.machine import peak_multiply_adds
 from trifecta.bench.setting import Setting
+from trifecta.bench.variants import BACKPROP, PUBLISHED, Variant
 from trifecta.bench.work import prediction_multiply_adds, training_multiply_adds
-from trifecta.devices import synchronize
-from trifecta.local_network import LocalNetwork
+from trifecta.network import LocalNetwork
 
 # Both parities of an overlapping schedule.
 STEPS_A_TURN = 2
@@ -26,44 +26,42 @@ Say = Callable[[str], None]
 
 def measure_speed(
     setting: Setting,
-    contestants: Sequence[Contestant],
+    variants: Sequence[Variant],
     *,
     rounds: int,
     say: Say,
     steps: int = STEPS_A_TURN,
 ) -> Report:
-    """Training steps of every contestant in turn, ``steps`` each time.
+    """Training steps of every variant in turn, ``steps`` each time.
 
     Where blocks learn at the same time, they start and end one after another: that needs more steps.
     """
     images, labels = setting.batch()
     turns: dict[str, Turn] = {}
     networks: dict[str, LocalNetwork] = {}
-    for contestant in contestants:
-        trainer = contestant.build(setting)
-        networks[contestant.name] = trainer.network
+    for variant in variants:
+        trainer = variant.build(setting)
+        networks[variant.name] = trainer.network
 
-        turns[contestant.name] = partial(contestant.train, trainer, [(images, labels)] * steps)
+        turns[variant.name] = partial(variant.train, trainer, [(images, labels)] * steps)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     work = {name: training_multiply_adds(network) for name, network in networks.items()}
-    report = report_turns("speed", setting, contestants, seconds, work, steps * setting.batch_size)
+    report = report_turns("speed", setting, variants, seconds, work, steps * setting.batch_size)
     return report | {"steps_a_turn": steps}
 
 
-def measure_inference(
-    setting: Setting, contestants: Sequence[Contestant], *, rounds: int, say: Say
-) -> Report:
-    """Class scores of one batch by every contestant in turn."""
+def measure_inference(setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say) -> Report:
+    """Class scores of one batch by every variant in turn."""
     images, _ = setting.batch()
     turns: dict[str, Turn] = {}
     work = {}
-    for contestant in contestants:
-        trainer = contestant.build(setting)
-        predict = contestant.predictor(trainer, setting)
-        turns[contestant.name] = lambda predict=predict: predict(images)  # type: ignore[misc]
-        work[contestant.name] = prediction_multiply_adds(trainer.network)
+    for variant in variants:
+        trainer = variant.build(setting)
+        predict = variant.predictor(trainer, setting)
+        turns[variant.name] = lambda predict=predict: predict(images)  # type: ignore[misc]
+        work[variant.name] = prediction_multiply_adds(trainer.network)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
-    return report_turns("inference", setting, contestants, seconds, work, setting.batch_size)
+    return report_turns("inference", setting, variants, seconds, work, setting.batch_size)
 
 
 def take_turns(
@@ -87,21 +85,21 @@ def take_turns(
 def report_turns(
     benchmark: str,
     setting: Setting,
-    contestants: Sequence[Contestant],
+    variants: Sequence[Variant],
     seconds: dict[str, list[float]],
     work: Mapping[str, float],
     images: int,
 ) -> Report:
-    """The report of contestants that took their turns, ``images`` each time."""
+    """The report of variants that took their turns, ``images`` each time."""
     peak = peak_multiply_adds(setting.torch_device, setting.resolved_precision)
     rows: list[Report] = []
-    for contestant in contestants:
-        name = contestant.name
+    for variant in variants:
+        name = variant.name
         speeds = [images / s for s in seconds[name]]
         row: Report = {
             "name": name,
-            "title": contestant.title,
-            "locality": contestant.method.locality,
+            "title": variant.title,
+            "locality": variant.method.locality,
             "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
             "images_per_second": spread(speeds),
         }

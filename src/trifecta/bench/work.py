@@ -1,4 +1,4 @@
-"""How much a method must compute: multiply-adds, counted and not measured.
+"""The work that a method must do: multiply-adds, counted and not measured.
 
 Shapes: L blocks. Only convolutions and matrix products count; the rest is what an implementation should
 make vanish.
@@ -7,12 +7,12 @@ make vanish.
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from trifecta.local_network import LocalNetwork
+from trifecta.network import LocalNetwork
 
 
 @torch.no_grad()
 def forward_multiply_adds(network: LocalNetwork) -> list[int]:
-    """Of each block, for one sample, L values."""
+    """Count the multiply-adds of each block for one sample, L values."""
     shape = network.method.input_shape(network.image_shape)
     x = torch.zeros(1, *shape, device=next(network.parameters()).device)
     was_training = network.training
@@ -27,7 +27,7 @@ def forward_multiply_adds(network: LocalNetwork) -> list[int]:
 
 
 def training_multiply_adds(network: LocalNetwork) -> float:
-    """For one image and step, averaged over the schedule's cycle.
+    """Count the multiply-adds for one image and step, averaged over the schedule's cycle.
 
     A pass costs 1 forward and 1 for the weight gradient of every block that learns, and 1 for the input
     gradient of every such block but its window's first; a pair is two passes. What a label's own picture
@@ -45,7 +45,7 @@ def training_multiply_adds(network: LocalNetwork) -> float:
 
 
 def prediction_multiply_adds(network: LocalNetwork) -> int:
-    """For one image: every block for every label where labels enter, or for those on a shortlist."""
+    """Count the multiply-adds of a prediction for one image: with every label, or those on a shortlist."""
     forward = forward_multiply_adds(network)
     if not network.method.tries_labels:
         return sum(forward)

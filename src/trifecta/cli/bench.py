@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from trifecta._utils.files import write_atomically
 from trifecta.bench import (
     Setting,
     measure_accuracy,
@@ -15,21 +16,15 @@ from trifecta.bench import (
     measure_memory,
     measure_speed,
 )
-from trifecta.bench.contestants import select
-from trifecta.bench.loading import measure_loading
 from trifecta.bench.memory import DEPTHS
-from trifecta.bench.settled import measure_settled
+from trifecta.bench.report import check_figure, draw_bench, print_bench
 from trifecta.bench.speed import STEPS_A_TURN, Say
-from trifecta.cli.options import accuracy_configs, data_config
-from trifecta.files import write_atomically
-from trifecta.report.bench import check_figure, draw_bench, print_bench
-from trifecta.training import RunFolder
+from trifecta.bench.variants import select
+from trifecta.cli.options import accuracy_configs
+from trifecta.cli.parameters import command_line
 
 PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
-KEEPERS = (
-    "trifecta,trifecta-recompute,class-groups,class-groups-recompute,backprop,backprop-recompute,"
-    "backprop-plain-graph,backprop-checkpointed"
-)
+KEEPERS = "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"
 EQUAL = ",".join(f"equal:{depth}:128" for depth in DEPTHS)
 _PATH: click.Path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
@@ -86,7 +81,7 @@ def _rows(default: str | None) -> Decorator:
         type=click.IntRange(1),
         default=STEPS_A_TURN,
         show_default=True,
-        help="Of a turn; more for --pipeline rows.",
+        help="Of a turn; more where blocks learn at the same time.",
     ),
 )
 def speed_command(rows: str | None, rounds: int, steps: int, **options: Any) -> None:
@@ -120,34 +115,6 @@ def memory_command(networks: str, rows: str | None, rounds: int, **options: Any)
         options,
         lambda setting, say: measure_memory(setting, select(rows), names, rounds=rounds, say=say),
     )
-
-
-@bench_command.command("settled")
-@click.argument("run", type=_PATH)
-@_options(
-    click.option("--shares", default="0.1,0.3", show_default=True, help="Of --skip-settled."),
-    _SETTING[-1],
-)
-def settled_command(run: Path, shares: str, rounds: int, **options: Any) -> None:
-    """Training steps of a trained run when settled pairs are skipped."""
-    wanted = [share(word, "--shares") for word in shares.split(",")]
-    _report(options, lambda say: measure_settled(RunFolder(run), wanted, rounds=rounds, say=say))
-
-
-@bench_command.command("loading")
-@_options(
-    _DATA,
-    click.option("--methods", default="trifecta,backprop", show_default=True),
-    _NETWORK,
-    *_SETTING[:1],
-    *_SETTING[3:],
-)
-def loading_command(methods: str, rounds: int, **options: Any) -> None:
-    """Share of an epoch that goes into making batches."""
-    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
-    config = data_config(options)
-    names = [name.strip() for name in methods.split(",")]
-    _report(shown, lambda say: measure_loading(config, names, rounds=rounds, say=say))
 
 
 @bench_command.command("accuracy")
@@ -185,7 +152,7 @@ def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> 
     if figure is not None:
         check_figure(figure)
     with Console(stderr=True, quiet=as_json).status("") as status:
-        report = measure(status.update)
+        report = measure(status.update) | {"command": command_line(click.get_current_context())}
     if out is not None:
         earlier = out.read_text() if out.exists() else ""
         write_atomically(out, lambda path: path.write_text(f"{earlier}{json.dumps(report)}\n"))

@@ -8,23 +8,23 @@ import click
 from rich.console import Console
 
 from trifecta.bench.memory import training_memory
+from trifecta.bench.report import check_figure
 from trifecta.bench.setting import Setting, data_name
 from trifecta.cli.bench import share
 from trifecta.cli.reproduce import failures, make_missing
 from trifecta.data import DataConfig, load_data
+from trifecta.experiments.comparison_report import comparison_as_plain, draw_comparison, print_comparison
+from trifecta.experiments.plan import PlannedRun, plan_recipes
+from trifecta.experiments.recipes.comparison import COMPARISONS, comparison_command, comparison_recipes
+from trifecta.experiments.recipes.data_sets import Images
+from trifecta.experiments.results import read_results
+from trifecta.experiments.runner import Reproduction
+from trifecta.experiments.summary import summarise
 from trifecta.methods import METHODS
-from trifecta.recipes.data_sets import Images
-from trifecta.recipes.league import LEAGUE, league_recipes
-from trifecta.report.bench import check_figure
-from trifecta.report.comparison import comparison_as_plain, draw_comparison, print_comparison
-from trifecta.reproduce.plan import PlannedRun, plan_recipes
-from trifecta.reproduce.results import read_results
-from trifecta.reproduce.runner import Reproduction
-from trifecta.reproduce.summary import summarise
 from trifecta.training import Trainer
 
 _PATH: click.Path = click.Path(path_type=Path)
-_BESIDE_METHODS = [name for name in LEAGUE if name not in METHODS]
+_BESIDE_METHODS = [name for name in COMPARISONS if name not in METHODS]
 
 
 @click.command("compare")
@@ -75,7 +75,7 @@ def compare_command(
     wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
     if figure is not None:
         check_figure(figure)
-    recipes = league_recipes(
+    recipes = comparison_recipes(
         _names(methods),
         _names(networks),
         DataConfig(source=data_name(data)),
@@ -85,6 +85,7 @@ def compare_command(
         recipes,
         budget=budget,
         seeds=seeds,
+        command=lambda recipe: comparison_command(recipe, budget),
         locate=lambda config: replace(config, source=data),
         device=device,
         precision=precision,
@@ -115,7 +116,7 @@ def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
 
 
 def _images_in(source: str) -> Images:
-    """What the images are, of data that is not known by its name."""
+    """Load data that is not known by its name, to find the shape of its images."""
     data = load_data(DataConfig(source=source))
     return Images(data.image_shape, data.num_classes)
 

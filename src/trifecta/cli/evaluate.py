@@ -5,11 +5,10 @@ from pathlib import Path
 
 import click
 
+from trifecta.cli.parameters import IMPORT
 from trifecta.data import DataConfig, ImageSet, load_split
-from trifecta.devices import resolve_device
 from trifecta.report.terminal import percent, print_blocks
-from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load_network
-from trifecta.training.precision_choice import run_precision
+from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
 
 
 @click.command("evaluate")
@@ -19,6 +18,7 @@ from trifecta.training.precision_choice import run_precision
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, …")
 @click.option("--precision", default=None, metavar="NAME", help="[default: the run's]")
 @click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
+@IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate_command(
     run: Path,
@@ -27,23 +27,25 @@ def evaluate_command(
     device: str,
     precision: str | None,
     shortlist: int | None,
+    imports: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Measure a trained run on its test split, block by block."""
-    where = resolve_device(device)
-    folder = RunFolder(run)
-    network, facts = load_network(folder, where)
+    model = load(run, device=device, precision=precision, imports=imports)
+    facts = model.facts
     if shortlist is not None:
-        network.keep_labels(shortlist)
-    config, _ = folder.read_config()
+        model.network.keep_labels(shortlist)
+    config, _ = RunFolder(run).read_config(imports=imports)
     wanted = config.data if data is None else DataConfig(source=data, image_size=facts.image_shape[1:])
+    if wanted is None:
+        raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
     images = _load(wanted, split, facts, run)
     measured = evaluate(
-        network,
-        images.to(where),
+        model.network,
+        images.to(next(model.network.parameters()).device),
         mean=facts.mean,
         std=facts.std,
-        precision=run_precision(folder, where, precision),
+        precision=model.precision,
     )
     if as_json:
         click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)), indent=2))

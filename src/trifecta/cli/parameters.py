@@ -1,8 +1,12 @@
-"""Values of command-line options that click has no type for."""
+"""Options and values that several commands share."""
 
 import re
+import shlex
 
 import click
+from click.core import ParameterSource
+
+from trifecta.bench.setting import data_name
 
 
 def image_size(
@@ -21,21 +25,21 @@ def image_size(
     return int(match[1]), int(match[2] or match[1])
 
 
-def superclass_levels(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> tuple[tuple[int, ...], ...] | None:
-    """Read levels such as ``0,0,1,1/0,1,2,2``, or ``none`` for no level; a callback of an option.
+def command_line(context: click.Context) -> str:
+    """Return the command with the options that the user gave: no folders, nor where its output goes."""
+    words = context.command_path.split()
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in ("out", "figure", "as_json"):
+            words += [parameter.opts[0], data_name(str(context.params[name]))]
+    return shlex.join(words)
 
-    Raises:
-        click.BadParameter: something else stands between the commas.
-    """
-    if value is None:
-        return None
-    if value == "none":
-        return ()
-    levels = [[word.strip() for word in level.split(",")] for level in value.split("/")]
-    if not all(re.fullmatch(r"[0-9]+", word) for level in levels for word in level):
-        raise click.BadParameter(
-            f"'{value}' is not a list of whole numbers such as 0,0,1, or several such as 0,0,1/0,1,2"
-        )
-    return tuple(tuple(int(word) for word in level) for level in levels)
+
+IMPORT = click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    metavar="MODULE",
+    help="Your own module, whose parts may be used as MODULE:NAME.",
+)

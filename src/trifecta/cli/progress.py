@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trifecta.cli.signals import stop_on_signal
+from trifecta.experiments.plan import PlannedRun
 from trifecta.report.terminal import percent
-from trifecta.reproduce.plan import PlannedRun
-from trifecta.training import Trainer
-from trifecta.training.progress import Record
+from trifecta.training import Callback, Trainer
+from trifecta.training.callbacks import Record
 
 
-class ConsoleProgress:
+class ConsoleProgress(Callback):
     """Shows a run on ``console``; use as a context manager around it."""
 
     def __init__(self, console: Console, epochs: int) -> None:
@@ -37,24 +37,25 @@ class ConsoleProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def epoch_started(self, epoch: int, steps: int, done: int) -> None:
+    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
         """Count on over the whole run, so that the time left is the run's."""
+        steps = trainer.batches.steps_per_epoch
         self._bar.update(
             self._task,
             total=steps * self.epochs,
-            completed=steps * (epoch - 1) + done,
+            completed=steps * (epoch - 1) + trainer.position.batch,
             epoch=epoch,
         )
 
-    def step_done(self) -> None:
-        """One batch further."""
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Advance by one batch."""
         self._bar.advance(self._task)
 
-    def evaluating(self, images: int) -> None:
+    def on_evaluation_begin(self, trainer: Trainer, images: int) -> None:
         """Say what the wait is for."""
         self._bar.update(self._task, last=f"scoring {images:,} images")
 
-    def epoch_done(self, record: Record) -> None:
+    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Show what the epoch reached."""
         losses = [loss for loss in record["loss"] if loss is not None]
         line = f"last block's loss {losses[-1]:.3f}"
@@ -78,5 +79,5 @@ class TableProgress:
         self.done += 1
         self.console.print(f"[{self.done}/{self.total}] {run.name}", markup=False, highlight=False)
         with ConsoleProgress(self.console, run.config.epochs) as progress, stop_on_signal(trainer):
-            trainer.progress = progress
+            trainer.callbacks.append(progress)
             yield

@@ -8,12 +8,12 @@ import click
 from rich.console import Console
 
 from trifecta.cli.progress import TableProgress
-from trifecta.recipes import TABLES, ResultTable, get_table
-from trifecta.report.reproduction import as_plain, print_table, write_pages
-from trifecta.reproduce.plan import PlannedRun, plan
-from trifecta.reproduce.results import read_results
-from trifecta.reproduce.runner import Outcome, Reproduction
-from trifecta.reproduce.summary import summarise
+from trifecta.experiments.plan import PlannedRun, plan
+from trifecta.experiments.recipes import TABLES, ResultTable, get_table
+from trifecta.experiments.reproduction_report import as_plain, print_table, write_pages
+from trifecta.experiments.results import read_results
+from trifecta.experiments.runner import Outcome, Reproduction
+from trifecta.experiments.summary import summarise
 from trifecta.training import Interrupted
 
 _PATH: click.Path = click.Path(path_type=Path)

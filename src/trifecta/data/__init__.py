@@ -1,4 +1,4 @@
-"""Images: from a folder, a Hub id or the embedded digits to augmented batches on the device."""
+"""Images: from a folder, a Hub id, the embedded digits or tensors to augmented batches on the device."""
 
 from trifecta.data.augment import AUGMENTATIONS as AUGMENTATIONS
 from trifecta.data.augment import Augmentation as Augmentation
@@ -9,6 +9,9 @@ from trifecta.data.batches import evaluation_batches as evaluation_batches
 from trifecta.data.config import DataConfig as DataConfig
 from trifecta.data.files import find_images as find_images
 from trifecta.data.files import read_images as read_images
+from trifecta.data.given import Given as Given
+from trifecta.data.given import LoaderBatches as LoaderBatches
+from trifecta.data.given import data_from as data_from
 from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet

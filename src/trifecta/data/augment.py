@@ -54,17 +54,17 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(images / 255 − mean) / std, channel by channel.
+    """Return (images − mean) / std, channel by channel; uint8 images are divided by 255 first.
 
     Args:
-        images: ``(B, C, H, W)`` in 0..255, uint8 or floating.
-        mean: of the C channels, in 0..1.
-        std: of the C channels, in 0..1.
+        images: ``(B, C, H, W)``, uint8 or floating.
+        mean: of the C channels.
+        std: of the C channels.
 
     Returns:
         ``(B, C, H, W)`` float32.
     """
-    unit = images / 255
+    unit = images / 255 if images.dtype == torch.uint8 else images.clone()
     return unit.sub_(_per_channel(mean, unit.device)).div_(_per_channel(std, unit.device))
 
 

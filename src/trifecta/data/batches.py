@@ -53,6 +53,11 @@ class Batches:
         """Whole batches in an epoch."""
         return len(self.images) // self.batch_size
 
+    @property
+    def images_per_epoch(self) -> int:
+        """Images in whole batches."""
+        return self.steps_per_epoch * self.batch_size
+
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,14 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trifecta.files import write_atomically
+from trifecta._utils.files import write_atomically
 
 FORMAT_VERSION = 1
 """Raise it when the same key would decode to other pixels."""
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept."""
+    """Return the folder of decoded images."""
     if own := os.environ.get("TRIFECTA_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")

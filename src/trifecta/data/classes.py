@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trifecta.data.extras import require
+from trifecta._utils.extras import require
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -32,7 +32,7 @@ def find_classes(training: "Dataset", column: str) -> tuple[list[Any], tuple[str
     if len(values) < 2:
         raise ValueError(
             f"training needs two classes or more, column '{column}' has {len(values)} "
-            f"({', '.join(names)}): choose another with --label-column, or add images of others"
+            f"({', '.join(names)}): choose another with --set data.label_column, or add images of others"
         )
     return values, names
 
@@ -51,7 +51,7 @@ def class_indices(split: "Dataset", column: str, values: list[Any], *, name: str
         raise ValueError(
             f"labels outside the classes: split '{name}', row {row} (from 0) has label "
             f"{labels[row].as_py()!r}, but the {len(values)} classes are labelled "
-            f"{values[0]!r} to {values[-1]!r}: choose a split with labels (--test-split) "
-            "or another --label-column"
+            f"{values[0]!r} to {values[-1]!r}: choose a split with labels (--set data.test_split) "
+            "or another --set data.label_column"
         )
     return torch.from_numpy(indices.to_numpy().astype(np.int64))

@@ -5,7 +5,7 @@ from io import BytesIO
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from trifecta.data.extras import pillow, require
+from trifecta._utils.extras import pillow, require
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,17 +25,17 @@ def find_image_column(split: "Dataset", chosen: str | None) -> str:
     """
     found = [name for name in split.column_names if _is_image(split, name)]
     if chosen is not None:
-        return _choice(split, chosen, found, "images", "--image-column")
+        return _choice(split, chosen, found, "images", "--set data.image_column")
     if not found:
         raise ValueError(
             f"no column of images among {_columns(split)}: the source needs image files or "
-            "encoded images (see --image-column)"
+            "encoded images (see --set data.image_column)"
         )
     name = next((name for name in IMAGE_NAMES if name in found), found[0])
     if len(found) > 1 and name not in IMAGE_NAMES:
         warnings.warn(
             f"images are taken from column '{name}', of {', '.join(found)}: "
-            "choose another with --image-column",
+            "choose another with --set data.image_column",
             stacklevel=2,
         )
     return name
@@ -61,7 +61,7 @@ def find_label_column(split: "Dataset", chosen: str | None) -> str:
         elif _dtype(feature) in TEXT_TYPES:
             kinds["text"].append(name)
     if chosen is not None:
-        return _choice(split, chosen, [*chain(*kinds.values())], "labels", "--label-column")
+        return _choice(split, chosen, [*chain(*kinds.values())], "labels", "--set data.label_column")
     if kinds["class"]:
         return _finest(split, kinds["class"])
     return _most_likely(split, kinds["integer"], kinds["text"])
@@ -73,7 +73,7 @@ def _most_likely(split: "Dataset", *groups: list[str]) -> str:
     only = [group[0] for group in groups if len(group) == 1]
     if not usual and not only:
         raise ValueError(
-            f"no column of labels among {_columns(split)}: choose one with --label-column, or "
+            f"no column of labels among {_columns(split)}: choose one with --set data.label_column, or "
             "keep the images in one folder per class, with two classes or more"
         )
     return [*usual, *only][0]
@@ -106,7 +106,7 @@ def _finest(split: "Dataset", names: list[str]) -> str:
         counts = ", ".join(f"{other} ({len(split.features[other].names)})" for other in names)
         warnings.warn(
             f"labels are taken from column '{name}', which has the most classes of {counts}: "
-            "choose another with --label-column",
+            "choose another with --set data.label_column",
             stacklevel=2,
         )
     return name

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What ``load_data`` needs to know. Every field is a plain value, or a list of them in YAML.
+    """Source, splits and size of the images. Every field is a plain value, or a list of them in YAML.
 
     Attributes:
         source: a local folder (Parquet files or one folder of images per class), a Hugging Face
@@ -48,7 +48,7 @@ class DataConfig:
         if self.train_split == self.test_split:
             raise ValueError(
                 f"training and test split must differ, got '{self.test_split}' for both: "
-                "choose another --test-split, or --hold-out 0.2"
+                "choose another --set data.test_split, or --set data.hold_out=0.2"
             )
         if not 0 <= self.validation < 1:
             raise ValueError(
@@ -57,7 +57,7 @@ class DataConfig:
             )
         if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise ValueError(
-                f"--hold-out is a fraction of the training images, above 0 and below 1, "
+                f"--set data.hold_out is a fraction of the training images, above 0 and below 1, "
                 f"got {self.hold_out}: try 0.2"
             )
         if self.image_size is not None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trifecta.data.extras import pillow
+from trifecta._utils.extras import pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 """(H, W, C), C = 1 or 3."""
 
 Encoded = tuple[str, bytes | Path]
-"""What an image is called in an error, and its encoded bytes or its file."""
+"""The name of an image in errors, and its encoded bytes or its file."""
 
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION_TAG = 0x0112

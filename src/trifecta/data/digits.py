@@ -3,13 +3,13 @@
 import torch
 import torch.nn.functional as F
 
-from trifecta.data.extras import require
+from trifecta._utils.extras import require
 from trifecta.data.images import ImageSet
 
 DIGITS = "digits"
 DIGIT_CLASSES = tuple("0123456789")
 TEST_FRACTION = 0.2
-"""Of the digits, which have no official split."""
+"""The test share of the digits, which have no official split."""
 
 
 def load_digits(image_size: tuple[int, int] | None) -> ImageSet:

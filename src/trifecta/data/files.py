@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from trifecta._utils.extras import pillow
 from trifecta.data.decode import decode_images
-from trifecta.data.extras import pillow
 
 
 def find_images(path: Path) -> list[Path]:

@@ -4,10 +4,11 @@ Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +16,7 @@ class ImageSet:
     """Images and their labels, on one device.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8.
+        images: ``(N, C, H, W)`` uint8, or floating and used as they are.
         labels: ``(N,)`` int64, indices into the classes.
     """
 
@@ -23,7 +24,7 @@ class ImageSet:
     labels: Tensor
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8, self.images.dtype
+        assert self.images.dtype == torch.uint8 or self.images.is_floating_point(), self.images.dtype
         assert self.labels.dtype == torch.int64, self.labels.dtype
         assert self.images.ndim == 4, self.images.shape
         assert self.labels.shape == self.images.shape[:1], self.labels.shape
@@ -45,12 +46,13 @@ class ImageData:
     """A data set, ready for training.
 
     Attributes:
-        train: what weights are trained on.
+        train: what weights are trained on; nothing where a loader makes the batches.
         validation: what choices are made on; None if nothing is kept for that.
         test: what a result is measured on, once.
         classes: the name of every label.
         mean: to normalise each channel by, in 0..1.
         std: standard deviation to normalise each channel by, above 0 and up to 1.
+        loader: makes training batches by its own rules, in place of ``train``.
     """
 
     train: ImageSet
@@ -59,16 +61,17 @@ class ImageData:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    loader: DataLoader[Any] | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of every image."""
-        channels, height, width = self.train.images.shape[1:]
+        channels, height, width = self.test.images.shape[1:]
         return channels, height, width
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.classes)
 
     def to(self, device: torch.device | str) -> "ImageData":

@@ -1,4 +1,4 @@
-"""From a configuration to images in memory."""
+"""Load images into memory as a configuration says."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from trifecta._utils.extras import require
 from trifecta.data.cache import cached_images
 from trifecta.data.classes import class_indices, find_classes
 from trifecta.data.columns import find_image_column, find_label_column
 from trifecta.data.config import DataConfig
 from trifecta.data.decode import Encoded, decode_images, size_text
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
-from trifecta.data.extras import require
 from trifecta.data.images import ImageData, ImageSet
 from trifecta.data.normalization import find_statistics
 from trifecta.data.source import open_source
@@ -92,7 +92,7 @@ def _as_classes(images: ImageSet, names: Sequence[str], classes: Sequence[str]) 
 
 def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     names = ("subset", "image_column", "label_column")
-    ignored = [f"--{name.replace('_', '-')}" for name in names if getattr(config, name) is not None]
+    ignored = [f"data.{name}" for name in names if getattr(config, name) is not None]
     if ignored:
         warnings.warn(f"{', '.join(ignored)}: not used with the embedded digits", stacklevel=3)
     digits = load_digits(config.image_size)
@@ -101,7 +101,7 @@ def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
 
 def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     splits = open_source(config.source, config.subset)
-    training = _split(splits, config.train_split, "--train-split NAME")
+    training = _split(splits, config.train_split, "--set data.train_split=NAME")
     image_column = find_image_column(training, config.image_column)
     label_column = find_label_column(training, config.label_column)
     values, classes = find_classes(training, label_column)
@@ -118,12 +118,12 @@ def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
 def _split_names(splits: "DatasetDict", config: DataConfig) -> list[str]:
     """The splits to read: the training split, and the test split unless it is held out."""
     if config.hold_out is None:
-        _split(splits, config.test_split, "--test-split NAME or --hold-out 0.2")
+        _split(splits, config.test_split, "--set data.test_split=NAME or --set data.hold_out=0.2")
         return [config.train_split, config.test_split]
     if config.test_split in splits:
         raise ValueError(
-            f"{config.source} has a split '{config.test_split}' of its own: drop --hold-out, or name "
-            "a split that it lacks with --test-split to hold images out all the same"
+            f"{config.source} has a split '{config.test_split}' of its own: drop --set data.hold_out, or "
+            "name a split that it lacks with --set data.test_split to hold images out all the same"
         )
     return [config.train_split]
 
@@ -190,7 +190,7 @@ def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:
     if len(missing) > len(classes) - 2:
         raise ValueError(
             f"training needs images of two classes or more, only one of {len(classes)} has any: choose "
-            "another --label-column, or add images of others"
+            "another --set data.label_column, or add images of others"
         )
     if missing:
         warnings.warn(f"classes without a training image: {', '.join(missing)}", stacklevel=3)

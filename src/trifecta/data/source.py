@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trifecta.data.extras import require
+from trifecta._utils.extras import require
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -61,7 +61,7 @@ def _load(path: str, subset: str | None, what: str) -> "DatasetDict":
 
 
 def _advice(error: BaseException) -> str:
-    """What ``datasets`` complains of, on one line, and what to do about it."""
+    """Return the complaint of ``datasets`` on one line, and the fix."""
     reason = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, ConnectionError):
         return (
@@ -69,7 +69,7 @@ def _advice(error: BaseException) -> str:
             "the network, or try --data digits"
         )
     if "BuilderConfig" in reason or "Config name is missing" in reason:
-        return f"{reason}: choose one with --subset"
+        return f"{reason}: choose one with --set data.subset"
     if isinstance(error, FileNotFoundError):
         return "it has no images or Parquet files: give a folder with Parquet files or images in it"
     return reason

@@ -29,7 +29,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
     if shares.sum() == 0:
         raise ValueError(
             f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none, as every "
-            "class keeps one image: use more images, or a larger --validation or --hold-out"
+            "class keeps one image: use more images, or a larger --validation or --set data.hold_out"
         )
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[classes[shuffled].argsort(stable=True)]
@@ -39,7 +39,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
 
 
 def _shares(counts: Tensor, fraction: float) -> Tensor:
-    """How many samples each class of ``counts`` (K,) gives: largest remainders, not the last."""
+    """Count the samples that each class of ``counts`` (K,) gives, by largest remainders."""
     exact = counts.double() * fraction
     shares = exact.floor().long()
     left = round(fraction * int(counts.sum())) - int(shares.sum())

@@ -1,21 +1,15 @@
 """Windows of blocks as one operation: exact gradients in less time and memory than the plain graph."""
 
-from trifecta.fused.compiling import compiled_kernels, compiled_windows
-from trifecta.fused.pointwise import EAGER, Kernels
-from trifecta.fused.scoring import infer_block, infer_first_block, inferred_stage
-from trifecta.fused.stages import Stage, largest_response_bytes, stages_of
+from trifecta.fused.fused_block import FusedBlock, fused_blocks, largest_response_bytes
+from trifecta.fused.scoring import infer_block, infer_first_block, inference_block
 from trifecta.fused.window import run_window
 
 __all__ = [
-    "EAGER",
-    "Kernels",
-    "Stage",
-    "compiled_kernels",
-    "compiled_windows",
+    "FusedBlock",
+    "fused_blocks",
     "infer_block",
     "infer_first_block",
-    "inferred_stage",
+    "inference_block",
     "largest_response_bytes",
     "run_window",
-    "stages_of",
 ]

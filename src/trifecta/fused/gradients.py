@@ -1,6 +1,6 @@
 """The gradients of one block, piece by piece, from a source that makes its output's gradient by rows.
 
-Shapes: as in :mod:`trifecta.fused.blocks`.
+Shapes: as in :mod:`trifecta.fused.block_pass`.
 """
 
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trifecta.fused.blocks import BlockPass, empty
+from trifecta.fused.block_pass import BlockPass, empty
 from trifecta.fused.chunks import Rows
+from trifecta.fused.fused_block import Parameters
 from trifecta.fused.norms import NormContext, Statistics, Totals
-from trifecta.fused.stages import Parameters
 
 Source = Callable[[Rows], Tensor]
 
@@ -33,17 +33,17 @@ def parameter_gradients(
     weight, bias, scale, shift = block.parameters
     against_standard = torch.zeros_like(weight)
     taps = weight.new_zeros(weight.shape[0], *weight.shape[2:])
-    shape = block.stage.output_shape(block.x.shape)
+    shape = block.layers.output_shape(block.x.shape)
     stored = empty(shape, block.weight.dtype, block.device) if store else None
     for rows in block.pieces(kept):
         gradient = source(rows)
         if stored is not None:
             stored[rows] = gradient
         gradient = block.response_gradient(gradient, rows)
-        standard = block.stage.norm.standardize(block.x[rows], block.statistics)
-        against_standard += block.stage.linear.weight_gradient(gradient, standard, block.weight)
+        standard = block.layers.norm.standardize(block.x[rows], block.statistics)
+        against_standard += block.layers.linear.weight_gradient(gradient, standard, block.weight)
         if scale is not None or bias is not None:
-            taps += block.stage.linear.tap_sums(gradient)
+            taps += block.layers.linear.tap_sums(gradient)
     again = source if stored is None else stored.__getitem__
     of_bias = None if bias is None else taps
     if scale is None or shift is None:
@@ -66,7 +66,7 @@ def input_source(
 
     With ``rectified`` that of what stood under the ReLU which made the input.
     """
-    norm, linear = block.stage.norm, block.stage.linear
+    norm, linear = block.layers.norm, block.layers.linear
     if not norm.separable:
         first = 0
     weight, scale = block.weight[:, first:], block.parameters.scale
@@ -75,7 +75,7 @@ def input_source(
         scale = scale[first:]
         totals = Totals(totals.scaled[first:], totals.plain[first:], totals.positions)
 
-    context = NormContext(statistics, scale, totals, block.kernels)
+    context = NormContext(statistics, scale, totals)
 
     def input_gradient(rows: Rows) -> Tensor:
         dy = linear.input_gradient(block.response_gradient(source(rows), rows), weight)

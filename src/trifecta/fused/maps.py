@@ -15,11 +15,11 @@ class LinearMap(Protocol):
     """``response = weight · x``, without its bias.
 
     Attributes:
-        gains: whether a fused window trains faster than the plain graph. Fully connected layers move more
-            weights than activations through memory, and a fused window touches weights more often.
+        is_faster_fused: whether a fused window trains faster than the plain graph. Fully connected layers
+            move more weights than activations through memory, and fused windows touch weights more often.
     """
 
-    gains: bool
+    is_faster_fused: bool
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """(R, C, …), weight (O, C, …) → (R, O, …)."""
@@ -44,7 +44,7 @@ class LinearMap(Protocol):
 class Convolution3x3:
     """3×3, padding 1, stride 1; every tap but the middle one misses the pixels of some border."""
 
-    gains = True
+    is_faster_fused = True
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`LinearMap`."""
@@ -84,7 +84,7 @@ class Convolution3x3:
 class Matrix:
     """A fully connected layer."""
 
-    gains = False
+    is_faster_fused = False
 
     def __call__(self, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`LinearMap`."""

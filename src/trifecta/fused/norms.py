@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.fused.pointwise import Kernels, relu_gradient
-from trifecta.norms import LayerNorm, LengthNorm
+from trifecta.fused.pointwise import combine, relu_gradient
+from trifecta.nn.norms import LayerNorm, LengthNorm
 
 
 class Totals(NamedTuple):
@@ -38,23 +38,21 @@ class Statistics(NamedTuple):
 
 
 class NormContext(NamedTuple):
-    """What the gradient of a norm's input depends on, besides the input.
+    """Inputs of the gradient with respect to a norm's input, besides that input.
 
     Attributes:
         statistics: of the batch.
         scale: (C,), None where the norm has none.
         totals: come with a scale.
-        kernels: the elementwise work.
     """
 
     statistics: Statistics
     scale: Tensor | None
     totals: Totals | None
-    kernels: Kernels
 
 
 class Norm(Protocol):
-    """What a window asks of a normalisation; scale and shift are None where it has none."""
+    """A normalisation in a fused window; scale and shift are None where it has none."""
 
     reads_batch: bool
     separable: bool  # no channel's gradient depends on another channel
@@ -105,7 +103,7 @@ class FusedBatchNorm:
         a = scale * inverse
         b = -a * inverse * totals.scaled / totals.positions
         c = -a * totals.plain / totals.positions - b * mean
-        return context.kernels.combine(dy, x, a, b, c, rectified=rectified)
+        return combine(dy, x, a, b, c, rectified=rectified)
 
 
 class FusedLayerNorm:
@@ -206,7 +204,7 @@ def fused_norm(module: nn.Module) -> Norm | None:
 
 
 def running_statistics(module: nn.Module) -> Statistics:
-    """What a batch norm uses in eval mode; nothing for other norms."""
+    """Return the running statistics of a batch norm; none for other norms."""
     return Statistics(getattr(module, "running_mean", None), getattr(module, "running_var", None))
 
 

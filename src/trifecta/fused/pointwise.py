@@ -1,20 +1,17 @@
 """The elementwise work of a block, each function one or few passes over a piece of a batch.
 
 Shapes: R rows of a piece; a block's response (R, O, H, W) before the ReLU, its activations (R, O, h, w)
-after ReLU and pooling; channel sums (R, O). Linear blocks have (R, O) throughout. Which of four pixels a
-maximum was, its *place*, is 0 or 1 in the upper row and 2 or 3 in the lower; packed, four of them, of
+after ReLU and pooling; channel sums (R, O). Linear blocks have (R, O) throughout. The *index* of a
+maximum among its four pixels is 0 or 1 in the upper row and 2 or 3 in the lower; packed, four of them, of
 channels o, o + O/4, o + O/2 and o + 3·O/4, share a byte.
 """
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+def channel_sums(x: Tensor) -> tuple[Tensor, Tensor]:
     """Sums of values and of squares over positions, (R, C, h, w) → 2 × (R, C), float32 or wider.
 
     Accumulated in float32. On CPU each sum is then rounded to the precision of ``x``, because asking
@@ -33,19 +30,19 @@ def relu_into(response: Tensor, out: Tensor) -> None:
     torch.clamp_min(response, 0, out=out)
 
 
-def relu_pool_into(response: Tensor, out: Tensor, packed_places: Tensor) -> None:
-    """ReLU and 2×2 maximum into ``out``, the places packed.
+def relu_pool_into(response: Tensor, out: Tensor, packed_indices: Tensor) -> None:
+    """ReLU and 2×2 maximum into ``out``, with the indices of the maxima, packed.
 
     The maximum of four ReLUs is the ReLU of the maximum, so the pool runs first. Where two are equal
     the first is taken, as ``nn.MaxPool2d`` does.
     """
     largest, index = F.max_pool2d(response, 2, return_indices=True)
     torch.clamp_min(largest, 0, out=out)
-    packed_places.copy_(pack_places(_places(index, response.shape[3])))
+    packed_indices.copy_(pack_indices(_window_indices(index, response.shape[3])))
 
 
-def _places(index: Tensor, image_width: int) -> Tensor:
-    """From positions in the image, as max pooling counts them, to places, (R, O, h, w)."""
+def _window_indices(index: Tensor, image_width: int) -> Tensor:
+    """Convert positions in the image, as max pooling counts them, to indices, (R, O, h, w)."""
     height, width = index.shape[2:]
     corner = torch.arange(height, device=index.device).unsqueeze(1) * (2 * image_width)
     corner = corner + torch.arange(width, device=index.device) * 2
@@ -65,31 +62,31 @@ def relu_pool(response: Tensor, *, pool: bool) -> Tensor:
     return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2]).clamp_(min=0)
 
 
-def pack_places(places: Tensor) -> Tensor:
-    """Four places to a byte, (R, O, h, w) → (R, O/4, h, w); as they are where 4 does not divide O."""
-    if places.shape[1] % 4:
-        return places
-    a, b, c, d = places.chunk(4, dim=1)
+def pack_indices(indices: Tensor) -> Tensor:
+    """Pack four indices into a byte, (R, O, h, w) → (R, O/4, h, w), where 4 divides O."""
+    if indices.shape[1] % 4:
+        return indices
+    a, b, c, d = indices.chunk(4, dim=1)
     return a | (b << 2) | (c << 4) | (d << 6)
 
 
-def unpack_places(packed: Tensor, channels: int) -> Tensor:
-    """The inverse of :func:`pack_places`."""
+def unpack_indices(packed: Tensor, channels: int) -> Tensor:
+    """The inverse of :func:`pack_indices`."""
     if packed.shape[1] == channels:
         return packed
     return torch.cat([(packed >> shift) & 3 for shift in (0, 2, 4, 6)], dim=1)
 
 
-def unpool(gradient: Tensor, packed_places: Tensor, height: int, width: int) -> Tensor:
-    """Put each value back to its place among four zeros, (R, O, h, w) → (R, O, height, width)."""
-    places = unpack_places(packed_places, gradient.shape[1])
+def unpool(gradient: Tensor, packed_indices: Tensor, height: int, width: int) -> Tensor:
+    """Put each value back among its four pixels, the others 0, (R, O, h, w) → (R, O, height, width)."""
+    indices = unpack_indices(packed_indices, gradient.shape[1])
     shape = (*gradient.shape[:2], height, width)
     out = torch.empty(
         shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
     )
     if height % 2 or width % 2:
         out.zero_()
-    lower, right = (places >> 1).to(gradient.dtype), (places & 1).to(gradient.dtype)
+    lower, right = (indices >> 1).to(gradient.dtype), (indices & 1).to(gradient.dtype)
     h, w = 2 * gradient.shape[2], 2 * gradient.shape[3]
     # value · 1 or value · 0, and differences of equal values: exact in every precision.
     below = gradient * lower
@@ -101,7 +98,7 @@ def unpool(gradient: Tensor, packed_places: Tensor, height: int, width: int) -> 
     return out
 
 
-def moment_gradient(
+def sums_gradient(
     activations: Tensor, of_sums: Tensor | None, of_squares: Tensor | None, of_features: Tensor | None
 ) -> Tensor:
     """Gradient at the response under the ReLU, from those of the channel sums and of the features.
@@ -135,16 +132,3 @@ def combine(dy: Tensor, x: Tensor, a: Tensor, b: Tensor, c: Tensor, *, rectified
     a, b, c = (factor.to(x.dtype).view(per_channel) for factor in (a, b, c))
     combined = dy.mul_(a).addcmul_(x, b).add_(c)
     return relu_gradient(combined, x) if rectified else combined
-
-
-class Kernels(NamedTuple):
-    """The functions of this module that a window runs, as they are or compiled."""
-
-    relu_into: Callable[[Tensor, Tensor], None]
-    relu_pool_into: Callable[[Tensor, Tensor, Tensor], None]
-    unpool: Callable[[Tensor, Tensor, int, int], Tensor]
-    moment_gradient: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Tensor]
-    combine: Callable[..., Tensor]
-
-
-EAGER = Kernels(relu_into, relu_pool_into, unpool, moment_gradient, combine)

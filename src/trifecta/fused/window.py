@@ -17,128 +17,108 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused.blocks import BlockPass, Recomputed
+from trifecta.fused.block_pass import BlockPass
 from trifecta.fused.chunks import Rows
 from trifecta.fused.forward import forward_block
+from trifecta.fused.fused_block import FusedBlock, Parameters, as_input, compute_dtype
 from trifecta.fused.gradients import Source, input_source, parameter_gradients
 from trifecta.fused.maps import Matrix
 from trifecta.fused.norms import Statistics
-from trifecta.fused.pointwise import EAGER, Kernels, channel_moments
-from trifecta.fused.stages import Parameters, Stage, as_input, compute_dtype
-from trifecta.goodness import Moments
-from trifecta.patches import patch_means, spread_patches
+from trifecta.fused.pointwise import channel_sums, sums_gradient
+from trifecta.losses.goodness import ChannelSums
+from trifecta.nn.pooling import patch_means, spread_patches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a window does, besides its tensors.
+    """The options of a window's pass.
 
     Attributes:
-        stages: its blocks.
+        blocks: its blocks.
         dtype: of activations and products.
         constant_channels: leading channels of the input that need no gradient.
         skip_zero_rows: run backward only over samples whose gradient is not exactly 0, and take batch
             norm's two means over those.
-        recompute: keep the activations of every other block only, and make the others again, piece by
-            piece, twice: for a window of two, a third of the memory less for two more forward passes of
-            its first block.
         patches: P where the means of P×P patches are wanted, else 0.
-        sums_up: whether the channel sums of the features are wanted.
-        kernels: the elementwise work, eager or compiled.
+        wants_sums: whether the channel sums of the features are wanted.
     """
 
-    stages: tuple[Stage, ...]
+    blocks: tuple[FusedBlock, ...]
     dtype: torch.dtype
     constant_channels: int = 0
     skip_zero_rows: bool = False
-    recompute: bool = False
     patches: int = 0
-    sums_up: bool = True
-    kernels: Kernels = EAGER
-
-    def keeps(self, block: int) -> bool:
-        """Whether the activations of ``block`` are kept."""
-        return not self.recompute or block % 2 == 1 or self.is_last(block)
+    wants_sums: bool = True
 
     def is_last(self, block: int) -> bool:
         """Whether the window ends with ``block``."""
-        return block == len(self.stages) - 1
+        return block == len(self.blocks) - 1
 
 
 def run_window(
-    stages: Sequence[Stage],
+    blocks: Sequence[FusedBlock],
     x: Tensor,
     *,
     constant_channels: int = 0,
     skip_zero_rows: bool = False,
-    recompute: bool = False,
     patches: int = 0,
-    sums_up: bool = True,
-    kernels: Kernels = EAGER,
-) -> tuple[Tensor, Moments]:
+    wants_sums: bool = True,
+) -> tuple[Tensor, ChannelSums]:
     """Forward pass of a window in train mode, differentiable once.
 
     Args:
-        stages: of consecutive blocks, see :func:`trifecta.fused.stages.stages_of`.
+        blocks: of consecutive blocks, see :func:`trifecta.fused.fused_block.fused_blocks`.
         x: (N, C, H, W) or (N, F); computed in autocast's precision where that is on.
         constant_channels: see :class:`Plan`.
         skip_zero_rows: see :class:`Plan`.
-        recompute: see :class:`Plan`.
         patches: see :class:`Plan`; they must be of equal size.
-        sums_up: see :class:`Plan`.
-        kernels: see :class:`Plan`.
+        wants_sums: see :class:`Plan`.
 
     Returns:
-        The last block's activations, and what was wanted of their moments. A loss may be built on either.
+        The last block's activations, and those of their sums that were wanted; a loss may use either.
     """
-    if isinstance(stages[0].linear, Matrix) and x.ndim == 4:
+    if isinstance(blocks[0].linear, Matrix) and x.ndim == 4:
         constant_channels *= math.prod(x.shape[2:])
     plan = Plan(
-        stages=tuple(stages),
+        blocks=tuple(blocks),
         dtype=compute_dtype(x),
         constant_channels=constant_channels,
         skip_zero_rows=skip_zero_rows,
-        recompute=recompute,
         patches=patches,
-        sums_up=sums_up,
-        kernels=kernels,
+        wants_sums=wants_sums,
     )
-    parameters = [p for stage in plan.stages for p in stage.parameters]
+    parameters = [p for layers in plan.blocks for p in layers.parameters]
     features, sums, squares, means = _Window.apply(x, plan, *parameters)  # type: ignore[no-untyped-call]
     positions = math.prod(features.shape[2:])
-    return features, Moments(sums=sums, squares=squares, positions=positions, patch_means=means)
+    return features, ChannelSums(sums=sums, squares=squares, positions=positions, patch_means=means)
 
 
 class _Window(torch.autograd.Function):
-    """Saved: the input, then activations, places, mean and variance of each block, then parameters."""
+    """Saved: the input, then activations, indices, mean and variance of each block, then parameters."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: Plan, *parameters: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.plan, ctx.input_dtype, ctx.input_shape = plan, x.dtype, x.shape
-        x = as_input(plan.stages[0], x, plan.dtype)
+        x = as_input(plan.blocks[0], x, plan.dtype)
         saved: list[Tensor | None] = [x]
         with torch.autocast(x.device.type, enabled=False):
-            moments = channel_moments(x) if plan.stages[0].norm.reads_batch else None
-            for k, (stage, own) in enumerate(zip(plan.stages, _by_block(parameters), strict=True)):
-                overwrite = k > 0 and not plan.keeps(k - 1)
-                block, moments = forward_block(
-                    stage,
-                    plan.kernels,
+            sums = channel_sums(x) if plan.blocks[0].norm.reads_batch else None
+            for k, (layers, own) in enumerate(zip(plan.blocks, _by_block(parameters), strict=True)):
+                block, sums = forward_block(
+                    layers,
                     own,
                     x,
-                    moments,
-                    overwrite=overwrite,
-                    sums_up=plan.sums_up or not plan.is_last(k),
+                    sums,
+                    wants_sums=plan.wants_sums or not plan.is_last(k),
                 )
-                assert block.activations is not None
                 x = block.activations
-                saved += [x if plan.keeps(k) else None, block.places, *block.statistics]
-        assert moments is not None
+                saved += [x, block.indices, *block.statistics]
+        assert sums is not None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*saved, *parameters)
         means = patch_means(x, plan.patches) if plan.patches else None
         # A view, so that what is saved is no output of this node and holds no graph.
-        return (x.view_as(x), *moments, means)
+        return (x.view_as(x), *sums, means)
 
     @staticmethod
     def backward(
@@ -183,24 +163,23 @@ def _restore(ctx: Any) -> list[BlockPass]:
     """The blocks of the forward pass, from what the graph kept."""
     plan: Plan = ctx.plan
     size = 4
-    split = 1 + size * len(plan.stages)
+    split = 1 + size * len(plan.blocks)
     saved = ctx.saved_tensors
-    x: Tensor | Recomputed = saved[0]
+    x: Tensor = saved[0]
     blocks = []
-    for k, (stage, own) in enumerate(zip(plan.stages, _by_block(saved[split:]), strict=True)):
-        activations, places, mean, variance = saved[1 + size * k : 1 + size * (k + 1)]
+    for k, (layers, own) in enumerate(zip(plan.blocks, _by_block(saved[split:]), strict=True)):
+        activations, indices, mean, variance = saved[1 + size * k : 1 + size * (k + 1)]
         block = BlockPass(
-            stage=stage,
-            kernels=plan.kernels,
+            layers=layers,
             parameters=own,
             weight=own.cast_weight(plan.dtype),
             x=x,
             activations=activations,
-            places=places,
+            indices=indices,
             statistics=Statistics(mean, variance),
         )
         blocks.append(block)
-        x = Recomputed(block) if activations is None else activations
+        x = activations
     return blocks
 
 
@@ -213,7 +192,6 @@ def _closing_source(
 ) -> Source:
     """The gradient under the last ReLU, from those of what the window returned."""
     activations = block.activations
-    assert activations is not None
 
     def source(rows: Rows) -> Tensor:
         piece = activations[rows]
@@ -221,7 +199,7 @@ def _closing_source(
         if of_means is not None:
             spread = spread_patches(of_means[rows], piece.shape)
             direct = spread if direct is None else direct + spread
-        return block.kernels.moment_gradient(piece, sums, squares, direct)
+        return sums_gradient(piece, sums, squares, direct)
 
     return source
 
@@ -234,7 +212,6 @@ def _rows_with_gradient(*gradients: Tensor | None) -> Tensor:
 
 def _input_gradient(ctx: Any, block: BlockPass, source: Source, kept: Tensor | None) -> Tensor:
     """The gradient of the window's input as a whole; 0 for constant channels and skipped samples."""
-    assert isinstance(block.x, Tensor)
     gradient = torch.zeros_like(block.x)
     for rows in block.pieces(kept):
         part = source(rows)

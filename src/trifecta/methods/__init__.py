@@ -1,7 +1,12 @@
 """The table of methods: one file per paper, one line here."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
+from types import ModuleType
 
+from trifecta._utils.names import lookup
+from trifecta._utils.references import Imports, installed_methods, is_reference
+from trifecta.method import Method
 from trifecta.methods.asge import asge
 from trifecta.methods.backprop import backprop
 from trifecta.methods.class_groups import class_groups
@@ -15,14 +20,12 @@ from trifecta.methods.ff import ff
 from trifecta.methods.hcl_ff import hcl_ff
 from trifecta.methods.local_losses import pred, predsim, sim
 from trifecta.methods.masked_mix import masked_mix
-from trifecta.methods.method import Method
 from trifecta.methods.mono_forward import mono_forward
 from trifecta.methods.rec_lra import rec_lra
 from trifecta.methods.scff import scff
 from trifecta.methods.superfecta import superfecta
 from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
-from trifecta.names import lookup
 
 METHODS: dict[str, Callable[[], Method]] = {
     "trifecta": trifecta,
@@ -49,18 +52,39 @@ METHODS: dict[str, Callable[[], Method]] = {
 }
 
 
-def get_method(name: str) -> Method:
-    """The method called ``name``, with its default settings.
+def all_methods() -> dict[str, Callable[[], Method]]:
+    """Return the methods of this package, and those that installed packages add."""
+    added = dict(METHODS)
+    for name, entry in installed_methods().items():
+        try:
+            added.setdefault(name, entry.load())
+        except Exception as error:  # whatever a stranger's package raises when it is imported
+            warnings.warn(f"method {name} of an installed package is left out: {error}", stacklevel=2)
+    return added
+
+
+def get_method(name: str, *, imports: Iterable[str | ModuleType] = ()) -> Method:
+    """Return the method called ``name``, with its default settings.
+
+    Args:
+        name: as in ``trifecta list``, or ``module:function`` of your own.
+        imports: your own modules.
 
     Raises:
         ValueError: no such method; names the nearest ones.
     """
-    return lookup(METHODS, name, "method")()
+    if is_reference(name):
+        method = Imports(imports).resolve(name)()
+        if not isinstance(method, Method):
+            raise ValueError(f"{name} returns no Method: received {type(method).__name__}")
+        return method
+    return lookup(all_methods(), name, "method")()
 
 
 __all__ = [
     "METHODS",
     "Method",
+    "all_methods",
     "asge",
     "backprop",
     "class_groups",

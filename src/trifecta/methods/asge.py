@@ -14,12 +14,12 @@ Compared with the abstract only: the authors' code (KAI-Laboratory/ASGE) could n
 details decided here: P = 4 in every block, where the paper adapts it to the block's channels; g is
 standardised per image, and the projection's entries are normal with variance 1/(C·P²); batch
 normalisation and maximum pools, where the paper is said to downsample by root mean squares and to
-normalise over channels; the last block predicts (the paper's *Last Pred*; ``--readout all`` is its
+normalise over channels; the last block predicts (the paper's *Last Pred*; ``readout="all"`` is its
 *Fusion Pred*).
 """
 
-from trifecta.heads import ProjectedCrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import ProjectedCrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

@@ -5,12 +5,12 @@ method; the class scores are a linear classifier on the last block's global aver
 
     loss = cross_entropy(classifier(average_pool(activations)), labels)
 
-With another schedule it becomes a local method: ``--schedule layer-wise`` puts a classifier on every
+With another schedule it becomes a local method: ``schedule=LAYER_WISE`` puts a classifier on every
 block and lets nothing cross.
 """
 
-from trifecta.heads import CrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import CrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import END_TO_END
 
 

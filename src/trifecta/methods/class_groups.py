@@ -13,8 +13,8 @@ overlapping updates of the Trifecta. Groups are contiguous and as equal as the c
 scores predict on their own; the last block's are read.
 """
 
-from trifecta.heads import GroupCrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import GroupCrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 

@@ -18,9 +18,9 @@ second layer), so that the networks are those of every other method; the learnin
 code's Adam keeps 0.01; the last block predicts, where the code also trains a classifier on top.
 """
 
-from trifecta.heads import GroupCrossEntropy
-from trifecta.methods.method import Method
-from trifecta.optimizers import OptimizerConfig
+from trifecta.losses import GroupCrossEntropy
+from trifecta.method import Method
+from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE
 
 

@@ -9,8 +9,8 @@ blocks. Not compared with the authors' code (s9xie/DSN). Departures: cross-entro
 hinges; every loss weighs the same throughout.
 """
 
-from trifecta.heads import CrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import CrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import DEEPLY_SUPERVISED
 
 

@@ -15,8 +15,8 @@ convolutions, and ends in a larger classifier; blocks are updated in the order o
 paper's replay buffers for asynchronous workers.
 """
 
-from trifecta.heads import AuxiliaryCrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import AuxiliaryCrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

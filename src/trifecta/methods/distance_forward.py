@@ -17,8 +17,8 @@ the centroids are learned; averages to 4×4, a margin of 1 and scores times 8; b
 block's input; the last block predicts.
 """
 
-from trifecta.heads import CentroidMargin
-from trifecta.methods.method import Method
+from trifecta.losses import CentroidMargin
+from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 

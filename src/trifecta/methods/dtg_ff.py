@@ -18,8 +18,8 @@ trained across blocks would pass a gradient into each of them; here none exists,
 block.
 """
 
-from trifecta.heads import ProjectedCrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import ProjectedCrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

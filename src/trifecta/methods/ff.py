@@ -11,14 +11,14 @@ block before. The sum of all blocks' goodness but the first's predicts.
 
 No code of the author was compared. Departures from the paper: the label enters as one more input channel,
 where the paper writes it over the first pixels, which suits fully connected networks but a convolution
-sees only in a corner (``label_input="overlay"``, ``--label-input overlay``; recipe ``ff-mlp-mnist``);
+sees only in a corner (``label_input="overlay"``; recipe ``ff-mlp-mnist``);
 goodness is the mean of squares in place of the sum, with threshold 2 (the paper's threshold grows with
 the width); wrong labels are drawn uniformly, not by how likely the network finds them; the length norm
 leaves a mean square of 1 in place of a length of 1; Adam without weight decay or momentum schedule.
 """
 
-from trifecta.heads import Threshold
-from trifecta.methods.method import Method
+from trifecta.losses import Threshold
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

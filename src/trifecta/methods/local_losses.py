@@ -18,8 +18,8 @@ and 0.01 for ``sim`` and ``predsim``); the last block's classifier predicts, whe
 fully connected network.
 """
 
-from trifecta.heads import Combined, LocalPrediction, Objective, Similarity
-from trifecta.methods.method import Method
+from trifecta.losses import Combined, LocalPrediction, Objective, Similarity
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

@@ -4,7 +4,7 @@ Paper: Hinton 2022, "The Forward-Forward Algorithm: Some Preliminary Investigati
 section 3.2.
 
 Formula, at block k with goodness g_i = mean_square(activations_i) of images and of mixtures of two images
-under a mask with large regions (:class:`trifecta.image_pairs.MaskedMix`):
+under a mask with large regions (:class:`trifecta.inputs.image_pairs.MaskedMix`):
 
     threshold_loss = mean_i softplus(threshold − positive_i) + softplus(negative_i − threshold)
 
@@ -16,8 +16,8 @@ the same time and are summed over all blocks but the first, where the paper trai
 afterwards.
 """
 
-from trifecta.heads import Combined, Contrast, CrossEntropy, Threshold
-from trifecta.methods.method import Method
+from trifecta.losses import Combined, Contrast, CrossEntropy, Threshold
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

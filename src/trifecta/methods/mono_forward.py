@@ -14,8 +14,8 @@ Compared with the abstract only: no code of the authors was found. Departures, o
 the classifier has a bias; batch normalisation at a block's input; the last block predicts.
 """
 
-from trifecta.heads import CrossEntropy
-from trifecta.methods.method import Method
+from trifecta.losses import CrossEntropy
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

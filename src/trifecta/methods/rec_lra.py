@@ -21,8 +21,8 @@ was drawn, where the paper can learn it; the prediction is one more pass with ru
 block, the last too, has its feedback and a linear probe, and the last probe predicts.
 """
 
-from trifecta.heads import LocalTargets
-from trifecta.methods.method import Method
+from trifecta.losses import LocalTargets
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

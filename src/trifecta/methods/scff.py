@@ -23,8 +23,8 @@ channels and pools are the network's; the read-outs of all blocks are summed, wh
 classifier on the features of all.
 """
 
-from trifecta.heads import PositionThresholds
-from trifecta.methods.method import Method
+from trifecta.losses import PositionThresholds
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

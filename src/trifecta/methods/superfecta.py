@@ -1,6 +1,6 @@
 """Superfecta: four techniques on strictly local blocks, one pass, no negatives.
 
-Ours, found on validation images of CIFAR-10 (docs/league.md: the search, and what each technique is
+Ours, found on validation images of CIFAR-10 (docs/comparison.md: the search, and what each technique is
 worth).
 
 Formula, at block k with activations a:
@@ -14,16 +14,16 @@ Formula, at block k with activations a:
    while its block waits for it.
 2. *Classifiers of 4×4 patches*, so that a block may keep where things are, which blocks that see no later
    one are otherwise taught to forget (averages as in Nøkland & Eidnes 2019, arXiv 1901.06656).
-3. *Orthogonalised steps* (Muon, :mod:`trifecta.muon`): a few directions dominate the gradient that a block
-   gets from its classifier, and such a step gives the others the same say.
+3. *Orthogonalised steps* (Muon, :mod:`trifecta.optim.muon`): a few directions dominate the gradient that a
+   block gets from its classifier, and such a step gives the others the same say.
 4. *A fused read-out*: the scores of all blocks but the first are summed.
 
 Nothing crosses a block, and what goes on is what the ReLU leaves.
 """
 
-from trifecta.heads import CrossEntropy
-from trifecta.methods.method import Method
-from trifecta.optimizers import OptimizerConfig
+from trifecta.losses import CrossEntropy
+from trifecta.method import Method
+from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE
 
 CLASSIFIER = CrossEntropy(pool=4, hidden=256)

@@ -16,8 +16,8 @@ the pattern is standard normal noise and one more input channel; goodness is the
 normalisation and the read-out are those of Forward-Forward.
 """
 
-from trifecta.heads import Symmetric
-from trifecta.methods.method import Method
+from trifecta.losses import Symmetric
+from trifecta.method import Method
 from trifecta.schedules import LAYER_WISE
 
 

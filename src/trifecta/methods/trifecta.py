@@ -16,20 +16,20 @@ the table of goodness agree (tests/reference_values). Departures from that code,
 it:
 
 - a weight has one Adam state instead of one per objective that trains it
-  (``ownership="objective"``, ``--ownership objective``; the label's pictures have one in both);
+  (``ownership="objective"``; the label's pictures have one in both);
 - at steps where the last block is left without a partner it learns alone instead of idling
-  (``close_last=False``, ``--idle-last``);
+  (``trains_remainder=False``);
 - the partition goes on alternating from epoch to epoch, instead of starting anew (``restarts=True``);
 - the learning rate starts at 0.003 and decays along a cosine, instead of staying at 0.001
-  (``learning_rate=1e-3, decay="constant"``, ``--learning-rate 0.001 --decay constant``);
+  (``learning_rate=1e-3, decay="constant"``);
 - bfloat16 or float32 in place of float16 without loss scaling.
 
 Recipes ``published-*`` restore all of them but the last, and the code's augmentation and normalisation
-constants. Batch size, epochs and augmentation are the recipe's: see ``trifecta.recipes``.
+constants. Batch size, epochs and augmentation are the recipe's: see ``trifecta.experiments.recipes``.
 """
 
-from trifecta.heads import Symmetric
-from trifecta.methods.method import Method
+from trifecta.losses import Symmetric
+from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 

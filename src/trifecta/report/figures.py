@@ -80,7 +80,7 @@ def score_curves(history: Records) -> str:
 
 
 def score_histogram(block: int, positive: Tensor, negative: Tensor) -> str:
-    """How far one block tells true labels from wrong ones: two histograms of its scores (N,)."""
+    """Draw two histograms of one block's scores (N,), of true labels and of wrong ones."""
     both = torch.cat([positive, negative])
     low, high = torch.quantile(both[:: max(1, len(both) // 100_000)], torch.tensor([0.005, 0.995]))
 

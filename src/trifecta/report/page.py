@@ -2,7 +2,7 @@
 
 import yaml
 
-from trifecta.files import write_atomically
+from trifecta._utils.files import write_atomically
 from trifecta.report import figures
 from trifecta.report.templates import fill, missing_libraries
 from trifecta.training.config import to_plain
@@ -24,7 +24,7 @@ def render(run: Run) -> str:
     """The page as text."""
     trainer = run.trainer
     return fill(
-        "page.html",
+        "report/page.html",
         result=run.result,
         losses=trainer.history[-1]["loss"],
         curves=_curves(run),

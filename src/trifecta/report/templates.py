@@ -1,4 +1,4 @@
-"""Pages from the templates of this package. jinja2 is imported where it is used."""
+"""Pages from this package's templates. jinja2 is imported where it is used."""
 
 import warnings
 from importlib import util
@@ -7,18 +7,18 @@ from trifecta.report.terminal import percent
 
 
 def fill(template: str, **values: object) -> str:
-    """A page of this package with ``values`` in their places."""
+    """Render the template at a path below this package, such as ``report/page.html``, with ``values``."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trifecta", "report"), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("trifecta", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
     return environment.get_template(template).render(values)
 
 
 def missing_libraries() -> list[str]:
-    """What the pages need and is not installed; warns of it."""
+    """Return the libraries that pages need and are not installed; warn of them."""
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
     if missing:
         warnings.warn(

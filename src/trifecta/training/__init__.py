@@ -1,25 +1,33 @@
-"""Epochs, history, checkpoints and run folders."""
+"""Epochs, callbacks, history, checkpoints and run folders."""
 
+from trifecta.training.callbacks import Callback, CSVLogger, EarlyStopping, TensorBoardLogger
 from trifecta.training.config import RunConfig, from_plain, read_config, to_plain
 from trifecta.training.evaluation import Evaluation, evaluate
+from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError
-from trifecta.training.progress import Interrupted, Progress
+from trifecta.training.model import TrainedModel, load
 from trifecta.training.run import Run, resume, train
-from trifecta.training.run_folder import DatasetFacts, RunFolder, load_network
+from trifecta.training.run_folder import DatasetFacts, RunFolder
+from trifecta.training.saved_network import load_network
 from trifecta.training.trainer import Trainer
 
 __all__ = [
+    "CSVLogger",
+    "Callback",
     "DatasetFacts",
     "DivergenceError",
+    "EarlyStopping",
     "Evaluation",
     "Interrupted",
-    "Progress",
     "Run",
     "RunConfig",
     "RunFolder",
+    "TensorBoardLogger",
+    "TrainedModel",
     "Trainer",
     "evaluate",
     "from_plain",
+    "load",
     "load_network",
     "read_config",
     "resume",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trifecta._utils.precision import autocast
 from trifecta.data import ImageSet, evaluation_batches
-from trifecta.labels import wrong_labels
-from trifecta.local_network import LocalNetwork
-from trifecta.precision import autocast
+from trifecta.inputs.labels import wrong_labels
+from trifecta.network import LocalNetwork
 from trifecta.readout import fuse, named_readouts
 
 BATCH_SIZE = 256
@@ -20,7 +20,7 @@ BATCH_SIZE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a network scored.
+    """Accuracy and scores of a network on a set of images.
 
     Attributes:
         accuracy: of the method's read-out, 0 … 1.
@@ -82,7 +82,7 @@ def _scores(
     precision: str,
     batch_size: int,
 ) -> list[Tensor | None]:
-    """Of every image and class by every block, L × (N, K); None where a block has no head."""
+    """Score every image and class by every block, L × (N, K); None where a block has no head."""
     was_training = network.training
     network.eval()
     device = images.images.device

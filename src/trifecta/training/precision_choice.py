@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from trifecta._utils.devices import describe_device
+from trifecta._utils.files import write_atomically
+from trifecta._utils.precision import kept_precision, narrow_precision
 from trifecta.data.cache import cache_folder
-from trifecta.devices import describe_device
-from trifecta.files import write_atomically
-from trifecta.learner import Learner
-from trifecta.precision import kept_precision, narrow_precision
-from trifecta.precision_timing import PrecisionTimes, time_precisions
+from trifecta.learning import Learner
+from trifecta.learning.precision_timing import PrecisionTimes, time_precisions
 from trifecta.training.config import RunConfig, read_yaml, to_plain
 from trifecta.training.run_folder import RunFolder
 from trifecta.training.versions import versions
@@ -31,21 +31,20 @@ def choose_precision(learner: Learner, config: RunConfig) -> PrecisionChoice | N
     """Let ``learner`` take the faster precision, where it may still choose.
 
     Returns:
-        ``fp32_ms`` and ``bf16_ms``, as :class:`trifecta.precision_timing.PrecisionTimes` has them, and
-        whether they were ``cached``; None where there was no choice: one precision was asked for, or the
-        device has no other.
+        ``fp32_ms`` and ``bf16_ms``, milliseconds of a pass, and whether they were ``cached``; None where
+        there was no choice: one precision was asked for, or the device has no other.
     """
     if learner.precision != "auto":
         return None
     identity = _identity(learner, config)
     text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
     file = cache_folder() / f"precision-{hashlib.sha256(text.encode()).hexdigest()}.json"
-    known = _read(file)
+    known = None if identity is None else _read(file)
     times = time_precisions(learner, config.batch_size) if known is None else known
     learner.precision = times.faster
     choice: PrecisionChoice = {"fp32_ms": times.fp32_ms, "bf16_ms": times.bf16_ms}
     # On a machine that is busy, or whose memory is, the next run may see more.
-    if known is None and times.is_clear:
+    if identity is not None and known is None and times.is_clear:
         _write(file, choice | {"precision": times.faster} | identity)
     return choice | {"cached": known is not None}
 
@@ -61,43 +60,38 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
     """
     if asked is not None and asked != "auto":
         return narrow_precision(asked, device)
-    config, _ = folder.read_config()
-    precision = kept_precision(config.precision, _recorded(folder), device)
+    if not folder.config.is_file():
+        raise ValueError(f"{folder.path} is not a run folder: it has no config.yaml")
+    plain = read_yaml(folder.config)
+    recorded = plain.get("resolved") or {}
+    precision = kept_precision(str(plain.get("precision")), str(recorded.get("precision", "auto")), device)
     # A run that has not begun has nothing to be equal to.
     return "fp32" if precision == "auto" else precision
 
 
-def _recorded(folder: RunFolder) -> str | None:
-    """As the run's settings or, in older folders, its result have it; None where neither has."""
-    resolved = read_yaml(folder.config).get("resolved")
-    if isinstance(resolved, dict) and "precision" in resolved:
-        return str(resolved["precision"])
-    try:
-        return str(json.loads(folder.result.read_text())["precision"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _identity(learner: Learner, config: RunConfig) -> dict[str, Any]:
-    """Everything that the times depend on, as plain values."""
+def _identity(learner: Learner, config: RunConfig) -> dict[str, Any] | None:
+    """Everything that the times depend on, as plain values; None where a part has no name."""
     network, installed = learner.network, versions()
+    try:
+        plain = to_plain(config)
+    except ValueError:
+        return None
     return {
         "hardware": describe_device(learner.device),
         "threads": torch.get_num_threads(),
         "versions": {name: installed.get(name) for name in ("torch", "trifecta")},
-        "network": config.network,
+        "network": plain["network"],
         "width": config.width,
         "parameters": sum(p.numel() for p in network.parameters()),
-        "method": to_plain(config)["method"],
+        "method": plain["method"],
         "batch_size": config.batch_size,
         "image_shape": list(network.image_shape),
         "num_classes": network.num_classes,
-        "recompute": config.recompute,
     }
 
 
 def _read(file: Path) -> PrecisionTimes | None:
-    """What an earlier run timed; None where there is nothing, or nothing that can be read."""
+    """Read the times of an earlier run; None where there are none that can be read."""
     try:
         stored = json.loads(file.read_text())
         fp32, bf16 = (float(stored[name]) for name in ("fp32_ms", "bf16_ms"))

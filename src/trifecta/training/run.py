@@ -1,21 +1,23 @@
 """A run from its settings to its result: train, read the test split once, leave the folder."""
 
-import dataclasses
-import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trifecta.counts import counts
-from trifecta.data import ImageData
-from trifecta.devices import describe_device, peak_memory_bytes
-from trifecta.local_network import LocalNetwork
-from trifecta.training.config import RunConfig
+from torch import nn
+
+from trifecta._utils.devices import describe_device, peak_memory_bytes
+from trifecta._utils.references import name_of
+from trifecta.data import Given, ImageData, data_from
+from trifecta.learning.counts import counts
+from trifecta.network import LocalNetwork
+from trifecta.training.callbacks import Callback
+from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.evaluation import Evaluation
-from trifecta.training.progress import Progress
-from trifecta.training.run_folder import RunFolder
+from trifecta.training.run_folder import Imported, RunFolder
 from trifecta.training.trainer import Trainer
 from trifecta.training.versions import versions as versions
 
@@ -36,7 +38,7 @@ class Run:
 
     @property
     def test_accuracy(self) -> float:
-        """Of the method's read-out, 0 … 1."""
+        """Test accuracy of the method's read-out, 0 … 1."""
         return self.test.accuracy
 
     @property
@@ -45,13 +47,30 @@ class Run:
         return self.trainer.network
 
 
-def train(config: RunConfig, *, out: str | Path | None = None, progress: Progress | None = None) -> Run:
+def train(
+    config: RunConfig,
+    *,
+    data: ImageData | Given | None = None,
+    validation: Given | None = None,
+    test: Given | None = None,
+    classes: Sequence[str] | None = None,
+    network: Iterable[nn.Module] | None = None,
+    out: str | Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
     """Train as ``config`` says, then evaluate on the test split.
 
     Args:
         config: everything that decides the run.
+        data: images and labels to train on, in place of ``config.data``: tensors, a ``Dataset`` or a
+            ``DataLoader``; see :func:`trifecta.data.data_from` for it and the next three.
+        validation: to choose on, likewise.
+        test: to measure on, likewise.
+        classes: names, in label order.
+        network: blocks in order, in place of those that ``config.network`` names: any modules that map a
+            batch to a batch. They are trained as they are.
         out: folder for the run's files, new or empty; None leaves none.
-        progress: told of every step.
+        callbacks: called while it trains.
 
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
@@ -60,7 +79,18 @@ def train(config: RunConfig, *, out: str | Path | None = None, progress: Progres
     folder = None if out is None else RunFolder(out)
     if folder is not None:
         folder.require_unused()
-    return finish(Trainer(config, folder=folder, progress=progress))
+    if data is not None:
+        config = replace(config, data=None)
+    if network is not None:
+        config = replace(config, network=GIVEN)
+    trainer = Trainer(
+        config,
+        folder=folder,
+        data=_image_data(config, data, validation, test, classes),
+        blocks=network,
+        callbacks=callbacks,
+    )
+    return finish(trainer)
 
 
 def resume(
@@ -68,15 +98,45 @@ def resume(
     *,
     epochs: int | None = None,
     device: str | None = None,
-    progress: Progress | None = None,
+    data: ImageData | Given | None = None,
+    validation: Given | None = None,
+    test: Given | None = None,
+    classes: Sequence[str] | None = None,
+    network: Iterable[nn.Module] | None = None,
+    imports: Imported = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Run:
     """Continue the run in ``out`` from its checkpoint, to ``epochs`` where given.
+
+    Data and blocks that were handed to :func:`train` must be handed over again.
+
+    Args:
+        out: the run's folder.
+        epochs: in all, in place of the run's own.
+        device: in place of the run's own.
+        data: as for :func:`train`, like the next four.
+        validation: to choose on.
+        test: to measure on.
+        classes: names, in label order.
+        network: blocks in order.
+        imports: modules of your own whose parts the run's settings may name.
+        callbacks: called while it trains.
 
     Raises:
         ValueError: ``out`` is not a run, has no readable checkpoint or another network's.
         Interrupted, DivergenceError: as :meth:`Trainer.fit`.
     """
-    return finish(resumed_trainer(out, epochs=epochs, device=device, progress=progress))
+    config, _ = RunFolder(out).read_config(imports=imports)
+    trainer = resumed_trainer(
+        out,
+        epochs=epochs,
+        device=device,
+        data=_image_data(config, data, validation, test, classes),
+        blocks=network,
+        imports=imports,
+        callbacks=callbacks,
+    )
+    return finish(trainer)
 
 
 def resumed_trainer(
@@ -85,14 +145,16 @@ def resumed_trainer(
     epochs: int | None = None,
     device: str | None = None,
     data: ImageData | None = None,
-    progress: Progress | None = None,
+    blocks: Iterable[nn.Module] | None = None,
+    imports: Imported = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """The trainer of the run in ``out``, where its checkpoint left it; on ``data`` if it is loaded."""
+    """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded."""
     folder = RunFolder(out)
-    config, _ = folder.read_config()
+    config, _ = folder.read_config(imports=imports)
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
-    config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
-    trainer = Trainer(config, folder=folder, data=data, progress=progress)
+    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    trainer = Trainer(config, folder=folder, data=data, blocks=blocks, callbacks=callbacks)
     trainer.resume()
     if trainer.position.epoch > config.epochs:
         raise ValueError(
@@ -103,8 +165,21 @@ def resumed_trainer(
     return trainer
 
 
+def _image_data(
+    config: RunConfig,
+    data: ImageData | Given | None,
+    validation: Given | None,
+    test: Given | None,
+    classes: Sequence[str] | None,
+) -> ImageData | None:
+    """Make a data set of what was handed over; None where nothing was."""
+    if data is None or isinstance(data, ImageData):
+        return data
+    return data_from(data, validation=validation, test=test, classes=classes, batch_size=config.batch_size)
+
+
 def finish(trainer: Trainer) -> Run:
-    """Train what is left, read the test split once, write result and report."""
+    """Train what is left, read the test split once, write the result."""
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
@@ -112,11 +187,7 @@ def finish(trainer: Trainer) -> Run:
     seconds = time.perf_counter() - began
     run = Run(result=_result(trainer, test, seconds), test=test, trainer=trainer)
     if trainer.folder is not None:
-        # Here, not at the top: the report imports this module, and needs an extra.
-        from trifecta.report.page import write_report
-
         trainer.folder.write_result(run.result)
-        write_report(run)
     return run
 
 
@@ -124,7 +195,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
     config, history, device = trainer.config, trainer.history, trainer.device
     total_seconds, peak_bytes = trainer.total_seconds, peak_memory_bytes(device)
     seconds = sum(record["seconds"] for record in history)
-    images = len(history) * trainer.batches.steps_per_epoch * config.batch_size
+    images = len(history) * trainer.batches.images_per_epoch
     return {
         "test_accuracy": test.accuracy,
         "validation_accuracy": history[-1]["validation_accuracy"],
@@ -134,15 +205,15 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "epochs": len(history),
         "seconds": seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),
-        "total_seconds": total_seconds if math.isfinite(total_seconds) else None,
+        "total_seconds": total_seconds,
         "images_per_second": images / seconds,
         "peak_memory_bytes": peak_bytes,
         **counts(trainer.network, batch_size=config.batch_size, total_steps=trainer.learner.total_steps),
         "locality": config.method.locality,
         "method": config.method.name,
-        "network": config.network,
+        "network": name_of(config.network),
         "width": config.width,
-        "data": config.data.source,
+        "data": GIVEN if config.data is None else config.data.source,
         "recipe": config.recipe,
         "budget": config.budget,
         "batch_size": config.batch_size,

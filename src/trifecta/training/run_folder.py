@@ -4,24 +4,25 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
+from trifecta._utils.files import write_atomically
 from trifecta.data import ImageData
-from trifecta.devices import in_channels_last
-from trifecta.files import write_atomically
-from trifecta.labels import ImageShape
-from trifecta.local_network import LocalNetwork, build_network
+from trifecta.network import LocalNetwork
+from trifecta.nn.shapes import ImageShape
 from trifecta.training.config import RunConfig, from_plain, read_yaml, to_plain
+
+Imported = Iterable[str | ModuleType]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetFacts:
-    """What a trained network must know of its data, to be used without it.
+    """Facts about its data that a trained network needs to be used without it.
 
     Attributes:
         image_shape: (C, H, W).
@@ -42,7 +43,7 @@ class DatasetFacts:
 
 
 # Raise it when a checkpoint of before could not be resumed.
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 class RunFolder:
@@ -90,11 +91,14 @@ class RunFolder:
         text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
         write_atomically(self.config, lambda path: path.write_text(text))
 
-    def read_config(self) -> tuple[RunConfig, DatasetFacts]:
-        """Settings and data facts of the run.
+    def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
+        """Read settings and data facts of the run.
+
+        Args:
+            imports: modules of your own whose parts the settings may name.
 
         Raises:
-            ValueError: this is not a run folder.
+            ValueError: this is not a run folder, or its settings name a part from another module.
         """
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
@@ -107,7 +111,7 @@ class RunFolder:
             raise ValueError(
                 f"{self.config} does not hold a run's facts about its data (dataset: …)"
             ) from None
-        return from_plain(plain), known
+        return from_plain(plain, imports=imports), known
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``history.jsonl``, one epoch a line."""
@@ -153,57 +157,9 @@ class RunFolder:
         if state.get("format") != CHECKPOINT_FORMAT:
             raise ValueError(
                 f"{self.checkpoint} was written by another version of trifecta: resume with that one, or "
-                f"start again with --config {self.config}"
+                f"start again with --recipe {self.config}"
             )
         return state
-
-
-def load_network(folder: RunFolder, device: torch.device) -> tuple[LocalNetwork, DatasetFacts]:
-    """The trained network of a run, in evaluation mode, and the facts about its data.
-
-    Raises:
-        ValueError: not a run folder, no model in it, or a model of another network.
-    """
-    config, facts = folder.read_config()
-    network = network_for(config, facts)
-    try:
-        tensors = load_file(folder.model)
-    except FileNotFoundError:
-        raise ValueError(f"{folder.path} has no model.safetensors: train it first") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot read {folder.model}: {error}") from None
-    load_weights(network, tensors, source=folder.model)
-    return network.to(device).eval(), facts
-
-
-def network_for(config: RunConfig, facts: DatasetFacts) -> LocalNetwork:
-    """The untrained network of a run."""
-    network = build_network(
-        config.method,
-        config.network,
-        image_shape=facts.image_shape,
-        num_classes=len(facts.classes),
-        width=config.width,
-        seed=config.seed,
-    )
-    return in_channels_last(network)
-
-
-def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
-    """Copy ``tensors`` into ``network``.
-
-    Raises:
-        ValueError: they are another network's; names the first difference.
-    """
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    received = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in [*expected, *received]:
-        if expected.get(name) != received.get(name):
-            raise ValueError(
-                f"{source} holds another network: {name} is {received.get(name, 'missing')}, "
-                f"this run's is {expected.get(name, 'missing')}"
-            )
-    network.load_state_dict(dict(tensors))
 
 
 def _listed(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,31 @@
 """Epochs: data through the learner, what was measured, and a checkpoint after each."""
 
-import math
 import time
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trifecta.data import Batches, ImageData, ImageSet, load_data
-from trifecta.devices import resolve_device, synchronize
-from trifecta.learner import Learner
-from trifecta.pipeline import Losses, Pipeline
+from trifecta._utils.devices import resolve_device, synchronize
+from trifecta.data import ImageData, ImageSet
+from trifecta.learning import Learner
+from trifecta.learning.pipeline import Losses
 from trifecta.readout import CHOSEN
-from trifecta.superclasses import find_superclasses
+from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
+from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
-from trifecta.training.progress import Interrupted, Progress, Record
-from trifecta.training.run_folder import DatasetFacts, RunFolder, load_weights, network_for
+from trifecta.training.preparation import loaded, pipeline_for, training_batches, with_superclasses
+from trifecta.training.run_folder import DatasetFacts, RunFolder
+from trifecta.training.saved_network import load_weights, network_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class Position:
-    """Where in the data a run is: whole epochs done, batches of the next one done."""
+    """A run's position in the data: whole epochs done, and batches of the next one."""
 
     epoch: int = 0
     batch: int = 0
@@ -34,11 +34,16 @@ class Position:
 class Trainer:
     """One run of a configuration.
 
+    Attributes:
+        stop_requested: set it to stop after the batch in hand, with a checkpoint.
+        stop_after_epoch: set it to end the run after its epoch, as if it had been the last one.
+
     Args:
         config: everything that decides the run.
         folder: where to leave its files; None leaves none.
         data: the images, if they are loaded already; else ``config.data`` is loaded.
-        progress: told of every step.
+        blocks: of the network, in place of those that ``config.network`` names.
+        callbacks: called in this order, see :class:`Callback`.
 
     Raises:
         ValueError: the configuration, its data or the device cannot be used; nothing was written.
@@ -50,40 +55,32 @@ class Trainer:
         *,
         folder: RunFolder | None = None,
         data: ImageData | None = None,
-        progress: Progress | None = None,
+        blocks: Iterable[nn.Module] | None = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.folder, self.progress = folder, progress
+        self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
-        self.data = load_data(config.data) if data is None else data
+        self.data = loaded(config) if data is None else data
         # Set-up counts as part of the run, finding and decoding its images does not.
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self.config = with_superclasses(config, self.data)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         config = self.config
-        self.network = network_for(config, self.facts).to(self.device)
-        self.batches = Batches(
-            self.data.train,
-            batch_size=config.batch_size,
-            augmentation=config.augmentation,
-            mean=self.data.mean,
-            std=self.data.std,
-            seed=config.seed,
-        )
+        self.network = network_for(config, self.facts, blocks=blocks).to(self.device)
+        self.batches = training_batches(config, self.data, self.device)
         self.learner = Learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(config.seed),
             precision=config.precision,
-            recompute=config.recompute,
-            compiled=config.compile,
             total_steps=config.epochs * self.batches.steps_per_epoch,
             steps_per_epoch=self.batches.steps_per_epoch,
         )
-        self.pipeline = self._new_pipeline()
+        self.pipeline = pipeline_for(config, self.learner)
         self.position = Position()
         self.history: list[Record] = []
         self.precision_choice: PrecisionChoice | None = None
-        self.stop_requested = False
+        self.stop_requested = self.stop_after_epoch = False
         self._epoch_seconds = 0.0
         self._meter = self._new_meter()
 
@@ -105,14 +102,18 @@ class Trainer:
             self.folder.create()
             self._write_config(self.config)
             self._save()
-        while self.position.epoch < self.config.epochs:
+        for callback in self.callbacks:
+            callback.on_train_begin(self)
+        while self.position.epoch < self.config.epochs and not self.stop_after_epoch:
             self._train_epoch()
             self._finish_epoch()
+        for callback in self.callbacks:
+            callback.on_train_end(self)
 
     def evaluate(self, images: ImageSet) -> Evaluation:
         """Measure the network as it is now."""
-        if self.progress is not None:
-            self.progress.evaluating(len(images))
+        for callback in self.callbacks:
+            callback.on_evaluation_begin(self, len(images))
         return evaluate(
             self.network,
             images,
@@ -122,10 +123,13 @@ class Trainer:
         )
 
     def choose_readout(self) -> None:
-        """Where the read-out is to be chosen, choose it on validation images, and note it in the folder."""
+        """Choose the read-out on validation images, where that is asked for, and note it in the folder."""
         if self.config.method.readout != CHOSEN:
             return
-        assert self.data.validation is not None
+        if self.data.validation is None:
+            raise ValueError(
+                "a read-out is chosen on validation images: received readout chosen without any"
+            )
         blocks = choose_blocks(
             self.network,
             self.data.validation,
@@ -150,16 +154,15 @@ class Trainer:
         self.learner.load_state_dict(state["learner"])
         self.position = Position(**state["position"])
         self._epoch_seconds = state["epoch_seconds"]
-        # A checkpoint of before this was kept does not know: not a number.
-        self._earlier_seconds = state.get("total_seconds", math.nan)
+        self._earlier_seconds = state["total_seconds"]
         self._meter.load_state_dict(state["meter"])
-        self.precision_choice = state.get("precision_choice")
+        self.precision_choice = state["precision_choice"]
         self.history = self.folder.read_history()[: self.position.epoch]
 
     def _train_epoch(self) -> None:
         epoch, start = self.position.epoch, self.position.batch
-        if self.progress is not None:
-            self.progress.epoch_started(epoch + 1, self.batches.steps_per_epoch, start)
+        for callback in self.callbacks:
+            callback.on_epoch_begin(self, epoch + 1)
         assert self.learner.generator is not None
         began = time.perf_counter()
         batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
@@ -167,8 +170,8 @@ class Trainer:
         for losses in self._steps(self._until_stopped(batches)):
             self._meter.add(done, losses)
             done += 1
-            if self.progress is not None:
-                self.progress.step_done()
+            for callback in self.callbacks:
+                callback.on_step_end(self)
         synchronize(self.device)
         self._epoch_seconds += time.perf_counter() - began
         if self.stop_requested:
@@ -178,21 +181,6 @@ class Trainer:
         if self.pipeline is not None:
             return self.pipeline.steps(batches)
         return (self.learner.step(images, labels) for images, labels in batches)
-
-    def _new_pipeline(self) -> Pipeline | None:
-        """Blocks at the same time, where that was asked for and can gain anything."""
-        if self.config.pipeline == 1:
-            return None
-        if self.device.type != "cpu":
-            warnings.warn(f"--pipeline is for CPUs, and ignored on {self.device.type}", stacklevel=3)
-            return None
-        if not self.config.method.pipelines:
-            warnings.warn(
-                f"--pipeline is ignored: with {self.config.method.name} every block waits for all others",
-                stacklevel=3,
-            )
-            return None
-        return Pipeline(self.learner, self.config.pipeline)
 
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
@@ -216,11 +204,11 @@ class Trainer:
         self._epoch_seconds = 0.0
         self._meter = self._new_meter()
         self._save()
-        if self.progress is not None:
-            self.progress.epoch_done(record)
+        for callback in self.callbacks:
+            callback.on_epoch_end(self, record)
 
     def _record(self, losses: list[float | None]) -> Record:
-        images = self.batches.steps_per_epoch * self.config.batch_size
+        images = self.batches.images_per_epoch
         record: Record = {
             "epoch": self.position.epoch + 1,
             "seconds": self._epoch_seconds,
@@ -282,15 +270,6 @@ class Trainer:
                 "precision_choice": self.precision_choice,
             }
         )
-
-
-def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
-    """``config`` with the superclasses that the training images suggest, where its method finds them."""
-    method = config.method
-    if not method.finds_superclasses or method.superclasses:
-        return config
-    found = find_superclasses(data.train.images, data.train.labels, len(data.classes))
-    return replace(config, method=replace(method, superclasses=found))
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:

@@ -7,7 +7,7 @@ import torch
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the libraries that decide a figure."""
+    """Return the versions of Python and of the libraries that decide a figure."""
     libraries = {"torch": torch.__version__, "python": platform.python_version()}
     for name in ("trifecta", "numpy", "datasets"):
         try:

@@ -1,0 +1,109 @@
+"""How fast a trained run's steps are when settled pairs are skipped: exact, skipped, backprop in turn.
+
+python benchmarks/settled.py RUN RESULTS.jsonl [--shares 0.1,0.3] [--rounds 7]
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trifecta.bench.setting import Setting, data_name, endless_batches
+from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
+from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant
+from trifecta.bench.work import training_multiply_adds
+from trifecta.data import load_data
+from trifecta.learning import Learner
+from trifecta.losses import Symmetric, Threshold
+from trifecta.methods import Method
+from trifecta.network import LocalNetwork
+from trifecta.training import RunFolder, load_network
+
+PAIRS = (Symmetric, Threshold)
+# Real batches that every variant sees in turn.
+BATCHES = 8
+
+
+def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, say: Say) -> Report:
+    """Training steps from where a run ended, on its data, by the shares of ``skip_settled``.
+
+    The learning rate is next to nothing, so that the network stays as the run left it.
+
+    Raises:
+        ValueError: not a finished run of a method that compares pairs, or a share out of range.
+    """
+    config, facts = folder.read_config()
+    if not isinstance(config.method.objective, PAIRS):
+        raise ValueError(
+            f"settled pairs need a method that compares pairs: {folder.path} is a run of "
+            f"{config.method.name}; train with --method trifecta"
+        )
+    setting = Setting.of(config, facts.image_shape, len(facts.classes))
+    assert config.data is not None
+    data = load_data(config.data).to(setting.torch_device)
+    batches = list(islice(endless_batches(config, data), BATCHES))
+    rows = [_row(folder, setting, config.method, share) for share in (0.0, *shares)]
+    rows.append((VARIANTS[BACKPROP], VARIANTS[BACKPROP].build(setting)))
+    turns: dict[str, Turn] = {row.name: _turn(trainer, batches) for row, trainer in rows}
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    # What is skipped depends on the data: only rows that skip nothing have their work counted.
+    work = {
+        row.name: training_multiply_adds(trainer.network)
+        for row, trainer in rows
+        if row.name in ("settled-0", BACKPROP)
+    }
+    images = STEPS_A_TURN * setting.batch_size
+    report = report_turns("settled", setting, [row for row, _ in rows], seconds, work, images)
+    return report | {"data": data_name(config.data.source), "epochs": config.epochs}
+
+
+def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> tuple[Variant, Trains]:
+    assert isinstance(method.objective, PAIRS)
+    objective = replace(method.objective, skip_settled=share)
+    still = replace(method.optimizer, learning_rate=1e-9)
+    method = replace(method, objective=objective, optimizer=still)
+    trained, _ = load_network(folder, setting.torch_device)
+    network = setting.build(method)
+    network.load_state_dict(trained.state_dict())
+    generator = torch.Generator(setting.torch_device).manual_seed(0)
+    title = f"{method.name}, settled below {share:g} skipped" if share else f"{method.name}, exact"
+
+    def learner(network: LocalNetwork, precision: str) -> Trains:
+        return Learner(network, generator=generator, precision=precision)
+
+    row = Variant(name=f"settled-{share:g}", title=title, method=method, learner=learner)
+    return row, learner(network, setting.resolved_precision)
+
+
+def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+    endless = cycle(batches)
+
+    def turn() -> None:
+        for _ in range(STEPS_A_TURN):
+            trainer.step(*next(endless))
+
+    return turn
+
+
+def main() -> None:
+    """Measure, and append the report to the result file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--shares", default="0.1,0.3")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    shares = [float(share) for share in options.shares.split(",")]
+    report = measure_settled(RunFolder(options.run), shares, rounds=options.rounds, say=print)
+    report["command"] = f"python benchmarks/settled.py RUN RESULTS.jsonl --shares {options.shares}"
+    with options.results.open("a") as file:
+        file.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()

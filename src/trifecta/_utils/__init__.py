@@ -1,0 +1,1 @@
+"""Helpers of every floor: devices, precision, files, names, optional libraries."""

@@ -1,0 +1,164 @@
+"""Parts of a run as text: a built-in one by its name, a user's own by where it is, ``module:name``.
+
+Reading a run's settings must not run a stranger's code. So only modules that the caller names are imported,
+those of installed plug-ins, and PyTorch's optimizers.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+
+from trifecta._utils.names import lookup
+
+T = TypeVar("T")
+
+# Entry points of this group add methods to ``trifecta list``.
+METHOD_GROUP = "trifecta.methods"
+_OPTIMIZERS = "torch.optim"
+
+
+class Imports:
+    """The modules whose parts may be used.
+
+    Args:
+        modules: modules, or their names; names are imported here, from the current folder too.
+
+    Raises:
+        ValueError: a module cannot be imported.
+    """
+
+    def __init__(self, modules: Iterable[str | ModuleType] = ()) -> None:
+        self.modules: dict[str, ModuleType] = {}
+        for module in modules:
+            found = _import(module) if isinstance(module, str) else module
+            self.modules[found.__name__] = found
+            # A script is called __main__ while it runs, and by its file's name otherwise.
+            self.modules[_module_name(found)] = found
+
+    def resolve(self, reference: str) -> Any:
+        """Return the object called ``module:name``.
+
+        Raises:
+            ValueError: the module is not allowed, has no such object, or only imports it from elsewhere.
+        """
+        module_name, _, name = reference.partition(":")
+        module = self._module(module_name, reference)
+        found: Any = module
+        for part in name.split("."):
+            if not hasattr(found, part):
+                raise ValueError(f"{module_name} has no {name}: received {reference}")
+            found = getattr(found, part)
+        # Otherwise my_module:os.system would do for any module that imports os.
+        is_own = _package(getattr(found, "__module__", "")) == _package(module.__name__)
+        if not is_own or (module_name == _OPTIMIZERS and not _is_optimizer(found)):
+            raise ValueError(f"{name} is no part that {module_name} defines: received {reference}")
+        return found
+
+    def _module(self, name: str, reference: str) -> ModuleType:
+        if name in self.modules:
+            return self.modules[name]
+        plugins = {_package(entry.module) for entry in installed_methods().values()}
+        if name == _OPTIMIZERS or _package(name) in plugins:
+            return _import(name)
+        raise ValueError(
+            f"{reference} is a part from the module {name}, which runs code of its own: name it with "
+            f"--import {name} (imports=['{name}'] in Python) if you trust it"
+        )
+
+
+def installed_methods() -> Mapping[str, EntryPoint]:
+    """Return the methods that installed packages add, by name."""
+    return {entry.name: entry for entry in entry_points(group=METHOD_GROUP)}
+
+
+def is_reference(name: str) -> bool:
+    """Whether ``name`` has the form ``module:name``."""
+    return ":" in name
+
+
+def reference_of(part: object) -> str:
+    """Return ``module:name`` of a class or function.
+
+    Raises:
+        ValueError: it cannot be found again by its name.
+    """
+    name = getattr(part, "__qualname__", None)
+    module = sys.modules.get(getattr(part, "__module__", None) or "")
+    if name is None or module is None or "<" in name:
+        raise ValueError(
+            f"a part that is saved needs a name at the top of a module: received {part!r}; define it "
+            "with def or class in a file"
+        )
+    module_name = _module_name(module)
+    # torch.optim.SGD lives in torch.optim.sgd.
+    if module_name.startswith(f"{_OPTIMIZERS}."):
+        module_name = _OPTIMIZERS
+    return f"{module_name}:{name}"
+
+
+def part_of(table: Mapping[str, T], part: str | Any, what: str) -> T:
+    """Return ``part`` itself, or what the table has under its name.
+
+    Raises:
+        ValueError: the name is not in the table; the message has the nearest names.
+    """
+    if not isinstance(part, str):
+        found: T = part
+        return found
+    return lookup(table, part, what)
+
+
+def check_part(table: Mapping[str, Any], part: object, what: str) -> None:
+    """Check that a part is in the table, or can be called.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(part, str):
+        lookup(table, part, what)
+    elif not isinstance(part, Callable):  # type: ignore[arg-type]
+        raise ValueError(
+            f"{what} is a name ({', '.join(table)}) or a class or function of your own: received {part!r}"
+        )
+
+
+def name_of(part: object) -> str:
+    """Return a part's name for people: that in a table, or that of the class or function."""
+    return part if isinstance(part, str) else str(getattr(part, "__name__", type(part).__name__))
+
+
+def _is_optimizer(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, torch.optim.Optimizer)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _import(name: str) -> ModuleType:
+    folder = os.getcwd()  # noqa: PTH109  (sys.path holds strings)
+    added = folder not in sys.path
+    if added:
+        sys.path.append(folder)
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"cannot import {name}: {error}; give a module in the current folder or an installed one"
+        ) from None
+    finally:
+        if added:
+            sys.path.remove(folder)
+
+
+def _module_name(module: ModuleType) -> str:
+    if module.__name__ != "__main__" or not getattr(module, "__file__", None):
+        return module.__name__
+    return Path(str(module.__file__)).stem

@@ -1,0 +1,159 @@
+"""Data handed over in Python: tensors, a ``Dataset`` or a ``DataLoader``.
+
+Shapes: N images (N, C, H, W), labels (N,).
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics
+from trifecta.data.splits import stratified_split
+
+Pairs = tuple[Tensor, Tensor]
+# Images and labels, a Dataset of pairs of an image and a label, or a loader of batches of them.
+Given = Pairs | Dataset[Any] | DataLoader[Any]
+
+TEST_SHARE = 0.2
+_COLLECTED_AT_ONCE = 256
+
+
+class LoaderBatches:
+    """Training batches from a ``DataLoader``, as it makes them.
+
+    Nothing is normalised or augmented here: that is for the loader's own transforms.
+
+    Args:
+        loader: with a length, of batches of images (B, C, H, W) and labels (B,).
+        device: where batches are to go.
+    """
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        self.loader, self.device = loader, device
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        return len(self.loader)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images in an epoch."""
+        size = self.loader.batch_size or 1
+        return min(len(cast(Any, self.loader.dataset)), len(self.loader) * size)
+
+    def epoch(
+        self, index: int, *, start: int = 0, generator: torch.Generator | None = None
+    ) -> Iterator[Pairs]:
+        """Return the batches of an epoch from ``start`` on; those before it are made and left out."""
+        for images, labels in islice(iter(self.loader), start, None):
+            yield images.to(self.device), labels.to(self.device)
+
+
+def data_from(
+    train: Given,
+    *,
+    validation: Given | None = None,
+    test: Given | None = None,
+    share: float = 0.1,
+    classes: Sequence[str] | None = None,
+    batch_size: int = 128,
+) -> ImageData:
+    """Make a data set of what a program has at hand.
+
+    Images in uint8 are normalised by the training images' mean and standard deviation; floats are taken as
+    they are. A ``Dataset`` is loaded anew in every epoch, shuffled, so that its transforms stay random.
+
+    Args:
+        train: to train on.
+        validation: to choose on; None keeps a stratified ``share`` of training tensors for it, and for a
+            ``Dataset`` or ``DataLoader`` nothing.
+        test: to measure on; None keeps a stratified fifth of training tensors for it.
+        share: of training tensors that is kept for validation, 0 … below 1.
+        classes: names, in label order; None numbers them.
+        batch_size: of a ``Dataset``.
+
+    Raises:
+        ValueError: no test images, or images and labels of other shapes or types.
+    """
+    if isinstance(train, tuple):
+        return _from_tensors(_image_set(train), validation, test, share, classes)
+    loader = train if isinstance(train, DataLoader) else _shuffled(train, batch_size)
+    if test is None:
+        raise ValueError("a Dataset or DataLoader needs test images beside it: give test=…")
+    tested = _image_set(test)
+    channels = tested.images.shape[1]
+    plain = ChannelStatistics((0.0,) * channels, (1.0,) * channels)
+    if tested.images.dtype == torch.uint8:
+        raise ValueError(
+            "a Dataset or DataLoader gives float images, normalised as you like: received uint8"
+        )
+    return ImageData(
+        train=tested.select(torch.arange(0)),
+        loader=loader,
+        validation=None if validation is None else _image_set(validation),
+        test=tested,
+        classes=_names(classes, tested.labels),
+        mean=plain.mean,
+        std=plain.std,
+    )
+
+
+def _from_tensors(
+    train: ImageSet,
+    validation: Given | None,
+    test: Given | None,
+    share: float,
+    classes: Sequence[str] | None,
+) -> ImageData:
+    names = _names(classes, train.labels)
+    if test is None:
+        train, tested = _hold_out(train, TEST_SHARE)
+    else:
+        tested = _image_set(test)
+    validated = None if validation is None else _image_set(validation)
+    if validation is None and share:
+        train, validated = _hold_out(train, share)
+    channels = train.images.shape[1]
+    plain = ChannelStatistics((0.0,) * channels, (1.0,) * channels)
+    found = channel_statistics(train.images) if train.images.dtype == torch.uint8 else plain
+    return ImageData(
+        train=train, validation=validated, test=tested, classes=names, mean=found.mean, std=found.std
+    )
+
+
+def _hold_out(images: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
+    kept, held_out = stratified_split(images.labels, share)
+    return images.select(kept), images.select(held_out)
+
+
+def _image_set(given: Given) -> ImageSet:
+    """All images at once, in order."""
+    if isinstance(given, tuple):
+        images, labels = given
+    else:
+        loader = given if isinstance(given, DataLoader) else DataLoader(given, _COLLECTED_AT_ONCE)
+        batches = [(images, labels) for images, labels in loader]
+        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    is_image = images.ndim == 4 and (images.dtype == torch.uint8 or images.is_floating_point())
+    if not is_image or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            "images are (N, C, H, W), uint8 or float, with labels (N,) int64: received "
+            f"{images.dtype} {tuple(images.shape)} with {labels.dtype} {tuple(labels.shape)}"
+        )
+    return ImageSet(images, labels)
+
+
+def _shuffled(dataset: Dataset[Any], batch_size: int) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_size, shuffle=True, drop_last=True, collate_fn=default_collate)
+
+
+def _names(classes: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]:
+    count = int(labels.max()) + 1
+    if classes is not None and len(classes) < count:
+        raise ValueError(f"labels go up to {count - 1}: received {len(classes)} class names")
+    return tuple(classes) if classes is not None else tuple(str(k) for k in range(count))

@@ -1,0 +1,7 @@
+"""Local steps: the only place that detaches, runs backward and steps optimizers."""
+
+from trifecta.learning.learner import Learner
+from trifecta.learning.pipeline import Pipeline
+from trifecta.learning.step import LocalStep
+
+__all__ = ["Learner", "LocalStep", "Pipeline"]

@@ -1,0 +1,68 @@
+"""The first block's input in training, and the error that some heads must receive before.
+
+Shapes: B images (B, C, H, W) float, labels (B,) int64; K classes.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trifecta.inputs.labels import hard_labels, wrong_labels
+from trifecta.network import LocalNetwork
+
+
+def first_input(
+    network: LocalNetwork, images: Tensor, labels: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """The images (B, …), or for pairs (2B, …), positives first; tells the error where it feeds back."""
+    if network.method.objective.uses_feedback:
+        _feed_back(network, images, labels)
+    if network.image_pairs is not None:
+        return network.image_pairs.pairs(images, generator)
+    if network.label_input is None:
+        return images
+    if network.method.negatives == "hard":
+        wrong = hard_labels(labels, _predict(network, images), generator)
+    else:
+        wrong = wrong_labels(labels, network.num_classes, generator)
+    return network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
+
+
+def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
+    """Refuse a batch that the network cannot learn from.
+
+    Raises:
+        ValueError: images of another shape, labels that are not (B,) int64 or, seen on CPU only, not
+            below K.
+    """
+    if images.shape[1:] != network.image_shape or not images.is_floating_point():
+        raise ValueError(
+            f"images must be float (B, {', '.join(map(str, network.image_shape))}): "
+            f"received {images.dtype} {tuple(images.shape)}"
+        )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 ({len(images)},), one per image: "
+            f"received {labels.dtype} {tuple(labels.shape)}"
+        )
+    # Looking at values on another device would wait for it.
+    if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):
+        raise ValueError(
+            f"labels must be 0 … {network.num_classes - 1}: "
+            f"received {int(labels.min())} … {int(labels.max())}"
+        )
+
+
+def _feed_back(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
+    """Tell every head the network's error."""
+    scores = _predict(network, images)
+    error = scores.softmax(1) - F.one_hot(labels, scores.shape[1])
+    for block in network.scored_blocks:
+        network.head(block).receive(error)
+
+
+@torch.no_grad()
+def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
+    """Class scores (B, K) as for new images; leaves running statistics alone."""
+    scores: Tensor = network(images)
+    return scores.float() if scores.dtype.itemsize < 4 else scores

@@ -1,0 +1,220 @@
+"""One local step: the only place that detaches, runs backward and steps optimizers.
+
+Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
+"""
+
+import warnings
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trifecta._utils.precision import autocast, kept_precision, narrow_precision
+from trifecta.inputs.image_pairs import draw_offsets
+from trifecta.learning.first_input import check_batch, first_input
+from trifecta.learning.ownership import build_optimizers, owners
+from trifecta.learning.precision_timing import time_precisions
+from trifecta.learning.step import LocalStep
+from trifecta.learning.window_loss import window_loss
+from trifecta.network import LocalNetwork
+from trifecta.nn.blocks import Dropout, seeded_dropout
+from trifecta.schedules import Window
+
+
+class Learner:
+    """Trains a :class:`LocalNetwork`, one batch a step, window by window.
+
+    A window's graph lives from its own forward pass to its own backward pass; what goes on to the next
+    window is detached. All updates of a step follow from the weights before that step, because a
+    window's output is computed before its weights move.
+
+    Args:
+        network: the network, already on its device.
+        generator: draws the wrong labels; on the network's device. PyTorch's own where None.
+        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``: the faster
+            of the two, timed on a device that has both when the first step begins.
+        total_steps: of the run; without it the learning rate stays constant and no block freezes.
+        steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
+            without it the whole run counts as the first epoch.
+        fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
+            memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
+            where a loss that skips samples would gain nothing otherwise.
+    """
+
+    def __init__(
+        self,
+        network: LocalNetwork,
+        *,
+        generator: torch.Generator | None = None,
+        precision: str = "fp32",
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        fused: bool | None = None,
+    ) -> None:
+        self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
+        self.network, self.generator = network, generator
+        self.device = next(network.parameters()).device
+        self._asked_precision = precision
+        self.precision = narrow_precision(precision, self.device)
+        self.steps = 0
+        self.optimizers = build_optimizers(network)
+        self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
+
+    def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """Learn from one batch; return the loss of each block that closed a window, L × (), else None.
+
+        Losses stay on the device, detached.
+
+        Raises:
+            ValueError: images of another shape than the network's, or labels that are not (B,) int64 or,
+                checked on CPU only, not below K.
+        """
+        step = self.begin(images, labels)
+        while not step.is_done:
+            self.learn(step)
+        return step.losses
+
+    def begin(self, images: Tensor, labels: Tensor) -> LocalStep:
+        """Start a step, of which :meth:`learn` then does one window at a time; raises as :meth:`step`.
+
+        Two steps may be under way at once where every block does them in order, see
+        :class:`trifecta.learning.Pipeline`.
+        """
+        check_batch(self.network, images, labels)
+        if self.precision == "auto":
+            self.precision = time_precisions(self, len(images)).faster
+        self.network.train()
+        config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
+        progress = self.steps / self.total_steps if self.total_steps else 0.0
+        frozen = config.frozen_blocks(progress, num_blocks)
+        with autocast(self.precision, self.device):
+            x = first_input(self.network, images, labels, self.generator)
+        step = LocalStep(
+            number=self.steps,
+            progress=progress,
+            frozen=frozen,
+            windows=[Window(max(w.first, frozen), w.last) for w in self._windows() if w.last >= frozen],
+            x=x,
+            labels=labels,
+            losses=[None] * num_blocks,
+            offsets=self._draw_offsets(len(labels)),
+        )
+        self.steps += 1
+        return step
+
+    def learn(self, step: LocalStep) -> None:
+        """Let the step's next window learn."""
+        window = step.windows[step.windows_done]
+        self._set_epoch(window, step.number)
+        if step.windows_done == 0:
+            step.x = self._pass(step, range(step.frozen))
+        blocks = range(window.first, window.last + 1)
+        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+            loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
+            torch.autograd.backward(loss)
+        self._set_learning_rate(window, step.progress)
+        for owner in owners(self.network, window):
+            self.optimizers[owner].step()
+            self.optimizers[owner].zero_grad(set_to_none=True)
+        if window.first == 0:
+            # The gradient of a label that another objective owns is thrown away.
+            for parameter in self.network.label_parameters():
+                parameter.grad = None
+        step.losses[window.last], step.x = loss.detach(), output.detach()
+        step.windows_done += 1
+        idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
+        if idle:
+            # Blocks that idle are run all the same: their running statistics follow their input.
+            self._pass(step, idle)
+
+    def window_loss(
+        self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return :func:`trifecta.learning.window_loss.window_loss` of this learner's network.
+
+        ``offsets`` are drawn here where every block receives new pairs and none are given.
+        """
+        offsets = self._draw_offsets(len(labels)) if offsets is None else offsets
+        return window_loss(self.network, window, x, labels, offsets, fused=self.fused)
+
+    def _draw_offsets(self, images: int) -> Tensor | None:
+        """Draw which of so many images make a pair in each block, (L,); None where pairs stay."""
+        if not self.network.renews_pairs:
+            return None
+        return draw_offsets(len(self.network.blocks), images, self.generator, self.device)
+
+    def _windows(self) -> tuple[Window, ...]:
+        schedule, step = self.network.method.schedule, self.steps
+        if schedule.restarts and self.steps_per_epoch:
+            step %= self.steps_per_epoch
+        return schedule.windows(step, len(self.network.blocks))
+
+    def _set_epoch(self, window: Window, step: int) -> None:
+        """Tell the heads of a window which epoch it is."""
+        length = self.steps_per_epoch
+        epoch, epochs = (step // length, (self.total_steps or 0) // length) if length else (0, 0)
+        for block in range(window.first, window.last + 1):
+            if block in self.network.scored_blocks:
+                self.network.head(block).set_epoch(epoch, max(epochs, epoch + 1))
+
+    @torch.no_grad()
+    def _pass(self, step: LocalStep, blocks: range) -> Tensor:
+        """Return the output of ``blocks``, which do not learn in this step, for its ``x``."""
+        x = step.x
+        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+            for k in blocks:
+                x = self.network.blocks[k](self.network.renewed(k, x, len(step.labels), step.offsets))
+        return x
+
+    def _masks(self, blocks: range, step: int) -> AbstractContextManager[None]:
+        """Let dropout in ``blocks`` draw from numbers that follow from the seed, the step and the block."""
+        layers = [layer for k in blocks for layer in self._dropout[k]]
+        seed = None if self.generator is None else self.generator.initial_seed()
+        return seeded_dropout(layers, self.device, None if seed is None else [seed, step, blocks.start])
+
+    def _set_learning_rate(self, window: Window, progress: float) -> None:
+        config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
+        if config.decay == "constant" or self.total_steps is None:
+            return
+        for owner in owners(self.network, window):
+            rate = config.rate(progress, end=config.end(owner, num_blocks))
+            for group in self.optimizers[owner].param_groups:
+                if "initial_lr" in group:
+                    raise ValueError(
+                        "a scheduler was attached to an optimizer whose learning rate the method decays "
+                        f"({config.decay}), which would overwrite the scheduler's: use "
+                        "OptimizerConfig(decay='constant')"
+                    )
+                group["lr"] = rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the network's weights that the next step depends on."""
+        return {
+            "steps": self.steps,
+            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
+            "generator": None if self.generator is None else self.generator.get_state(),
+            "device": self.device.type,
+            "precision": self.precision,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
+
+        ``auto`` then is the precision that the state was trained in.
+        """
+        self.steps = state["steps"]
+        self.precision = kept_precision(self._asked_precision, state["precision"], self.device)
+        for owner, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][owner])
+        if self.generator is None or state["generator"] is None:
+            return
+        if state["device"] == self.device.type:
+            self.generator.set_state(state["generator"].cpu())
+        else:
+            warnings.warn(
+                f"random numbers of {state['device']} do not continue on {self.device.type}: the run goes "
+                "on, with other wrong labels and augmentation than it would have had",
+                stacklevel=2,
+            )

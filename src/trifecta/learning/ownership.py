@@ -1,0 +1,33 @@
+"""Which optimizer of a network owns which weights; see :mod:`trifecta.optim.config` for the two rules."""
+
+import torch
+
+from trifecta.network import LocalNetwork
+from trifecta.schedules import Window
+
+
+def build_optimizers(network: LocalNetwork) -> dict[int, torch.optim.Optimizer]:
+    """Optimizers by owner: a block, or the block whose objective it is."""
+    config, num_blocks = network.method.optimizer, len(network.blocks)
+    if config.ownership == "objective":
+        schedule = network.method.schedule
+        owned = {k: schedule.trained_by(k, num_blocks) for k in network.scored_blocks}
+    else:
+        owned = {k: range(k, k + 1) for k in range(num_blocks)}
+    # A label has one state, that of the first objective which reaches it.
+    label = set(network.label_parameters())
+    optimizers = {}
+    for owner, blocks in owned.items():
+        own = [p for k in blocks for p in network.own_parameters(k)]
+        optimizers[owner] = config.build(
+            own if owner == min(owned) else [p for p in own if p not in label],
+            hidden=[p for k in blocks for p in network.blocks[k].parameters() if p.ndim > 1],
+        )
+    return optimizers
+
+
+def owners(network: LocalNetwork, window: Window) -> range:
+    """Return the owners whose optimizers step when ``window`` has learnt."""
+    if network.method.optimizer.ownership == "objective":
+        return range(window.last, window.last + 1)
+    return range(window.first, window.last + 1)

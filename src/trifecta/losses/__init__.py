@@ -1,0 +1,56 @@
+"""Local losses: pure functions, goodness, and the heads that stand at a window's last block."""
+
+from trifecta.losses.centroids import CentroidMargin
+from trifecta.losses.class_goodness import GroupCrossEntropy, ProjectedCrossEntropy
+from trifecta.losses.classifiers import CrossEntropy
+from trifecta.losses.combined import Combined
+from trifecta.losses.convolutional import AuxiliaryCrossEntropy
+from trifecta.losses.feedback import LocalTargets
+from trifecta.losses.goodness import ChannelSums, Goodness
+from trifecta.losses.head import Head, Objective, Term
+from trifecta.losses.pairs import Symmetric, Threshold
+from trifecta.losses.positions import PositionThresholds
+from trifecta.losses.prediction import LocalPrediction
+from trifecta.losses.terms import TERMS, Contrast, Similarity, SupervisedContrastive, Temperature
+
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.kind: objective
+    for objective in (
+        Threshold,
+        Symmetric,
+        CrossEntropy,
+        AuxiliaryCrossEntropy,
+        CentroidMargin,
+        GroupCrossEntropy,
+        ProjectedCrossEntropy,
+        Combined,
+        LocalTargets,
+        PositionThresholds,
+        LocalPrediction,
+    )
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "TERMS",
+    "AuxiliaryCrossEntropy",
+    "CentroidMargin",
+    "ChannelSums",
+    "Combined",
+    "Contrast",
+    "CrossEntropy",
+    "Goodness",
+    "GroupCrossEntropy",
+    "Head",
+    "LocalPrediction",
+    "LocalTargets",
+    "Objective",
+    "PositionThresholds",
+    "ProjectedCrossEntropy",
+    "Similarity",
+    "SupervisedContrastive",
+    "Symmetric",
+    "Temperature",
+    "Term",
+    "Threshold",
+]

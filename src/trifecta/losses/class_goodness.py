@@ -1,0 +1,112 @@
+"""Heads that read class scores off goodness: from groups of channels, or through a fixed projection.
+
+Shapes: N samples, K classes; features (N, C, H, W) or (N, C).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifecta._utils.references import part_of
+from trifecta.losses.goodness import (
+    GROUP_GOODNESS,
+    ChannelSums,
+    GroupGoodness,
+    patch_rms,
+    reads_channel_sums,
+)
+from trifecta.losses.head import Head, Objective
+from trifecta.nn.shapes import FeatureShape, channel_groups
+
+
+class GroupHead(Head):
+    """Channels split into one group per class; a class's score is the goodness of its group."""
+
+    groups: Tensor
+
+    def __init__(
+        self,
+        feature_shape: FeatureShape,
+        num_classes: int,
+        *,
+        goodness: str | GroupGoodness = "mean-square",
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.goodness = part_of(GROUP_GOODNESS, goodness, "group goodness")
+        self.reads_channel_sums = reads_channel_sums(self.goodness)
+        self.temperature = temperature
+        member = F.one_hot(channel_groups(feature_shape[0], num_classes), num_classes).bool()
+        self.register_buffer("groups", member, persistent=False)
+
+    def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor | ChannelSums) -> Tensor:
+        """(N, …) → (N, K)."""
+        return self.goodness(features, self.groups) / self.temperature
+
+
+class ProjectionHead(Head):
+    """Goodness of patches through a fixed random projection; nothing but a temperature is learned."""
+
+    projection: Tensor
+
+    def __init__(
+        self, feature_shape: FeatureShape, num_classes: int, *, patches: int, learned_temperature: bool
+    ) -> None:
+        super().__init__()
+        self.patches = patches if len(feature_shape) == 3 else 0
+        size = feature_shape[0] * max(self.patches, 1) ** 2
+        self.register_buffer("projection", torch.randn(size, num_classes) / math.sqrt(size))
+        # exp(log_scale) = 1/temperature stays positive.
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned_temperature)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return F.cross_entropy(self.scores(features), labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, …) → (N, K)."""
+        goodness = patch_rms(features, self.patches)
+        # Standardised per sample: a random projection of the common level would be noise in every class.
+        goodness = F.layer_norm(goodness, goodness.shape[1:])
+        with torch.autocast(goodness.device.type, enabled=False):
+            logits = goodness @ self.projection.to(goodness.dtype)
+            return logits * self.log_scale.exp().to(goodness.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupCrossEntropy(Objective):
+    """Cross-entropy over the ``goodness`` of class groups of channels over a ``temperature``."""
+
+    kind: ClassVar[str] = "group-cross-entropy"
+    goodness: str | GroupGoodness = "mean-square"
+    temperature: float = 1.0
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return GroupHead(feature_shape, num_classes, goodness=self.goodness, temperature=self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectedCrossEntropy(Objective):
+    """Cross-entropy over the projected goodness of ``patches``×``patches``: :class:`ProjectionHead`."""
+
+    kind: ClassVar[str] = "projected-cross-entropy"
+    patches: int = 4
+    learned_temperature: bool = False
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is (N, *feature_shape)."""
+        return ProjectionHead(
+            feature_shape,
+            num_classes,
+            patches=self.patches,
+            learned_temperature=self.learned_temperature,
+        )

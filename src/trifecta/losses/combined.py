@@ -1,0 +1,86 @@
+"""A scoring head with terms beside it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from trifecta.losses.classifiers import CrossEntropy
+from trifecta.losses.head import Head, Objective, Term, with_share
+from trifecta.nn.shapes import FeatureShape
+
+
+class CombinedHead(Head):
+    """A weighted head that scores, of whose gradient the block receives a share, and weighted terms.
+
+    The scoring head itself learns from its whole gradient whatever the share: with 0 it is a probe.
+
+    Args:
+        scoring: the head that scores.
+        share: of its gradient, 0 … 1.
+        terms: each with its module.
+        weight: of the scoring head's loss.
+    """
+
+    def __init__(
+        self, scoring: Head, share: float, terms: Sequence[tuple[Term, nn.Module]], *, weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.scoring, self.share, self.weight = scoring, share, weight
+        self.declared = [term for term, _ in terms]
+        self.terms = nn.ModuleList(module for _, module in terms)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …) or (2B, …), (B,) → (); only terms that compare pairs see the negatives."""
+        positives = features[: len(labels)]
+        loss = self.weight * self.scoring.loss(with_share(positives, self.share), labels)
+        for term, module in zip(self.declared, self.terms, strict=True):
+            loss = loss + term.weight * module(features if term.pairs else positives, labels)
+        return loss
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, …) → (N, K)."""
+        return self.scoring.scores(features)
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Tell the terms whose settings change with time."""
+        for module in self.terms:
+            if callable(tell := getattr(module, "set_epoch", None)):
+                tell(epoch, epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined(Objective):
+    """``weight`` times a scoring objective, plus weighted terms: :class:`CombinedHead`.
+
+    The block receives a ``share`` of the scoring objective's gradient.
+    """
+
+    kind: ClassVar[str] = "combined"
+    scoring: Objective = field(default_factory=CrossEntropy)
+    terms: tuple[Term, ...] = ()
+    share: float = 1.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject a share that is none; a list of terms becomes a tuple."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"the share of a scoring head's gradient is 0 … 1: received {self.share}")
+        object.__setattr__(self, "terms", tuple(self.terms))
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a term compares positives with negatives."""
+        return any(term.pairs for term in self.terms)
+
+    @property
+    def reads(self) -> str:
+        """The position in a block that all of it reads: the scoring objective's."""
+        return self.scoring.reads
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for features (N, *feature_shape)."""
+        scoring = self.scoring.head(feature_shape, num_classes)
+        terms = [(term, term.module(feature_shape, num_classes)) for term in self.terms]
+        return CombinedHead(scoring, self.share, terms, weight=self.weight)

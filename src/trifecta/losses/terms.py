@@ -1,0 +1,163 @@
+"""Terms beside a scoring head: losses on features that cannot score classes by themselves.
+
+Shapes: B images; features (B, C, H, W) or (B, F).
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
+from trifecta.losses.head import Head, Objective, Term, at_least_float32
+from trifecta.losses.pairs import Symmetric
+from trifecta.nn.norms import ClassGroupNorm
+from trifecta.nn.shapes import FeatureShape
+
+
+class SimilarityModule(nn.Module):
+    """A linear map without bias, each map's standard deviation, then :func:`similarity_loss`.
+
+    The linear map is a 3×3 convolution for maps. Maps of one row, or no more than three of them, stand for
+    themselves. Source: the published code of Nøkland & Eidnes 2019.
+    """
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
+        super().__init__()
+        channels, self.num_classes = feature_shape[0], num_classes
+        self.weights: nn.Module = nn.Linear(channels, channels, bias=False)
+        if len(feature_shape) == 3:
+            self.weights = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return similarity_loss(deviations(self.weights(features)), labels, self.num_classes)
+
+
+def deviations(maps: Tensor) -> Tensor:
+    """Standard deviation (n − 1) of each map, (B, C, H, W) → (B, C); what has no maps is flattened."""
+    wide = at_least_float32(maps)
+    if wide.ndim == 4 and wide.shape[1] > 3 and wide.shape[2] > 1:
+        return wide.flatten(2).std(2)
+    return wide.flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """Falls linearly from ``first`` to ``second`` in ``epochs``, then along a cosine to ``last``."""
+
+    first: float = 0.8
+    second: float = 0.2
+    last: float = 0.1
+    epochs: int = 50
+
+    def __post_init__(self) -> None:
+        """Reject what nothing can be divided by."""
+        if min(self.first, self.second, self.last) <= 0 or self.epochs < 1:
+            raise ValueError(
+                "temperatures are above 0 and last an epoch or more: received "
+                f"{self.first}, {self.second}, {self.last} and {self.epochs} epochs"
+            )
+
+    def at(self, epoch: int, epochs: int) -> float:
+        """In ``epoch`` (from 0) of so many."""
+        if epoch < self.epochs:
+            return self.first + (self.second - self.first) * epoch / self.epochs
+        progress = (epoch - self.epochs) / (epochs - self.epochs)
+        return self.last + (self.second - self.last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class ContrastiveModule(nn.Module):
+    """Normalises by class group, averages, projects, then :func:`supervised_contrastive_loss`.
+
+    Averages to 4×4, 2×2 or whole maps for up to 100, up to 400 or more channels; the projection is linear
+    without bias and batch-normalised. Before the first step of a run, and where nobody says which epoch it
+    is, the temperature is its first. Source: the published code of HCL-FF (arXiv 2605.24797).
+    """
+
+    def __init__(
+        self, feature_shape: FeatureShape, num_classes: int, *, features: int, temperature: Temperature
+    ) -> None:
+        super().__init__()
+        channels = feature_shape[0]
+        self.schedule, self.temperature = temperature, temperature.first
+        self.pool = (
+            (4 if channels <= 100 else 2 if channels <= 400 else 1) if len(feature_shape) == 3 else 0
+        )
+        self.normalize = ClassGroupNorm(channels, num_classes)
+        self.projection = nn.Linear(channels * max(self.pool, 1) ** 2, features, bias=False)
+        self.projected_norm = nn.BatchNorm1d(features)
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Move the temperature to ``epoch`` (from 0) of so many."""
+        self.temperature = self.schedule.at(epoch, epochs)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → ()."""
+        return supervised_contrastive_loss(self.project(features), labels, temperature=self.temperature)
+
+    def project(self, features: Tensor) -> Tensor:
+        """(B, …) → (B, features), not yet of length 1."""
+        maps = self.normalize(features)
+        averages = F.adaptive_avg_pool2d(maps, self.pool) if self.pool else maps
+        projected: Tensor = self.projected_norm(self.projection(averages.flatten(1)))
+        return projected
+
+
+class ContrastModule(nn.Module):
+    """The loss of a pair head, on (2B, …)."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(2B, …), (B,) → ()."""
+        return self.head.loss(features, labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Term):
+    """Similarity matching: :class:`SimilarityModule`."""
+
+    kind: ClassVar[str] = "similarity"
+    weight: float = 1.0
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Build the term for a block whose output is (N, *feature_shape)."""
+        return SimilarityModule(feature_shape, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedContrastive(Term):
+    """Supervised-contrastive term on normalised, projected averages: :class:`ContrastiveModule`."""
+
+    kind: ClassVar[str] = "supervised-contrastive"
+    weight: float = 1.0
+    features: int = 128
+    temperature: Temperature = field(default_factory=Temperature)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Build the term for a block whose output is (N, *feature_shape)."""
+        return ContrastiveModule(
+            feature_shape, num_classes, features=self.features, temperature=self.temperature
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Term):
+    """The goodness of positives against that of negatives: :class:`ContrastModule`."""
+
+    kind: ClassVar[str] = "contrast"
+    pairs: ClassVar[bool] = True
+    weight: float = 1.0
+    loss: Objective = field(default_factory=Symmetric)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Build the term for a block whose output is (N, *feature_shape)."""
+        return ContrastModule(self.loss.head(feature_shape, num_classes))
+
+
+TERMS: dict[str, type[Term]] = {term.kind: term for term in (Similarity, SupervisedContrastive, Contrast)}

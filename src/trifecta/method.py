@@ -1,0 +1,163 @@
+"""A method: one choice on every axis of local learning."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from trifecta._utils.references import check_part, name_of, part_of
+from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
+from trifecta.inputs.labels import LABEL_INPUTS, LabelInput
+from trifecta.losses.coarse import Levels, check_superclasses, coarsened, superclasses_of
+from trifecta.losses.head import Head, Objective, at_block
+from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
+from trifecta.nn.norms import NORMALIZATIONS, NormSite
+from trifecta.nn.shapes import FeatureShape, ImageShape
+from trifecta.optim.config import OptimizerConfig
+from trifecta.schedules import LAYER_WISE, Schedule
+
+NONE = "none"
+NEGATIVES = ("uniform", "hard")
+INPUTS: dict[str, type[nn.Module] | None] = {**LABEL_INPUTS, NONE: None, **IMAGE_PAIRS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A local-learning method: a choice on every axis. Vary it with ``dataclasses.replace``.
+
+    Attributes:
+        name: as in ``trifecta list``.
+        objective: the local loss; says whether it compares pairs, whether it scores classes, and whether
+            it needs the network's error.
+        label_input: how a label enters (``channel``, ``pattern``, ``overlay`` or a class that inherits from
+            :class:`LabelInput`), or that it does not: ``none``, or pairs made of images alone
+            (``other-image``, ``masked-mix`` or a class that inherits from :class:`ImagePairs`).
+        normalization: of every block: ``batch``, ``running``, ``layer`` (a gain per channel),
+            ``layer-elementwise`` (a gain per element), ``class-groups``, ``length`` or ``none`` at its
+            input, ``batch-output`` at its output, or a function of a :class:`NormSite`, at its input.
+        activation: ``relu``, ``triangle`` or a class of module.
+        dropout: the share of a block's activations that are set to 0 while training.
+        schedule: which blocks learn together at which step.
+        negatives: which wrong label a negative carries, ``uniform`` or ``hard`` (what the network believes
+            in; finding that out costs a prediction of every image).
+        superclasses: levels of coarse targets, coarsest first, each with the superclass of every class,
+            numbered from 0. The levels and then the classes share the blocks equally
+            (:func:`trifecta.losses.coarse.superclasses_of`); empty for classes throughout.
+        finds_superclasses: whether training begins by finding them in its images, where none are given
+            (:func:`trifecta.data.superclasses.find_superclasses`).
+        readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
+        optimizer: its settings, and which weights share a state.
+
+    Raises:
+        ValueError: a name that no table has, or choices that contradict each other.
+    """
+
+    name: str
+    objective: Objective
+    label_input: str | type[nn.Module] = NONE
+    normalization: str | Callable[[NormSite], nn.Module] = "batch"
+    activation: str | Callable[[], nn.Module] = "relu"
+    dropout: float = 0.0
+    schedule: Schedule = LAYER_WISE
+    negatives: str = "uniform"
+    superclasses: Levels = ()
+    finds_superclasses: bool = False
+    readout: str = "last"
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        """Reject choices that contradict each other."""
+        check_part(INPUTS, self.label_input, "label input")
+        check_part(NORMALIZATIONS, self.normalization, "normalization")
+        check_part(ACTIVATIONS, self.activation, "activation")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is a share, 0 or more and below 1: received {self.dropout}")
+        if self.schedule.deep_supervision and self.optimizer.ownership == "objective":
+            raise ValueError(
+                "a window with a loss at every block has one gradient for all of them: received optimizer "
+                "ownership objective; use weight"
+            )
+        if self.negatives not in NEGATIVES:
+            raise ValueError(f"negatives are {' or '.join(NEGATIVES)}: received '{self.negatives}'")
+        if self.negatives == "hard" and not self.tries_labels:
+            raise ValueError(
+                f"hard negatives are wrong labels: received negatives hard with label input "
+                f"{name_of(self.label_input)}, where no label enters; use negatives uniform"
+            )
+        object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
+        if (self.superclasses or self.finds_superclasses) and (
+            self.objective.uses_feedback or self.objective.pairs or not self.objective.scores_classes
+        ):
+            raise ValueError(
+                "superclasses need a loss that scores classes from a block alone: received superclasses "
+                f"with {self._loss_name()}; drop one of them"
+            )
+        if (self.objective.pairs, self.objective.scores_classes) != self._expected():
+            raise ValueError(
+                "a loss over pairs needs labels at the input, or pairs of images and a read-out; "
+                f"any other loss needs none there: received {self._loss_name()} with label input "
+                f"{name_of(self.label_input)}; change one of them"
+            )
+
+    def input_shape(self, image_shape: ImageShape) -> ImageShape:
+        """Return the first block's input shape for images (C, H, W): a label may add a channel."""
+        channels, height, width = image_shape
+        kind = self.input_class
+        extra = kind.extra_channels if kind is not None and issubclass(kind, LabelInput) else 0
+        return channels + extra, height, width
+
+    def block_style(self, num_classes: int) -> BlockStyle:
+        """Return what all blocks of a network for K classes have in common."""
+        return BlockStyle(
+            normalization=self.normalization,
+            activation=self.activation,
+            dropout=self.dropout,
+            num_classes=num_classes,
+        )
+
+    def head(self, block: int, num_blocks: int, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head on ``block`` of so many, for features (N, *feature_shape).
+
+        Raises:
+            ValueError: superclasses that do not fit the number of classes.
+        """
+        check_superclasses(self.superclasses, num_classes)
+        head: Head = at_block(self.objective, block).head(feature_shape, num_classes)
+        coarse = superclasses_of(block, num_blocks, self.superclasses)
+        return head if coarse is None else coarsened(head, coarse)
+
+    @property
+    def input_class(self) -> type[nn.Module] | None:
+        """The class of the label input or of the image pairs; None where neither is."""
+        return part_of(INPUTS, self.label_input, "label input")
+
+    @property
+    def tries_labels(self) -> bool:
+        """Whether a prediction passes the image once with every label."""
+        return self.input_class is not None and issubclass(self.input_class, LabelInput)
+
+    @property
+    def pipelines(self) -> bool:
+        """Whether a step can begin before the one ahead of it is done, as far as the method goes."""
+        return not (self.schedule.size == 0 or self.steered_by_later_blocks)
+
+    @property
+    def steered_by_later_blocks(self) -> bool:
+        """Whether the network's own prediction decides what a block learns, without any gradient."""
+        return self.objective.uses_feedback or self.negatives == "hard"
+
+    @property
+    def locality(self) -> str:
+        """Return what crosses a block: as the schedule says, or ``feedback`` where a prediction does."""
+        if self.steered_by_later_blocks and self.schedule.size:
+            return "feedback"
+        return self.schedule.locality
+
+    def _expected(self) -> tuple[bool, bool]:
+        """Whether the loss must compare pairs, and whether it must score classes."""
+        if self.tries_labels:
+            return True, False
+        return self.input_class is not None and issubclass(self.input_class, ImagePairs), True
+
+    def _loss_name(self) -> str:
+        return f"loss {getattr(self.objective, 'kind', type(self.objective).__name__)}"

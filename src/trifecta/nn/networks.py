@@ -1,0 +1,125 @@
+"""Networks: ordered blocks, first to last, and nothing about how they learn.
+
+Each builder takes the shape (C, H, W) of what the first block receives and returns a sequence of blocks.
+``width`` multiplies every number of channels or units and may be below 1.
+"""
+
+import math
+from itertools import pairwise
+from typing import Protocol
+
+from torch import nn
+
+from trifecta._utils.names import lookup
+from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
+from trifecta.nn.shapes import ImageShape
+
+_PLAIN = BlockStyle()
+
+
+class NetworkBuilder(Protocol):
+    """Builds blocks for inputs (C, H, W)."""
+
+    __doc__: str | None
+
+    def __call__(
+        self, input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN
+    ) -> nn.Sequential:
+        """Return the blocks in order."""
+        ...
+
+
+def mlp(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """4 fully connected blocks of 2000 ReLU units (Hinton 2022, the MNIST network)."""
+    sizes = [math.prod(input_shape), *[_scaled(2000, width)] * 4]
+    return nn.Sequential(
+        *(linear_block(a, b, style, first=k == 0) for k, (a, b) in enumerate(pairwise(sizes)))
+    )
+
+
+def small(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """6 convolutional blocks, 128P-128-256P-256-256-512P (Dooms et al. 2023), 2.8 M weights."""
+    return _convolutional("128P 128 256P 256 256 512P", input_shape, width, style)
+
+
+def large(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """12 convolutional blocks, 64 to 512 channels, 3 poolings (Dooms et al. 2023), 8.5 M weights."""
+    layout = "64 128P 128 128 128 256P 256 256 256 512P 512 512"
+    return _convolutional(layout, input_shape, width, style)
+
+
+def vgg8b(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """6 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 8.9 M weights."""
+    return _vgg("128 256P 256 512P 512P 512P", 1024, input_shape, width, style)
+
+
+def vgg11b(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """9 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 11.6 M weights."""
+    layout = "128 128 128 256P 256 512P 512 512P 512P"
+    return _vgg(layout, 1024, input_shape, width, style)
+
+
+def resnet(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+    """A convolution and 8 residual blocks, 64 to 512 channels (ResNet-18, He et al. 2016), 11 M weights."""
+    _, height, image_width = input_shape
+    shape = (_scaled(64, width), height, image_width)
+    blocks: list[nn.Module] = [conv_block(input_shape, shape[0], style, first=True)]
+    for size, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        channels = _scaled(size, width)
+        blocks.append(ResidualBlock(shape, channels, style, stride=stride))
+        shape = (channels, -(-shape[1] // stride), -(-shape[2] // stride))
+    return nn.Sequential(*blocks)
+
+
+def _vgg(
+    layout: str, units: int, input_shape: ImageShape, width: float, style: BlockStyle
+) -> nn.Sequential:
+    """Convolutional blocks of a layout, then a fully connected block of so many units."""
+    blocks = _convolutional(layout, input_shape, width, style)
+    halvings = layout.count("P")
+    channels = _scaled(int(layout.split()[-1].rstrip("P")), width)
+    features = channels * (input_shape[1] >> halvings) * (input_shape[2] >> halvings)
+    return blocks.append(linear_block(features, _scaled(units, width), style))
+
+
+def _convolutional(layout: str, input_shape: ImageShape, width: float, style: BlockStyle) -> nn.Sequential:
+    """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
+    words = layout.split()
+    smallest = 2 ** sum(word.endswith("P") for word in words)
+    if min(input_shape[1:]) < smallest:
+        raise ValueError(
+            f"this network halves its images until {smallest}×{smallest} pixels become one: "
+            f"received {input_shape[1]}×{input_shape[2]}; use --image-size {smallest} or more"
+        )
+    shape = input_shape
+    blocks: list[nn.Module] = []
+    for word in words:
+        pool, channels = word.endswith("P"), _scaled(int(word.rstrip("P")), width)
+        blocks.append(conv_block(shape, channels, style, pool=pool, first=not blocks))
+        shape = (channels, shape[1] // (1 + pool), shape[2] // (1 + pool))
+    return nn.Sequential(*blocks)
+
+
+def _scaled(size: int, width: float) -> int:
+    if not 0 < width < float("inf"):
+        raise ValueError(f"a width multiplies channels and must be above 0: received {width}")
+    return max(1, round(size * width))
+
+
+NETWORKS: dict[str, NetworkBuilder] = {
+    "mlp": mlp,
+    "small": small,
+    "large": large,
+    "vgg8b": vgg8b,
+    "vgg11b": vgg11b,
+    "resnet": resnet,
+}
+
+
+def get_network(name: str) -> NetworkBuilder:
+    """The builder of the network called ``name``.
+
+    Raises:
+        ValueError: no such network; names the nearest ones.
+    """
+    return lookup(NETWORKS, name, "network")

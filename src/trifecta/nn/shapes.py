@@ -1,0 +1,26 @@
+"""Shapes that parts of a network agree on, without the batch dimension.
+
+Shapes: C channels, K classes.
+"""
+
+import torch
+from torch import Tensor
+
+# (C, H, W) of an image.
+ImageShape = tuple[int, int, int]
+# What a head reads: (C, H, W) or (F,).
+FeatureShape = tuple[int, ...]
+
+
+def channel_groups(channels: int, num_classes: int) -> Tensor:
+    """Assign channels to classes, (C,) int64: contiguous groups, as equal as K allows.
+
+    Raises:
+        ValueError: fewer channels than classes.
+    """
+    if channels < num_classes:
+        raise ValueError(
+            f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
+            f"{channels} channels; use a larger --width or another --method"
+        )
+    return torch.arange(channels) * num_classes // channels

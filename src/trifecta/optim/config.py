@@ -1,0 +1,127 @@
+"""A method's optimizer: the algorithm, its learning rate over the run, and who owns a state.
+
+Every block steps on its own clock, so optimizers come in one instance per *owner*. Ownership by
+``weight``: block k's optimizer owns block k's weights, and whichever window closes over them steps it.
+Ownership by ``objective`` (the Trifecta's published code): the optimizer of the objective at block k
+owns every weight that this objective reaches, so a weight that two objectives train has two states.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from trifecta._utils.references import check_part
+from trifecta.optim.muon import Muon
+
+OWNERSHIPS = ("weight", "objective")
+# Named algorithms; "adam" is AdamW where weight_decay > 0.
+ALGORITHMS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
+DECAYS = ("cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Adam (AdamW where ``weight_decay`` > 0), Muon, or an optimizer of your own.
+
+    Attributes:
+        algorithm: ``adam``, ``muon`` for the matrices of blocks (:class:`trifecta.optim.Muon`), or a class
+            or function that is called as ``algorithm(parameters, lr=learning_rate, **arguments)``, such as
+            ``torch.optim.SGD``.
+        arguments: for an algorithm of your own.
+        learning_rate: at the first step.
+        decay: ``cosine`` to 0 at the run's last step, or ``constant``; then a scheduler of your own may be
+            attached to the optimizers of a :class:`trifecta.Learner`.
+        weight_decay: of Adam; decoupled, per step and learning rate.
+        ownership: ``weight`` or ``objective``, see this module.
+        freeze_from: the share of the run after which the first block stays as it is and costs a forward
+            pass only; later blocks follow at equal distances, the last at the end. Each block's learning
+            rate decays to its own end. 1 freezes none. Source: Brock et al. 2017, FreezeOut
+            (arXiv 1706.04983), for backprop, where a block can only freeze after all before it.
+    """
+
+    algorithm: str | Callable[..., torch.optim.Optimizer] = "adam"
+    # A dictionary has no hash, and the rest tells enough.
+    arguments: dict[str, Any] = field(default_factory=dict, hash=False)
+    learning_rate: float = 3e-3
+    decay: str = "cosine"
+    weight_decay: float = 0.0
+    ownership: str = "weight"
+    freeze_from: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject settings that no optimizer takes."""
+        if self.ownership not in OWNERSHIPS:
+            raise ValueError(
+                f"optimizer ownership is {' or '.join(OWNERSHIPS)}: received '{self.ownership}'"
+            )
+        check_part(ALGORITHMS, self.algorithm, "optimizer")
+        if self.algorithm != "adam" and self.weight_decay:
+            raise ValueError(
+                f"weight_decay is Adam's: received {self.weight_decay} with another optimizer; give it in "
+                "arguments where the optimizer has one"
+            )
+        if self.arguments and isinstance(self.algorithm, str):
+            raise ValueError(
+                f"arguments are for an optimizer of your own: received {', '.join(self.arguments)} with "
+                f"{self.algorithm}"
+            )
+        if self.decay not in DECAYS:
+            raise ValueError(f"a decay is {' or '.join(DECAYS)}: received '{self.decay}'")
+        if not 0 < self.freeze_from <= 1:
+            raise ValueError(
+                f"freeze_from is a share of the run, above 0 and up to 1: received {self.freeze_from}"
+            )
+        if self.freeze_from < 1 and self.decay == "constant":
+            raise ValueError(
+                "a block freezes when its learning rate has decayed: received freeze_from "
+                f"{self.freeze_from} with decay constant; use cosine"
+            )
+        if not self.learning_rate > 0 or self.weight_decay < 0:
+            raise ValueError(
+                "the learning rate must be above 0 and weight decay at least 0: received "
+                f"{self.learning_rate} and {self.weight_decay}"
+            )
+
+    def rate(self, progress: float, *, end: float = 1.0) -> float:
+        """Return the rate after a share ``progress`` of the run, of a block that learns to ``end``."""
+        if self.decay == "constant":
+            return self.learning_rate
+        return self.learning_rate * (1 + math.cos(math.pi * min(progress / end, 1.0))) / 2
+
+    def end(self, block: int, num_blocks: int) -> float:
+        """Return the share of the run for which ``block`` of so many learns."""
+        return self.freeze_from + (1 - self.freeze_from) * block / max(num_blocks - 1, 1)
+
+    def frozen_blocks(self, progress: float, num_blocks: int) -> int:
+        """Count the blocks, from the first, that learn no more."""
+        if self.freeze_from == 1:
+            return 0
+        return sum(progress >= self.end(block, num_blocks) for block in range(num_blocks))
+
+    def build(
+        self, parameters: Iterable[nn.Parameter], *, hidden: Collection[nn.Parameter] = ()
+    ) -> torch.optim.Optimizer:
+        """Build an optimizer over ``parameters``, of which the ``hidden`` ones are matrices of blocks."""
+        if callable(self.algorithm):
+            return self.algorithm(parameters, lr=self.learning_rate, **self.arguments)
+        if self.algorithm == "muon":
+            return Muon(_grouped(parameters, hidden), lr=self.learning_rate)
+        if self.weight_decay:
+            return torch.optim.AdamW(
+                parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
+            )
+        return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
+
+
+def _grouped(parameters: Iterable[nn.Parameter], hidden: Collection[nn.Parameter]) -> list[dict[str, Any]]:
+    """Split parameters into groups for :class:`Muon`."""
+    matrices, own = set(hidden), list(parameters)
+    groups = [
+        {"params": [p for p in own if (p in matrices) == is_hidden], "orthogonalized": is_hidden}
+        for is_hidden in (True, False)
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,93 @@
+"""Muon: momentum whose step is a matrix without long and short directions.
+
+Shapes: a weight (O, …) counts as the matrix (O, I), a convolution's filters as its rows.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import ParamsT
+
+MOMENTUM = 0.95
+# Root mean square of an update's entries, that of Adam's usual step: the two share a learning rate.
+UPDATE_RMS = 0.2
+# Five rounds of x ← a·x + b·(x xᵀ)x + c·(x xᵀ)²x take singular values in (0, 1] to about 1.
+_ROUNDS, _A, _B, _C = 5, 3.4445, -4.7750, 2.0315
+
+
+class Muon(torch.optim.Adam):
+    """Muon for parameter groups that say ``orthogonalized``, Adam for all others.
+
+    ``momentum ← lerp(momentum, gradient, 1 − 0.95)``, then
+    ``weight ← weight − lr · 0.2 · sqrt(max(O, I)) · orthogonalised(lerp(gradient, momentum, 0.95))``.
+    Source: Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*; the scale of the
+    step from Liu et al. 2025, *Muon is scalable for LLM training* (arXiv 2502.16982). PyTorch's own takes
+    weights of two dimensions only, which filters of convolutions are not.
+
+    Args:
+        params: parameters, which Adam steps, or groups of them; a group with ``"orthogonalized": True`` has
+            matrices of hidden layers, which Muon steps. Leave gains, biases and classifiers to Adam.
+        lr: the learning rate of both.
+    """
+
+    def __init__(self, params: ParamsT, *, lr: float = 3e-3) -> None:
+        super().__init__(params, lr=lr, fused=True)
+        for group in self.param_groups:
+            group.setdefault("orthogonalized", False)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Update every parameter that has a gradient, once; orthogonalized ones lose theirs on the way."""
+        for group in self.param_groups:
+            for weight in group["params"] if group["orthogonalized"] else ():
+                if weight.grad is not None:
+                    self._step_orthogonalized(weight, weight.grad, group["lr"])
+                    # Adam leaves out what has no gradient.
+                    weight.grad = None
+        return super().step(closure)
+
+    def _step_orthogonalized(self, weight: nn.Parameter, gradient: Tensor, rate: float) -> None:
+        state = self.state[weight]
+        if not state:
+            # Adam looks for a step in every state that it loads.
+            state["step"] = torch.zeros(())
+            state["momentum"] = torch.zeros_like(weight)
+        state["step"] += 1
+        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        matrix = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
+        scale = UPDATE_RMS * math.sqrt(max(matrix.shape))
+        weight.sub_(orthogonalised(matrix).view(weight.shape), alpha=rate * scale)
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose singular values are all 1, but roughly so: 0.7 to 1.2; (O, I) → (O, I).
+
+    Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one. Every round multiplies x from
+    the left by ``z = a + b·g + c·g²`` of its Gram matrix ``g = x xᵀ``, and all of these commute. So the
+    rounds run on the Gram matrix, the smaller one, and x is multiplied once, by the product of all z.
+    """
+    x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
+    wide = x.shape[0] <= x.shape[1]
+    # Squared singular values near 0 grow by a² a round: in half precision their rounding errors do too.
+    with torch.autocast(x.device.type, enabled=False):
+        x = _by_gram(x if wide else x.T)
+    return (x if wide else x.T).to(matrix.dtype)
+
+
+def _by_gram(x: Tensor) -> Tensor:
+    """:func:`orthogonalised` for (R, C) with R ≤ C."""
+    # Before its squares are taken, which of a small gradient would be 0.
+    x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
+    gram = x @ x.T
+    product = None
+    for last in (*[False] * (_ROUNDS - 1), True):
+        z = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        z.diagonal().add_(_A)
+        product = z if product is None else product @ z
+        if not last:
+            gram = gram @ (z @ z)
+    assert product is not None
+    return product @ x

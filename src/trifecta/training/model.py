@@ -1,0 +1,108 @@
+"""A trained network, ready to predict.
+
+Shapes: N images (N, C, H, W); K classes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trifecta._utils.devices import resolve_device
+from trifecta._utils.precision import autocast
+from trifecta.data import normalize, read_images
+from trifecta.network import LocalNetwork
+from trifecta.nn.shapes import ImageShape
+from trifecta.training.evaluation import BATCH_SIZE
+from trifecta.training.precision_choice import run_precision
+from trifecta.training.run_folder import DatasetFacts, Imported, RunFolder
+from trifecta.training.saved_network import load_network
+
+Images = Tensor | Iterable[str | Path]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedModel:
+    """A network with what it must know of its data.
+
+    Attributes:
+        network: in evaluation mode.
+        facts: image shape, class names and normalisation.
+        precision: ``fp32`` or ``bf16``.
+    """
+
+    network: LocalNetwork
+    facts: DatasetFacts
+    precision: str = "fp32"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, in the order of the scores."""
+        return self.facts.classes
+
+    def predict(self, images: Images) -> list[str]:
+        """Return the class name of every image; ``images`` as for :meth:`scores`."""
+        return [self.classes[k] for k in self.scores(images).argmax(1).tolist()]
+
+    @torch.inference_mode()
+    def scores(self, images: Images) -> Tensor:
+        """Return the score of every class, (N, K), on the CPU; the highest predicts.
+
+        Args:
+            images: files, or a tensor (N, C, H, W): uint8, or floats as the network was trained on (0 … 1
+                where it was trained on image files).
+
+        Raises:
+            ValueError: a file that is no image, or images of another shape than the network's.
+        """
+        shape, device = self.facts.image_shape, next(self.network.parameters()).device
+        parts = []
+        for batch in _batches(images, shape):
+            if tuple(batch.shape[1:]) != shape:
+                raise ValueError(
+                    f"this network takes images (N, {', '.join(map(str, shape))}): received "
+                    f"{tuple(batch.shape)}"
+                )
+            pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
+            with autocast(self.precision, device):
+                parts.append(self.network(pixels.contiguous(memory_format=torch.channels_last)).float())
+        return torch.cat(parts).cpu() if parts else torch.empty(0, len(self.classes))
+
+
+def _batches(images: Images, shape: ImageShape) -> Iterator[Tensor]:
+    """Split a tensor, or read files, a batch at a time."""
+    if isinstance(images, Tensor):
+        yield from torch.split(images, BATCH_SIZE)
+        return
+    files = [Path(file) for file in images]
+    for start in range(0, len(files), BATCH_SIZE):
+        yield read_images(files[start : start + BATCH_SIZE], image_shape=shape)
+
+
+def load(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    precision: str | None = None,
+    network: Iterable[nn.Module] | None = None,
+    imports: Imported = (),
+) -> TrainedModel:
+    """Load the network that a run trained.
+
+    Args:
+        run: the run's folder.
+        device: ``auto``, or any name that PyTorch knows.
+        precision: ``fp32`` or ``bf16``; None for the run's own.
+        network: the blocks, where they were handed to :func:`trifecta.train`.
+        imports: modules of your own, or their names, whose parts the run's settings may name. No other
+            module is imported, but those of installed plug-ins.
+
+    Raises:
+        ValueError: not a run folder, no model in it, a model of another network, or a part from another
+            module.
+    """
+    folder, where = RunFolder(run), resolve_device(device)
+    loaded, facts = load_network(folder, where, imports=imports, blocks=network)
+    return TrainedModel(network=loaded, facts=facts, precision=run_precision(folder, where, precision))

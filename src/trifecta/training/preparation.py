@@ -1,0 +1,70 @@
+"""What a run needs before its first step: data, superclasses, batches, a pipeline."""
+
+import warnings
+from dataclasses import replace
+
+import torch
+
+from trifecta.data import Batches, ImageData, LoaderBatches, load_data
+from trifecta.data.superclasses import find_superclasses
+from trifecta.learning import Learner, Pipeline
+from trifecta.training.config import RunConfig
+
+
+def loaded(config: RunConfig) -> ImageData:
+    """Load the data of a configuration.
+
+    Raises:
+        ValueError: it names none, or as :func:`trifecta.load_data`.
+    """
+    if config.data is None:
+        raise ValueError("no data: give RunConfig(data=DataConfig(source=…)), or data=… in Python")
+    return load_data(config.data)
+
+
+def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` with superclasses found in the training images, where its method wants them.
+
+    Raises:
+        ValueError: the training images are those of a loader.
+    """
+    method = config.method
+    if not method.finds_superclasses or method.superclasses:
+        return config
+    if data.loader is not None:
+        raise ValueError(
+            f"method {method.name} finds superclasses in training images: received a loader; give tensors, "
+            "or superclasses=…"
+        )
+    found = find_superclasses(data.train.images, data.train.labels, len(data.classes))
+    return replace(config, method=replace(method, superclasses=found))
+
+
+def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
+    """Return shuffled, augmented batches of the training images, or those of their loader."""
+    if data.loader is not None:
+        return LoaderBatches(data.loader, device)
+    return Batches(
+        data.train,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        mean=data.mean,
+        std=data.std,
+        seed=config.seed,
+    )
+
+
+def pipeline_for(config: RunConfig, learner: Learner) -> Pipeline | None:
+    """Return a pipeline where one was asked for and can gain anything; else None, with a warning."""
+    if config.pipeline == 1:
+        return None
+    if learner.device.type != "cpu":
+        warnings.warn(f"pipeline is for CPUs, and ignored on {learner.device.type}", stacklevel=3)
+        return None
+    if not config.method.pipelines:
+        warnings.warn(
+            f"pipeline is ignored: with {config.method.name} every block waits for all others",
+            stacklevel=3,
+        )
+        return None
+    return Pipeline(learner, config.pipeline)

@@ -1,0 +1,98 @@
+"""A run's network: built as its settings say, with the weights that its folder holds."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from trifecta._utils.devices import in_channels_last
+from trifecta.network import LocalNetwork, build_network, seeded
+from trifecta.training.config import GIVEN, RunConfig
+from trifecta.training.run_folder import DatasetFacts, Imported, RunFolder
+
+
+def load_network(
+    folder: RunFolder,
+    device: torch.device,
+    *,
+    imports: Imported = (),
+    blocks: Iterable[nn.Module] | None = None,
+) -> tuple[LocalNetwork, DatasetFacts]:
+    """Load the trained network of a run, in evaluation mode, and the facts about its data.
+
+    Args:
+        folder: of the run.
+        device: where the network is to be.
+        imports: modules of your own whose parts the run's settings may name.
+        blocks: of the network, where they were handed to :func:`trifecta.train`.
+
+    Raises:
+        ValueError: not a run folder, no model in it, a model of another network, a part from another
+            module, or blocks that are missing.
+    """
+    config, facts = folder.read_config(imports=imports)
+    network = network_for(config, facts, blocks=blocks)
+    try:
+        tensors = load_file(folder.model)
+    except FileNotFoundError:
+        raise ValueError(f"{folder.path} has no model.safetensors: train it first") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read {folder.model}: {error}") from None
+    load_weights(network, tensors, source=folder.model)
+    return network.to(device).eval(), facts
+
+
+def network_for(
+    config: RunConfig, facts: DatasetFacts, *, blocks: Iterable[nn.Module] | None = None
+) -> LocalNetwork:
+    """Build the untrained network of a run.
+
+    Args:
+        config: of the run.
+        facts: about its data.
+        blocks: to use as they are, in place of those that ``config.network`` names.
+
+    Raises:
+        ValueError: the network is neither named nor given, or as :class:`LocalNetwork`.
+    """
+    num_classes = len(facts.classes)
+    if blocks is not None:
+        with seeded(config.seed):
+            return LocalNetwork(
+                blocks, config.method, image_shape=facts.image_shape, num_classes=num_classes
+            )
+    if config.network == GIVEN:
+        raise ValueError(
+            "this run's blocks were made in Python and have no name: give them as network=, as when it was "
+            "trained"
+        )
+    network = build_network(
+        config.method,
+        config.network,
+        image_shape=facts.image_shape,
+        num_classes=num_classes,
+        width=config.width,
+        seed=config.seed,
+    )
+    return in_channels_last(network)
+
+
+def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
+    """Copy ``tensors`` into ``network``.
+
+    Raises:
+        ValueError: they are another network's; names the first difference.
+    """
+    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
+    received = {name: tuple(t.shape) for name, t in tensors.items()}
+    for name in [*expected, *received]:
+        if expected.get(name) != received.get(name):
+            raise ValueError(
+                f"{source} holds another network: {name} is {received.get(name, 'missing')}, "
+                f"this run's is {expected.get(name, 'missing')}"
+            )
+    network.load_state_dict(dict(tensors))

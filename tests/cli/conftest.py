@@ -1,0 +1,8 @@
+"""Commands without pages: drawing one takes longer than a tiny run, and has tests of its own."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trifecta.cli.train.write_report", lambda run: None)

@@ -1,0 +1,121 @@
+"""Rows of the comparison: equal but for what they are named after."""
+
+from dataclasses import replace
+
+import pytest
+
+from trifecta.data import DataConfig, load_data
+from trifecta.experiments.recipes import Recipe
+from trifecta.experiments.recipes.comparison import (
+    COMPARISONS,
+    PUBLISHED_CIFAR10,
+    RIVALS,
+    SHORT,
+    WIDENED,
+    comparison_recipes,
+    published_elsewhere,
+)
+from trifecta.experiments.recipes.data_sets import Images, known_images
+from trifecta.methods import METHODS, backprop, deep_supervision, superfecta
+from trifecta.network import build_network
+
+CIFAR10 = DataConfig(source="cifar10")
+ALL = {r.name: r for r in comparison_recipes(list(COMPARISONS), ["small"], CIFAR10)}
+
+
+def row(name: str) -> Recipe:
+    return ALL[f"compared-{name}-small-cifar10"]
+
+
+def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> int:
+    config = recipe(budget)
+    network = build_network(
+        config.method,
+        config.network,
+        image_shape=(3, 32, 32),
+        num_classes=10,
+        width=config.width if width is None else width,
+    )
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_every_method_and_everything_beside_them_is_a_row_of_its_own() -> None:
+    assert list(ALL) == [f"compared-{name}-small-cifar10" for name in (*METHODS, *RIVALS, *SHORT)]
+    assert len({recipe.title for recipe in ALL.values()}) == len(ALL)
+    assert len({recipe.base.method for recipe in ALL.values()}) == len(ALL) - len(WIDENED)
+
+
+def test_rows_differ_in_their_method_alone_and_widened_ones_in_width() -> None:
+    reference = row("backprop")
+    for name in COMPARISONS:
+        for budget in ("quick", "grid", "cpu", "full"):
+            config = row(name)(budget)
+            same = replace(config, method=reference.base.method, recipe=reference.name)
+            if name in WIDENED:
+                assert same.width > reference(budget).width
+                same = replace(same, width=reference(budget).width)
+            assert same == reference(budget)
+
+
+def test_rivals_have_what_they_are_named_after_and_nothing_else() -> None:
+    optimizer, classifier = superfecta().optimizer, superfecta().objective
+    assert row("backprop-muon").base.method == replace(backprop(), optimizer=optimizer)
+    assert row("backprop-muon-classifier").base.method == replace(
+        backprop(), optimizer=optimizer, objective=classifier
+    )
+    assert row("deep-supervision-muon-classifier").base.method == replace(
+        deep_supervision(), optimizer=optimizer, objective=classifier
+    )
+    small = row("superfecta-small-heads").base.method
+    assert replace(small, objective=classifier) == superfecta()
+    assert row("backprop-muon-wide").base.method == row("backprop-muon").base.method
+
+
+def test_small_heads_are_a_small_part_of_the_network() -> None:
+    for budget, most in (("grid", 1.3), ("cpu", 1.15)):
+        size = parameters(row("superfecta-small-heads"), budget) / parameters(row("backprop"), budget)
+        assert 1 < size < most
+        assert parameters(row("superfecta"), budget) / parameters(row("backprop"), budget) > 9
+
+
+@pytest.mark.parametrize("budget", ["grid", "cpu"])
+def test_the_wide_row_has_superfectas_parameters_as_nearly_as_a_width_can(budget: str) -> None:
+    wide, wanted = row("backprop-muon-wide"), parameters(row("superfecta"), budget)
+    width = wide(budget).width
+    distance = abs(parameters(wide, budget) - wanted)
+    assert distance < 0.01 * wanted
+    for other in (-0.02, -0.01, -0.001, 0.001, 0.01, 0.02):
+        assert abs(parameters(wide, budget, width=width + other) - wanted) >= distance
+    again = comparison_recipes(["backprop-muon-wide"], ["small"], CIFAR10)
+    assert again == [wide]
+
+
+def test_a_published_figure_stands_beside_the_methods_own_row_alone() -> None:
+    figures = {name: published_elsewhere(row(name)) for name in COMPARISONS}
+    assert {name: figure for name, figure in figures.items() if figure is not None} == PUBLISHED_CIFAR10
+    others = comparison_recipes(["backprop"], ["small"], DataConfig(source="digits"))
+    assert published_elsewhere(others[0]) is None
+
+
+def test_the_size_of_a_wide_row_is_found_for_images_that_have_no_name() -> None:
+    data = DataConfig(source="holiday")
+    (found,) = comparison_recipes(
+        ["backprop-muon-wide"], ["small"], data, find_images=lambda: Images((3, 32, 32), 10)
+    )
+    assert found.budgets == row("backprop-muon-wide").budgets
+    with pytest.raises(ValueError, match=r"backprop-muon-wide is as wide as .* holiday is not known"):
+        comparison_recipes(["backprop-muon-wide"], ["small"], data)
+
+
+def test_a_wrong_row_is_answered_with_near_ones() -> None:
+    with pytest.raises(ValueError, match="unknown method 'backprop-moun': did you mean backprop-muon"):
+        comparison_recipes(["backprop-moun"], ["small"], CIFAR10)
+
+
+def test_images_that_are_known_by_name_are_so() -> None:
+    digits = DataConfig(source="digits")
+    data = load_data(digits)
+    assert known_images(digits) == (data.image_shape, data.num_classes)
+    assert known_images(replace(digits, image_size=(12, 10))) == ((1, 12, 10), 10)
+    assert known_images(DataConfig(source="uoft-cs/cifar10")) == ((3, 32, 32), 10)
+    assert known_images(DataConfig(source="holiday")) is None

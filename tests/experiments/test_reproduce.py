@@ -1,0 +1,233 @@
+"""Tables of runs: made once, resumed, shared between processes, and told apart by their settings."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from trifecta.data import DataConfig
+from trifecta.experiments import PlannedRun, Reproduction, plan, read_results
+from trifecta.experiments.recipes import Budget, Published, Recipe, ResultTable
+from trifecta.experiments.recipes.recipe import data_of
+from trifecta.experiments.results import find, settings
+from trifecta.experiments.summary import summarise
+from trifecta.methods import get_method
+from trifecta.training import Interrupted, RunConfig, Trainer
+
+
+def tiny_recipe(name: str, source: Path, *, epochs: int = 1) -> Recipe:
+    method = replace(get_method(name), label_input="none" if name == "backprop" else "channel")
+    return Recipe(
+        name=f"{name}-stripes",
+        title=name,
+        base=RunConfig(
+            data=DataConfig(source=str(source), validation=0.0),
+            method=method,
+            precision="fp32",
+        ),
+        budgets={"quick": Budget(width=0.05, epochs=epochs, batch_size=40)},
+        source="a test",
+        published=Published(accuracy=90.0, source="a test", tolerance=1.0) if name == "ff" else None,
+    )
+
+
+@pytest.fixture
+def table(stripes_folder: Path) -> ResultTable:
+    recipes = [tiny_recipe(name, stripes_folder) for name in ("ff", "backprop")]
+    return ResultTable(name="stripes", title="Stripes", recipes=recipes, budget="quick")
+
+
+def planned(table: ResultTable, *, seeds: int = 1) -> list[PlannedRun]:
+    return plan(table, budget="quick", seeds=seeds, precision="fp32")
+
+
+def reproduction(runs: list[PlannedRun], folder: Path) -> Reproduction:
+    return Reproduction(runs, out=folder / "results", work=folder / "work")
+
+
+def untouched(run: PlannedRun, trainer: Trainer) -> nullcontext[None]:
+    return nullcontext()
+
+
+def never(run: PlannedRun, trainer: Trainer) -> nullcontext[None]:
+    raise AssertionError(f"{run.name} is not to be run")
+
+
+def test_all_rows_with_one_seed_come_before_the_next_seed(table: ResultTable) -> None:
+    runs = planned(table, seeds=2)
+    assert [(run.recipe.title, run.config.seed) for run in runs] == [
+        ("ff", 0),
+        ("backprop", 0),
+        ("ff", 1),
+        ("backprop", 1),
+    ]
+
+
+def test_a_pattern_chooses_rows_and_must_fit_one(table: ResultTable) -> None:
+    runs = plan(table, budget="quick", seeds=1, rows="ff-*")
+    assert [run.recipe.name for run in runs] == ["ff-stripes"]
+    with pytest.raises(ValueError, match="fits no row of stripes: its rows are ff-stripes, backprop-"):
+        plan(table, budget="quick", seeds=1, rows="gg-*")
+
+
+def test_running_twice_does_no_work_twice(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)
+    first = reproduction(runs, tmp_path).make(runs, untouched)
+    assert first.made == runs
+    again = reproduction(runs, tmp_path)
+    assert again.missing() == []
+    # Even one that was told to.
+    assert again.make(runs, never).made == []
+    more = reproduction(planned(table, seeds=2), tmp_path)
+    assert [run.config.seed for run in more.missing()] == [1, 1]
+
+
+def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)
+    reproduction(runs, tmp_path).make(runs[:1], untouched)
+    (path,) = (tmp_path / "results").iterdir()
+    whole = json.loads(path.read_text())
+    assert path.name.startswith("ff-stripes_quick_seed-0_")
+    assert path.name.endswith(f"_{whole['result']['date']}.json")
+    assert {"hardware", "versions", "seed", "budget", "date", "precision"} <= set(whole["result"])
+    assert whole["config"] == settings(runs[0])
+    assert len(whole["history"]) == whole["result"]["epochs"] == 1
+    result = json.loads((tmp_path / "work" / runs[0].name / "result.json").read_text())
+    assert whole["result"] == result | {"data": data_of(runs[0].recipe).source}
+
+
+def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)[:1]
+    Reproduction(runs, out=tmp_path, work=tmp_path / "work", timed=False).make(runs, untouched)
+    (stored,) = read_results(tmp_path)
+    assert not {"seconds", "images_per_second"} & {*stored.result, *stored.history[0]}
+    assert summarise(runs, [stored])[0].seconds is None
+
+
+def test_a_recipe_that_changed_is_run_again_in_place_of_the_old_result(
+    table: ResultTable, stripes_folder: Path, tmp_path: Path
+) -> None:
+    runs = planned(table)
+    reproduction(runs, tmp_path).make(runs, untouched)
+    changed = replace(table, recipes=[tiny_recipe("ff", stripes_folder, epochs=2), table.recipes[1]])
+    new = planned(changed)
+    again = reproduction(new, tmp_path)
+    assert again.missing() == new[:1]
+    again.make(new, untouched)
+    stored = read_results(tmp_path / "results")
+    assert len(stored) == 2
+    found = find(stored, new[0])
+    assert found is not None
+    assert found.result["epochs"] == 2
+    assert find(stored, runs[0]) is None
+
+
+def test_how_many_blocks_learnt_at_once_does_not_tell_runs_apart(
+    table: ResultTable, tmp_path: Path
+) -> None:
+    runs = planned(table)[:1]
+    reproduction(runs, tmp_path).make(runs, untouched)
+    at_once = [replace(run, config=replace(run.config, pipeline=2)) for run in runs]
+    assert reproduction(at_once, tmp_path).missing() == []
+
+
+def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)[:1]
+    reproduction(runs, tmp_path).make(runs, untouched)
+    (path,) = (tmp_path / "results").iterdir()
+    whole = json.loads(path.read_text())
+    del whole["config"]["pipeline"]
+    path.write_text(json.dumps(whole))
+    assert reproduction(runs, tmp_path).missing() == []
+    whole["config"]["no_longer_there"] = 1
+    path.write_text(json.dumps(whole))
+    assert reproduction(runs, tmp_path).missing() == runs
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
+    table: ResultTable, tmp_path: Path
+) -> None:
+    runs = planned(table)[:1]
+    reproduction(runs, tmp_path / "whole").make(runs, untouched)
+
+    @contextmanager
+    def stop_at_once(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
+        trainer.stop_requested = True
+        yield
+
+    broken = reproduction(runs, tmp_path / "broken")
+    with pytest.raises(Interrupted):
+        broken.make(runs, stop_at_once)
+    assert broken.missing() == runs
+    batches: list[int] = []
+
+    @contextmanager
+    def look(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
+        batches.append(trainer.position.batch)
+        yield
+
+    reproduction(runs, tmp_path / "broken").make(runs, look)
+    assert batches == [1]
+    whole, resumed = (read_results(tmp_path / name / "results")[0] for name in ("whole", "broken"))
+    assert resumed.result["test_accuracy"] == whole.result["test_accuracy"]
+    assert resumed.result["block_accuracy"] == whole.result["block_accuracy"]
+    assert [record["loss"] for record in resumed.history] == [record["loss"] for record in whole.history]
+
+
+def test_a_run_in_the_hands_of_another_process_is_left_alone(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table)
+    (tmp_path / "work").mkdir()
+    with FileLock(tmp_path / "work" / f"{runs[0].name}.lock"):
+        outcome = reproduction(runs, tmp_path).make(runs, untouched)
+    assert (outcome.elsewhere, outcome.made) == (runs[:1], runs[1:])
+    assert reproduction(runs, tmp_path).missing() == runs[:1]
+
+
+def test_data_that_cannot_be_had_stops_only_its_own_rows(
+    table: ResultTable, stripes_folder: Path, tmp_path: Path
+) -> None:
+    absent = [tiny_recipe(name, tmp_path / "nowhere") for name in ("symba", "trifecta")]
+    mixed = replace(table, recipes=[*absent, *table.recipes])
+    runs = planned(mixed)
+    outcome = reproduction(runs, tmp_path).make(runs, untouched)
+    assert list(outcome.failed) == [run.name for run in runs[:2]]
+    assert all("nowhere" in reason for reason in outcome.failed.values())
+    assert outcome.made == runs[2:]
+
+
+def test_a_damaged_result_file_is_named(table: ResultTable, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "ff_quick_seed-0_x_y.json").write_text("{")
+    with pytest.raises(ValueError, match=r"not a result file: .*ff_quick_seed-0.*remove it"):
+        reproduction(planned(table), tmp_path).missing()
+
+
+def test_rows_sum_their_seeds(table: ResultTable, tmp_path: Path) -> None:
+    runs = planned(table, seeds=2)
+    reproduction(runs, tmp_path).make(runs[:3], untouched)
+    stored = read_results(tmp_path / "results")
+    ff, backprop = summarise(runs, stored)
+    shares = [100 * run.result["test_accuracy"] for run in stored if run.name.startswith("ff")]
+    assert ff.accuracy is not None
+    assert backprop.accuracy is not None
+    assert ff.accuracy.mean == pytest.approx(sum(shares) / 2)
+    assert ff.accuracy.deviation == pytest.approx(abs(shares[0] - shares[1]) / 2**0.5)
+    assert ff.difference == pytest.approx(ff.accuracy.mean - 90)
+    assert (backprop.accuracy.n, backprop.accuracy.deviation) == (1, None)
+    assert backprop.difference is None
+    last = ff.blocks()[-1]
+    readout = ff.readout("last")
+    assert last is not None
+    assert readout is not None
+    assert last.mean == readout.mean
+    nothing = summarise(runs, [])[0]
+    assert (nothing.accuracy, nothing.difference, nothing.seconds, nothing.blocks()) == (
+        None,
+        None,
+        None,
+        [],
+    )

@@ -1,0 +1,92 @@
+"""Pairs of images: what a positive and a negative hold, and that no image is paired with itself."""
+
+import pytest
+import torch
+
+from trifecta import Learner, build_network, get_method
+from trifecta.inputs.image_pairs import (
+    MaskedMix,
+    OtherImage,
+    another,
+    draw_offsets,
+    region_masks,
+    standardized,
+    standardized_pair,
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_another_image_is_never_the_same_and_any_of_the_others() -> None:
+    images = torch.arange(5.0).view(5, 1, 1, 1)
+    seen: list[set[float]] = [set() for _ in range(5)]
+    for seed in range(60):
+        for own, other in zip(seen, another(images, generator(seed)).flatten().tolist(), strict=True):
+            own.add(other)
+    assert seen == [{k for k in range(5) if k != own} for own in range(5)]
+    assert torch.equal(another(images[:1], None), images[:1])
+
+
+def test_an_image_with_itself_against_an_image_with_another() -> None:
+    images = torch.randn(6, 2, 4, 4)
+    positive, negative = OtherImage().pairs(images, generator()).chunk(2)
+    assert torch.equal(OtherImage().neutral(images), positive)
+    unit = standardized(images)
+    torch.testing.assert_close(positive, standardized_pair(unit, unit))
+    expected = [standardized_pair(unit, unit.roll(-k, 0)) for k in range(1, 6)]
+    assert sum(torch.allclose(negative, each) for each in expected) == 1
+
+
+def test_offsets_meet_every_other_image_and_never_itself() -> None:
+    assert set(draw_offsets(200, 5, generator(), torch.device("cpu")).tolist()) == {1, 2, 3, 4}
+    assert draw_offsets(3, 1, None, torch.device("cpu")).tolist() == [0, 0, 0]
+
+
+def test_deep_supervision_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
+    network = build_network(get_method("scff"), image_shape=(2, 8, 8), num_classes=3, width=0.05)
+    x = torch.randn(8, 2, 8, 8)
+    offsets = torch.tensor([1, 3, 1, 1, 1, 1])
+    assert network.renewed(0, x, 4, offsets) is x
+    pairs = network.renewed(1, x, 4, offsets)
+    unit = standardized(x[:4])
+    torch.testing.assert_close(pairs[:4], standardized_pair(unit, unit))
+    torch.testing.assert_close(pairs[4:], standardized_pair(unit, unit.roll(-3, 0)))
+    torch.testing.assert_close(network.renewed(1, x[:4], 4, None), pairs[:4])
+
+
+def test_a_mixture_has_every_pixel_from_one_of_two_images() -> None:
+    images = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 16, 16)
+    positive, negative = MaskedMix().pairs(images, generator()).chunk(2)
+    assert torch.equal(positive, images)
+    for own, mixture in zip(images, negative, strict=True):
+        values = set(mixture.flatten().tolist())
+        assert len(values) == 2
+        assert own[0, 0, 0].item() in values
+
+
+def test_masks_have_large_regions_of_both_kinds() -> None:
+    masks = region_masks(torch.zeros(64, 3, 28, 28), generator())
+    assert masks.shape == (64, 1, 28, 28)
+    assert set(masks.flatten().tolist()) == {0.0, 1.0}
+    assert masks.mean().item() == pytest.approx(0.5, abs=0.05)
+    changes = (masks[..., 1:] != masks[..., :-1]).float().mean().item()
+    # Random bits change at every other pixel.
+    assert changes < 0.25
+
+
+@pytest.mark.parametrize("name", ["scff", "masked-mix"])
+def test_blocks_learn_nothing_from_labels(name: str) -> None:
+    weights = []
+    for labels in (torch.zeros(8, dtype=torch.int64), torch.arange(8) % 3):
+        network = build_network(get_method(name), image_shape=(1, 8, 8), num_classes=3, width=0.05)
+        images = torch.randn(8, 1, 8, 8, generator=generator(7))
+        learner = Learner(network, generator=generator(1))
+        for _ in range(3):
+            learner.step(images, labels)
+        weights.append(network.state_dict())
+    first, second = weights
+    blocks = [key for key in first if key.startswith("blocks.")]
+    assert all(torch.equal(first[key], second[key]) for key in blocks)
+    assert any(not torch.equal(first[key], second[key]) for key in first if "classifier" in key)

@@ -1,0 +1,80 @@
+"""Labels at the input: negatives uniform over the wrong labels, each label input's content."""
+
+import pytest
+import torch
+
+from trifecta.inputs.labels import (
+    LABEL_INPUTS,
+    LabelChannel,
+    LabelOverlay,
+    LabelPattern,
+    hard_labels,
+    overlay,
+    wrong_labels,
+)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+def test_wrong_labels_are_never_true_and_uniform_over_the_wrong_ones(num_classes: int) -> None:
+    draws = 3000 * num_classes
+    labels = torch.full((draws,), num_classes // 2)
+    wrong = wrong_labels(labels, num_classes, torch.Generator().manual_seed(1))
+    counts = torch.bincount(wrong, minlength=num_classes).double()
+    assert counts[num_classes // 2] == 0
+    expected = draws / (num_classes - 1)
+    chi_square = ((counts - expected) ** 2 / expected).sum() - expected  # less the true label's cell
+    # Mean K−2 and variance 2(K−2) where uniform; five deviations, with room for K = 2.
+    assert chi_square <= (num_classes - 2) + 5 * (2 * (num_classes - 2)) ** 0.5 + 1e-9
+
+
+def test_hard_labels_are_wrong_and_follow_the_scores() -> None:
+    labels = torch.zeros(4000, dtype=torch.int64)
+    scores = torch.tensor([9.0, 2.0, 1.0, 0.0]).repeat(4000, 1)
+    drawn = hard_labels(labels, scores, torch.Generator().manual_seed(0))
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    expected = (scores[0, 1:] / scores[0].std()).softmax(0)
+    assert shares[0] == 0
+    torch.testing.assert_close(shares[1:], expected, rtol=0, atol=0.03)
+    # The scale of the scores does not matter, nor that there is nothing to choose by.
+    assert torch.equal(hard_labels(labels, 100 * scores, torch.Generator().manual_seed(0)), drawn)
+    assert (hard_labels(labels, torch.zeros_like(scores)) != 0).all()
+
+
+def test_wrong_labels_follow_their_generator() -> None:
+    labels = torch.arange(100) % 7
+    first, again = (wrong_labels(labels, 7, torch.Generator().manual_seed(5)) for _ in range(2))
+    other = wrong_labels(labels, 7, torch.Generator().manual_seed(6))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_overlay_writes_the_code_and_leaves_the_other_pixels() -> None:
+    images = torch.randn(2, 3, 4, 4)
+    out = overlay(images, torch.tensor([0, 4]), 5, value=2.0)
+    assert out.flatten(2)[:, :, :5].tolist() == [[[2, 0, 0, 0, 0]] * 3, [[0, 0, 0, 0, 2]] * 3]
+    assert torch.equal(out.flatten(2)[:, :, 5:], images.flatten(2)[:, :, 5:])
+
+
+def test_overlay_needs_a_pixel_per_class() -> None:
+    with pytest.raises(
+        ValueError, match=r"100 classes do not fit into 8×8.*--set method.label_input=channel"
+    ):
+        LabelOverlay((1, 8, 8), 100)
+
+
+def test_label_channel_shows_the_labels_picture_and_only_the_learned_one_learns() -> None:
+    for kind, learned in ((LabelChannel, True), (LabelPattern, False)):
+        channel = kind((2, 3, 4), 5)
+        images = torch.randn(3, 2, 3, 4)
+        out = channel(images, torch.tensor([4, 0, 4]))
+        assert torch.equal(out[:, :2], images)
+        assert torch.equal(out[0, 2], channel.pictures.weight[4].view(3, 4))
+        assert torch.equal(out[0, 2], out[2, 2])
+        assert out.requires_grad == learned
+
+
+@pytest.mark.parametrize("name", LABEL_INPUTS)
+def test_label_inputs_grow_the_images_by_what_they_declare(name: str) -> None:
+    images = torch.zeros(2, 3, 6, 6)
+    out = LABEL_INPUTS[name]((3, 6, 6), 4)(images, torch.tensor([0, 3]))
+    assert out.shape == (2, 3 + LABEL_INPUTS[name].extra_channels, 6, 6)

@@ -1,0 +1,157 @@
+"""Muon against its formula, and beside Adam."""
+
+import copy
+import pickle
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trifecta.learning import Learner
+from trifecta.methods import get_method
+from trifecta.network import build_network
+from trifecta.optim.config import OptimizerConfig
+from trifecta.optim.muon import Muon, orthogonalised
+
+SHAPE = (3, 32, 32)
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16), (1, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_orthogonalised_matrix_keeps_its_directions_and_loses_their_lengths(
+    shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    # Singular values over two orders of magnitude, in directions that are known.
+    size = min(shape)
+    draw = torch.Generator().manual_seed(0)
+    left, _ = torch.linalg.qr(torch.randn(shape[0], size, generator=draw, dtype=dtype))
+    right, _ = torch.linalg.qr(torch.randn(shape[1], size, generator=draw, dtype=dtype))
+    values = torch.logspace(-1, 1, size, dtype=dtype)
+    result = orthogonalised(left * values @ right.T)
+    assert result.dtype == dtype
+    core = left.T @ result @ right
+    assert ((core.diagonal() > 0.6) & (core.diagonal() < 1.3)).all()
+    torch.testing.assert_close(core, torch.diag(core.diagonal()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(left @ core @ right.T, result, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 30), (30, 6)])
+def test_rounds_on_the_gram_matrix_are_rounds_on_the_matrix(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = matrix / matrix.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x - 4.7750 * gram @ x + 2.0315 * gram @ gram @ x
+    torch.testing.assert_close(orthogonalised(matrix), x)
+    for scale in (1.0, 1e-18):
+        single = orthogonalised(matrix.float() * scale)
+        torch.testing.assert_close(single, x.float(), atol=1e-4, rtol=0)
+
+
+def test_half_precision_around_the_step_does_not_reach_it() -> None:
+    # Filters that are nearly alike: most singular values are a thousandth of the largest.
+    draw = torch.Generator().manual_seed(0)
+    matrix = torch.randn(1, 128, generator=draw) + 1e-3 * torch.randn(64, 128, generator=draw)
+    expected = orthogonalised(matrix)
+    with torch.autocast("cpu", torch.bfloat16):
+        result = orthogonalised(matrix)
+    assert torch.equal(result, expected)
+    assert torch.linalg.svdvals(result).max() < 1.3
+
+
+def test_no_gradient_is_no_direction() -> None:
+    assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
+
+
+def gradients(step: int) -> dict[str, Tensor]:
+    draw = torch.Generator().manual_seed(step)
+    return {
+        "hidden": torch.randn(4, 3, 3, 3, generator=draw, dtype=torch.float64),
+        "classifier": torch.randn(5, 4, generator=draw, dtype=torch.float64),
+    }
+
+
+def parameters() -> dict[str, nn.Parameter]:
+    return {name: nn.Parameter(torch.ones_like(value)) for name, value in gradients(0).items()}
+
+
+def take_steps(optimizer: torch.optim.Optimizer, members: dict[str, nn.Parameter], steps: range) -> None:
+    for step in steps:
+        for name, gradient in gradients(step).items():
+            if name in members:
+                members[name].grad = gradient.clone()
+        optimizer.step()
+
+
+def muon_of(members: dict[str, nn.Parameter]) -> Muon:
+    groups: list[dict[str, Any]] = [
+        {"params": [members["hidden"]], "orthogonalized": True},
+        {"params": [members["classifier"]]},
+    ]
+    return Muon(groups, lr=0.01)
+
+
+def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
+    members = parameters()
+    take_steps(muon_of(members), members, range(3))
+
+    alone = {"classifier": parameters()["classifier"]}
+    take_steps(torch.optim.Adam(alone.values(), lr=0.01, fused=True), alone, range(3))
+    assert torch.equal(members["classifier"], alone["classifier"])
+
+    weight, momentum = parameters()["hidden"].detach().flatten(1), torch.zeros(4, 27, dtype=torch.float64)
+    for step in range(3):
+        gradient = gradients(step)["hidden"].flatten(1)
+        momentum = 0.95 * momentum + 0.05 * gradient
+        nesterov = 0.05 * gradient + 0.95 * momentum
+        weight = weight - 0.01 * 0.2 * 27**0.5 * orthogonalised(nesterov)
+    torch.testing.assert_close(members["hidden"].flatten(1), weight)
+
+
+def test_its_state_is_saved_and_restored() -> None:
+    members = parameters()
+    optimizer = muon_of(members)
+    take_steps(optimizer, members, range(2))
+    saved = copy.deepcopy((optimizer.state_dict(), {k: p.detach() for k, p in members.items()}))
+    take_steps(optimizer, members, range(2, 4))
+
+    again = {name: nn.Parameter(value) for name, value in saved[1].items()}
+    restored = muon_of(again)
+    restored.load_state_dict(saved[0])
+    take_steps(restored, again, range(2, 4))
+    assert all(torch.equal(again[name], members[name]) for name in members)
+
+
+@pytest.mark.parametrize("ownership", ["weight", "objective"])
+def test_matrices_of_blocks_are_hidden_and_classifiers_are_not(ownership: str) -> None:
+    method = replace(
+        get_method("mono-forward"), optimizer=OptimizerConfig(algorithm="muon", ownership=ownership)
+    )
+    network = build_network(method, "small", image_shape=SHAPE, num_classes=3, width=0.05)
+    learner = Learner(network)
+    learner.step(torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0]))
+    for name, parameter in network.named_parameters():
+        states = [o.state[parameter] for o in learner.optimizers.values() if parameter in o.state]
+        by_muon = name.endswith("weights.weight")
+        assert states, name
+        assert all(("momentum" in state) is by_muon for state in states), name
+
+
+def test_what_muon_does_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"weight_decay is Adam's: received 0\.1"):
+        OptimizerConfig(algorithm="muon", weight_decay=0.1)
+
+
+def test_a_copied_or_pickled_learner_goes_on_as_the_original() -> None:
+    network = build_network(get_method("superfecta"), "small", image_shape=SHAPE, num_classes=3, width=0.05)
+    learner = Learner(network, generator=torch.Generator().manual_seed(0))
+    images, labels = torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0])
+    learner.step(images, labels)
+    twins = [learner, copy.deepcopy(learner), pickle.loads(pickle.dumps(learner))]
+    for twin in twins:
+        twin.step(images, labels)
+    for twin in twins[1:]:
+        for name, value in network.state_dict().items():
+            assert torch.equal(twin.network.state_dict()[name], value), name
