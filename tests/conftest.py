@@ -1,14 +1,14 @@
 """Fixtures: small images that can be learned, and caches that leave nothing behind."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 
-from trifecta.data import ImageData, ImageSet
+from trifecta.data import DataConfig, ImageData, ImageSet, load_data
 from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
 
@@ -16,6 +16,19 @@ from trifecta.network import LocalNetwork
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+
+_HUB_CACHE = TemporaryDirectory(prefix="trifecta-tests-")
+
+
+def pytest_configure() -> None:
+    """Give datasets a folder of its own, before anything imports it."""
+    os.environ["HF_DATASETS_CACHE"] = _HUB_CACHE.name
+
+
+def pytest_unconfigure() -> None:
+    """Remove the folder."""
+    _HUB_CACHE.cleanup()
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +42,10 @@ def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path_factory.getbasetemp() / "trifecta-cache"))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _private_hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    import datasets
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        yield
+@pytest.fixture
+def fused_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test runs with fused windows, however small."""
+    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", 0)
 
 
 @pytest.fixture(params=[0, 2**60], ids=["fused", "plain"])
@@ -71,13 +81,31 @@ def stripes_folder(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory)
     """The same images as a folder per class, with a train and a test split."""
     from PIL import Image
 
-    root = tmp_path_factory.mktemp("stripes")
+    root = tmp_path_factory.mktemp(STRIPES)
     for name, split in (("train", stripes.train), ("test", stripes.test)):
         for index, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
             folder = root / name / stripes.classes[int(label)]
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.squeeze(0).numpy()).save(folder / f"{index:04}.png")
     return root
+
+
+@pytest.fixture(autouse=True)
+def _stripes_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs on the folder of stripes share its images; reading them has tests of its own."""
+
+    def load(config: DataConfig) -> ImageData:
+        if not Path(config.source).name.startswith(STRIPES):
+            return load_data(config)
+        if config not in _LOADED:
+            _LOADED[config] = load_data(config)
+        return _LOADED[config]
+
+    monkeypatch.setattr("trifecta.training.preparation.load_data", load)
+
+
+STRIPES = "stripes-folder"
+_LOADED: dict[DataConfig, ImageData] = {}
 
 
 @pytest.fixture(autouse=True)

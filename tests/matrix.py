@@ -15,17 +15,21 @@ from trifecta import METHODS
 KINDS = ("trifecta", "superfecta", "hcl-ff", "scff", "predsim", "rec-lra", "deep-supervision", "cwcomp")
 
 
-def methods(names: Iterable[str] = METHODS) -> list[Any]:
-    """Every method; those that are no kind of their own are slow."""
-    return [pytest.param(name, marks=_slow(name not in KINDS)) for name in names]
+# Pairs, one pass by Muon, new pairs in every block, feedback: enough where each case takes seconds.
+FEW = ("trifecta", "superfecta", "scff", "rec-lra")
 
 
-def crossed(names: Iterable[str], others: Sequence[Any]) -> list[Any]:
-    """Every method with every one of ``others``; slow but for each kind with one of ``others``."""
+def methods(names: Iterable[str] = METHODS, *, quick: Sequence[str] = KINDS) -> list[Any]:
+    """Every method; those that are not among ``quick`` are slow."""
+    return [pytest.param(name, marks=_slow(name not in quick)) for name in names]
+
+
+def crossed(names: Iterable[str], others: Sequence[Any], *, quick: Sequence[str] = KINDS) -> list[Any]:
+    """Every method with every one of ``others``; slow but for each of ``quick`` with one of ``others``."""
     cases, kinds = [], 0
     for name in names:
         own = None
-        if name in KINDS:
+        if name in quick:
             own, kinds = kinds % len(others), kinds + 1
         for index, other in enumerate(others):
             cases.append(pytest.param(name, other, marks=_slow(index != own), id=f"{name}-{other}"))

@@ -91,9 +91,10 @@ CASES = [
 
 
 def quick(case: tuple[str, str]) -> bool:
-    """Every option with one method of pairs and one without, every kind of method as it is."""
+    """Every option with one method, every kind of method as it is."""
     name, option = case
-    return name in NORMALIZED or (name in KINDS and option in ("default", "hard negatives"))
+    other = varied("trifecta", option) is None and name == "pred"
+    return name == "trifecta" or other or (name in KINDS and option == "default")
 
 
 @pytest.mark.parametrize(

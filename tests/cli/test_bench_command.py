@@ -14,12 +14,15 @@ TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-
     ("benchmark", "arguments", "shown"),
     [
         ("speed", ["--rows", "trifecta,backprop", *TINY], "Trifecta, exact pairs"),
-        ("inference", TINY, "published rule, plain PyTorch"),
+        pytest.param("inference", TINY, "published rule, plain PyTorch", marks=pytest.mark.slow),
         pytest.param(
             *("memory", ["--networks", "equal:2:4", "--rows", "backprop", *TINY], "equal:2:4"),
             marks=pytest.mark.slow,
         ),
-        ("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
+        pytest.param(
+            *("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
@@ -44,6 +47,7 @@ def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
     assert str(stripes_folder) not in report["command"]
 
 
+@pytest.mark.slow
 def test_reports_are_appended_and_json_is_the_report_alone(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from command import run
-from trifecta import METHODS, NETWORKS, __version__
+from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method
 from trifecta.cli import main
+from trifecta.cli.settings import with_settings
 from trifecta.experiments.recipes import RECIPES, TABLES
+from trifecta.training import read_config, to_plain
 
-QUICK = ["--width", "0.05", "--epochs", "2", "--batch-size", "20", "--precision", "fp32"]
+QUICK = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]
 
 
 @pytest.fixture(scope="module")
@@ -86,29 +88,24 @@ def test_runs_without_out_are_numbered(
         ),
     ],
 )
-def test_each_technique_is_switched_on_its_own(
-    capsys: pytest.CaptureFixture[str],
-    stripes_folder: Path,
-    tmp_path: Path,
-    settings: list[str],
-    expected: object,
-) -> None:
-    import yaml
-
-    out = tmp_path / "run"
-    options = [word for setting in settings for word in ("--set", f"method.{setting}")]
-    status, _, err = run(
-        capsys,
-        *("train", "--data", stripes_folder, "--method", "trifecta", "--out", out),
-        *(*QUICK, "--epochs", "1", *options),
-    )
-    assert status == 0, err
-    method = yaml.safe_load((out / "config.yaml").read_text())["method"]
-    values = list(method.values())
+def test_each_technique_is_a_setting(settings: list[str], expected: object) -> None:
+    config = RunConfig(method=get_method("trifecta"))
+    changed = with_settings(config, [f"method.{setting}" for setting in settings])
+    values = list(to_plain(changed)["method"].values())
     if isinstance(expected, dict):
         assert any(isinstance(v, dict) and expected.items() <= v.items() for v in values)
     else:
         assert expected in values
+
+
+def test_the_command_line_takes_settings(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    settings = ["--set", "method.objective=threshold", "--set", "method.objective.threshold=1.5"]
+    arguments = ["--method", "ff", *QUICK, *settings, "--out", str(tmp_path / "run")]
+    status, _, err = run(capsys, "train", "--data", stripes_folder, *arguments)
+    assert status == 0, err
+    assert read_config(tmp_path / "run/config.yaml").method.objective == Threshold(threshold=1.5)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +122,7 @@ def test_every_method_and_every_network_trains(
     """Every method on every network, without the command line: tests/methods."""
     out = tmp_path / "run"
     size = ["--image-size", "16"] if network.startswith("vgg") else []
-    arguments = ["--method", method, "--network", network, *size, *QUICK, "--epochs", "1"]
+    arguments = ["--method", method, "--network", network, *size, *QUICK]
     assert run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)[0] == 0
 
 
@@ -350,6 +347,7 @@ def test_divergence_names_the_block_with_status_one(
     assert (out / "checkpoint/state.pt").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:

@@ -77,6 +77,7 @@ def test_times_are_of_the_seeds_that_were_timed(
     assert "×" not in run(capsys, *arguments[:-1], "--show")[1]
 
 
+@pytest.mark.slow
 def test_rivals_run_as_rows_of_their_own_at_their_own_width(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_second_time_it_only_shows(capsys: pytest.CaptureFixture[str]) -> None
     assert "(n = 1)" in out
 
 
+@pytest.mark.slow
 def test_a_grid_shows_its_effects(
     capsys: pytest.CaptureFixture[str], table: ResultTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

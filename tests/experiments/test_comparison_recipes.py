@@ -1,6 +1,7 @@
 """Rows of the comparison: equal but for what they are named after."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
@@ -20,11 +21,16 @@ from trifecta.methods import METHODS, backprop, deep_supervision, superfecta
 from trifecta.network import build_network
 
 CIFAR10 = DataConfig(source="cifar10")
-ALL = {r.name: r for r in comparison_recipes(list(COMPARISONS), ["small"], CIFAR10)}
+
+
+@cache
+def all_rows() -> dict[str, Recipe]:
+    """By name; finding the width of one of them takes seconds."""
+    return {r.name: r for r in comparison_recipes(list(COMPARISONS), ["small"], CIFAR10)}
 
 
 def row(name: str) -> Recipe:
-    return ALL[f"compared-{name}-small-cifar10"]
+    return all_rows()[f"compared-{name}-small-cifar10"]
 
 
 def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> int:
@@ -40,9 +46,9 @@ def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> in
 
 
 def test_every_method_and_everything_beside_them_is_a_row_of_its_own() -> None:
-    assert list(ALL) == [f"compared-{name}-small-cifar10" for name in (*METHODS, *RIVALS, *SHORT)]
-    assert len({recipe.title for recipe in ALL.values()}) == len(ALL)
-    assert len({recipe.base.method for recipe in ALL.values()}) == len(ALL) - len(WIDENED)
+    assert list(all_rows()) == [f"compared-{name}-small-cifar10" for name in (*METHODS, *RIVALS, *SHORT)]
+    assert len({recipe.title for recipe in all_rows().values()}) == len(all_rows())
+    assert len({recipe.base.method for recipe in all_rows().values()}) == len(all_rows()) - len(WIDENED)
 
 
 def test_rows_differ_in_their_method_alone_and_widened_ones_in_width() -> None:

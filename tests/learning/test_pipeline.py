@@ -16,7 +16,7 @@ from trifecta.methods import Method, get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule
 
-pytestmark = pytest.mark.usefixtures("window_of_any_size")
+pytestmark = pytest.mark.usefixtures("fused_windows")
 SHAPE, STEPS, BLOCKS = (1, 8, 8), 7, 6
 
 
@@ -66,7 +66,7 @@ def test_every_method_learns_what_it_learns_one_block_at_a_time(name: str) -> No
     assert_exact(get_method(name))
 
 
-@pytest.mark.parametrize("ownership", ["weight", "objective"])
+@pytest.mark.parametrize("ownership", ["weight", pytest.param("objective", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "schedule",
     [

@@ -128,6 +128,7 @@ def test_training_finds_superclasses_and_the_run_keeps_them(stripes: ImageData, 
     assert read_config(tmp_path / "run" / "config.yaml").method.superclasses == found
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_them_and_the_run_keeps_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

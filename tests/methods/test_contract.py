@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from matrix import crossed, methods
+from matrix import FEW, crossed, methods
 from trifecta import METHODS, NETWORKS, Learner, LocalNetwork, build_network, get_method
 
 SHAPE = (3, 16, 16)
@@ -72,7 +72,7 @@ def test_a_seed_decides_everything(method: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", methods(quick=FEW[:2]))
 def test_a_method_learns(method: str) -> None:
     """A fully connected net, where the overlaid label of plain FF can be seen too."""
     base = get_method(method)

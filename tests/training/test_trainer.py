@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from matrix import crossed
+from matrix import FEW, crossed
 from stopping import StopAt
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
 from trifecta.methods import METHODS, Method, get_method
@@ -51,7 +51,9 @@ def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 # In the first epoch, at the end of one, and in the middle of the last.
-@pytest.mark.parametrize(("method", "batches"), [*crossed(METHODS, [12]), ("trifecta", 2), ("trifecta", 5)])
+@pytest.mark.parametrize(
+    ("method", "batches"), [*crossed(METHODS, [12], quick=FEW), ("trifecta", 2), ("trifecta", 5)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stripes_folder: Path, tmp_path: Path, method: str, batches: int
 ) -> None:
@@ -303,6 +305,7 @@ def test_a_read_out_is_chosen_on_validation_images_and_kept(stripes_folder: Path
     assert again.accuracy == run.result["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_named_read_outs_are_what_their_methods_would_have_read(stripes_folder: Path) -> None:
     for readout in ("last", "last-half", "all-but-first", "all"):
         method = replace(get_method("class-groups"), readout=readout)
