@@ -30,7 +30,12 @@ def main() -> None:
             result = {name: value for name, value in result.items() if name not in SHARED}
             config["data"]["source"] = result["data"] = Path(result["data"]).name
             validation = [record["validation_accuracy"] for record in folder.read_history()]
-            row = {"config": config, "result": result, "validation_accuracy": validation}
+            row = {
+                "command": "python benchmarks/collect_runs.py RESULTS.jsonl RUN",
+                "config": config,
+                "result": result,
+                "validation_accuracy": validation,
+            }
             results.write(f"{json.dumps(row)}\n")
 
 

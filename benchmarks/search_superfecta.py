@@ -124,7 +124,9 @@ def main() -> None:
     done = {json.loads(line)["variant"] for line in lines}
     for name in options.variants:
         if name not in done:
-            row = {"variant": name, **measure(configuration(options.folder, name))}
+            command = f"python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl '{name}'"
+            measured = measure(configuration(options.folder, name))
+            row = {"command": command, "variant": name, **measured}
             with options.results.open("a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 

@@ -34,6 +34,7 @@ def main() -> None:
         accuracy[labels] = measured.accuracy
     result = json.loads((given.run / "result.json").read_text())
     row = {
+        "command": "python benchmarks/shortlist.py RESULTS.jsonl RUN",
         "data": Path(config.data.source).name,
         "network": config.network,
         "width": config.width,

@@ -1,5 +1,6 @@
 """What the package promises as a whole: a cheap import, one place that trains, a README that runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -57,6 +58,18 @@ def test_the_readmes_python_runs_and_learns(
     exec(code, names)
     if "accuracy" in names:
         assert float(names["accuracy"]) > 0.8  # type: ignore[arg-type]
+
+
+def test_every_result_file_names_its_command_its_hardware_and_its_date() -> None:
+    folder = ROOT / "benchmarks"
+    lines = [line for file in folder.glob("*.jsonl") for line in file.read_text().splitlines()]
+    results = [json.loads(text) for text in (*lines, *(f.read_text() for f in folder.glob("*/*.json")))]
+    assert len(results) > 100
+    for result in results:
+        assert result["command"].startswith(("trifecta ", "python benchmarks/"))
+        facts = result.get("result", result)
+        assert facts["hardware"]
+        assert facts["date"]
 
 
 def test_the_readmes_first_commands_are_targets_of_the_makefile() -> None:
