@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trifecta.bench.setting import Setting, data_name, endless_batches
+from trifecta.bench.setting import Setting, data_name
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
 from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant
 from trifecta.bench.work import training_multiply_adds
@@ -23,6 +23,7 @@ from trifecta.losses import Symmetric, Threshold
 from trifecta.methods import Method
 from trifecta.network import LocalNetwork
 from trifecta.training import RunFolder, load_network
+from trifecta.training.preparation import training_batches
 
 PAIRS = (Symmetric, Threshold)
 # Real batches that every variant sees in turn.
@@ -46,7 +47,13 @@ def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, 
     setting = Setting.of(config, facts.image_shape, len(facts.classes))
     assert config.data is not None
     data = load_data(config.data).to(setting.torch_device)
-    batches = list(islice(endless_batches(config, data), BATCHES))
+    drawn = training_batches(config, data, setting.torch_device).epoch(
+        0, generator=torch.Generator(setting.torch_device).manual_seed(config.seed)
+    )
+    batches = [
+        (images.contiguous(memory_format=torch.channels_last), labels)
+        for images, labels in islice(drawn, BATCHES)
+    ]
     rows = [_row(folder, setting, config.method, share) for share in (0.0, *shares)]
     rows.append((VARIANTS[BACKPROP], VARIANTS[BACKPROP].build(setting)))
     turns: dict[str, Turn] = {row.name: _turn(trainer, batches) for row, trainer in rows}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from command import run
 from stopping import StopAt
 from trifecta._utils.precision import kept_precision, narrow_precision
+from trifecta.bench import setting as setting_module
 from trifecta.bench.setting import Setting
 from trifecta.data import DataConfig, ImageData
 from trifecta.learning import Learner
@@ -476,6 +477,7 @@ def test_a_benchmark_takes_one_precision_for_all(monkeypatch: pytest.MonkeyPatch
         return WON["bf16"]
 
     monkeypatch.setattr("trifecta.bench.setting.time_precisions", times)
+    setting_module._faster_precision.cache_clear()
     setting = Setting(width=0.05, image_shape=SHAPE, num_classes=CLASSES, batch_size=7)
     assert [setting.resolved_precision, setting.facts()["precision"]] == ["bf16", "bf16"]
     assert asked == [7]

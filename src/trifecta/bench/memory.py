@@ -35,7 +35,7 @@ def measure_memory(
         ValueError: no such network.
         RuntimeError: a process failed; says what it said last.
     """
-    # Settled here: what a process does to choose a precision would count as its memory.
+    # Choose the precision here: timing it in a probe would count as the probe's memory.
     setting = replace(setting, precision=setting.resolved_precision)
     places = [replace(setting, network=network) for network in networks]
     for placed in places:

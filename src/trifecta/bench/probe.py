@@ -118,7 +118,7 @@ class _Holder:
     """Stands in a graph for a saved tensor; freed with the graph."""
 
     def __init__(self, tensor: Tensor, count: SavedBytes) -> None:
-        # Detached: a graph's output would hold the graph, and the graph this.
+        # Detached: otherwise the graph would keep itself alive.
         self.tensor, self._count = tensor.detach(), count
         self._counts = not isinstance(tensor, nn.Parameter)
         if self._counts:

@@ -1,10 +1,8 @@
 """Settings that all variants of a benchmark share: network, batch, device, precision."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 from trifecta._utils.devices import describe_device, in_channels_last, resolve_device
 from trifecta._utils.precision import narrow_precision
 from trifecta._utils.references import name_of
-from trifecta.data import Batches, ImageData
 from trifecta.learning import Learner
 from trifecta.learning.precision_timing import time_precisions
 from trifecta.methods import Method, get_method
@@ -118,22 +115,6 @@ class Setting:
         return nn.Sequential(
             *(conv_block(each, channels, style, first=k == 0) for k, each in enumerate(inputs))
         )
-
-
-def endless_batches(config: RunConfig, data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches as the trainer makes them, epoch after epoch, on the device of ``data``."""
-    batches = Batches(
-        data.train,
-        batch_size=config.batch_size,
-        augmentation=config.augmentation,
-        mean=data.mean,
-        std=data.std,
-        seed=config.seed,
-    )
-    generator = torch.Generator(data.train.images.device).manual_seed(config.seed)
-    for epoch in count():
-        for images, labels in batches.epoch(epoch, generator=generator):
-            yield images.contiguous(memory_format=torch.channels_last), labels
 
 
 def data_name(source: str) -> str:

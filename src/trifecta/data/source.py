@@ -53,7 +53,7 @@ def _load(path: str, subset: str | None, what: str) -> "DatasetDict":
         with _quiet():
             splits: DatasetDict = datasets.load_dataset(path, subset)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        # A broken file is only told of in the cause.
+        # Only the cause names a broken file.
         broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
         told = error.__cause__ if broken and error.__cause__ else error
         raise ValueError(f"cannot load {what}: {_advice(told)}") from error

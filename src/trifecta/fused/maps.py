@@ -75,7 +75,7 @@ class Convolution3x3:
         for tap, end in ((0, slice(None, 1)), (2, slice(-1, None))):
             taps[:, tap] -= _sum_pixels(gradient[:, :, end]).unsqueeze(1)
             taps[:, :, tap] -= _sum_pixels(gradient[:, :, :, end]).unsqueeze(1)
-            # A corner has gone twice by then.
+            # Corners have been subtracted twice by then.
             taps[:, tap, 0] += gradient[:, :, end, 0].to(taps.dtype).sum((0, 2))
             taps[:, tap, 2] += gradient[:, :, end, -1].to(taps.dtype).sum((0, 2))
         return taps

@@ -45,7 +45,7 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
             f"labels must be int64 ({len(images)},), one per image: "
             f"received {labels.dtype} {tuple(labels.shape)}"
         )
-    # Looking at values on another device would wait for it.
+    # Checking values on another device would synchronise with it.
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):
         raise ValueError(
             f"labels must be 0 … {network.num_classes - 1}: "

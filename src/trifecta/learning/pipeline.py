@@ -72,7 +72,7 @@ class Pipeline:
         share = max(1, threads // self.workers)
         torch.set_num_threads(share)
         try:
-            # A thread's number of threads is its own.
+            # PyTorch counts threads separately in every thread.
             with ThreadPoolExecutor(
                 self.workers, initializer=torch.set_num_threads, initargs=(share,)
             ) as pool:
@@ -138,7 +138,7 @@ class _Run:
             return
         with self.changed:
             entry.is_running = False
-            # The last window speaks for blocks that learn nothing in this step, too.
+            # The last window also releases blocks that learn nothing in this step.
             for block in range(len(self.next_step)) if entry.step.is_done else blocks:
                 self.next_step[block] = max(self.next_step[block], entry.step.number + 1)
             if entry.step.is_done:

@@ -12,8 +12,8 @@ from trifecta.schedules import Window
 
 # A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
 LEAST_FUSED_BYTES = 4 * 2**20
-# A block alone is worth it earlier: the plain graph makes the gradient of its input, which nobody reads.
-GAIN_ALONE = 4
+# A single block gains earlier: the plain graph also computes the gradient of its input, which is not used.
+SINGLE_BLOCK_DIVISOR = 4
 
 
 def window_loss(
@@ -74,6 +74,6 @@ def _fused_blocks(
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
     if blocks is None or fused or network.head(window.last).skips_samples:
         return blocks
-    least = LEAST_FUSED_BYTES // (GAIN_ALONE if len(blocks) == 1 else 1)
+    least = LEAST_FUSED_BYTES // (SINGLE_BLOCK_DIVISOR if len(blocks) == 1 else 1)
     is_faster = all(block.linear.is_faster_fused for block in blocks)
     return blocks if is_faster and largest_response_bytes(blocks, x) >= least else None

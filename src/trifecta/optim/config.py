@@ -44,7 +44,7 @@ class OptimizerConfig:
     """
 
     algorithm: str | Callable[..., torch.optim.Optimizer] = "adam"
-    # A dictionary has no hash, and the rest tells enough.
+    # Dictionaries are unhashable; the other fields suffice for a hash.
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
     learning_rate: float = 3e-3
     decay: str = "cosine"

@@ -45,7 +45,7 @@ class Muon(torch.optim.Adam):
             for weight in group["params"] if group["orthogonalized"] else ():
                 if weight.grad is not None:
                     self._step_orthogonalized(weight, weight.grad, group["lr"])
-                    # Adam leaves out what has no gradient.
+                    # Adam skips parameters without a gradient.
                     weight.grad = None
         return super().step(closure)
 

@@ -43,7 +43,7 @@ def choose_precision(learner: Learner, config: RunConfig) -> PrecisionChoice | N
     times = time_precisions(learner, config.batch_size) if known is None else known
     learner.precision = times.faster
     choice: PrecisionChoice = {"fp32_ms": times.fp32_ms, "bf16_ms": times.bf16_ms}
-    # On a machine that is busy, or whose memory is, the next run may see more.
+    # Where the rounds disagree the machine was busy: the next run times again.
     if identity is not None and known is None and times.is_clear:
         _write(file, choice | {"precision": times.faster} | identity)
     return choice | {"cached": known is not None}
@@ -65,7 +65,7 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
     plain = read_yaml(folder.config)
     recorded = plain.get("resolved") or {}
     precision = kept_precision(str(plain.get("precision")), str(recorded.get("precision", "auto")), device)
-    # A run that has not begun has nothing to be equal to.
+    # A run that has not begun recorded none.
     return "fp32" if precision == "auto" else precision
 
 
