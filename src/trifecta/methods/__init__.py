@@ -28,10 +28,10 @@ from trifecta.methods.symba import symba
 from trifecta.methods.trifecta import trifecta
 
 METHODS: dict[str, Callable[[], Method]] = {
+    "superfecta": superfecta,
     "trifecta": trifecta,
     "ff": ff,
     "symba": symba,
-    "superfecta": superfecta,
     "class-groups": class_groups,
     "cwcomp": cwcomp,
     "deeper-forward": deeper_forward,

@@ -1,6 +1,7 @@
 """Everything that decides a run, as plain data, and its YAML."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -113,7 +114,9 @@ def from_plain(plain: Mapping[str, Any], *, imports: Iterable[str | ModuleType] 
         return converter.structure(plain, RunConfig)
     except cattrs.BaseValidationError as error:
         found = cattrs.transform_error(error, format_exception=_complaint)
-        raise ValueError(f"not a run's settings: {'; '.join(found)}") from None
+        # ``@ $.method.optimizer`` is cattrs' spelling of a place.
+        places = [re.sub(r" @ \$\.?(.*)$", r" (in \1)", text).removesuffix(" (in )") for text in found]
+        raise ValueError(f"not a run's settings: {'; '.join(places)}") from None
 
 
 def _complaint(error: BaseException, kind: type | None) -> str:
