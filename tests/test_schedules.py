@@ -40,9 +40,7 @@ def test_idling_last_block_closes_exactly_where_the_published_rule_does(num_bloc
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 @pytest.mark.parametrize("num_blocks", [1, 2, 3, 4, 6, 7, 12])
-def test_windows_cover_deep_supervision_once_or_leave_a_short_rest(
-    schedule: Schedule, num_blocks: int
-) -> None:
+def test_windows_cover_every_block_once_or_leave_a_short_rest(schedule: Schedule, num_blocks: int) -> None:
     for step in range(6):
         windows = schedule.windows(step, num_blocks)
         covered = [k for window in windows for k in range(window.first, window.last + 1)]
@@ -71,7 +69,7 @@ def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
             assert any(w.first <= block < w.last for step in range(size) for w in schedule.windows(step, 7))
 
 
-def test_deep_supervision_has_a_loss_at_deep_supervision_of_one_window() -> None:
+def test_deep_supervision_has_a_loss_at_every_block_of_one_window() -> None:
     assert DEEPLY_SUPERVISED.windows(3, 4) == (Window(0, 3),)
     assert DEEPLY_SUPERVISED.closing_blocks(4) == (0, 1, 2, 3)
     assert DEEPLY_SUPERVISED.locality == "end-to-end"
@@ -102,3 +100,11 @@ def test_locality_names_what_crosses_a_block() -> None:
         "blockwise",
         "end-to-end",
     ]
+
+
+def test_a_size_left_out_is_two_and_one_too_many_is_refused() -> None:
+    assert parse_schedule("overlapping") == OVERLAPPING
+    assert parse_schedule("blockwise") == Schedule(size=2)
+    assert str(Schedule(size=2)) == "blockwise:2"
+    with pytest.raises(ValueError, match=r"use layer-wise, .* end-to-end or deeply-supervised$"):
+        parse_schedule("overlapping:2:3")

@@ -44,7 +44,7 @@ def test_offsets_meet_every_other_image_and_never_itself() -> None:
     assert draw_offsets(3, 1, None, torch.device("cpu")).tolist() == [0, 0, 0]
 
 
-def test_deep_supervision_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
+def test_every_block_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
     network = build_network(get_method("scff"), image_shape=(2, 8, 8), num_classes=3, width=0.05)
     x = torch.randn(8, 2, 8, 8)
     offsets = torch.tensor([1, 3, 1, 1, 1, 1])
@@ -90,3 +90,26 @@ def test_blocks_learn_nothing_from_labels(name: str) -> None:
     blocks = [key for key in first if key.startswith("blocks.")]
     assert all(torch.equal(first[key], second[key]) for key in blocks)
     assert any(not torch.equal(first[key], second[key]) for key in first if "classifier" in key)
+
+
+def test_masks_are_bits_blurred_six_times_and_cut_at_their_own_mean() -> None:
+    images = torch.zeros(3, 1, 9, 7, dtype=torch.float64)
+    bits = torch.randint(0, 2, (3, 1, 9, 7), generator=generator()).double()
+    for _ in range(6):
+        padded = torch.nn.functional.pad(bits, (1, 1, 1, 1), mode="replicate")
+        rows = padded[:, :, :-2] / 4 + padded[:, :, 1:-1] / 2 + padded[:, :, 2:] / 4
+        bits = rows[..., :-2] / 4 + rows[..., 1:-1] / 2 + rows[..., 2:] / 4
+    expected = torch.stack([image > image.mean() for image in bits]).double()
+    assert torch.equal(region_masks(images, generator()), expected)
+
+
+def test_a_mixture_takes_the_image_where_its_mask_is_one() -> None:
+    images = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1).expand(2, 1, 12, 12)
+    mask = region_masks(images, generator())
+    _, negative = MaskedMix().pairs(images, generator()).chunk(2)
+    assert torch.equal(negative, torch.where(mask == 1, images, images.flip(0)))
+
+
+def test_half_precision_is_standardised_in_float32() -> None:
+    x = (torch.randn(2, 3, 8, 8, generator=generator()) + 50).bfloat16()
+    assert torch.equal(standardized(x), standardized(x.float()))

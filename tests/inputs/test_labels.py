@@ -78,3 +78,23 @@ def test_label_inputs_grow_the_images_by_what_they_declare(name: str) -> None:
     images = torch.zeros(2, 3, 6, 6)
     out = LABEL_INPUTS[name]((3, 6, 6), 4)(images, torch.tensor([0, 3]))
     assert out.shape == (2, 3 + LABEL_INPUTS[name].extra_channels, 6, 6)
+
+
+def test_hard_labels_weigh_each_image_by_its_own_spread() -> None:
+    """An image whose scores differ by thousands does not make another's look alike."""
+    scores = torch.tensor([[0.0, 3000.0, 0.0, 1500.0], [0.0, 3.0, 0.0, 1.5]]).repeat(4000, 1)
+    labels = torch.zeros(8000, dtype=torch.int64)
+    drawn = hard_labels(labels, scores, torch.Generator().manual_seed(0)).view(-1, 2)
+    shares = [torch.bincount(column, minlength=4) / 4000 for column in drawn.unbind(1)]
+    torch.testing.assert_close(shares[0], shares[1], rtol=0, atol=0.04)
+    expected = (scores[0, 1:] / scores[0].std()).softmax(0)
+    torch.testing.assert_close(shares[0][1:], expected, rtol=0, atol=0.04)
+
+
+def test_overlay_clears_a_pixel_for_every_class_and_keeps_the_type() -> None:
+    images = torch.full((1, 1, 2, 3), 7.0, dtype=torch.float64)
+    out = overlay(images, torch.tensor([0]), 4)
+    assert out.flatten().tolist() == [1, 0, 0, 0, 7, 7]
+    assert out.dtype == torch.float64
+    # As many classes as pixels is enough.
+    assert LabelOverlay((1, 2, 3), 6)(images, torch.tensor([5])).flatten().tolist() == [0, 0, 0, 0, 0, 1]

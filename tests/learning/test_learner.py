@@ -322,3 +322,29 @@ def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_a
 def test_only_labels_can_be_hard() -> None:
     with pytest.raises(ValueError, match="use negatives uniform"):
         replace(get_method("backprop"), negatives="hard")
+
+
+def test_every_head_receives_the_networks_error() -> None:
+    """The scores' softmax less the label, of a prediction with running statistics."""
+    network = network_of("rec-lra", LAYER_WISE)
+    learner, (images, labels) = learner_of(network), batch()
+    scores = network.eval()(images)
+    error = scores.softmax(1) - torch.nn.functional.one_hot(labels, CLASSES)
+    received: list[Tensor] = []
+    for block in network.scored_blocks:
+        network.head(block).receive = received.append  # type: ignore[method-assign, assignment]
+    first_input(learner.network, images, labels, learner.generator)
+    assert len(received) == 6
+    for each in received:
+        torch.testing.assert_close(each, error)
+
+
+def test_a_learner_without_a_generator_is_saved_and_restored() -> None:
+    learner = Learner(network_of("superfecta", LAYER_WISE))
+    learner.step(*batch())
+    for generator in (None, torch.Generator().manual_seed(9)):
+        other = Learner(network_of("superfecta", LAYER_WISE), generator=generator)
+        other.load_state_dict(copy.deepcopy(learner.state_dict()))
+        assert other.steps == 1
+    drawn = Learner(network_of("superfecta", LAYER_WISE), generator=torch.Generator().manual_seed(9))
+    Learner(network_of("superfecta", LAYER_WISE)).load_state_dict(drawn.state_dict())

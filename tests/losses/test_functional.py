@@ -8,9 +8,25 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from trifecta.losses import Symmetric, Threshold
 from trifecta.losses.class_goodness import GroupHead
-from trifecta.losses.functional import symmetric_loss, threshold_loss, unsettled
-from trifecta.losses.goodness import GOODNESS, ChannelSums, group_mean_square, mean, mean_square, sum_square
+from trifecta.losses.functional import (
+    similarities,
+    supervised_contrastive_loss,
+    symmetric_loss,
+    threshold_loss,
+    unsettled,
+)
+from trifecta.losses.goodness import (
+    GOODNESS,
+    ChannelSums,
+    group_mean_square,
+    group_means,
+    mean,
+    mean_square,
+    patch_rms,
+    sum_square,
+)
 
 
 def test_goodness_by_hand() -> None:
@@ -122,3 +138,61 @@ def test_skipped_pairs_get_no_gradient_at_all(loss: Callable[..., Tensor], steep
         coefficient = expected.abs() * 40 / steepness
         large = coefficient >= 0.2
         torch.testing.assert_close(found[large], expected[large])
+
+
+def test_thresholds_and_steepness_are_the_papers_where_none_are_given() -> None:
+    positive, negative = pair()
+    assert torch.equal(
+        threshold_loss(positive, negative), threshold_loss(positive, negative, threshold=2.0)
+    )
+    assert torch.equal(symmetric_loss(positive, negative), symmetric_loss(positive, negative, alpha=4.0))
+
+
+def test_a_heads_loss_is_that_of_its_objectives_settings() -> None:
+    features, labels = torch.rand(8, 3, 4, 4, dtype=torch.float64), torch.arange(4)
+    positive, negative = sum_square(features).chunk(2)
+    threshold = Threshold(goodness="sum-square", threshold=5.0, skip_settled=0.2).head((3, 4, 4), 3)
+    expected = threshold_loss(positive, negative, threshold=5.0, settled=0.2)
+    torch.testing.assert_close(threshold.loss(features, labels), expected)
+    symmetric = Symmetric(goodness="sum-square", alpha=0.5, skip_settled=0.2).head((3, 4, 4), 3)
+    expected = symmetric_loss(positive, negative, alpha=0.5, settled=0.2)
+    torch.testing.assert_close(symmetric.loss(features, labels), expected)
+    assert threshold.skips_samples
+    assert symmetric.skips_samples
+    for kind in (Threshold, Symmetric):
+        assert not kind().head((3, 4, 4), 3).skips_samples
+        with pytest.raises(ValueError, match="unknown goodness 'sum-squar': did you mean sum-square"):
+            kind(goodness="sum-squar").head((3, 4, 4), 3)
+
+
+def test_a_patch_without_activations_has_a_goodness_and_a_gradient() -> None:
+    blank = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    goodness = patch_rms(blank, 2)
+    torch.testing.assert_close(goodness, torch.full((1, 8), 1e-4))
+    assert torch.autograd.grad(goodness.sum(), blank)[0].isfinite().all()
+
+
+REDUCED: dict[str, Callable[[Tensor], Tensor]] = {
+    "similarities": similarities,
+    "contrast": lambda x: supervised_contrastive_loss(x, torch.arange(8) % 3),
+    "group means": lambda x: group_means(x.float(), torch.eye(32, dtype=torch.bool)[:, :4]),
+}
+
+
+@pytest.mark.parametrize("name", REDUCED)
+def test_products_of_similarities_and_groups_are_float32_under_autocast(name: str) -> None:
+    features = torch.randn(8, 32).bfloat16()
+    expected = REDUCED[name](features.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        found = REDUCED[name](features)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+
+
+def test_similarities_stay_between_minus_1_and_1() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 7, generator=draw).repeat(2, 1)
+    rows[200:] *= -1
+    found = similarities(rows)
+    assert found.max() == 1
+    assert found.min() == -1
