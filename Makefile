@@ -39,6 +39,11 @@ wheel: .venv/installed
 docs: .venv/installed
 	$(BIN)/python benchmarks/render.py
 
+# Changes of the core that no test notices: an hour or two. It goes on where it was stopped.
+mutants: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/python benchmarks/mutants.py benchmarks/mutants_$$(date -u +%F).json
+
 # The lowest versions of pyproject.toml, and every Python that is here.
 supported:
 	.ci/supported
