@@ -108,3 +108,14 @@ def test_a_size_left_out_is_two_and_one_too_many_is_refused() -> None:
     assert str(Schedule(size=2)) == "blockwise:2"
     with pytest.raises(ValueError, match=r"use layer-wise, .* end-to-end or deeply-supervised$"):
         parse_schedule("overlapping:2:3")
+
+
+@pytest.mark.parametrize(
+    ("size", "overlapping", "message"),
+    [(-1, False, r"received size -1; try"), (1, True, r"received size 1, overlapping; try")],
+)
+def test_a_window_has_a_block_and_an_overlapping_one_two(
+    size: int, overlapping: bool, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Schedule(size=size, overlapping=overlapping)

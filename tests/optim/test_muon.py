@@ -61,6 +61,13 @@ def test_half_precision_around_the_step_does_not_reach_it() -> None:
     assert torch.linalg.svdvals(result).max() < 1.3
 
 
+def test_half_precision_gradients_are_orthogonalised_in_float32() -> None:
+    matrix = torch.randn(6, 30, generator=torch.Generator().manual_seed(0)).bfloat16()
+    result = orthogonalised(matrix)
+    assert result.dtype == torch.bfloat16
+    assert torch.equal(result, orthogonalised(matrix.float()).bfloat16())
+
+
 def test_no_gradient_is_no_direction() -> None:
     assert torch.equal(orthogonalised(torch.zeros(3, 5)), torch.zeros(3, 5))
 
@@ -95,7 +102,8 @@ def muon_of(members: dict[str, nn.Parameter]) -> Muon:
 
 def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
     members = parameters()
-    take_steps(muon_of(members), members, range(3))
+    optimizer = muon_of(members)
+    take_steps(optimizer, members, range(3))
 
     alone = {"classifier": parameters()["classifier"]}
     take_steps(torch.optim.Adam(alone.values(), lr=0.01, fused=True), alone, range(3))
@@ -108,6 +116,7 @@ def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
         nesterov = 0.05 * gradient + 0.95 * momentum
         weight = weight - 0.01 * 0.2 * 27**0.5 * orthogonalised(nesterov)
     torch.testing.assert_close(members["hidden"].flatten(1), weight)
+    assert optimizer.state[members["hidden"]]["step"] == 3
 
 
 def test_its_state_is_saved_and_restored() -> None:

@@ -53,6 +53,11 @@ def with_running_statistics() -> Method:
     return replace(trifecta(), normalization="running")
 
 
+def with_hard_negatives() -> Method:
+    """Wrong labels that the network believes in, as Hinton 2022 proposes."""
+    return replace(trifecta(), negatives="hard")
+
+
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     "two-states": ("two Adam states a weight", with_two_states),
     "idle-last": ("last block idles at odd steps", with_idle_last),
@@ -64,6 +69,7 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
         for alpha in (1, 2, 8, 16)
     },
     "running": ("running statistics", with_running_statistics),
+    "hard-negatives": ("hard negatives", with_hard_negatives),
     "elementwise": (
         "FF: layer norm with a gain an element, as published",
         lambda: cell_method("threshold", "layer-elementwise", "layer-wise"),
