@@ -25,6 +25,7 @@ from trifecta import (
     RunConfig,
     RunFolder,
     Symmetric,
+    TensorBoardLogger,
     Trainer,
     build_network,
     get_method,
@@ -34,6 +35,7 @@ from trifecta import (
 )
 from trifecta.data import ImageData
 from trifecta.training import Interrupted, from_plain, to_plain
+from trifecta.training.callbacks import flat_record
 from trifecta.training.run import finish
 
 PAGE = (Path(__file__).parent.parent / "docs/write-a-method.md").read_text()
@@ -292,6 +294,19 @@ def test_a_csv_logger_has_a_row_an_epoch_also_of_a_resumed_run(stripes: ImageDat
     head, *rows = file.read_text().splitlines()
     assert [row.split(",")[0] for row in rows] == ["1", "2", "3"]
     assert {"epoch", "loss/0", "validation_accuracy", "block_accuracy/5"} <= set(head.split(","))
+
+
+def test_tensorboard_has_every_number_of_every_epoch(stripes: ImageData, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = RunConfig(method=get_method("pred"), width=0.05, epochs=2, batch_size=40)
+    done = train(config, data=stripes, callbacks=[TensorBoardLogger(tmp_path)])
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    for name, expected in flat_record(done.trainer.history[1]).items():
+        if name != "epoch":
+            assert [event.step for event in events.Scalars(name)] == [1, 2]
+            assert events.Scalars(name)[1].value == pytest.approx(expected, rel=1e-6)
 
 
 def learner_of(config: OptimizerConfig, total_steps: int | None) -> Learner:

@@ -92,14 +92,15 @@ class CSVLogger(Callback):
 
 
 class TensorBoardLogger(Callback):
-    """Writes the history for TensorBoard; needs ``pip install tensorboard``.
+    """Writes the history for TensorBoard; needs ``pip install "trifecta[tensorboard]"``.
 
     Args:
         folder: of the event files.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer = require("torch.utils.tensorboard").SummaryWriter(str(folder))
+        library = require("torch.utils.tensorboard", install='"trifecta[tensorboard]"')
+        self._writer = library.SummaryWriter(str(folder))
 
     def on_epoch_end(self, trainer: "Trainer", record: Record) -> None:
         """Write the epoch's numbers."""
