@@ -22,6 +22,7 @@ from trifecta.bench.speed import STEPS_A_TURN, Say
 from trifecta.bench.variants import select
 from trifecta.cli.options import accuracy_configs
 from trifecta.cli.parameters import command_line
+from trifecta.cli.progress import waiting
 
 PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
 KEEPERS = "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"
@@ -151,8 +152,8 @@ def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> 
     as_json, out, figure = (shown[name] for name in ("as_json", "out", "figure"))
     if figure is not None:
         check_figure(figure)
-    with Console(stderr=True, quiet=as_json).status("") as status:
-        report = measure(status.update) | {"command": command_line(click.get_current_context())}
+    with waiting(Console(stderr=True, quiet=as_json), "") as say:
+        report = measure(say) | {"command": command_line(click.get_current_context())}
     if out is not None:
         earlier = out.read_text() if out.exists() else ""
         write_atomically(out, lambda path: path.write_text(f"{earlier}{json.dumps(report)}\n"))

@@ -1,6 +1,6 @@
 """Progress of a run, or of a table of runs: live bars on a terminal, lines elsewhere."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,6 +11,19 @@ from trifecta.experiments.plan import PlannedRun
 from trifecta.report.terminal import percent
 from trifecta.training import Callback, Trainer
 from trifecta.training.callbacks import Record
+
+
+@contextmanager
+def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Show what the wait is for, on a terminal only; yields a function that changes the text.
+
+    Older releases of rich leave an empty line where there is no terminal.
+    """
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status(text) as status:
+        yield status.update
 
 
 class ConsoleProgress(Callback):

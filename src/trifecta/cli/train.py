@@ -13,7 +13,7 @@ from trifecta._utils.references import name_of
 from trifecta.cli.groups import GroupedCommand, in_group
 from trifecta.cli.options import build_config, given_names
 from trifecta.cli.parameters import IMPORT, image_size
-from trifecta.cli.progress import ConsoleProgress
+from trifecta.cli.progress import ConsoleProgress, waiting
 from trifecta.cli.signals import stop_on_signal
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
@@ -95,7 +95,7 @@ def _new(out: str | None, options: dict[str, Any], console: Console) -> Trainer:
     folder = RunFolder(_new_folder(config) if out is None else out)
     folder.require_unused()
     source = "data" if config.data is None else config.data.source
-    with console.status(f"reading {source}"):
+    with waiting(console, f"reading {source}"):
         return Trainer(config, folder=folder)
 
 
