@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from trifecta import METHODS
+from trifecta import METHODS, Schedule
+from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 # Between them they have every kind of label input, objective, normalisation, schedule and optimizer.
 KINDS = ("trifecta", "superfecta", "hcl-ff", "scff", "predsim", "rec-lra", "deep-supervision", "cwcomp")
@@ -17,6 +18,16 @@ KINDS = ("trifecta", "superfecta", "hcl-ff", "scff", "predsim", "rec-lra", "deep
 
 # Pairs, one pass by Muon, new pairs in every block, feedback: enough where each case takes seconds.
 FEW = ("trifecta", "superfecta", "scff", "rec-lra")
+
+
+SCHEDULES = [
+    LAYER_WISE,
+    OVERLAPPING,
+    Schedule(size=2, overlapping=True, trains_remainder=False),
+    Schedule(size=3, overlapping=True),
+    Schedule(size=4),
+    END_TO_END,
+]
 
 
 def methods(names: Iterable[str] = METHODS, *, quick: Sequence[str] = KINDS) -> list[Any]:

@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from command import run
 from stopping import StopAt
 from trifecta import (
+    Augmentation,
     Callback,
     CSVLogger,
     DataConfig,
@@ -245,6 +247,32 @@ def test_tensors_datasets_and_loaders_are_data(stripes: ImageData) -> None:
         train(config, data=dataset)
     with pytest.raises(ValueError, match=r"received torch\.float32"):
         train(config, data=(floats.flatten(1), labels))
+
+
+def test_a_run_on_a_dataset_repeats_and_resumes(stripes: ImageData, tmp_path: Path) -> None:
+    config = RunConfig(method=get_method("pred"), width=0.05, epochs=2, batch_size=40)
+    test = (stripes.test.images / 127.5 - 1, stripes.test.labels)
+    dataset = TensorDataset(stripes.train.images / 127.5 - 1, stripes.train.labels)
+    whole, again = (train(config, data=dataset, test=test).network.state_dict() for _ in range(2))
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(config, data=dataset, test=test, out=out, callbacks=[StopAt(8)])
+    resumed = resume(out, data=dataset, test=test).network.state_dict()
+    other = train(replace(config, seed=1), data=dataset, test=test).network.state_dict()
+    for name, value in whole.items():
+        assert torch.equal(again[name], value), name
+        assert torch.equal(resumed[name], value), name
+    assert any(not torch.equal(other[name], value) for name, value in whole.items())
+
+
+def test_what_a_loader_cannot_do_is_said(stripes: ImageData) -> None:
+    config = RunConfig(method=get_method("pred"), width=0.05, epochs=1, batch_size=40)
+    test = (stripes.test.images / 127.5 - 1, stripes.test.labels)
+    dataset = TensorDataset(stripes.train.images / 127.5 - 1, stripes.train.labels)
+    with pytest.warns(UserWarning, match="augmentation is ignored"):
+        train(replace(config, augmentation=Augmentation(flip=True)), data=dataset, test=test)
+    with pytest.raises(ValueError, match="a loader without a length, or of no batch"):
+        train(replace(config, batch_size=5000), data=dataset, test=test)
 
 
 class Diary(Callback):

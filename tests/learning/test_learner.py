@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from matrix import crossed, methods
+from matrix import SCHEDULES, crossed, methods
 from trifecta import (
     METHODS,
     Learner,
@@ -25,14 +25,6 @@ from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
 SHAPE, CLASSES = (1, 8, 8), 3
-SCHEDULES = [
-    LAYER_WISE,
-    OVERLAPPING,
-    Schedule(size=2, overlapping=True, trains_remainder=False),
-    Schedule(size=3, overlapping=True),
-    Schedule(size=4),
-    END_TO_END,
-]
 
 
 def network_of(method: str, schedule: Schedule, *, ownership: str = "weight") -> LocalNetwork:

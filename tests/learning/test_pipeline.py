@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import methods
+from matrix import SCHEDULES, methods
 from trifecta.learning import Learner, LocalStep
 from trifecta.learning.pipeline import Losses, Pipeline
 from trifecta.methods import Method, get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule
+from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 
 pytestmark = pytest.mark.usefixtures("fused_windows")
 SHAPE, STEPS, BLOCKS = (1, 8, 8), 7, 6
@@ -67,18 +67,7 @@ def test_every_method_learns_what_it_learns_one_block_at_a_time(name: str) -> No
 
 
 @pytest.mark.parametrize("ownership", ["weight", pytest.param("objective", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        LAYER_WISE,
-        OVERLAPPING,
-        Schedule(size=2, overlapping=True, trains_remainder=False),
-        Schedule(size=3, overlapping=True),
-        Schedule(size=4),
-        END_TO_END,
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_every_schedule_is_exact(schedule: Schedule, ownership: str) -> None:
     base = get_method("trifecta")
     optimizer = replace(base.optimizer, ownership=ownership)

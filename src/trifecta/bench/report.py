@@ -21,11 +21,8 @@ def bench_table(report: Report) -> tuple[list[str], list[list[str]]]:
 def print_bench(report: Report) -> None:
     """The table, and below it on what it was measured."""
     head, body = bench_table(report)
-    table = simple_table(*head)
-    for cells in body:
-        table.add_row(*cells)
     console = plain_console()
-    console.print(table)
+    console.print(simple_table(head, body))
     console.print(measured_on(report), soft_wrap=True)
 
 

@@ -27,7 +27,7 @@ def command() -> None:
 
     \b
     Start here:
-      trifecta train --recipe demo                 the Trifecta on digits, under a minute
+      trifecta train --recipe demo                 the Trifecta on handwritten digits
       trifecta train --data FOLDER --out RUN       your own images
       trifecta evaluate RUN                        its test accuracy, block by block
       trifecta predict RUN IMAGE...                labels for image files

@@ -38,17 +38,19 @@ class ConsoleProgress(Callback):
             TimeRemainingColumn(),
             TextColumn("{task.fields[last]}"),
             console=console,
-            disable=not console.is_terminal,
             transient=True,
         )
         self._task = self._bar.add_task("", total=None, epoch=0, epochs=epochs, last="")
 
     def __enter__(self) -> "ConsoleProgress":
-        self._bar.start()
+        # Older releases of rich end a hidden bar with an empty line.
+        if self.console.is_terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self.console.is_terminal:
+            self._bar.stop()
 
     def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
         """Count on over the whole run, so that the time left is the run's."""

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics
-from trifecta.data.splits import stratified_split
+from trifecta.data.batches import epoch_order
+from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
 
 Pairs = tuple[Tensor, Tensor]
 # Images and labels, a Dataset of pairs of an image and a label, or a loader of batches of them.
@@ -22,10 +22,28 @@ TEST_SHARE = 0.2
 _COLLECTED_AT_ONCE = 256
 
 
+class EpochOrder(Sampler[int]):
+    """The order of an epoch, which follows from the seed and the epoch alone.
+
+    Attributes:
+        epoch: from 0.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(epoch_order(self.count, seed=self.seed, epoch=self.epoch).tolist())
+
+    def __len__(self) -> int:
+        return self.count
+
+
 class LoaderBatches:
     """Training batches from a ``DataLoader``, as it makes them.
 
-    Nothing is normalised or augmented here: that is for the loader's own transforms.
+    Nothing is normalised or augmented here: that is for the loader's own transforms. A loader's own
+    sampler decides the order; only :class:`EpochOrder` makes a resumed run repeat it.
 
     Args:
         loader: with a length, of batches of images (B, C, H, W) and labels (B,).
@@ -43,13 +61,16 @@ class LoaderBatches:
     @property
     def images_per_epoch(self) -> int:
         """Images in an epoch."""
-        size = self.loader.batch_size or 1
-        return min(len(cast(Any, self.loader.dataset)), len(self.loader) * size)
+        images = len(cast(Any, self.loader.dataset))
+        size = self.loader.batch_size
+        return images if size is None else min(images, len(self.loader) * size)
 
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator | None = None
     ) -> Iterator[Pairs]:
         """Return the batches of an epoch from ``start`` on; those before it are made and left out."""
+        if isinstance(self.loader.sampler, EpochOrder):
+            self.loader.sampler.epoch = index
         for images, labels in islice(iter(self.loader), start, None):
             yield images.to(self.device), labels.to(self.device)
 
@@ -62,6 +83,7 @@ def data_from(
     share: float = 0.1,
     classes: Sequence[str] | None = None,
     batch_size: int = 128,
+    seed: int = 0,
 ) -> ImageData:
     """Make a data set of what a program has at hand.
 
@@ -76,18 +98,19 @@ def data_from(
         share: of training tensors that is kept for validation, 0 … below 1.
         classes: names, in label order; None numbers them.
         batch_size: of a ``Dataset``.
+        seed: of the order of a ``Dataset``.
 
     Raises:
-        ValueError: no test images, or images and labels of other shapes or types.
+        ValueError: no test images, a loader without a length, or images or labels of a wrong shape or type.
     """
     if isinstance(train, tuple):
         return _from_tensors(_image_set(train), validation, test, share, classes)
-    loader = train if isinstance(train, DataLoader) else _shuffled(train, batch_size)
+    loader = train if isinstance(train, DataLoader) else _shuffled(train, batch_size, seed)
+    _check_length(loader)
     if test is None:
         raise ValueError("a Dataset or DataLoader needs test images beside it: give test=…")
     tested = _image_set(test)
-    channels = tested.images.shape[1]
-    plain = ChannelStatistics((0.0,) * channels, (1.0,) * channels)
+    plain = _unchanged(tested)
     if tested.images.dtype == torch.uint8:
         raise ValueError(
             "a Dataset or DataLoader gives float images, normalised as you like: received uint8"
@@ -112,23 +135,17 @@ def _from_tensors(
 ) -> ImageData:
     names = _names(classes, train.labels)
     if test is None:
-        train, tested = _hold_out(train, TEST_SHARE)
+        train, tested = hold_out(train, TEST_SHARE)
     else:
         tested = _image_set(test)
     validated = None if validation is None else _image_set(validation)
     if validation is None and share:
-        train, validated = _hold_out(train, share)
-    channels = train.images.shape[1]
-    plain = ChannelStatistics((0.0,) * channels, (1.0,) * channels)
-    found = channel_statistics(train.images) if train.images.dtype == torch.uint8 else plain
+        train, validated = hold_out(train, share)
+    is_bytes = train.images.dtype == torch.uint8
+    found = channel_statistics(train.images) if is_bytes else _unchanged(train)
     return ImageData(
         train=train, validation=validated, test=tested, classes=names, mean=found.mean, std=found.std
     )
-
-
-def _hold_out(images: ImageSet, share: float) -> tuple[ImageSet, ImageSet]:
-    kept, held_out = stratified_split(images.labels, share)
-    return images.select(kept), images.select(held_out)
 
 
 def _image_set(given: Given) -> ImageSet:
@@ -148,8 +165,27 @@ def _image_set(given: Given) -> ImageSet:
     return ImageSet(images, labels)
 
 
-def _shuffled(dataset: Dataset[Any], batch_size: int) -> DataLoader[Any]:
-    return DataLoader(dataset, batch_size, shuffle=True, drop_last=True, collate_fn=default_collate)
+def _unchanged(images: ImageSet) -> ChannelStatistics:
+    """Return the statistics that leave images as they are."""
+    channels = images.images.shape[1]
+    return ChannelStatistics((0.0,) * channels, (1.0,) * channels)
+
+
+def _shuffled(dataset: Dataset[Any], batch_size: int, seed: int) -> DataLoader[Any]:
+    order = EpochOrder(len(cast(Any, dataset)), seed)
+    return DataLoader(dataset, batch_size, sampler=order, drop_last=True)
+
+
+def _check_length(loader: DataLoader[Any]) -> None:
+    try:
+        steps = len(loader)
+    except TypeError:
+        steps = 0
+    if not steps:
+        raise ValueError(
+            "a run needs to know the batches of an epoch: received a loader without a length, or of no "
+            "batch; give a Dataset with a length and at least batch_size images"
+        )
 
 
 def _names(classes: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]:

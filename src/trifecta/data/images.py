@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from trifecta.data.splits import stratified_split
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -39,6 +41,12 @@ class ImageSet:
     def select(self, indices: Tensor) -> "ImageSet":
         """The images at ``indices``, ``(M,)`` int64, in that order."""
         return ImageSet(self.images[indices], self.labels[indices])
+
+
+def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    """Keep some images and hold out a stratified ``fraction`` of them, see :func:`stratified_split`."""
+    kept, held_out = stratified_split(images.labels, fraction)
+    return images.select(kept), images.select(held_out)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

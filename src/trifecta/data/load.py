@@ -15,10 +15,9 @@ from trifecta.data.columns import find_image_column, find_label_column
 from trifecta.data.config import DataConfig
 from trifecta.data.decode import Encoded, decode_images, size_text
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
-from trifecta.data.images import ImageData, ImageSet
+from trifecta.data.images import ImageData, ImageSet, hold_out
 from trifecta.data.normalization import find_statistics
 from trifecta.data.source import open_source
-from trifecta.data.splits import stratified_split
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -39,7 +38,7 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
         ImportError: the extra ``data`` is not installed.
     """
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
-    train, validation = _hold_out(whole, config.validation) if config.validation else (whole, None)
+    train, validation = hold_out(whole, config.validation) if config.validation else (whole, None)
     _check_classes(train, classes)
     mean, std = find_statistics(config, train.images)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
@@ -96,7 +95,7 @@ def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     if ignored:
         warnings.warn(f"{', '.join(ignored)}: not used with the embedded digits", stacklevel=3)
     digits = load_digits(config.image_size)
-    return *_hold_out(digits, config.hold_out or TEST_FRACTION), DIGIT_CLASSES
+    return *hold_out(digits, config.hold_out or TEST_FRACTION), DIGIT_CLASSES
 
 
 def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
@@ -111,7 +110,7 @@ def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     images = [_images(splits[name], name, image_column, config.image_size) for name in names]
     sets = [ImageSet(*pair) for pair in zip(images, labels, strict=True)]
     if config.hold_out is not None:
-        return *_hold_out(sets[0], config.hold_out), classes
+        return *hold_out(sets[0], config.hold_out), classes
     return *_alike(*sets), classes
 
 
@@ -176,11 +175,6 @@ def _alike(train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 def _with_channels(images: ImageSet, channels: int) -> ImageSet:
     return ImageSet(images.images.expand(-1, channels, -1, -1).contiguous(), images.labels)
-
-
-def _hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    kept, held_out = stratified_split(images.labels, fraction)
-    return images.select(kept), images.select(held_out)
 
 
 def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:

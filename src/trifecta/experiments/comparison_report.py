@@ -49,11 +49,8 @@ def comparison_table(
 def print_comparison(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> None:
     """The table for a terminal, and what it was measured on."""
     head, body = comparison_table(rows, thresholds)
-    table = simple_table(*head)
-    for cells in body:
-        table.add_row(*cells)
     console = plain_console()
-    console.print(table)
+    console.print(simple_table(head, body))
     console.print(equal_work(rows), soft_wrap=True)
 
 

@@ -96,10 +96,7 @@ def print_table(table: ResultTable, rows: Sequence[RowSummary]) -> None:
     console.print(f"{table.title} ({table.name})")
     for head, body in (row_table(rows), (EFFECTS_HEAD, effect_cells(table, rows))):
         if body:
-            shown = simple_table(*head)
-            for cells in body:
-                shown.add_row(*cells)
-            console.print(shown)
+            console.print(simple_table(head, body))
 
 
 def as_markdown(table: ResultTable, rows: Sequence[RowSummary]) -> str:

@@ -72,12 +72,12 @@ class LabelInput(nn.Module, ABC):
         """(B, C, H, W), (B,) → (B, C', H, W)."""
 
     def base(self, images: Tensor) -> Tensor:
-        """Return what does not depend on the label, (B, C, H, W) → (B, C', H, W)."""
-        raise NotImplementedError
+        """Return what does not depend on the label, (B, C, H, W) → (B, C', H, W); where ``is_additive``."""
+        raise NotImplementedError(f"{type(self).__name__} is not additive")
 
     def maps(self, images: Tensor) -> Tensor:
-        """Return what each label adds to images such as these, (K, C', H, W)."""
-        raise NotImplementedError
+        """Return what each label adds to images such as these, (K, C', H, W); where ``is_additive``."""
+        raise NotImplementedError(f"{type(self).__name__} is not additive")
 
 
 class LabelChannel(LabelInput):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -47,66 +46,65 @@ class PairHead(Head):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threshold(Objective):
-    """Objective of Forward-Forward: :func:`trifecta.losses.functional.threshold_loss`.
+class PairObjective(Objective):
+    """What losses over pairs share.
 
     Attributes:
         goodness: a name in ``GOODNESS``, or a function (N, …) → (N,).
-        threshold: that positives should exceed and negatives stay below.
         skip_settled: leave out samples that hardly matter, see
             :func:`trifecta.losses.functional.unsettled`; 0 leaves out none.
     """
 
-    kind: ClassVar[str] = "threshold"
     pairs: ClassVar[bool] = True
     scores_classes: ClassVar[bool] = False
     goodness: str | Goodness = "mean-square"
-    threshold: float = 2.0
     skip_settled: float = 0.0
 
     def __post_init__(self) -> None:
         """Reject what is no share."""
-        _check_settled(self.skip_settled)
+        if not 0 <= self.skip_settled < 1:
+            raise ValueError(
+                "skip_settled is a share of a pair's largest gradient, 0 (off) … below 1: received "
+                f"{self.skip_settled}; try 0.1"
+            )
+
+    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Loss of the goodness of positives and negatives, (B,), (B,) → ()."""
+        raise NotImplementedError(f"{type(self).__name__} compares nothing")
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for features (N, *feature_shape)."""
-        compare = partial(threshold_loss, threshold=self.threshold, settled=self.skip_settled)
         goodness = part_of(GOODNESS, self.goodness, "goodness")
-        return PairHead(goodness, compare, skips_samples=self.skip_settled > 0)
+        return PairHead(goodness, self.compare, skips_samples=self.skip_settled > 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Symmetric(Objective):
+class Threshold(PairObjective):
+    """Objective of Forward-Forward: :func:`trifecta.losses.functional.threshold_loss`.
+
+    Attributes:
+        threshold: that positives should exceed and negatives stay below.
+    """
+
+    kind: ClassVar[str] = "threshold"
+    threshold: float = 2.0
+
+    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """(B,), (B,) → ()."""
+        return threshold_loss(positive, negative, threshold=self.threshold, settled=self.skip_settled)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetric(PairObjective):
     """Objective of SymBa and the Trifecta: :func:`trifecta.losses.functional.symmetric_loss`.
 
     Attributes:
-        goodness: a name in ``GOODNESS``, or a function (N, …) → (N,).
         alpha: steepness.
-        skip_settled: leave out pairs that hardly matter, see
-            :func:`trifecta.losses.functional.unsettled`; 0 leaves out none.
     """
 
     kind: ClassVar[str] = "symmetric"
-    pairs: ClassVar[bool] = True
-    scores_classes: ClassVar[bool] = False
-    goodness: str | Goodness = "mean-square"
     alpha: float = 4.0
-    skip_settled: float = 0.0
 
-    def __post_init__(self) -> None:
-        """Reject what is no share."""
-        _check_settled(self.skip_settled)
-
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
-        compare = partial(symmetric_loss, alpha=self.alpha, settled=self.skip_settled)
-        goodness = part_of(GOODNESS, self.goodness, "goodness")
-        return PairHead(goodness, compare, skips_samples=self.skip_settled > 0)
-
-
-def _check_settled(bound: float) -> None:
-    if not 0 <= bound < 1:
-        raise ValueError(
-            f"skip_settled is a share of a pair's largest gradient, 0 (off) … below 1: received {bound}; "
-            "try 0.1"
-        )
+    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """(B,), (B,) → ()."""
+        return symmetric_loss(positive, negative, alpha=self.alpha, settled=self.skip_settled)

@@ -1,7 +1,7 @@
 """Tables for a terminal; plain text where the output is not one."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -41,17 +41,18 @@ def print_run(run: Run, folder: Path) -> None:
 
 def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] | None = None) -> None:
     """One row a block: its loss in the last epoch, and its accuracy if it alone decided."""
-    table = simple_table("block", *(["loss"] if loss else []), "test accuracy of this block alone")
+    body = []
     for k, share in enumerate(accuracy):
         cells = [] if loss is None else [f"{loss[k]:.4f}" if loss[k] is not None else "–"]
-        table.add_row(str(k), *cells, percent(share))
-    plain_console().print(table)
+        body.append([str(k), *cells, percent(share)])
+    head = ["block", *(["loss"] if loss else []), "test accuracy of this block alone"]
+    plain_console().print(simple_table(head, body))
 
 
 def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str]) -> None:
     """One row an image: its label, then the goodness of every class, or of the best few."""
     few = len(classes) <= MOST_CLASSES_SHOWN
-    table = simple_table("image", "label", *(classes if few else ["goodness of the best classes"]))
+    body = []
     for file, row in zip(files, scores, strict=True):
         label = classes[int(row.argmax())]
         if few:
@@ -60,24 +61,24 @@ def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[s
             best = row.topk(5)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             cells = [", ".join(f"{classes[k]} {value:.3f}" for k, value in pairs)]
-        table.add_row(str(file), label, *cells)
-    plain_console().print(table)
+        body.append([str(file), label, *cells])
+    head = ["image", "label", *(classes if few else ["goodness of the best classes"])]
+    plain_console().print(simple_table(head, body))
 
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:
     """Names with their descriptions, one table each."""
     for title, rows in tables.items():
-        table = simple_table(title, "")
-        for name, description in rows.items():
-            table.add_row(name, description)
-        plain_console().print(table)
+        plain_console().print(simple_table([title, ""], rows.items()))
 
 
-def simple_table(*columns: str) -> Table:
+def simple_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
     """A table without walls."""
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for index, column in enumerate(columns):
+    for index, column in enumerate(head):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
+    for cells in body:
+        table.add_row(*cells)
     return table
 
 

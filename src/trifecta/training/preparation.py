@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from trifecta.data import Batches, ImageData, LoaderBatches, load_data
+from trifecta.data import Augmentation, Batches, ImageData, LoaderBatches, load_data
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
 from trifecta.training.config import RunConfig
@@ -43,6 +43,8 @@ def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
 def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
     """Return shuffled, augmented batches of the training images, or those of their loader."""
     if data.loader is not None:
+        if config.augmentation != Augmentation():
+            warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
         return LoaderBatches(data.loader, device)
     return Batches(
         data.train,

@@ -175,7 +175,14 @@ def _image_data(
     """Make a data set of what was handed over; None where nothing was."""
     if data is None or isinstance(data, ImageData):
         return data
-    return data_from(data, validation=validation, test=test, classes=classes, batch_size=config.batch_size)
+    return data_from(
+        data,
+        validation=validation,
+        test=test,
+        classes=classes,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
 
 
 def finish(trainer: Trainer) -> Run:
