@@ -56,7 +56,7 @@ def varied(method: str, option: str) -> Method | None:
 
 
 def network_of(method: Method) -> LocalNetwork:
-    return build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    return build_network(method, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
 
 
 def trained(network: LocalNetwork) -> dict[str, torch.Tensor]:

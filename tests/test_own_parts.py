@@ -245,7 +245,7 @@ def test_tensors_datasets_and_loaders_are_data(stripes: ImageData) -> None:
         assert run_.result["data"] == "given"
     with pytest.raises(ValueError, match="needs test images beside it"):
         train(config, data=dataset)
-    with pytest.raises(ValueError, match=r"received torch\.float32"):
+    with pytest.raises(ValueError, match=r"takes images \(C, H, W\)"):
         train(config, data=(floats.flatten(1), labels))
 
 
@@ -339,7 +339,7 @@ def test_tensorboard_has_every_number_of_every_epoch(stripes: ImageData, tmp_pat
 
 def learner_of(config: OptimizerConfig, total_steps: int | None) -> Learner:
     method = Method(name="own", label_input="channel", objective=Symmetric(), optimizer=config)
-    network = build_network(method, "small", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     return Learner(network, total_steps=total_steps)
 
 

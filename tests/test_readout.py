@@ -34,7 +34,7 @@ def test_fusion_sums_the_chosen_blocks() -> None:
 
 def test_prediction_tries_every_label_as_a_plain_loop_does() -> None:
     network = build_network(
-        get_method("trifecta"), image_shape=(2, 8, 8), num_classes=4, width=0.05
+        get_method("trifecta"), sample_shape=(2, 8, 8), num_classes=4, width=0.05
     ).double()
     images = torch.randn(5, 2, 8, 8, dtype=torch.float64)
     network.eval()

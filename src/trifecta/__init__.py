@@ -13,7 +13,7 @@ from trifecta.losses import CrossEntropy, Head, Objective, Symmetric, Term, Thre
 from trifecta.method import Method
 from trifecta.methods import METHODS, get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.nn import NETWORKS, NetworkBuilder
+from trifecta.nn import NETWORKS, Blocks, NetworkBuilder, from_module
 from trifecta.optim import OptimizerConfig
 from trifecta.schedules import Schedule, Window, parse_schedule
 from trifecta.training import (
@@ -39,6 +39,7 @@ __all__ = [
     "NETWORKS",
     "RECIPES",
     "Augmentation",
+    "Blocks",
     "CSVLogger",
     "Callback",
     "CrossEntropy",
@@ -67,6 +68,7 @@ __all__ = [
     "Window",
     "build_network",
     "evaluate",
+    "from_module",
     "get_method",
     "get_recipe",
     "load",

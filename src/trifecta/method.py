@@ -1,7 +1,7 @@
 """A method: one choice on every axis of local learning."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -12,7 +12,7 @@ from trifecta.losses.coarse import Levels, check_superclasses, coarsened, superc
 from trifecta.losses.head import Head, Objective, at_block
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
-from trifecta.nn.shapes import FeatureShape, ImageShape
+from trifecta.nn.shapes import FeatureShape, SampleShape
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 
@@ -99,12 +99,12 @@ class Method:
                 f"{name_of(self.label_input)}; change one of them"
             )
 
-    def input_shape(self, image_shape: ImageShape) -> ImageShape:
-        """Return the first block's input shape for images (C, H, W): a label may add a channel."""
-        channels, height, width = image_shape
+    def input_shape(self, sample_shape: SampleShape, num_classes: int) -> SampleShape:
+        """Return the first block's input shape for samples (C, …): a label may add channels."""
         kind = self.input_class
-        extra = kind.extra_channels if kind is not None and issubclass(kind, LabelInput) else 0
-        return channels + extra, height, width
+        if kind is None or not issubclass(kind, LabelInput):
+            return tuple(sample_shape)
+        return kind.input_shape(sample_shape, num_classes)
 
     def block_style(self, num_classes: int) -> BlockStyle:
         """Return what all blocks of a network for K classes have in common."""
@@ -125,6 +125,21 @@ class Method:
         head: Head = at_block(self.objective, block).head(feature_shape, num_classes)
         coarse = superclasses_of(block, num_blocks, self.superclasses)
         return head if coarse is None else coarsened(head, coarse)
+
+    def at_positions(self) -> "Method":
+        """Return the method for labels at every position of a sample, such as the next token.
+
+        Raises:
+            ValueError: its loss has no such form.
+        """
+        if self.objective.per_position:
+            return self
+        if not hasattr(self.objective, "at_positions"):
+            raise ValueError(
+                f"method {self.name} learns one label a sample: received one at every position; use "
+                "superfecta, mono-forward, deep-supervision or backprop"
+            )
+        return replace(self, objective=self.objective.at_positions())
 
     @property
     def input_class(self) -> type[nn.Module] | None:

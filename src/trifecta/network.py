@@ -1,21 +1,25 @@
 """A network assembled for a method: label input, blocks, and a head wherever a window can close.
 
-Shapes: B images (B, C, H, W); K classes; L blocks. Nothing here trains: see :mod:`trifecta.learning`.
+Shapes: B samples, such as images (B, C, H, W); K classes; L blocks. Nothing here trains: see
+:mod:`trifecta.learning`.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from trifecta._utils.references import part_of
-from trifecta.inputs import ImagePairs, LabelInput
+from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
 from trifecta.method import Method
 from trifecta.nn.blocks import split_block
+from trifecta.nn.carried import features_of, passed_on
+from trifecta.nn.layout import Traced, channels_first, trace_features
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
-from trifecta.nn.shapes import FeatureShape, ImageShape
+from trifecta.nn.shapes import SampleShape
 from trifecta.prediction import block_scores
 from trifecta.readout import (
     Shortlist,
@@ -32,15 +36,20 @@ class LocalNetwork(nn.Module):
         shortlist: None for exact prediction, see :class:`trifecta.readout.Shortlist`.
 
     Args:
-        blocks: in order, any modules that map a batch to a batch; the first receives
-            ``method.input_shape(image_shape)``.
+        blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
+            first receives ``method.input_shape(sample_shape, num_classes)``; where it refuses that, a label
+            is added to the samples as they are (:mod:`trifecta.inputs.added`).
         method: the choices on every axis.
-        image_shape: (C, H, W) of the images, without the label.
+        sample_shape: of a sample without its label: (C, H, W) of images, (F,) of a table, (T,) of tokens.
         num_classes: K, at least 2.
+        integer: whether samples are integer tokens.
+        channels: where the features of the blocks' outputs stand, ``first`` (N, C, …) or ``last``
+            (N, …, C), for all blocks or one per block; None for what the blocks say, or to find it.
 
     Raises:
-        ValueError: fewer than two classes, no blocks, blocks that share a parameter, a read-out of blocks
-            that have no scores, or superclasses of another number of classes.
+        ValueError: fewer than two classes, no blocks, blocks that share a parameter, do not fit together or
+            do not tell where their features stand, a read-out of blocks that have no scores, or
+            superclasses of another number of classes.
     """
 
     def __init__(
@@ -48,33 +57,48 @@ class LocalNetwork(nn.Module):
         blocks: Iterable[nn.Module],
         method: Method,
         *,
-        image_shape: ImageShape,
+        sample_shape: SampleShape,
         num_classes: int,
+        integer: bool = False,
+        channels: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
-        self.method, self.image_shape, self.num_classes = method, image_shape, num_classes
+        self.method, self.num_classes = method, num_classes
+        self.sample_shape: SampleShape = tuple(sample_shape)
         self.shortlist: Shortlist | None = None
+        channels = getattr(blocks, "channels", None) if channels is None else channels
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a network needs at least one block: received none")
         _check_separate(self.blocks)
+        self.integer = integer
         # One of them at most: labels that are tried, or pairs of images.
-        kind = method.input_class
-        self.label_input: LabelInput | None = None
-        self.image_pairs: ImagePairs | None = None
-        if kind is not None and issubclass(kind, LabelInput):
-            self.label_input = kind(image_shape, num_classes)
-        elif kind is not None and issubclass(kind, ImagePairs):
-            self.image_pairs = kind()
+        self.label_input, self.image_pairs, front = entrance(
+            method.input_class,
+            self.blocks[0],
+            sample_shape=self.sample_shape,
+            num_classes=num_classes,
+            integer=integer,
+        )
         # Not registered: the halves are made of the same modules as the blocks.
         self._halves = {k: split_block(block, self.reads) for k, block in enumerate(self.blocks)}
+        if front is not None:
+            self._halves[0] = front, nn.Identity()
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
-        shapes = self._feature_shapes()
+        self.layouts, self.feature_shapes, self.carries = self._trace(channels)
+        if self.carries and self.renews_pairs:
+            raise ValueError(
+                f"method {method.name} makes new pairs of what a block passes on, and these blocks pass on "
+                "other values too: use another method, or blocks as a list"
+            )
         self._heads = nn.ModuleDict(
-            {str(k): method.head(k, len(self.blocks), shapes[k], num_classes) for k in self.scored_blocks}
+            {
+                str(k): method.head(k, len(self.blocks), self.feature_shapes[k], num_classes)
+                for k in self.scored_blocks
+            }
         )
 
     def head(self, block: int) -> Head:
@@ -92,6 +116,17 @@ class LocalNetwork(nn.Module):
     def renews_pairs(self) -> bool:
         """Whether every block receives new pairs, made of what the one before passed on."""
         return self.image_pairs is not None and self.image_pairs.at_every_block
+
+    @property
+    def label_shape(self) -> tuple[int, ...]:
+        """The shape of one sample's labels: (), or the last block's positions where each has its own."""
+        return self.feature_shapes[-1][1:] if self.method.objective.per_position else ()
+
+    @property
+    def constant_channels(self) -> int:
+        """Leading channels of the first block's input that nothing that learns stands before."""
+        is_kept = self.label_input is None or self.label_input.keeps_sample or not self.label_parameters()
+        return self.sample_shape[0] if is_kept else 0
 
     def own_parameters(self, block: int) -> list[nn.Parameter]:
         """Parameters that learn with ``block``: its own, its head's, for the first the label's too."""
@@ -113,7 +148,7 @@ class LocalNetwork(nn.Module):
         """Pass ``x`` through ``block``; return the features that its head reads, and the block's output."""
         front, back = self._halves[block]
         seen = front(x)
-        return seen, back(seen)
+        return channels_first(features_of(seen), self.layouts[block]), passed_on(back(seen))
 
     def renewed(self, block: int, x: Tensor, positives: int, offsets: Tensor | None) -> Tensor:
         """Return the input of ``block`` for the previous one's output (N, …): new pairs, where it has them.
@@ -138,6 +173,11 @@ class LocalNetwork(nn.Module):
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
                 "drop --shortlist"
             )
+        if self.carries:
+            raise ValueError(
+                "a shortlist goes on with some of a batch, and these blocks pass on values beside their "
+                "features: drop --shortlist"
+            )
         self.shortlist = choose_shortlist(
             labels,
             num_blocks=len(self.blocks),
@@ -147,7 +187,7 @@ class LocalNetwork(nn.Module):
         )
 
     def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the first block's input for labelled images, (B, C, H, W), (B,) → (B, C', H, W)."""
+        """Return the first block's input for labelled samples, (B, C, …), (B,) → (B, C', …)."""
         assert self.label_input is not None, "no label enters"
         x: Tensor = self.label_input(images, labels)
         return x
@@ -162,7 +202,7 @@ class LocalNetwork(nn.Module):
             return block_scores(self, images)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores of the method's read-out, (B, C, H, W) → (B, K). Never trains."""
+        """Class scores of the read-out, (B, C, …) → (B, K), at each position (B, K, …). Never trains."""
         return fuse(self.block_scores(images), self.readout_blocks)
 
     @contextmanager
@@ -177,21 +217,22 @@ class LocalNetwork(nn.Module):
             if was_training:
                 self.train()
 
-    @torch.no_grad()
-    def _feature_shapes(self) -> list[FeatureShape]:
-        """Find the shape that each block's head reads, without the batch, by passing one blank image."""
-        x = torch.zeros(1, *self.method.input_shape(self.image_shape))
-        some = next(self.blocks.parameters(), x)
-        x = x.to(dtype=some.dtype, device=some.device)
-        was_training = [block.training for block in self.blocks]
-        shapes = []
-        for k, block in enumerate(self.blocks):
-            block.eval()
-            seen, x = self.pass_block(k, x)
-            shapes.append(tuple(seen.shape[1:]))
-        for block, training in zip(self.blocks, was_training, strict=True):
-            block.train(training)
-        return shapes
+    def _trace(self, channels: str | Sequence[str] | None) -> Traced:
+        """Find where the features of each block's output stand, and their shapes."""
+        some = next((p for p in self.blocks.parameters() if p.is_floating_point()), torch.empty(0))
+        blank = torch.zeros(
+            2, *self.sample_shape, dtype=torch.int64 if self.integer else some.dtype, device=some.device
+        )
+        if self.label_input is not None:
+            label_input = copy.deepcopy(self.label_input).to(some.device)
+            blank = label_input(blank, torch.zeros(2, dtype=torch.int64, device=some.device))
+        training = {module: module.training for module in self.blocks.modules()}
+        self.blocks.eval()
+        try:
+            return trace_features([self._halves[k] for k in range(len(self.blocks))], blank, channels)
+        finally:
+            for module, was_training in training.items():
+                module.training = was_training
 
 
 def _check_separate(blocks: nn.ModuleList) -> None:
@@ -218,7 +259,7 @@ def build_network(
     method: Method,
     network: str | NetworkBuilder = "small",
     *,
-    image_shape: ImageShape,
+    sample_shape: SampleShape,
     num_classes: int,
     width: float = 1.0,
     seed: int = 0,
@@ -228,16 +269,16 @@ def build_network(
     Args:
         method: the choices on every axis.
         network: a name in ``NETWORKS``, or a builder of your own.
-        image_shape: (C, H, W) of the images, without the label.
+        sample_shape: of one sample, without the label: (C, H, W) of images, (F,) of a table.
         num_classes: K, at least 2.
         width: multiplies the network's channels.
         seed: of the weights.
 
     Raises:
-        ValueError: unknown network, images too small for it, or as :class:`LocalNetwork`.
+        ValueError: unknown network, samples that it does not take, or as :class:`LocalNetwork`.
     """
     builder = part_of(NETWORKS, network, "network")
     with seeded(seed):
         style = method.block_style(num_classes)
-        blocks = builder(method.input_shape(image_shape), width=width, style=style)
-        return LocalNetwork(blocks, method, image_shape=image_shape, num_classes=num_classes)
+        blocks = builder(method.input_shape(sample_shape, num_classes), width=width, style=style)
+        return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)

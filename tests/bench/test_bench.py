@@ -41,7 +41,7 @@ def silent(_: str) -> None:
 
 def network_of(method: str, *, normalization: str = "batch") -> LocalNetwork:
     varied = replace(get_method(method), normalization=normalization)
-    return build_network(varied, "small", image_shape=(1, 8, 8), num_classes=3, width=0.05).double()
+    return build_network(varied, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05).double()
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def test_the_plain_published_rule_moves_weights_as_the_library_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     method = published_trifecta()
-    network = build_network(method, "small", image_shape=(1, 8, 8), num_classes=3, width=0.05).double()
+    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05).double()
     plain = PublishedRule(copy.deepcopy(network))
     learner = Learner(network, steps_per_epoch=5)
     images, labels = batch()

@@ -136,7 +136,7 @@ def test_another_size_is_another_entry(folder: Path) -> None:
     hub_source(folder)
     for size in ((2, 3), (3, 2)):
         config = DataConfig(source=str(folder), image_size=size)
-        assert load_data(config).image_shape == (1, *size)
+        assert load_data(config).sample_shape == (1, *size)
 
 
 def rewrite(file: Path, content: bytes) -> None:

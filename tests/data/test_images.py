@@ -36,7 +36,7 @@ def test_data_describe_themselves_and_move_whole() -> None:
     data = ImageData(
         train=part, validation=None, test=part, classes=("a", "b"), mean=(0.5,) * 3, std=(0.5,) * 3
     )
-    assert data.image_shape == (3, 4, 5)
+    assert data.sample_shape == (3, 4, 5)
     assert data.num_classes == 2
     moved = data.to("meta")
     assert moved.train.images.is_meta

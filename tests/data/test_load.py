@@ -26,7 +26,7 @@ def test_images_labels_and_order_are_those_of_the_source(folder: Path) -> None:
     assert data.test.images[:, 0, 1, 1].tolist() == [100, 101, 102, 103]
     assert data.test.labels.tolist() == [1, 0, 1, 0]
     assert data.classes == ("cat", "dog")
-    assert data.image_shape == (1, 4, 5)
+    assert data.sample_shape == (1, 4, 5)
     assert data.validation is None
 
 
@@ -115,7 +115,7 @@ def test_the_layout_of_svhn(folder: Path) -> None:
     svhn(folder)
     data = load(folder, subset="cropped_digits")
     assert (len(data.train), len(data.test)) == (20, 10)
-    assert data.image_shape == (3, 32, 32)
+    assert data.sample_shape == (3, 32, 32)
     assert data.classes == tuple("0123456789")
     assert data.train.labels.tolist() == [*range(10)] * 2
 
@@ -168,7 +168,7 @@ def test_an_arbitrary_choice_between_images_is_said(folder: Path) -> None:
 
 def test_a_grey_split_becomes_colour_where_the_other_has_colour(folder: Path) -> None:
     data = load(hub_source(folder, images=[png(colour(k)) for k in range(4)]))
-    assert data.image_shape == (3, 4, 5)
+    assert data.sample_shape == (3, 4, 5)
     assert data.test.images.shape[1:] == (3, 4, 5)
     assert (data.train.images == data.train.images[:, :1]).all()
     assert torch.equal(data.train.images[3, 0], torch.from_numpy(grey(30)))
@@ -188,7 +188,7 @@ def test_the_digits_need_no_files() -> None:
     assert data.validation is not None
     assert (len(data.test), len(data.validation)) == (359, 144)
     assert len(data.train) + 359 + 144 == 1797
-    assert data.image_shape == (1, 8, 8)
+    assert data.sample_shape == (1, 8, 8)
     assert data.classes == tuple("0123456789")
     assert data.train.images.max() == 255
     assert 33 <= data.test.labels.bincount().min() <= data.test.labels.bincount().max() <= 37
@@ -196,7 +196,7 @@ def test_the_digits_need_no_files() -> None:
 
 def test_the_digits_can_be_resized_and_held_out_otherwise() -> None:
     data = load_data(DataConfig(source="digits", image_size=(12, 16), hold_out=0.5, validation=0))
-    assert data.image_shape == (1, 12, 16)
+    assert data.sample_shape == (1, 12, 16)
     assert len(data.test) == 898
 
 

@@ -129,7 +129,7 @@ def test_sizes_that_differ_within_a_split(folder: Path) -> None:
     assert "b/000.png is 6×7: " in message
     assert "--image-size" in message
     options = {"image_size": (3, 4), "validation": 0.0}
-    assert load_data(DataConfig(source=str(folder), **options)).image_shape == (1, 3, 4)  # type: ignore[arg-type]
+    assert load_data(DataConfig(source=str(folder), **options)).sample_shape == (1, 3, 4)  # type: ignore[arg-type]
 
 
 def test_sizes_that_differ_between_splits(folder: Path) -> None:

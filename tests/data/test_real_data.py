@@ -23,7 +23,7 @@ def load(name: str, **options: str | float) -> ImageData:
 def test_mnist() -> None:
     data = load("mnist", validation=0.0)
     assert (len(data.train), len(data.test)) == (60000, 10000)
-    assert data.image_shape == (1, 28, 28)
+    assert data.sample_shape == (1, 28, 28)
     assert data.classes == tuple("0123456789")
     assert data.mean == pytest.approx(PUBLISHED_STATISTICS["mnist"].mean, abs=5e-5)
     assert data.std == pytest.approx(PUBLISHED_STATISTICS["mnist"].std, abs=5e-5)
@@ -50,7 +50,7 @@ def test_fashion_mnist_validates_on_the_same_images_of_every_class() -> None:
 def test_cifar10() -> None:
     data = load("cifar10", validation=0.0)
     assert (len(data.train), len(data.test)) == (50000, 10000)
-    assert data.image_shape == (3, 32, 32)
+    assert data.sample_shape == (3, 32, 32)
     assert data.classes[:4] == ("airplane", "automobile", "bird", "cat")
     assert data.train.labels.bincount().tolist() == [5000] * 10
     assert data.mean == pytest.approx(PUBLISHED_STATISTICS["cifar10"].mean, abs=1e-4)

@@ -129,7 +129,7 @@ def test_the_table_says_what_is_not_equal() -> None:
 def test_what_depends_on_no_machine_is_counted_for_older_files() -> None:
     config = rows_of("superfecta")["superfecta"].recipe("quick")
     network = build_network(
-        config.method, "small", image_shape=(1, 8, 8), num_classes=10, width=config.width
+        config.method, "small", sample_shape=(1, 8, 8), num_classes=10, width=config.width
     )
     expected = counts(network, batch_size=config.batch_size)
     old = dict.fromkeys(("block_parameters", "multiply_adds_per_image", "total_seconds"))

@@ -38,7 +38,7 @@ def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> in
     network = build_network(
         config.method,
         config.network,
-        image_shape=(3, 32, 32),
+        sample_shape=(3, 32, 32),
         num_classes=10,
         width=config.width if width is None else width,
     )
@@ -121,7 +121,7 @@ def test_a_wrong_row_is_answered_with_near_ones() -> None:
 def test_images_that_are_known_by_name_are_so() -> None:
     digits = DataConfig(source="digits")
     data = load_data(digits)
-    assert known_images(digits) == (data.image_shape, data.num_classes)
+    assert known_images(digits) == (data.sample_shape, data.num_classes)
     assert known_images(replace(digits, image_size=(12, 10))) == ((1, 12, 10), 10)
     assert known_images(DataConfig(source="uoft-cs/cifar10")) == ((3, 32, 32), 10)
     assert known_images(DataConfig(source="holiday")) is None

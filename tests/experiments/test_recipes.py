@@ -110,7 +110,7 @@ def test_equal_seconds_means_more_epochs_and_nothing_else() -> None:
 def test_every_recipe_builds_its_network(recipe: object) -> None:
     config = recipe("quick")  # type: ignore[operator]
     network = build_network(
-        config.method, config.network, image_shape=(3, 32, 32), num_classes=10, width=config.width
+        config.method, config.network, sample_shape=(3, 32, 32), num_classes=10, width=config.width
     )
     assert len(network.blocks) == {"mlp": 4, "small": 6, "large": 12}[config.network]
 

@@ -20,7 +20,7 @@ def network_of(method: str, network: str, label_input: str | None, normalization
     varied = replace(get_method(method), normalization=normalization, readout="last")
     if label_input is not None:
         varied = replace(varied, label_input=label_input)
-    built = build_network(varied, network, image_shape=SHAPE, num_classes=CLASSES, width=0.04).double()
+    built = build_network(varied, network, sample_shape=SHAPE, num_classes=CLASSES, width=0.04).double()
     for module in built.modules():
         for name in ("weight", "bias", "running_mean", "running_var"):
             values = getattr(module, name, None)
@@ -127,6 +127,6 @@ def test_a_shortlist_that_makes_no_sense_is_refused(
     method: str, readout: str, labels: int, message: str
 ) -> None:
     varied = replace(get_method(method), readout=readout)
-    network = build_network(varied, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.04)
+    network = build_network(varied, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.04)
     with pytest.raises(ValueError, match=message):
         network.keep_labels(labels)

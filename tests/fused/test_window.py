@@ -312,7 +312,9 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
     ]:
         fused.clear()
         monkeypatch.setattr(window_loss_module, "LEAST_FUSED_BYTES", least)
-        built = build_network(get_method(method), network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
+        built = build_network(
+            get_method(method), network, sample_shape=(1, 8, 8), num_classes=3, width=0.02
+        )
         Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
         assert fused == expected
 
@@ -328,7 +330,7 @@ def test_a_loss_that_skips_samples_is_fused(network: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(window_loss_module, "run_window", counted)
     skipping = replace(get_method("trifecta"), objective=Symmetric(skip_settled=0.5))
-    built = build_network(skipping, network, image_shape=(1, 8, 8), num_classes=3, width=0.02)
+    built = build_network(skipping, network, sample_shape=(1, 8, 8), num_classes=3, width=0.02)
     Learner(built.double()).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
     assert options
     assert all(o["skip_zero_rows"] for o in options)
@@ -342,7 +344,7 @@ def test_a_window_that_flattens_maps_on_its_way_takes_the_plain_graph() -> None:
     assert fused_blocks([conv_block((2, 4, 4), 3), linear_block(48, 5)]) is None
     assert fused_blocks([linear_block(48, 5), linear_block(5, 5)]) is not None
     network = build_network(
-        get_method("trifecta"), "vgg8b", image_shape=(1, 16, 16), num_classes=3, width=0.02
+        get_method("trifecta"), "vgg8b", sample_shape=(1, 16, 16), num_classes=3, width=0.02
     )
     learner = Learner(network, fused=True)
     for _ in range(2):

@@ -45,7 +45,7 @@ def test_offsets_meet_every_other_image_and_never_itself() -> None:
 
 
 def test_every_block_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
-    network = build_network(get_method("scff"), image_shape=(2, 8, 8), num_classes=3, width=0.05)
+    network = build_network(get_method("scff"), sample_shape=(2, 8, 8), num_classes=3, width=0.05)
     x = torch.randn(8, 2, 8, 8)
     offsets = torch.tensor([1, 3, 1, 1, 1, 1])
     assert network.renewed(0, x, 4, offsets) is x
@@ -80,7 +80,7 @@ def test_masks_have_large_regions_of_both_kinds() -> None:
 def test_blocks_learn_nothing_from_labels(name: str) -> None:
     weights = []
     for labels in (torch.zeros(8, dtype=torch.int64), torch.arange(8) % 3):
-        network = build_network(get_method(name), image_shape=(1, 8, 8), num_classes=3, width=0.05)
+        network = build_network(get_method(name), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
         images = torch.randn(8, 1, 8, 8, generator=generator(7))
         learner = Learner(network, generator=generator(1))
         for _ in range(3):

@@ -24,7 +24,7 @@ OUT = (4, 5, 6)
 
 def network_of(method: Method, *, normalize: bool = False, blocks: int = 3) -> LocalNetwork:
     """3×3 convolutions on 6×6 grey images: OUT channels."""
-    sizes = [method.input_shape((1, 6, 6))[0], *OUT]
+    sizes = [method.input_shape((1, 6, 6), 3)[0], *OUT]
     modules = [
         nn.Sequential(
             *([nn.BatchNorm2d(sizes[k])] if normalize else []),
@@ -33,7 +33,7 @@ def network_of(method: Method, *, normalize: bool = False, blocks: int = 3) -> L
         )
         for k in range(blocks)
     ]
-    return LocalNetwork(modules, method, image_shape=(1, 6, 6), num_classes=CLASSES)
+    return LocalNetwork(modules, method, sample_shape=(1, 6, 6), num_classes=CLASSES)
 
 
 def forward_work(in_channels: int = 1) -> list[int]:
@@ -59,7 +59,7 @@ def test_the_gain_of_a_norm_needs_the_gradient_under_it() -> None:
 @pytest.mark.parametrize("schedule", [LAYER_WISE, OVERLAPPING, END_TO_END], ids=str)
 def test_fused_windows_need_no_such_gradient_and_reach_the_bound(schedule: Schedule) -> None:
     network = build_network(
-        classifiers(schedule), "small", image_shape=(1, 16, 16), num_classes=CLASSES, width=0.05
+        classifiers(schedule), "small", sample_shape=(1, 16, 16), num_classes=CLASSES, width=0.05
     )
     heads = step_multiply_adds(network, batch_size=BATCH, fused=True) - training_multiply_adds(network)
     channels = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -140,7 +140,7 @@ def test_frozen_blocks_cost_a_forward_pass() -> None:
 
 @pytest.mark.parametrize("name", methods())
 def test_small_batches_tell_the_work_of_a_large_one(name: str) -> None:
-    network = build_network(get_method(name), "small", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+    network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), fused=False)
     schedule = network.method.schedule
     cycle = schedule.size if schedule.overlapping else 1
@@ -154,7 +154,7 @@ def test_small_batches_tell_the_work_of_a_large_one(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["superfecta", "predsim", "backprop"])
 def test_products_are_counted_as_pytorch_counts_them(name: str) -> None:
-    network = build_network(get_method(name), "small", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+    network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     ours, theirs = WorkCounter(), FlopCounterMode(display=False)
     for counter in (ours, theirs):
         learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), fused=False)
@@ -165,7 +165,7 @@ def test_products_are_counted_as_pytorch_counts_them(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["superfecta", "trifecta", "rec-lra"])
 def test_counting_changes_nothing(name: str) -> None:
-    network = build_network(get_method(name), "small", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+    network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     network.eval()
     before, drawn = copy.deepcopy(network.state_dict()), torch.get_rng_state()
     step_multiply_adds(network, batch_size=BATCH)
@@ -177,7 +177,9 @@ def test_counting_changes_nothing(name: str) -> None:
 
 def test_parameters_of_blocks_are_all_but_the_heads() -> None:
     for name in ("superfecta", "trifecta", "dgl"):
-        network = build_network(get_method(name), "small", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+        network = build_network(
+            get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05
+        )
         heads = sum(p.numel() for k in network.scored_blocks for p in network.head(k).parameters())
         found = counts(network, batch_size=BATCH)
         assert found["parameters"] == found["block_parameters"] + heads

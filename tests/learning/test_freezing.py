@@ -23,7 +23,7 @@ def network_of(schedule: Schedule, freeze_from: float, method: str = "mono-forwa
     frozen = replace(
         get_method(method), schedule=schedule, optimizer=OptimizerConfig(freeze_from=freeze_from)
     )
-    return build_network(frozen, "small", image_shape=SHAPE, num_classes=3, width=0.05).double()
+    return build_network(frozen, "small", sample_shape=SHAPE, num_classes=3, width=0.05).double()
 
 
 def batches(count: int = STEPS) -> Iterable[tuple[Tensor, Tensor]]:

@@ -35,7 +35,7 @@ def network_of(method: str, schedule: Schedule, *, ownership: str = "weight") ->
         readout="last",
         optimizer=replace(base.optimizer, ownership=ownership),
     )
-    return build_network(varied, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    return build_network(varied, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
 
 
 def batch(size: int = 12) -> tuple[Tensor, Tensor]:
@@ -241,7 +241,7 @@ def test_a_cosine_rate_ends_at_zero_where_the_end_is_known(
 ) -> None:
     base = get_method("backprop")
     method = replace(base, optimizer=replace(base.optimizer, decay=decay, learning_rate=2e-3))
-    network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    network = build_network(method, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
     learner = Learner(network, total_steps=total_steps)
     rates = []
     for _ in range(4):
@@ -276,7 +276,7 @@ def test_batches_that_do_not_fit_are_refused(images: Tensor, labels: Tensor, mes
 
 def test_deep_supervision_is_the_sum_of_the_losses_of_all_blocks() -> None:
     network = build_network(
-        get_method("deep-supervision"), "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05
+        get_method("deep-supervision"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
     )
     learner, (images, labels) = learner_of(network), batch()
     loss, _ = learner.window_loss(Window(0, 5), images, labels)
@@ -297,7 +297,7 @@ def test_deep_supervision_has_one_state_a_weight() -> None:
 
 def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_alone() -> None:
     method = replace(get_method("trifecta"), negatives="hard")
-    network = build_network(method, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    network = build_network(method, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
     learner, (images, labels) = learner_of(network), batch()
     before = copy.deepcopy(network.state_dict())
     x = first_input(learner.network, images, labels, learner.generator)

@@ -21,7 +21,7 @@ SHAPE, STEPS, BLOCKS = (1, 8, 8), 7, 6
 
 
 def network_of(method: Method) -> LocalNetwork:
-    return build_network(method, "small", image_shape=SHAPE, num_classes=3, width=0.05)
+    return build_network(method, "small", sample_shape=SHAPE, num_classes=3, width=0.05)
 
 
 def learner_of(network: LocalNetwork, precision: str = "fp32") -> Learner:

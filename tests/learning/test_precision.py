@@ -126,9 +126,9 @@ class Sleeper(nn.Module):
 
 def network_with(extra: nn.Module, base: Method | None = None) -> LocalNetwork:
     base = get_method("superfecta") if base is None else base
-    built = build_network(base, "small", image_shape=SHAPE, num_classes=CLASSES, width=0.05)
+    built = build_network(base, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
     blocks = [nn.Sequential(built.blocks[0], extra), *list(built.blocks)[1:]]
-    return LocalNetwork(blocks, base, image_shape=SHAPE, num_classes=CLASSES)
+    return LocalNetwork(blocks, base, sample_shape=SHAPE, num_classes=CLASSES)
 
 
 def learner_of(network: LocalNetwork, precision: str = "auto") -> Learner:
@@ -164,9 +164,9 @@ def test_windows_after_the_first_count_where_they_take_little_time(
     """The first block alone says little of a network whose others are slow."""
     monkeypatch.setattr("trifecta.learning.precision_timing.PASS_SECONDS", 60.0)
     method = get_method("ff")
-    channels, *_ = method.input_shape(SHAPE)
+    channels, *_ = method.input_shape(SHAPE, CLASSES)
     blocks = [nn.Conv2d(channels, 4, 3), nn.Sequential(nn.Conv2d(4, 4, 3), Sleeper("fp32"))]
-    learner = learner_of(LocalNetwork(blocks, method, image_shape=SHAPE, num_classes=CLASSES))
+    learner = learner_of(LocalNetwork(blocks, method, sample_shape=SHAPE, num_classes=CLASSES))
     assert time_precisions(learner, 12).faster == "bf16"
 
 

@@ -25,7 +25,7 @@ METHODS = ["deeper-forward", "class-groups", "mono-forward", "pred"]
 
 def network_of(method: str, superclasses: tuple[int, ...] = SUPERCLASSES) -> LocalNetwork:
     coarse = replace(get_method(method), superclasses=(superclasses,), dropout=0.0)
-    return build_network(coarse, "small", image_shape=SHAPE, num_classes=4, width=0.05).double()
+    return build_network(coarse, "small", sample_shape=SHAPE, num_classes=4, width=0.05).double()
 
 
 def losses(network: LocalNetwork, labels: Tensor) -> list[float]:

@@ -18,7 +18,7 @@ SHAPE = (3, 16, 16)
 def network_of(
     method: str, *, network: str = "small", classes: int = 3, width: float = 0.03
 ) -> LocalNetwork:
-    return build_network(get_method(method), network, image_shape=SHAPE, num_classes=classes, width=width)
+    return build_network(get_method(method), network, sample_shape=SHAPE, num_classes=classes, width=width)
 
 
 def batch(classes: int = 3, size: int = 8) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def test_a_method_learns(method: str) -> None:
     """A fully connected net, where the overlaid label of plain FF can be seen too."""
     base = get_method(method)
     faster = replace(base, optimizer=replace(base.optimizer, learning_rate=1e-2))
-    network = build_network(faster, "mlp", image_shape=(1, 8, 8), num_classes=3, width=0.05)
+    network = build_network(faster, "mlp", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     learner = Learner(network, generator=torch.Generator().manual_seed(4))
     draw = torch.Generator().manual_seed(0)
     labels = torch.arange(48) % 3
@@ -105,8 +105,8 @@ def test_a_prediction_is_as_many_passes_as_the_method_says(method: str) -> None:
             return torch.relu(self.weights(x))
 
     built = get_method(method)
-    channels, _, _ = built.input_shape(SHAPE)
-    network = LocalNetwork([Counted(channels), Counted(6)], built, image_shape=SHAPE, num_classes=3)
+    channels, _, _ = built.input_shape(SHAPE, 3)
+    network = LocalNetwork([Counted(channels), Counted(6)], built, sample_shape=SHAPE, num_classes=3)
     images, _ = batch()
     seen.clear()
     with torch.no_grad():

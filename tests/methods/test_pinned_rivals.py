@@ -208,7 +208,7 @@ class TestCwComp:
         """The library's own block and its head, on images of three channels."""
         expected = self.values["layer_plain"]
         network = build_network(
-            get_method("cwcomp"), "small", image_shape=(3, 8, 8), num_classes=10, width=20 / 128
+            get_method("cwcomp"), "small", sample_shape=(3, 8, 8), num_classes=10, width=20 / 128
         ).double()
         # The first block without its pool, as the code's first layer.
         parts = dict(network.blocks[0].named_children())
@@ -299,7 +299,7 @@ class TestDeeperForward:
 
     def test_the_method_has_the_codes_settings(self) -> None:
         method = get_method("deeper-forward")
-        network = build_network(method, "small", image_shape=(3, 16, 16), num_classes=10, width=0.125)
+        network = build_network(method, "small", sample_shape=(3, 16, 16), num_classes=10, width=0.125)
         norms = [block.get_submodule("normalize") for block in network.blocks]
         assert [norm.num_classes for norm in norms if isinstance(norm, ClassGroupNorm)] == [1, *[10] * 5]
         assert all(m.p == 0.2 for m in network.modules() if isinstance(m, nn.Dropout))

@@ -16,7 +16,7 @@ BATCH, WIDTH = 8, 0.125
 def published(values: dict[str, Any]) -> LocalNetwork:
     """The recipe's network with an eighth of its channels, and the weights of the file."""
     method = get_recipe("published-trifecta-small-cifar10")().method
-    network = build_network(method, "small", image_shape=(3, 32, 32), num_classes=10, width=WIDTH).double()
+    network = build_network(method, "small", sample_shape=(3, 32, 32), num_classes=10, width=WIDTH).double()
     offset = values["settings"]["offset"]
     with torch.no_grad():
         network.get_parameter("label_input.pictures.weight").copy_(tensor(offset, 10, 1024))
@@ -80,11 +80,11 @@ def test_a_second_state_for_the_labels_would_be_noticed(monkeypatch: pytest.Monk
 
 def test_steps_counted_on_over_epochs_would_be_noticed() -> None:
     method = get_recipe("published-trifecta-small-cifar10")().method
-    network = build_network(method, "small", image_shape=(1, 8, 8), num_classes=3, width=0.03)
+    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.03)
     counted_on = build_network(
         replace(method, schedule=replace(method.schedule, restarts=False)),
         "small",
-        image_shape=(1, 8, 8),
+        sample_shape=(1, 8, 8),
         num_classes=3,
         width=0.03,
     )

@@ -33,7 +33,7 @@ def test_sizes_are_the_published_ones() -> None:
 @pytest.mark.parametrize("num_classes", [2, 26])
 def test_any_size_channels_and_classes(name: str, shape: tuple[int, int, int], num_classes: int) -> None:
     network = build_network(
-        get_method("trifecta"), name, image_shape=shape, num_classes=num_classes, width=0.02
+        get_method("trifecta"), name, sample_shape=shape, num_classes=num_classes, width=0.02
     )
     assert network(torch.randn(3, *shape)).shape == (3, num_classes)
 
@@ -167,12 +167,12 @@ def test_a_triangle_is_what_a_channel_has_above_the_mean_of_all() -> None:
 def test_blocks_that_share_a_parameter_are_refused() -> None:
     shared = nn.Conv2d(2, 2, 3, padding=1)
     with pytest.raises(ValueError, match="blocks 0 and 1 do"):
-        LocalNetwork([shared, shared], get_method("trifecta"), image_shape=(1, 8, 8), num_classes=2)
+        LocalNetwork([shared, shared], get_method("trifecta"), sample_shape=(1, 8, 8), num_classes=2)
 
 
 @pytest.mark.parametrize("method", methods())
 def test_a_prediction_in_train_mode_is_that_of_evaluation_mode_and_changes_nothing(method: str) -> None:
-    network = build_network(get_method(method), image_shape=(3, 8, 8), num_classes=3, width=0.05)
+    network = build_network(get_method(method), sample_shape=(3, 8, 8), num_classes=3, width=0.05)
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     images = torch.randn(4, 3, 8, 8)
@@ -218,7 +218,7 @@ def test_with_running_statistics_samples_do_not_see_each_other() -> None:
 
 def test_blocks_of_ones_own_are_a_network() -> None:
     blocks = [nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU()), nn.Sequential(nn.Flatten(), nn.Linear(144, 7))]
-    network = LocalNetwork(blocks, get_method("trifecta"), image_shape=(1, 8, 8), num_classes=3)
+    network = LocalNetwork(blocks, get_method("trifecta"), sample_shape=(1, 8, 8), num_classes=3)
     assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
 
 
@@ -227,7 +227,7 @@ def test_weights_follow_their_seed_and_leave_the_global_generator_alone() -> Non
     expected = torch.rand(1)
     torch.manual_seed(11)
     first, again, other = (
-        build_network(get_method("trifecta"), image_shape=(1, 8, 8), num_classes=3, width=0.05, seed=seed)
+        build_network(get_method("trifecta"), sample_shape=(1, 8, 8), num_classes=3, width=0.05, seed=seed)
         for seed in (0, 0, 1)
     )
     assert torch.equal(torch.rand(1), expected)

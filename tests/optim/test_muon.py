@@ -138,7 +138,7 @@ def test_matrices_of_blocks_are_hidden_and_classifiers_are_not(ownership: str) -
     method = replace(
         get_method("mono-forward"), optimizer=OptimizerConfig(algorithm="muon", ownership=ownership)
     )
-    network = build_network(method, "small", image_shape=SHAPE, num_classes=3, width=0.05)
+    network = build_network(method, "small", sample_shape=SHAPE, num_classes=3, width=0.05)
     learner = Learner(network)
     learner.step(torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0]))
     for name, parameter in network.named_parameters():
@@ -154,7 +154,9 @@ def test_what_muon_does_not_take_is_refused() -> None:
 
 
 def test_a_copied_or_pickled_learner_goes_on_as_the_original() -> None:
-    network = build_network(get_method("superfecta"), "small", image_shape=SHAPE, num_classes=3, width=0.05)
+    network = build_network(
+        get_method("superfecta"), "small", sample_shape=SHAPE, num_classes=3, width=0.05
+    )
     learner = Learner(network, generator=torch.Generator().manual_seed(0))
     images, labels = torch.rand(4, *SHAPE), torch.tensor([0, 1, 2, 0])
     learner.step(images, labels)

@@ -39,6 +39,11 @@ def describe_device(device: torch.device) -> str:
     return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def in_memory_format(samples: torch.Tensor) -> torch.Tensor:
+    """Lay images (N, C, H, W) out with their channels last, as convolutions like them; others stay."""
+    return samples.contiguous(memory_format=torch.channels_last) if samples.ndim == 4 else samples
+
+
 def in_channels_last(network: _Network) -> _Network:
     """Lay out the weights of convolutions as their products want them, in place; no value changes."""
     for module in network.modules():

@@ -82,7 +82,7 @@ class Setting:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = LocalNetwork(
-                self._blocks(method), method, image_shape=self.image_shape, num_classes=self.num_classes
+                self._blocks(method), method, sample_shape=self.image_shape, num_classes=self.num_classes
             )
         return in_channels_last(network.to(self.torch_device))
 
@@ -107,7 +107,10 @@ class Setting:
         }
 
     def _blocks(self, method: Method) -> nn.Sequential:
-        shape, style = method.input_shape(self.image_shape), method.block_style(self.num_classes)
+        shape, style = (
+            method.input_shape(self.image_shape, self.num_classes),
+            method.block_style(self.num_classes),
+        )
         if not self.network.startswith("equal:"):
             return get_network(self.network)(shape, width=self.width, style=style)
         depth, channels = _depth_and_channels(self.network)

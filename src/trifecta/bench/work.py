@@ -13,7 +13,7 @@ from trifecta.network import LocalNetwork
 @torch.no_grad()
 def forward_multiply_adds(network: LocalNetwork) -> list[int]:
     """Count the multiply-adds of each block for one sample, L values."""
-    shape = network.method.input_shape(network.image_shape)
+    shape = network.method.input_shape(network.sample_shape, network.num_classes)
     x = torch.zeros(1, *shape, device=next(network.parameters()).device)
     was_training = network.training
     network.eval()

@@ -22,6 +22,7 @@ from trifecta.experiments.runner import Reproduction
 from trifecta.experiments.summary import summarise
 from trifecta.methods import METHODS
 from trifecta.training import Trainer
+from trifecta.training.run_folder import DatasetFacts
 
 _PATH: click.Path = click.Path(path_type=Path)
 _BESIDE_METHODS = [name for name in COMPARISONS if name not in METHODS]
@@ -110,7 +111,7 @@ def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
     """Training memory of the run, from processes that do nothing else; of the first seed."""
     if run.config.seed:
         return {}
-    setting = Setting.of(run.config, trainer.data.image_shape, trainer.data.num_classes)
+    setting = Setting.of(run.config, trainer.facts.image_shape, trainer.data.num_classes)
     setting = replace(setting, precision=trainer.learner.precision)
     return training_memory(setting, run.config)
 
@@ -118,7 +119,7 @@ def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:
 def _images_in(source: str) -> Images:
     """Load data that is not known by its name, to find the shape of its images."""
     data = load_data(DataConfig(source=source))
-    return Images(data.image_shape, data.num_classes)
+    return Images(DatasetFacts.of(data).image_shape, data.num_classes)
 
 
 def _names(text: str) -> list[str]:

@@ -57,10 +57,10 @@ def evaluate_command(
 def _load(config: DataConfig, split: str | None, facts: DatasetFacts, run: Path) -> ImageSet:
     images = load_split(config, split, facts.classes, channels=facts.image_shape[0])
     shape = tuple(images.images.shape[1:])
-    if shape != facts.image_shape:
+    if shape != facts.sample_shape:
         raise ValueError(
-            f"{run} was trained on images (channels, height, width) {facts.image_shape}: received {shape}; "
-            "evaluate on grey images, as it was trained"
+            f"{run} was trained on images (channels, height, width) {facts.sample_shape}: received "
+            f"{shape}; evaluate on grey images, as it was trained"
         )
     return images
 

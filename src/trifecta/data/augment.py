@@ -62,8 +62,10 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         std: of the C channels.
 
     Returns:
-        ``(B, C, H, W)`` float32.
+        ``(B, C, H, W)`` float32; without ``mean`` and ``std``, the samples as they are, of any shape.
     """
+    if not mean:
+        return images
     unit = images / 255 if images.dtype == torch.uint8 else images.clone()
     return unit.sub_(_per_channel(mean, unit.device)).div_(_per_channel(std, unit.device))
 
@@ -82,7 +84,7 @@ def augment(
     from outside. Then they are normalised, and the square of the cutout is set to 0.
 
     Args:
-        images: ``(B, C, H, W)`` uint8.
+        images: ``(B, C, H, W)`` uint8; samples of any kind where nothing is to change.
         config: what to change.
         mean: of the C channels, in 0..1.
         std: of the C channels, in 0..1.
@@ -91,6 +93,8 @@ def augment(
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
     """
+    if config == Augmentation():
+        return normalize(images, mean, std)
     batch, _, height, width = images.shape
     device, padding = images.device, config.crop_padding
     if padding:

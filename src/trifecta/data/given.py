@@ -1,6 +1,7 @@
 """Data handed over in Python: tensors, a ``Dataset`` or a ``DataLoader``.
 
-Shapes: N images (N, C, H, W), labels (N,).
+Shapes: N images (N, C, H, W), rows of a table (N, F), tokens (N, T) or other samples (N, …); labels (N,),
+or (N, …) where every position has one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -87,8 +88,9 @@ def data_from(
 ) -> ImageData:
     """Make a data set of what a program has at hand.
 
-    Images in uint8 are normalised by the training images' mean and standard deviation; floats are taken as
-    they are. A ``Dataset`` is loaded anew in every epoch, shuffled, so that its transforms stay random.
+    Images in uint8 are normalised by the training images' mean and standard deviation; floats and integer
+    tokens are taken as they are. A ``Dataset`` is loaded anew in every epoch, shuffled, so that its
+    transforms stay random.
 
     Args:
         train: to train on.
@@ -156,18 +158,20 @@ def _image_set(given: Given) -> ImageSet:
         loader = given if isinstance(given, DataLoader) else DataLoader(given, _COLLECTED_AT_ONCE)
         batches = [(images, labels) for images, labels in loader]
         images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    is_image = images.ndim == 4 and (images.dtype == torch.uint8 or images.is_floating_point())
-    if not is_image or labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+    fits = images.is_floating_point() or images.dtype == torch.int64
+    is_sample = images.ndim > 1 and (fits or (images.dtype == torch.uint8 and images.ndim == 4))
+    if not is_sample or labels.shape[:1] != images.shape[:1] or labels.dtype != torch.int64:
         raise ValueError(
-            "images are (N, C, H, W), uint8 or float, with labels (N,) int64: received "
-            f"{images.dtype} {tuple(images.shape)} with {labels.dtype} {tuple(labels.shape)}"
+            "samples are images (N, C, H, W) in uint8, floats (N, …) or integer tokens (N, T), with labels "
+            f"(N,) int64: received {images.dtype} {tuple(images.shape)} with {labels.dtype} "
+            f"{tuple(labels.shape)}"
         )
     return ImageSet(images, labels)
 
 
 def _unchanged(images: ImageSet) -> ChannelStatistics:
     """Return the statistics that leave images as they are."""
-    channels = images.images.shape[1]
+    channels = images.images.shape[1] if images.images.ndim == 4 else 0
     return ChannelStatistics((0.0,) * channels, (1.0,) * channels)
 
 

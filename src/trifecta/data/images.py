@@ -1,4 +1,4 @@
-"""Decoded images with their labels, and the splits of a data set.
+"""Decoded images (or other samples) with their labels, and the splits of a data set.
 
 Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
 """
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from trifecta.data.splits import stratified_split
+from trifecta.nn.shapes import SampleShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,18 +19,19 @@ class ImageSet:
     """Images and their labels, on one device.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8, or floating and used as they are.
-        labels: ``(N,)`` int64, indices into the classes.
+        images: ``(N, C, H, W)`` uint8, or used as they are: floating ``(N, …)``, integer tokens ``(N, T)``.
+        labels: ``(N,)`` int64, indices into the classes; ``(N, …)`` where every position has one.
     """
 
     images: Tensor
     labels: Tensor
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8 or self.images.is_floating_point(), self.images.dtype
+        kinds = (torch.uint8, torch.int64)
+        assert self.images.dtype in kinds or self.images.is_floating_point(), self.images.dtype
         assert self.labels.dtype == torch.int64, self.labels.dtype
-        assert self.images.ndim == 4, self.images.shape
-        assert self.labels.shape == self.images.shape[:1], self.labels.shape
+        assert self.images.ndim == 4 or self.images.dtype != torch.uint8, self.images.shape
+        assert self.labels.shape[:1] == self.images.shape[:1], self.labels.shape
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -44,7 +46,13 @@ class ImageSet:
 
 
 def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """Keep some images and hold out a stratified ``fraction`` of them, see :func:`stratified_split`."""
+    """Keep some images and hold out a stratified ``fraction`` of them, see :func:`stratified_split`.
+
+    Where every position has a label, the last ones are held out, so that texts do not overlap.
+    """
+    if images.labels.ndim > 1:
+        count = len(images) - round(fraction * len(images))
+        return images.select(torch.arange(count)), images.select(torch.arange(count, len(images)))
     kept, held_out = stratified_split(images.labels, fraction)
     return images.select(kept), images.select(held_out)
 
@@ -58,8 +66,8 @@ class ImageData:
         validation: what choices are made on; None if nothing is kept for that.
         test: what a result is measured on, once.
         classes: the name of every label.
-        mean: to normalise each channel by, in 0..1.
-        std: standard deviation to normalise each channel by, above 0 and up to 1.
+        mean: to normalise each channel by, in 0..1; empty where samples are used as they are.
+        std: standard deviation to normalise each channel by, above 0 and up to 1; likewise.
         loader: makes training batches by its own rules, in place of ``train``.
     """
 
@@ -72,10 +80,9 @@ class ImageData:
     loader: DataLoader[Any] | None = None
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of every image."""
-        channels, height, width = self.test.images.shape[1:]
-        return channels, height, width
+    def sample_shape(self) -> SampleShape:
+        """(C, H, W) of every image; the shape of any other sample."""
+        return tuple(self.test.images.shape[1:])
 
     @property
     def num_classes(self) -> int:

@@ -144,7 +144,7 @@ def _counted(config: RunConfig) -> Mapping[str, Any]:
     network = build_network(
         config.method,
         config.network,
-        image_shape=images.image_shape,
+        sample_shape=images.image_shape,
         num_classes=images.num_classes,
         width=config.width,
     )

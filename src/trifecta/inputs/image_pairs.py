@@ -113,14 +113,23 @@ def another(images: Tensor, generator: torch.Generator | None) -> Tensor:
 
 
 def region_masks(images: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Masks of zeros and ones in large regions, (B, 1, H, W), for images (B, C, H, W)."""
-    shape = (len(images), 1, *images.shape[2:])
+    """Masks of zeros and ones in large regions, (B, 1, H, W), for images (B, C, H, W); other maps alike.
+
+    Columns of a table (B, F) have no neighbours: their masks (B, F) are random bits.
+    """
+    positions = images.shape[2:]
+    shape = (len(images), 1, *positions) if positions else images.shape
     bits = torch.randint(0, 2, shape, generator=generator, device=images.device).to(images.dtype)
+    if not positions:
+        return bits
     line = bits.new_tensor([0.25, 0.5, 0.25])
-    kernel = torch.outer(line, line).view(1, 1, 3, 3)
     for _ in range(BLURS):
-        bits = F.conv2d(F.pad(bits, (1, 1, 1, 1), mode="replicate"), kernel)
-    return (bits > bits.mean((2, 3), keepdim=True)).to(images.dtype)
+        for side in range(2, bits.ndim):
+            # Along the last dimension, whichever stands there.
+            turned = bits.movedim(side, -1)
+            flat = F.pad(turned.reshape(-1, 1, turned.shape[-1]), (1, 1), mode="replicate")
+            bits = F.conv1d(flat, line.view(1, 1, 3)).view(turned.shape).movedim(-1, side)
+    return (bits > bits.flatten(1).mean(1).view(-1, *[1] * (bits.ndim - 1))).to(images.dtype)
 
 
 IMAGE_PAIRS: dict[str, type[ImagePairs]] = {"other-image": OtherImage, "masked-mix": MaskedMix}

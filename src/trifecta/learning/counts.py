@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from trifecta.learning.learner import Learner
+from trifecta.learning.trial import trial_batch
 from trifecta.network import LocalNetwork
 
 # So many images decide a polynomial of degree 2; one alone has no batch statistics.
@@ -128,10 +129,8 @@ def _counted(
         fused=fused,
     )
     learner.steps = step
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, *network.image_shape, generator=draw)
-    labels = torch.arange(batch_size) % network.num_classes
+    samples, labels = trial_batch(network, batch_size)
     counter = WorkCounter()
     with counter:
-        learner.step(images.to(some), labels.to(some.device))
+        learner.step(samples, labels)
     return counter.multiply_adds

@@ -32,18 +32,22 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
     """Refuse a batch that the network cannot learn from.
 
     Raises:
-        ValueError: images of another shape, labels that are not (B,) int64 or, seen on CPU only, not
-            below K.
+        ValueError: samples of another shape or kind, labels that are not (B,) int64 ((B, …) where each
+            position has one), or, seen on CPU only, not below K.
     """
-    if images.shape[1:] != network.image_shape or not images.is_floating_point():
+    fits = images.dtype == torch.int64 if network.integer else images.is_floating_point()
+    if images.shape[1:] != network.sample_shape or not fits:
         raise ValueError(
-            f"images must be float (B, {', '.join(map(str, network.image_shape))}): "
+            f"images must be {'int64' if network.integer else 'float'} "
+            f"(B, {', '.join(map(str, network.sample_shape))}): "
             f"received {images.dtype} {tuple(images.shape)}"
         )
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
+    expected = (len(images), *network.label_shape)
+    if labels.shape != expected or labels.dtype != torch.int64:
+        each = "position" if network.label_shape else "image"
         raise ValueError(
-            f"labels must be int64 ({len(images)},), one per image: "
-            f"received {labels.dtype} {tuple(labels.shape)}"
+            f"labels must be int64 ({', '.join(map(str, expected))}{'' if expected[1:] else ','}), one per "
+            f"{each}: received {labels.dtype} {tuple(labels.shape)}"
         )
     # Checking values on another device would synchronise with it.
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):

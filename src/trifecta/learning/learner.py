@@ -20,6 +20,7 @@ from trifecta.learning.step import LocalStep
 from trifecta.learning.window_loss import window_loss
 from trifecta.network import LocalNetwork
 from trifecta.nn.blocks import Dropout, seeded_dropout
+from trifecta.nn.carried import map_tensors
 from trifecta.schedules import Window
 
 
@@ -122,7 +123,7 @@ class Learner:
             # The gradient of a label that another objective owns is thrown away.
             for parameter in self.network.label_parameters():
                 parameter.grad = None
-        step.losses[window.last], step.x = loss.detach(), output.detach()
+        step.losses[window.last], step.x = loss.detach(), map_tensors(Tensor.detach, output)
         step.windows_done += 1
         idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
         if idle:
@@ -165,7 +166,9 @@ class Learner:
         x = step.x
         with autocast(self.precision, self.device), self._masks(blocks, step.number):
             for k in blocks:
-                x = self.network.blocks[k](self.network.renewed(k, x, len(step.labels), step.offsets))
+                _, x = self.network.pass_block(
+                    k, self.network.renewed(k, x, len(step.labels), step.offsets)
+                )
         return x
 
     def _masks(self, blocks: range, step: int) -> AbstractContextManager[None]:

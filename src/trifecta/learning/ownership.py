@@ -1,6 +1,7 @@
 """Which optimizer of a network owns which weights; see :mod:`trifecta.optim.config` for the two rules."""
 
 import torch
+from torch import nn
 
 from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
@@ -21,9 +22,19 @@ def build_optimizers(network: LocalNetwork) -> dict[int, torch.optim.Optimizer]:
         own = [p for k in blocks for p in network.own_parameters(k)]
         optimizers[owner] = config.build(
             own if owner == min(owned) else [p for p in own if p not in label],
-            hidden=[p for k in blocks for p in network.blocks[k].parameters() if p.ndim > 1],
+            hidden=[p for k in blocks for p in _matrices(network.blocks[k])],
         )
     return optimizers
+
+
+def _matrices(block: nn.Module) -> list[nn.Parameter]:
+    """Return the weights of a block that map features to features: no gains, biases or embeddings."""
+    embeddings = [m.weight for m in block.modules() if isinstance(m, nn.Embedding)]
+    return [
+        p
+        for p in block.parameters()
+        if p.ndim > 1 and p.shape[0] > 1 and not any(p is weight for weight in embeddings)
+    ]
 
 
 def owners(network: LocalNetwork, window: Window) -> range:

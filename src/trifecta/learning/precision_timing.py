@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trifecta._utils.devices import synchronize
+from trifecta._utils.devices import in_memory_format, synchronize
+from trifecta.learning.trial import trial_batch
 
 if TYPE_CHECKING:
     from trifecta.learning.learner import Learner
@@ -109,11 +110,9 @@ class _Trial:
             owner: _Still(optimizer.param_groups, {})
             for owner, optimizer in self.learner.optimizers.items()
         }
-        shape, dtype = (batch_size, *network.image_shape), next(network.parameters()).dtype
-        images = torch.randn(shape, generator=draw, device=device, dtype=dtype)
-        self.images = images.contiguous(memory_format=torch.channels_last)
+        images, self.labels = trial_batch(network, batch_size)
+        self.images = in_memory_format(images)
         self.timed_images = batch_size
-        self.labels = torch.randint(network.num_classes, (batch_size,), generator=draw, device=device)
 
     def warm_up(self) -> int:
         """Run what is to be timed once, on few images, and return how many windows that is."""

@@ -42,7 +42,7 @@ def window_loss(
     output, sums = run_window(
         blocks,
         x,
-        constant_channels=network.image_shape[0] if window.first == 0 else 0,
+        constant_channels=network.constant_channels if window.first == 0 else 0,
         skip_zero_rows=head.skips_samples,
         patches=head.reads_patch_means,
         wants_sums=head.reads_channel_sums,

@@ -12,6 +12,7 @@ from trifecta.losses.pairs import Symmetric, Threshold
 from trifecta.losses.positions import PositionThresholds
 from trifecta.losses.prediction import LocalPrediction
 from trifecta.losses.terms import TERMS, Contrast, Similarity, SupervisedContrastive, Temperature
+from trifecta.losses.tokens import PositionCrossEntropy
 
 OBJECTIVES: dict[str, type[Objective]] = {
     objective.kind: objective
@@ -27,6 +28,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         LocalTargets,
         PositionThresholds,
         LocalPrediction,
+        PositionCrossEntropy,
     )
 }
 
@@ -45,6 +47,7 @@ __all__ = [
     "LocalPrediction",
     "LocalTargets",
     "Objective",
+    "PositionCrossEntropy",
     "PositionThresholds",
     "ProjectedCrossEntropy",
     "Similarity",

@@ -1,6 +1,6 @@
 """Nearest centroid by a margin, as a local loss.
 
-Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
+Shapes: N samples, K classes; features (N, C, …) or (N, F).
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ class CentroidHead(Head):
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
         super().__init__()
-        self.pool, self.margin = pool if len(feature_shape) == 3 else 1, margin
-        size = feature_shape[0] * self.pool**2
+        positions = len(feature_shape) - 1
+        self.pool, self.margin = pool if positions else 1, margin
+        size = feature_shape[0] * self.pool**positions
         self.centroids = nn.Parameter(torch.empty(num_classes, size))
         self.reset_parameters()
 
@@ -40,7 +41,7 @@ class CentroidHead(Head):
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""
-        if features.ndim == 4:
+        if features.ndim > 2:
             features = patch_means(features, self.pool)
         with torch.autocast(features.device.type, enabled=False):
             unit = F.normalize(at_least_float32(features.flatten(1)))

@@ -1,6 +1,6 @@
 """Heads that read class scores off goodness: from groups of channels, or through a fixed projection.
 
-Shapes: N samples, K classes; features (N, C, H, W) or (N, C).
+Shapes: N samples, K classes; features (N, C, …) or (N, C).
 """
 
 import math
@@ -61,8 +61,9 @@ class ProjectionHead(Head):
         self, feature_shape: FeatureShape, num_classes: int, *, patches: int, learned_temperature: bool
     ) -> None:
         super().__init__()
-        self.patches = patches if len(feature_shape) == 3 else 0
-        size = feature_shape[0] * max(self.patches, 1) ** 2
+        positions = len(feature_shape) - 1
+        self.patches = patches if positions else 0
+        size = feature_shape[0] * max(self.patches, 1) ** positions
         self.register_buffer("projection", torch.randn(size, num_classes) / math.sqrt(size))
         # exp(log_scale) = 1/temperature stays positive.
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned_temperature)

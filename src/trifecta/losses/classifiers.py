@@ -1,6 +1,6 @@
 """A classifier of averages, as a local loss.
 
-Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
+Shapes: N samples, K classes; features (N, C, …) or (N, F).
 """
 
 import math
@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Head, Objective, at_least_float32
+from trifecta.losses.tokens import PositionCrossEntropy
 from trifecta.nn.pooling import divides, patch_means
 from trifecta.nn.shapes import FeatureShape
 
 
 class ClassifierHead(Head):
-    """Averages maps to ``pool``×``pool`` (0: as they are), then a classifier with cross-entropy.
+    """Averages ``pool`` patches on each side of a map (0: as it is), then classifies by cross-entropy.
 
     With ``normalized`` each average is batch-normalised first, without gain or bias, as both would be
     absorbed by the classifier. It is linear, or with ``hidden`` units, batch-normalised and under a ReLU,
@@ -37,12 +38,15 @@ class ClassifierHead(Head):
         super().__init__()
         self.smoothing = smoothing
         # Units of a fully connected block are maps of one position.
-        self.pool = pool if len(feature_shape) == 3 else 1
-        if self.pool > 1 and divides(self.pool, feature_shape):
+        positions = feature_shape[1:]
+        self.pool = pool if positions else 1
+        if self.pool > 1 and len(positions) == 2 and divides(self.pool, positions):
             self.reads_patch_means = self.pool
         # Sums tell the average over all positions only.
         self.reads_channel_sums = self.pool == 1
-        in_features = feature_shape[0] * self.pool**2 if self.pool else math.prod(feature_shape)
+        in_features = (
+            feature_shape[0] * self.pool ** len(positions) if self.pool else math.prod(feature_shape)
+        )
         self.normalize = nn.BatchNorm1d(in_features, affine=False) if normalized else nn.Identity()
         self.classifier: nn.Module = nn.Linear(hidden or in_features, num_classes)
         if hidden:
@@ -59,7 +63,7 @@ class ClassifierHead(Head):
             means = features.sums / features.positions if self.pool == 1 else features.patch_means
             assert means is not None
             features = means
-        elif self.pool and features.ndim == 4:
+        elif self.pool and features.ndim > 2:
             features = patch_means(features, self.pool)
         return at_least_float32(self.classifier(self.normalize(features.flatten(1))))
 
@@ -85,6 +89,10 @@ class CrossEntropy(Objective):
         """Reject what is no number of units."""
         if self.hidden < 0:
             raise ValueError(f"a classifier has 0 hidden units or more: received {self.hidden}")
+
+    def at_positions(self) -> PositionCrossEntropy:
+        """The same where every position has a label."""
+        return PositionCrossEntropy(smoothing=self.smoothing, hidden=self.hidden)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is (N, *feature_shape)."""

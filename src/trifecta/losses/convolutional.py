@@ -1,6 +1,6 @@
 """A small convolutional network, as a local loss.
 
-Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
+Shapes: N samples, K classes; features (N, C, …) or (N, F).
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.head import Head, Objective, at_least_float32
+from trifecta.nn.blocks import CONVOLUTIONS
+from trifecta.nn.norms import BATCH_NORMS
+from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 
@@ -18,24 +21,26 @@ class ConvolutionalHead(Head):
 
     Each convolution keeps the map's size and channels, and has batch normalisation and ReLU behind it; the
     averages are batch-normalised by channel and flattened by channel, row, column. Units of a fully
-    connected block are maps of one position: they are batch-normalised and classified.
+    connected block are maps of one position: they are batch-normalised and classified. Maps of 1 or 3
+    dimensions have convolutions and averages of as many.
     """
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
         channels = feature_shape[0]
         layers: list[nn.Module] = []
-        if len(feature_shape) == 3:
+        positions = len(feature_shape) - 1
+        if positions:
             for _ in range(2):
                 layers += [
-                    nn.Conv2d(channels, channels, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(channels),
+                    CONVOLUTIONS[positions](channels, channels, 3, padding=1, bias=False),
+                    BATCH_NORMS[positions](channels),
                     nn.ReLU(),
                 ]
-            layers += [nn.AdaptiveAvgPool2d(2), nn.BatchNorm2d(channels), nn.Flatten()]
+            layers += [ADAPTIVE_POOLS[positions](2), BATCH_NORMS[positions](channels), nn.Flatten()]
         else:
             layers.append(nn.BatchNorm1d(channels))
-        features = channels * (4 if len(feature_shape) == 3 else 1)
+        features = channels * 2**positions
         self.network = nn.Sequential(*layers, nn.Linear(features, num_classes))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

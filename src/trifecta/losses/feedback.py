@@ -1,6 +1,6 @@
 """Heads that learn towards targets made from the network's error, which comes back through fixed weights.
 
-Shapes: B images, K classes; features (B, C, H, W) or (B, C); error (B, K).
+Shapes: B images, K classes; features (B, C, …) or (B, C); error (B, K).
 """
 
 from dataclasses import dataclass

@@ -90,13 +90,13 @@ def group_mean(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
 
 
 def patch_rms(activations: Tensor, patches: int) -> Tensor:
-    """Root mean square of each channel in each of P×P patches of its map, (N, C, H, W) → (N, P²·C).
+    """Root mean square of each channel in each patch of its map, (N, C, H, W) → (N, P²·C); maps alike.
 
     ``sqrt(mean_{i in patch} a_i² + 1e-8)``; of (N, C) the magnitude of each. Source: Gong et al. 2025
     (ASGE, arXiv 2509.12394).
     """
     squares = _wide(activations).square()
-    if squares.ndim == 4:
+    if squares.ndim > 2:
         squares = patch_means(squares, patches)
     return (squares.flatten(1) + 1e-8).sqrt()
 

@@ -65,6 +65,11 @@ class Objective(Protocol):
         return False
 
     @property
+    def per_position(self) -> bool:
+        """Whether every position has a label of its own, (N, …), and class scores, (N, K, …)."""
+        return False
+
+    @property
     def reads(self) -> str:
         """The position in a block that the head reads, see :func:`trifecta.nn.blocks.split_block`."""
         return "output"

@@ -1,6 +1,6 @@
 """Goodness at every position of a map, for pairs of images without labels.
 
-Shapes: B images, N samples; a block's response before its activation (N, C, H, W) or (N, C).
+Shapes: B images, N samples; a block's response before its activation (N, C, …) or (N, C).
 """
 
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ class PositionHead(Head):
 
 
 def position_goodness(response: Tensor) -> Tensor:
-    """``mean_c relu(response_c)²`` at every position, (N, C, H, W) → (N, H·W), (N, C) → (N, 1)."""
+    """``mean_c relu(response_c)²`` at every position, (N, C, …) → (N, positions), (N, C) → (N, 1)."""
     return at_least_float32(F.relu(response)).square().mean(1).reshape(len(response), -1)
 
 

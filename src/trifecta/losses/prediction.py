@@ -1,6 +1,6 @@
 """The linear classifier of Nøkland & Eidnes 2019, as a local loss.
 
-Shapes: N samples, K classes; features (N, C, H, W) or (N, F).
+Shapes: N samples, K classes; features (N, C, …) or (N, F).
 """
 
 import math
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.head import Head, Objective, at_least_float32
-from trifecta.nn.pooling import limited_pool
+from trifecta.nn.pooling import AVERAGE_POOLS, limited_pool
 from trifecta.nn.shapes import FeatureShape
 
 
@@ -34,9 +34,9 @@ class PredictionHead(Head):
         super().__init__()
         self.pool: nn.Module = nn.Identity()
         features = math.prod(feature_shape)
-        if len(feature_shape) == 3:
+        if positions := len(feature_shape) - 1:
             kernel, padding, features = limited_pool(feature_shape, at_most)
-            self.pool = nn.AvgPool2d(kernel, kernel, padding)
+            self.pool = AVERAGE_POOLS[positions](kernel, kernel, padding)
         self.classifier = ZeroLinear(features, num_classes)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:

@@ -1,35 +1,36 @@
 """Terms beside a scoring head: losses on features that cannot score classes by themselves.
 
-Shapes: B images; features (B, C, H, W) or (B, F).
+Shapes: B images; features (B, C, …) or (B, F).
 """
 
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
 from trifecta.losses.head import Head, Objective, Term, at_least_float32
 from trifecta.losses.pairs import Symmetric
+from trifecta.nn.blocks import CONVOLUTIONS
 from trifecta.nn.norms import ClassGroupNorm
+from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 
 class SimilarityModule(nn.Module):
     """A linear map without bias, each map's standard deviation, then :func:`similarity_loss`.
 
-    The linear map is a 3×3 convolution for maps. Maps of one row, or no more than three of them, stand for
-    themselves. Source: the published code of Nøkland & Eidnes 2019.
+    The linear map is a 3×3 convolution for maps, of as many dimensions as they have. Maps of one row, or no
+    more than three of them, stand for themselves. Source: the published code of Nøkland & Eidnes 2019.
     """
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
         channels, self.num_classes = feature_shape[0], num_classes
         self.weights: nn.Module = nn.Linear(channels, channels, bias=False)
-        if len(feature_shape) == 3:
-            self.weights = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        if positions := len(feature_shape) - 1:
+            self.weights = CONVOLUTIONS[positions](channels, channels, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
@@ -37,9 +38,9 @@ class SimilarityModule(nn.Module):
 
 
 def deviations(maps: Tensor) -> Tensor:
-    """Standard deviation (n − 1) of each map, (B, C, H, W) → (B, C); what has no maps is flattened."""
+    """Standard deviation (n − 1) of each map, (B, C, …) → (B, C); what has no maps is flattened."""
     wide = at_least_float32(maps)
-    if wide.ndim == 4 and wide.shape[1] > 3 and wide.shape[2] > 1:
+    if wide.ndim > 2 and wide.shape[1] > 3 and wide.shape[2] > 1:
         return wide.flatten(2).std(2)
     return wide.flatten(1)
 
@@ -83,11 +84,11 @@ class ContrastiveModule(nn.Module):
         super().__init__()
         channels = feature_shape[0]
         self.schedule, self.temperature = temperature, temperature.first
-        self.pool = (
-            (4 if channels <= 100 else 2 if channels <= 400 else 1) if len(feature_shape) == 3 else 0
-        )
+        self.pool = (4 if channels <= 100 else 2 if channels <= 400 else 1) if len(feature_shape) > 1 else 0
         self.normalize = ClassGroupNorm(channels, num_classes)
-        self.projection = nn.Linear(channels * max(self.pool, 1) ** 2, features, bias=False)
+        positions = len(feature_shape) - 1
+        self.averages = ADAPTIVE_POOLS[positions](self.pool) if positions else nn.Identity()
+        self.projection = nn.Linear(channels * max(self.pool, 1) ** positions, features, bias=False)
         self.projected_norm = nn.BatchNorm1d(features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
@@ -101,8 +102,7 @@ class ContrastiveModule(nn.Module):
     def project(self, features: Tensor) -> Tensor:
         """(B, …) → (B, features), not yet of length 1."""
         maps = self.normalize(features)
-        averages = F.adaptive_avg_pool2d(maps, self.pool) if self.pool else maps
-        projected: Tensor = self.projected_norm(self.projection(averages.flatten(1)))
+        projected: Tensor = self.projected_norm(self.projection(self.averages(maps).flatten(1)))
         return projected
 
 

@@ -1,20 +1,23 @@
 """Layers, blocks and networks, which know nothing of methods."""
 
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
+from trifecta.nn.from_module import Blocks, from_module
 from trifecta.nn.networks import NETWORKS, NetworkBuilder, get_network
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
-from trifecta.nn.shapes import FeatureShape, ImageShape
+from trifecta.nn.shapes import FeatureShape, SampleShape
 
 __all__ = [
     "NETWORKS",
     "NORMALIZATIONS",
     "BlockStyle",
+    "Blocks",
     "FeatureShape",
-    "ImageShape",
     "NetworkBuilder",
     "NormSite",
     "ResidualBlock",
+    "SampleShape",
     "conv_block",
+    "from_module",
     "get_network",
     "linear_block",
 ]

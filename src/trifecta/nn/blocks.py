@@ -64,6 +64,9 @@ def seeded_dropout(
             layer.generator = None
 
 
+# By the number of position dimensions.
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "triangle": Triangle}
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from trifecta._utils.names import lookup
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
-from trifecta.nn.shapes import ImageShape
+from trifecta.nn.shapes import SampleShape
 
 _PLAIN = BlockStyle()
 
@@ -23,13 +23,13 @@ class NetworkBuilder(Protocol):
     __doc__: str | None
 
     def __call__(
-        self, input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN
+        self, input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN
     ) -> nn.Sequential:
         """Return the blocks in order."""
         ...
 
 
-def mlp(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def mlp(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """4 fully connected blocks of 2000 ReLU units (Hinton 2022, the MNIST network)."""
     sizes = [math.prod(input_shape), *[_scaled(2000, width)] * 4]
     return nn.Sequential(
@@ -37,30 +37,31 @@ def mlp(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLA
     )
 
 
-def small(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def small(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """6 convolutional blocks, 128P-128-256P-256-256-512P (Dooms et al. 2023), 2.8 M weights."""
     return _convolutional("128P 128 256P 256 256 512P", input_shape, width, style)
 
 
-def large(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def large(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """12 convolutional blocks, 64 to 512 channels, 3 poolings (Dooms et al. 2023), 8.5 M weights."""
     layout = "64 128P 128 128 128 256P 256 256 256 512P 512 512"
     return _convolutional(layout, input_shape, width, style)
 
 
-def vgg8b(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def vgg8b(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """6 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 8.9 M weights."""
     return _vgg("128 256P 256 512P 512P 512P", 1024, input_shape, width, style)
 
 
-def vgg11b(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def vgg11b(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """9 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 11.6 M weights."""
     layout = "128 128 128 256P 256 512P 512 512P 512P"
     return _vgg(layout, 1024, input_shape, width, style)
 
 
-def resnet(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
     """A convolution and 8 residual blocks, 64 to 512 channels (ResNet-18, He et al. 2016), 11 M weights."""
+    _check_images(input_shape)
     _, height, image_width = input_shape
     shape = (_scaled(64, width), height, image_width)
     blocks: list[nn.Module] = [conv_block(input_shape, shape[0], style, first=True)]
@@ -72,7 +73,7 @@ def resnet(input_shape: ImageShape, *, width: float = 1.0, style: BlockStyle = _
 
 
 def _vgg(
-    layout: str, units: int, input_shape: ImageShape, width: float, style: BlockStyle
+    layout: str, units: int, input_shape: SampleShape, width: float, style: BlockStyle
 ) -> nn.Sequential:
     """Convolutional blocks of a layout, then a fully connected block of so many units."""
     blocks = _convolutional(layout, input_shape, width, style)
@@ -82,8 +83,9 @@ def _vgg(
     return blocks.append(linear_block(features, _scaled(units, width), style))
 
 
-def _convolutional(layout: str, input_shape: ImageShape, width: float, style: BlockStyle) -> nn.Sequential:
+def _convolutional(layout: str, input_shape: SampleShape, width: float, style: BlockStyle) -> nn.Sequential:
     """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
+    _check_images(input_shape)
     words = layout.split()
     smallest = 2 ** sum(word.endswith("P") for word in words)
     if min(input_shape[1:]) < smallest:
@@ -98,6 +100,14 @@ def _convolutional(layout: str, input_shape: ImageShape, width: float, style: Bl
         blocks.append(conv_block(shape, channels, style, pool=pool, first=not blocks))
         shape = (channels, shape[1] // (1 + pool), shape[2] // (1 + pool))
     return nn.Sequential(*blocks)
+
+
+def _check_images(input_shape: SampleShape) -> None:
+    if len(input_shape) != 3:
+        raise ValueError(
+            f"this network takes images (C, H, W): received samples of shape {tuple(input_shape)}; use "
+            "network mlp, or blocks of your own"
+        )
 
 
 def _scaled(size: int, width: float) -> int:

@@ -1,6 +1,6 @@
 """Normalisation layers that PyTorch does not have, and the table of all of them.
 
-Shapes: N samples; maps (N, C, H, W) or features (N, C).
+Shapes: N samples; maps (N, C, …) or features (N, C).
 """
 
 import math
@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.nn.shapes import channel_groups
+
+# By the number of position dimensions; features (N, C) have none.
+BATCH_NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class LengthNorm(nn.Module):
@@ -154,8 +157,7 @@ class NormSite:
 
 
 def _batch(site: NormSite, eps: float = 1e-5) -> nn.Module:
-    kind = nn.BatchNorm2d if len(site.shape) == 3 else nn.BatchNorm1d
-    return kind(site.shape[0], eps=eps)
+    return BATCH_NORMS[len(site.shape) - 1](site.shape[0], eps=eps)
 
 
 def _class_groups(site: NormSite) -> nn.Module:

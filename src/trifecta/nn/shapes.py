@@ -6,9 +6,12 @@ Shapes: C channels, K classes.
 import torch
 from torch import Tensor
 
-# (C, H, W) of an image.
+# (C, H, W).
 ImageShape = tuple[int, int, int]
-# What a head reads: (C, H, W) or (F,).
+# Of one sample without its label: (C, H, W) an image, (C, L) a signal, (C, D, H, W) a volume, (F,) a row of
+# a table, (T, W) tokens of width W, (T,) integer tokens.
+SampleShape = tuple[int, ...]
+# What a head reads, channels first: (C, …) with any positions, or (F,).
 FeatureShape = tuple[int, ...]
 
 
@@ -21,6 +24,7 @@ def channel_groups(channels: int, num_classes: int) -> Tensor:
     if channels < num_classes:
         raise ValueError(
             f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
-            f"{channels} channels; use a larger --width or another --method"
+            f"{channels} channels; use wider blocks (--width), or a method without class groups, such as "
+            "superfecta or trifecta"
         )
     return torch.arange(channels) * num_classes // channels

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trifecta._utils.devices import in_memory_format
 from trifecta._utils.precision import autocast
 from trifecta.data import ImageSet, evaluation_batches
 from trifecta.inputs.labels import wrong_labels
@@ -27,7 +28,7 @@ class Evaluation:
         block_accuracy: of each block's own scores; None where a block has none.
         readout_accuracy: of every read-out that has a name, whichever the method uses.
         confusion: (K, K) counts, row true class, column predicted.
-        positive: per block, score (N,) of every image's true label; None likewise.
+        positive: per block, score (N,) of every label, the true one; None likewise.
         negative: per block, score (N,) of one wrong label per image, drawn as in training.
     """
 
@@ -89,7 +90,7 @@ def _scores(
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
     for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
-            scores = network.block_scores(batch.contiguous(memory_format=torch.channels_last))
+            scores = network.block_scores(in_memory_format(batch))
         for k in network.scored_blocks:
             block = scores[k]
             assert block is not None
@@ -103,7 +104,8 @@ def _summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None
     generator = torch.Generator(labels.device).manual_seed(0)
     wrong = wrong_labels(labels, num_classes, generator)
     predicted = fuse(scores, network.readout_blocks).argmax(1)
-    confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
+    pairs = (labels * num_classes + predicted).flatten()
+    confusion = torch.bincount(pairs, minlength=num_classes**2)
     return Evaluation(
         accuracy=_share(predicted == labels),
         block_accuracy=[None if s is None else _share(s.argmax(1) == labels) for s in scores],
@@ -126,4 +128,4 @@ def _share(correct: Tensor) -> float:
 
 
 def _of(scores: Tensor, labels: Tensor) -> Tensor:
-    return scores.gather(1, labels.unsqueeze(1)).squeeze(1).float().cpu()
+    return scores.gather(1, labels.unsqueeze(1)).float().flatten().cpu()

@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.devices import resolve_device
+from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.precision import autocast
 from trifecta.data import normalize, read_images
 from trifecta.network import LocalNetwork
-from trifecta.nn.shapes import ImageShape
 from trifecta.training.evaluation import BATCH_SIZE
 from trifecta.training.precision_choice import run_precision
 from trifecta.training.run_folder import DatasetFacts, Imported, RunFolder
@@ -57,28 +56,28 @@ class TrainedModel:
         Raises:
             ValueError: a file that is no image, or images of another shape than the network's.
         """
-        shape, device = self.facts.image_shape, next(self.network.parameters()).device
+        shape, device = self.facts.sample_shape, next(self.network.parameters()).device
         parts = []
-        for batch in _batches(images, shape):
+        for batch in _batches(images, self.facts):
             if tuple(batch.shape[1:]) != shape:
                 raise ValueError(
-                    f"this network takes images (N, {', '.join(map(str, shape))}): received "
+                    f"this network takes samples (N, {', '.join(map(str, shape))}): received "
                     f"{tuple(batch.shape)}"
                 )
             pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
             with autocast(self.precision, device):
-                parts.append(self.network(pixels.contiguous(memory_format=torch.channels_last)).float())
+                parts.append(self.network(in_memory_format(pixels)).float())
         return torch.cat(parts).cpu() if parts else torch.empty(0, len(self.classes))
 
 
-def _batches(images: Images, shape: ImageShape) -> Iterator[Tensor]:
+def _batches(images: Images, facts: DatasetFacts) -> Iterator[Tensor]:
     """Split a tensor, or read files, a batch at a time."""
     if isinstance(images, Tensor):
         yield from torch.split(images, BATCH_SIZE)
         return
     files = [Path(file) for file in images]
     for start in range(0, len(files), BATCH_SIZE):
-        yield read_images(files[start : start + BATCH_SIZE], image_shape=shape)
+        yield read_images(files[start : start + BATCH_SIZE], image_shape=facts.image_shape)
 
 
 def load(

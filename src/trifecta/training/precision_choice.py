@@ -85,7 +85,7 @@ def _identity(learner: Learner, config: RunConfig) -> dict[str, Any] | None:
         "parameters": sum(p.numel() for p in network.parameters()),
         "method": plain["method"],
         "batch_size": config.batch_size,
-        "image_shape": list(network.image_shape),
+        "sample_shape": list(network.sample_shape),
         "num_classes": network.num_classes,
     }
 

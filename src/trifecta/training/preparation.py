@@ -22,6 +22,17 @@ def loaded(config: RunConfig) -> ImageData:
     return load_data(config.data)
 
 
+def for_labels(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` with a method for the labels of ``data``: one a sample, or at every position.
+
+    Raises:
+        ValueError: the method has no such form.
+    """
+    if data.test.labels.ndim == 1:
+        return config
+    return replace(config, method=config.method.at_positions())
+
+
 def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
     """Return ``config`` with superclasses found in the training images, where its method wants them.
 
@@ -46,6 +57,11 @@ def training_batches(config: RunConfig, data: ImageData, device: torch.device) -
         if config.augmentation != Augmentation():
             warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
         return LoaderBatches(data.loader, device)
+    if config.augmentation != Augmentation() and len(data.sample_shape) != 3:
+        raise ValueError(
+            f"augmentation changes images (C, H, W): received samples of shape {data.sample_shape}; "
+            "leave it out"
+        )
     return Batches(
         data.train,
         batch_size=config.batch_size,

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from trifecta._utils.files import write_atomically
 from trifecta.data import ImageData
 from trifecta.network import LocalNetwork
-from trifecta.nn.shapes import ImageShape
+from trifecta.nn.shapes import ImageShape, SampleShape
 from trifecta.training.config import RunConfig, from_plain, read_yaml, to_plain
 
 Imported = Iterable[str | ModuleType]
@@ -25,21 +25,44 @@ class DatasetFacts:
     """Facts about its data that a trained network needs to be used without it.
 
     Attributes:
-        image_shape: (C, H, W).
+        sample_shape: of one sample, (C, H, W) of images.
         classes: names, in label order.
         mean: per channel of the training split, of pixels in 0 … 1.
-        std: likewise.
+        std: likewise; both are empty where samples are taken as they are.
+        integer: whether samples are integer tokens.
     """
 
-    image_shape: ImageShape
+    sample_shape: SampleShape
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    integer: bool = False
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(C, H, W), for what reads image files.
+
+        Raises:
+            ValueError: the network was trained on something else.
+        """
+        if len(self.sample_shape) != 3 or self.integer:
+            raise ValueError(
+                f"this run was trained on samples of shape {self.sample_shape}, not on image files: "
+                "predict in Python, trifecta.load(RUN).predict(samples)"
+            )
+        channels, height, width = self.sample_shape
+        return channels, height, width
 
     @classmethod
     def of(cls, data: ImageData) -> "DatasetFacts":
         """The facts about ``data``."""
-        return cls(image_shape=data.image_shape, classes=data.classes, mean=data.mean, std=data.std)
+        return cls(
+            sample_shape=data.sample_shape,
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            integer=data.test.images.dtype == torch.int64,
+        )
 
 
 # Raise it when a checkpoint of before could not be resumed.
@@ -106,7 +129,8 @@ class RunFolder:
         facts = plain.pop("dataset", None)
         plain.pop("resolved", None)
         try:
-            known = DatasetFacts(**{name: tuple(value) for name, value in facts.items()})
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+            known = DatasetFacts(**values)
         except (AttributeError, TypeError):
             raise ValueError(
                 f"{self.config} does not hold a run's facts about its data (dataset: …)"
@@ -163,4 +187,4 @@ class RunFolder:
 
 
 def _listed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(value) for name, value in facts.items()}
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in facts.items()}

@@ -63,7 +63,11 @@ def network_for(
     if blocks is not None:
         with seeded(config.seed):
             return LocalNetwork(
-                blocks, config.method, image_shape=facts.image_shape, num_classes=num_classes
+                blocks,
+                config.method,
+                sample_shape=facts.sample_shape,
+                num_classes=num_classes,
+                integer=facts.integer,
             )
     if config.network == GIVEN:
         raise ValueError(
@@ -73,7 +77,7 @@ def network_for(
     network = build_network(
         config.method,
         config.network,
-        image_shape=facts.image_shape,
+        sample_shape=facts.sample_shape,
         num_classes=num_classes,
         width=config.width,
         seed=config.seed,

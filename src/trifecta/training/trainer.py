@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.devices import resolve_device, synchronize
+from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
 from trifecta.data import ImageData, ImageSet
 from trifecta.learning import Learner
 from trifecta.learning.pipeline import Losses
@@ -18,7 +18,13 @@ from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
-from trifecta.training.preparation import loaded, pipeline_for, training_batches, with_superclasses
+from trifecta.training.preparation import (
+    for_labels,
+    loaded,
+    pipeline_for,
+    training_batches,
+    with_superclasses,
+)
 from trifecta.training.run_folder import DatasetFacts, RunFolder
 from trifecta.training.saved_network import load_weights, network_for
 
@@ -63,7 +69,7 @@ class Trainer:
         self.data = loaded(config) if data is None else data
         # Set-up counts as part of the run, finding and decoding its images does not.
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-        self.config = with_superclasses(config, self.data)
+        self.config = with_superclasses(for_labels(config, self.data), self.data)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         config = self.config
@@ -185,7 +191,7 @@ class Trainer:
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
         for images, labels in batches:
-            yield images.contiguous(memory_format=torch.channels_last), labels
+            yield in_memory_format(images), labels
             if self.stop_requested:
                 return
 

@@ -19,7 +19,7 @@ def parameters_at(width: float, method: Method, network: str, images: Images) ->
         built = build_network(
             method,
             network,
-            image_shape=images.image_shape,
+            sample_shape=images.image_shape,
             num_classes=images.num_classes,
             width=width,
         )

@@ -1,0 +1,221 @@
+"""Blocks from a model of one's own: its forward pass, cut behind named modules."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from trifecta.nn.carried import Carried, features_of
+from trifecta.nn.tracing import trace_between
+
+Cut = str | type[nn.Module] | Sequence[str]
+AUTO = "auto"
+
+
+class Blocks(nn.Sequential):
+    """Blocks in order, with where their features stand.
+
+    Attributes:
+        channels: ``first`` (N, C, …), ``last`` (N, …, C), one of them per block, or None to find it.
+
+    Args:
+        blocks: any modules; each receives what the one before returns, of a tuple its first tensor.
+        channels: as above.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], *, channels: str | Sequence[str] | None = None) -> None:
+        super().__init__(*blocks)
+        self.channels = channels
+
+
+class Segment(nn.Module):
+    """A part of a larger model's forward pass, up to and including the module that it was cut behind.
+
+    Args:
+        body: the part; receives what the part before returned and the values that were carried on, and
+            returns what its last module returned and the values that later parts need.
+    """
+
+    def __init__(self, body: fx.GraphModule) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Any) -> Any:
+        """Return features (N, …), or :class:`Carried` where other values go on with them."""
+        output, *others = self.body(*((x.output, *x.others) if isinstance(x, Carried) else (x,)))
+        if isinstance(output, Tensor):
+            return Carried(output, tuple(others)) if others else output
+        return Carried(features_of(output), tuple(others), output)
+
+
+def from_module(
+    model: nn.Module, cut: Cut = AUTO, *, channels: str | Sequence[str] | None = None
+) -> Blocks:
+    """Cut a model into blocks, which share its modules and their weights.
+
+    A block ends behind each module of ``cut``; everything that the model's ``forward`` does before it
+    belongs to that block, and what comes after the last one, usually the model's own classifier, is left
+    out: the heads of a method take its place.
+
+    Args:
+        model: whose first argument is a batch of samples; other arguments keep their defaults.
+        cut: names of modules as :meth:`torch.nn.Module.named_modules` gives them, each of which the model
+            calls once; a class, for all modules of that class; or ``auto``, for the parts of the longest
+            ``Sequential`` or ``ModuleList``, where parts without matrices join the one before.
+        channels: where the features of the blocks' outputs stand, see :class:`Blocks`.
+
+    Raises:
+        ValueError: no such module, a module that is called twice or never, or a ``forward`` between the
+            blocks that depends on values of its input.
+    """
+    names = _names(model, cut)
+    if type(model) is nn.Sequential and all("." not in name for name in names):
+        return Blocks(_parts(model, names), channels=channels)
+    return Blocks(_segments(model, names), channels=channels)
+
+
+def _names(model: nn.Module, cut: Cut) -> list[str]:
+    """Return the names of the modules to cut behind, in the model's order of definition."""
+    modules = dict(model.named_modules())
+    if cut == AUTO:
+        return _longest(modules)
+    if isinstance(cut, type):
+        found = [name for name, module in modules.items() if isinstance(module, cut) and name]
+        if not found:
+            raise ValueError(f"the model has no module of class {cut.__name__}: give another cut")
+        return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    names = [cut] if isinstance(cut, str) else list(cut)
+    for name in names:
+        if name not in modules or not name:
+            near = difflib.get_close_matches(name, [known for known in modules if known])
+            raise ValueError(
+                f"a cut names modules of the model: received '{name}'; "
+                + (f"did you mean {', '.join(near)}?" if near else "see model.named_modules()")
+            )
+    if not names:
+        raise ValueError("a cut names one module at least: received none")
+    return names
+
+
+def _longest(modules: dict[str, nn.Module]) -> list[str]:
+    """Return where the parts of the longest list of modules end, the outermost one of equals.
+
+    What lies inside repeated blocks does not count, and lists of the same blocks, such as the stages
+    of a residual network, count as one.
+    """
+    lists = {
+        name: m for name, m in modules.items() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)
+    }
+    repeated = [f"{name}." if name else "" for name, m in lists.items() if _repeats(m) is not None]
+    candidates = {
+        name: m
+        for name, m in lists.items()
+        if not any(name.startswith(prefix) and name != prefix[:-1] for prefix in repeated)
+    }
+    if not candidates:
+        raise ValueError(
+            "cut auto looks for a Sequential or a ModuleList, and the model has none: give names of modules"
+        )
+    chosen = max(candidates, key=lambda name: len(candidates[name]))
+    kind = _repeats(candidates[chosen])
+    if kind is not None:
+        alike = [name for name, m in candidates.items() if _repeats(m) is kind]
+        return [f"{name}.{part}" if name else part for name in alike for part, _ in _children(lists[name])]
+    prefix, parts = f"{chosen}." if chosen else "", _children(candidates[chosen])
+    starts = [k for k, (_, part) in enumerate(parts) if any(p.ndim > 1 for p in part.parameters())]
+    # A part ends where the next one with matrices begins.
+    ends = [*(k - 1 for k in starts[1:]), len(parts) - 1]
+    return [prefix + parts[k][0] for k in ends]
+
+
+def _children(parts: nn.Sequential | nn.ModuleList) -> list[tuple[str, nn.Module]]:
+    return list(parts.named_children())
+
+
+def _repeats(parts: nn.Sequential | nn.ModuleList) -> type[nn.Module] | None:
+    """Return the class of which all parts of a list are, where it has parts of its own."""
+    kinds = {type(part) for part in parts}
+    if len(kinds) > 1 or not any(True for _ in parts[0].children()):
+        return None
+    kind = kinds.pop()
+    return None if kind in (nn.Sequential, nn.ModuleList) else kind
+
+
+def _parts(model: nn.Sequential, names: Sequence[str]) -> Iterator[nn.Module]:
+    """Cut a plain sequence."""
+    children, part = dict(model.named_children()), nn.Sequential()
+    last = max(list(children).index(name) for name in names)
+    for name in list(children)[: last + 1]:
+        part.add_module(name, children[name])
+        if name in names:
+            yield part[0] if len(part) == 1 else part
+            part = nn.Sequential()
+
+
+def _segments(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """Cut the graph of a forward pass."""
+    graph = trace_between(model, names)
+    nodes = list(graph.nodes)
+    ends = [nodes.index(_call_of(nodes, name)) for name in names]
+    bounds = sorted(ends)
+    place = {node: sum(end < k for end in bounds) for k, node in enumerate(nodes)}
+    needed = _needed(nodes, nodes[bounds[-1]])
+    segments: list[nn.Module] = []
+    received: list[fx.Node] = [node for node in nodes if node.op == "placeholder"][:1]
+    for k, end in enumerate(bounds):
+        own = [
+            n for n in nodes if n in needed and place[n] == k and n.op not in ("placeholder", "get_attr")
+        ]
+        later = {n for n in needed if place[n] > k}
+        carried = [
+            node
+            for node in [*received, *own]
+            if node is not nodes[end] and any(user in later for user in node.users)
+        ]
+        sent = [nodes[end], *carried]
+        segments.append(_segment(model, received, own, sent))
+        received = sent
+    return segments
+
+
+def _call_of(nodes: Sequence[fx.Node], name: str) -> fx.Node:
+    calls = [node for node in nodes if node.op == "call_module" and node.target == name]
+    if len(calls) != 1:
+        raise ValueError(
+            f"a model is cut behind modules that it calls once: {name} is called {len(calls)} times; "
+            "name another one"
+        )
+    return calls[0]
+
+
+def _needed(nodes: Sequence[fx.Node], last: fx.Node) -> set[fx.Node]:
+    """Return what the last block's output depends on."""
+    needed = {last}
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
+    return needed
+
+
+def _segment(
+    model: nn.Module, received: Sequence[fx.Node], own: Sequence[fx.Node], sent: Sequence[fx.Node]
+) -> Segment:
+    """Build the part that computes ``own`` from what it ``received``, and returns what is ``sent``."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for index, node in enumerate(received):
+        copies[node] = graph.placeholder("x" if index == 0 else node.name)
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            # A parameter or a buffer is read where it is used.
+            copies[node] = graph.node_copy(node, copy_of)
+        return copies[node]
+
+    for node in own:
+        copies[node] = graph.node_copy(node, copy_of)
+    graph.output(tuple(copy_of(node) for node in sent))
+    body = fx.GraphModule(model, graph)
+    body.train(model.training)
+    return Segment(body)

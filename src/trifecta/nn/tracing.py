@@ -1,0 +1,104 @@
+"""A model's forward pass as a graph, whose nodes are its blocks and what it does between them."""
+
+import builtins
+import dis
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+# Called with sizes alone, they would not notice that a size is traced.
+_CREATORS = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace")
+
+
+class _Between(fx.Tracer):
+    """Follows the forward pass of modules that hold a block, and takes all others as they are."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is taken as it is."""
+        return not any(name.startswith(f"{module_qualified_name}.") for name in self.names)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Take every assertion as met: the sizes of samples are checked by what reads them."""
+        return True if _is_asserted() else super().to_bool(obj)
+
+
+def _is_asserted() -> bool:
+    """Whether the code being traced asks for a truth value in an assertion."""
+    frame = inspect.currentframe()
+    while frame is not None and (frame.f_globals.get("__name__") or "").startswith(("torch.fx", __name__)):
+        frame = frame.f_back
+    if frame is None:
+        return False
+    following = [i.opname for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti]
+    # What follows a comparison in an assertion: a jump over the error.
+    return "LOAD_ASSERTION_ERROR" in following[:3]
+
+
+def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
+    """Trace the forward pass of ``model``, of which nothing inside the modules ``names`` is followed.
+
+    Raises:
+        ValueError: what it does between them depends on values of its input, or on whether it trains.
+    """
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
+    was_training = model.training
+    try:
+        graphs = []
+        for training in (True, False):
+            model.train(training)
+            with _traced_creators():
+                graphs.append(_Between(names).trace(model, concrete_args=defaults or None))
+    except Exception as error:  # whatever a forward pass raises that meets a traced value
+        raise ValueError(
+            f"cannot follow the forward pass of {type(model).__name__} between its blocks: "
+            f"{' '.join(str(error).split())[:200]}; give the blocks themselves, in order, as a list"
+        ) from None
+    finally:
+        model.train(was_training)
+    if _as_text(graphs[0]) != _as_text(graphs[1]):
+        raise ValueError(
+            f"{type(model).__name__} does another thing between its blocks while it trains, such as a call "
+            "of F.dropout: move that into a module"
+        )
+    return graphs[0]
+
+
+def _as_text(graph: fx.Graph) -> str:
+    return "\n".join(node.format_node() or "" for node in graph.nodes)
+
+
+@contextmanager
+def _traced_creators() -> Iterator[None]:
+    """Let ``len``, and functions that create tensors of a traced size, take part in a trace."""
+    originals = {name: getattr(torch, name) for name in _CREATORS}
+    for name, original in originals.items():
+        setattr(torch, name, _traced(original))
+    length = builtins.len
+    builtins.len = _traced(length)
+    try:
+        yield
+    finally:
+        builtins.len = length
+        for name, original in originals.items():
+            setattr(torch, name, original)
+
+
+def _traced(create: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(create)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, fx.Proxy):
+                return value.tracer.create_proxy("call_function", create, args, kwargs)
+        return create(*args, **kwargs)
+
+    return traced
