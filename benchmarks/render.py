@@ -123,6 +123,35 @@ def search(*, width: float) -> str:
     return table(["", "after each epoch, %", "last", "all but the first"], body) + made_with(rows)
 
 
+def own_networks() -> str:
+    """Test accuracy of the worked examples, each method for as many seconds."""
+    rows = [row for row in rows_of("own-networks") if "test_accuracy" in row]
+    body = [
+        [
+            row["example"],
+            f"`{row['method']}`",
+            f"{100 * row['test_accuracy']:.2f}%",
+            f"{row['epochs']}",
+            f"{row['seconds']:.0f}",
+            f"{row['multiply_adds_per_image'] / 1e6:.0f} M",
+            row["locality"],
+        ]
+        for row in rows
+    ]
+    head = ["", "", "test accuracy", "epochs", "seconds", "multiply-adds", "crosses a block"]
+    return table(head, body) + made_with(rows)
+
+
+def own_memory() -> str:
+    """Peak memory of training ResNet-18, by method and batch size."""
+    rows = [row for row in rows_of("own-networks") if "peak_bytes" in row]
+    sizes = sorted({row["batch_size"] for row in rows})
+    taken = {(row["method"], row["batch_size"]): f"{row['peak_bytes'] / 2**20:,.0f}" for row in rows}
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    body = [[f"`{method}`", *(taken.get((method, size), "–") for size in sizes)] for method in methods]
+    return table(["", *(f"batch {size}" for size in sizes)], body) + made_with(rows)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     "deviations": deviations,
     "speed": lambda: benchmark("speed", only=is_kept),
@@ -152,6 +181,8 @@ FIGURES: dict[str, Callable[[], str]] = {
     "search-hidden": lambda: search(width=0.25),
     "compared-speed": lambda: benchmark("compared-speed"),
     "compared-memory": lambda: benchmark("compared-memory"),
+    "own-networks": own_networks,
+    "own-memory": own_memory,
     "readme": lambda: short_comparison("cifar10", "grid"),
     "compared-cifar10": lambda: comparison("cifar10", "grid"),
     "compared-cifar10-cpu": lambda: comparison("cifar10", "cpu"),

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from own_networks import CLASSES, GPT, Attention, Skips, ViT, columns, signals, volumes
 from trifecta import METHODS, Blocks, Learner, LocalNetwork, RunConfig, from_module, get_method, load, train
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.labels import LabelChannel
 from trifecta.nn.carried import map_tensors
+from users_networks import CLASSES, GPT, Attention, Skips, ViT, columns, signals, volumes
 
 BATCH = 12
 

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.references import part_of
+from trifecta._utils.references import name_of, part_of
+from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
 from trifecta.method import Method
@@ -116,6 +117,13 @@ class LocalNetwork(nn.Module):
     def renews_pairs(self) -> bool:
         """Whether every block receives new pairs, made of what the one before passed on."""
         return self.image_pairs is not None and self.image_pairs.at_every_block
+
+    @property
+    def label_name(self) -> str:
+        """How a label enters: as the method says, or by the name of what stands in for that."""
+        if isinstance(self.label_input, LabelAdded | LabelEmbedding):
+            return self.label_input.name
+        return name_of(self.method.label_input)
 
     @property
     def label_shape(self) -> tuple[int, ...]:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from own_networks import GPT, Attention, Skips, ViT, columns, signals, volumes
 from trifecta import Blocks, from_module
 from trifecta.nn.carried import Carried, features_of
+from users_networks import GPT, Attention, Skips, ViT, columns, signals, volumes
 
 IMAGES, TOKENS = torch.randn(3, 3, 8, 8), torch.randint(0, 10, (3, 6))
 

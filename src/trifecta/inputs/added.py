@@ -3,7 +3,7 @@
 Shapes: B samples (B, …) float, or integer tokens (B, T); ``labels`` (B,) int64; K classes.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class LabelAdded(LabelInput):
     """
 
     is_additive = True
+    name: ClassVar[str] = "added"
 
     def __init__(self, sample_shape: SampleShape, num_classes: int) -> None:
         super().__init__(sample_shape, num_classes)
@@ -53,6 +54,8 @@ class LabelEmbedding(LabelInput):
         num_classes: K.
         width: of a token's embedding.
     """
+
+    name: ClassVar[str] = "embedding"
 
     def __init__(self, sample_shape: SampleShape, num_classes: int, *, width: int) -> None:
         super().__init__(sample_shape, num_classes)

@@ -216,6 +216,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "images_per_second": images / seconds,
         "peak_memory_bytes": peak_bytes,
         **counts(trainer.network, batch_size=config.batch_size, total_steps=trainer.learner.total_steps),
+        "label_input": trainer.network.label_name,
         "locality": config.method.locality,
         "method": config.method.name,
         "network": name_of(config.network),

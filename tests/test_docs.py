@@ -1,0 +1,49 @@
+"""The code in README and docs does what it says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from trifecta.cli.main import command as trifecta_command
+
+ROOT = Path(__file__).parent.parent
+# The parts of this page are a module of their own, see tests/test_own_parts.py.
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PYTHON = {
+    page.name: code
+    for page in PAGES
+    if (code := re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+    and page.name != "write-a-method.md"
+}
+COMMANDS = [
+    (page.name, line.partition(" #")[0].strip())
+    for page in PAGES
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith("trifecta ")
+]
+
+
+@pytest.mark.parametrize("page", PYTHON)
+def test_the_python_of_a_page_runs_and_learns(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "page"}
+    for code in PYTHON[page]:
+        exec(compile(code, page, "exec"), names)
+        assert float(names.get("accuracy", 1.0)) > 0.8  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_a_command_of_a_page_has_options_that_exist(page: str, line: str) -> None:
+    _, *words = shlex.split(line)
+    context = click.Context(trifecta_command)
+    name, command, rest = trifecta_command.resolve_command(context, words)
+    assert command is not None
+    # Parses and checks them, and runs nothing.
+    with command.make_context(name, list(rest)):
+        pass
