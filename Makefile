@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check lint types wheel docs mutants supported clean
+.PHONY: demo test test-slow check lint types wheel docs site mutants supported clean
 
 demo: .venv/installed
 	$(BIN)/trifecta train --recipe demo
@@ -38,6 +38,10 @@ wheel: .venv/installed
 # Tables in README.md and docs/ from the files in benchmarks/.
 docs: .venv/installed
 	$(BIN)/python benchmarks/render.py
+
+# The documentation site, in build/site; a broken reference is an error.
+site: .venv/installed
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 
 # Changes of the core that no test notices: an hour or two. It goes on where it was stopped.
 mutants: .venv/installed

@@ -1,5 +1,6 @@
 """The code in README and docs does what it says."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -17,6 +18,14 @@ PYTHON = {
     for page in PAGES
     if (code := re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
     and page.name != "write-a-method.md"
+}
+PYTHON |= {
+    notebook.name: [
+        "".join(cell["source"])
+        for cell in json.loads(notebook.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    for notebook in sorted(ROOT.glob("examples/*.ipynb"))
 }
 COMMANDS = [
     (page.name, line.partition(" #")[0].strip())

@@ -116,7 +116,7 @@ class Method:
         )
 
     def head(self, block: int, num_blocks: int, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head on ``block`` of so many, for features (N, *feature_shape).
+        """Build the head on ``block`` of so many, for features ``(N, *feature_shape)``.
 
         Raises:
             ValueError: superclasses that do not fit the number of classes.

@@ -59,5 +59,5 @@ class CentroidMargin(Objective):
     margin: float = 1.0
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return CentroidHead(feature_shape, num_classes, pool=self.pool, margin=self.margin)

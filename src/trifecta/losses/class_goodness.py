@@ -91,7 +91,7 @@ class GroupCrossEntropy(Objective):
     temperature: float = 1.0
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return GroupHead(feature_shape, num_classes, goodness=self.goodness, temperature=self.temperature)
 
 
@@ -104,7 +104,7 @@ class ProjectedCrossEntropy(Objective):
     learned_temperature: bool = False
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return ProjectionHead(
             feature_shape,
             num_classes,

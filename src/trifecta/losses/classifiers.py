@@ -95,7 +95,7 @@ class CrossEntropy(Objective):
         return PositionCrossEntropy(smoothing=self.smoothing, hidden=self.hidden)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return ClassifierHead(
             feature_shape,
             num_classes,

@@ -80,7 +80,7 @@ class Combined(Objective):
         return self.scoring.reads
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
+        """Build the head for features ``(N, *feature_shape)``."""
         scoring = self.scoring.head(feature_shape, num_classes)
         terms = [(term, term.module(feature_shape, num_classes)) for term in self.terms]
         return CombinedHead(scoring, self.share, terms, weight=self.weight)

@@ -59,5 +59,5 @@ class AuxiliaryCrossEntropy(Objective):
     kind: ClassVar[str] = "auxiliary-cross-entropy"
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return ConvolutionalHead(feature_shape, num_classes)

@@ -62,5 +62,5 @@ class LocalTargets(Objective):
     step: float = 0.1
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is (N, *feature_shape)."""
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return FeedbackHead(feature_shape, num_classes, step=self.step)

@@ -86,7 +86,8 @@ def position_loss(
     """Goodness maps (B, P) of positives above one threshold, of negatives below another, → ().
 
     ``mean softplus(thresholds[0] − positive) + mean softplus(negative − thresholds[1])
-    + penalty · mean_i |positive_i|``, means over positions and images, |·| an image's length.
+    + penalty · mean_i |positive_i|``, means over positions and images,
+    ``|·|`` the length of an image's map.
     Source: the published code of Chen et al. 2025 (SCFF).
     """
     above = F.softplus(thresholds[0] - positive).mean()

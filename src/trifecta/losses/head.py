@@ -75,7 +75,7 @@ class Objective(Protocol):
         return "output"
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
+        """Build the head for features ``(N, *feature_shape)``."""
         ...
 
 
@@ -93,7 +93,7 @@ class Term(Protocol):
         return 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Build a module ``(features, labels) → ()`` for features (N, *feature_shape).
+        """Build a module ``(features, labels) → ()`` for features ``(N, *feature_shape)``.
 
         A module with a method ``set_epoch(epoch, epochs)`` is told the epoch before every step.
         """

@@ -73,7 +73,7 @@ class PairObjective(Objective):
         raise NotImplementedError(f"{type(self).__name__} compares nothing")
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
+        """Build the head for features ``(N, *feature_shape)``."""
         goodness = part_of(GOODNESS, self.goodness, "goodness")
         return PairHead(goodness, self.compare, skips_samples=self.skip_settled > 0)
 

@@ -89,7 +89,7 @@ class PositionThresholds(Objective):
         return replace(self, positive=positive, negative=negative, penalty=penalty)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a first block whose response is (N, *feature_shape)."""
+        """Build the head for a first block whose response is ``(N, *feature_shape)``."""
         return PositionHead(
             feature_shape,
             num_classes,

@@ -57,5 +57,5 @@ class LocalPrediction(Objective):
     at_most: int = 2048
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
+        """Build the head for features ``(N, *feature_shape)``."""
         return PredictionHead(feature_shape, num_classes, at_most=self.at_most)

@@ -126,7 +126,7 @@ class Similarity(Term):
     weight: float = 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Build the term for a block whose output is (N, *feature_shape)."""
+        """Build the term for a block whose output is ``(N, *feature_shape)``."""
         return SimilarityModule(feature_shape, num_classes)
 
 
@@ -140,7 +140,7 @@ class SupervisedContrastive(Term):
     temperature: Temperature = field(default_factory=Temperature)
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Build the term for a block whose output is (N, *feature_shape)."""
+        """Build the term for a block whose output is ``(N, *feature_shape)``."""
         return ContrastiveModule(
             feature_shape, num_classes, features=self.features, temperature=self.temperature
         )
@@ -156,7 +156,7 @@ class Contrast(Term):
     loss: Objective = field(default_factory=Symmetric)
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Build the term for a block whose output is (N, *feature_shape)."""
+        """Build the term for a block whose output is ``(N, *feature_shape)``."""
         return ContrastModule(self.loss.head(feature_shape, num_classes))
 
 

@@ -58,7 +58,7 @@ class PositionCrossEntropy(Objective):
     hidden: int = 0
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features (N, *feature_shape)."""
+        """Build the head for features ``(N, *feature_shape)``."""
         return PositionClassifierHead(
             feature_shape, num_classes, smoothing=self.smoothing, hidden=self.hidden
         )

@@ -1,0 +1,54 @@
+"""The documentation site: Sphinx, with the pages of this folder and the docstrings of the package."""
+
+import re
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from trifecta import __version__
+from trifecta.methods import METHODS
+
+HERE = Path(__file__).parent
+project, author, release = "trifecta", "the authors of trifecta", __version__
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_click",
+]
+html_theme = "furo"
+html_title = "trifecta"
+exclude_patterns = ["site"]
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+# Links that point into the repository, as GitHub shows them, have no page here.
+suppress_warnings = ["myst.xref_missing"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_class_signature = "separated"
+nitpicky = False
+
+
+def write_method_pages(app: Sphinx) -> None:
+    """Write a page for every method: its file's docstring, and its settings."""
+    folder = HERE / "reference" / "methods"
+    folder.mkdir(parents=True, exist_ok=True)
+    pages: dict[str, list[str]] = {}
+    for name, make in METHODS.items():
+        pages.setdefault(make.__module__, []).append(name)
+    for module, names in pages.items():
+        title = ", ".join(names)
+        # What is indented below a colon is a formula.
+        doc = re.sub(r":\n\n(?=    )", "::\n\n", (sys.modules[module].__doc__ or "").strip())
+        functions = "".join(f".. autofunction:: {module}.{METHODS[name].__name__}\n\n" for name in names)
+        page = f"{title}\n{'=' * len(title)}\n\n{doc}\n\n{functions}"
+        file = folder / f"{names[0]}.rst"
+        if not file.is_file() or file.read_text() != page:
+            file.write_text(page)
+
+
+def setup(app: Sphinx) -> None:
+    """Generate pages before they are read."""
+    app.connect("builder-inited", write_method_pages)
