@@ -184,10 +184,19 @@ def test_where_features_stand_is_declared_where_it_cannot_be_found() -> None:
         LocalNetwork([Mixer(8)], get_method("pred"), channels="middle", **settings)  # type: ignore[arg-type]
 
 
+class Flipped(nn.Module):
+    """Puts the sequence in front, or back."""
+
+    def forward(self, x: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        return (x[0] if isinstance(x, tuple) else x).transpose(0, 1)
+
+
 def test_an_attention_that_takes_the_batch_for_a_sequence_is_refused() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2, 16)
-    with pytest.raises(ValueError, match="batch_first=True"):
-        LocalNetwork([layer], get_method("pred"), sample_shape=(6, 8), num_classes=CLASSES)
+    for layer in (nn.TransformerEncoderLayer(8, 2, 16), nn.GRU(8, 8)):
+        with pytest.raises(ValueError, match="batch_first=True"):
+            LocalNetwork([layer], get_method("pred"), sample_shape=(6, 8), num_classes=CLASSES)
+        right = nn.Sequential(Flipped(), layer, Flipped())
+        LocalNetwork([right], get_method("pred"), sample_shape=(6, 8), num_classes=CLASSES)
 
 
 def test_blocks_that_do_not_fit_are_named() -> None:

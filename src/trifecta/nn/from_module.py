@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from trifecta.nn.carried import Carried, features_of
-from trifecta.nn.tracing import trace_between
+from trifecta.nn.tracing import remove_constants, trace_between
 
 Cut = str | type[nn.Module] | Sequence[str]
 AUTO = "auto"
@@ -176,6 +176,7 @@ def _segments(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
         sent = [nodes[end], *carried]
         segments.append(_segment(model, received, own, sent))
         received = sent
+    remove_constants(model)
     return segments
 
 

@@ -20,7 +20,7 @@ Halves = Sequence[tuple[nn.Module, nn.Module]]
 
 FIRST, LAST = "first", "last"
 _CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
 
 
 def channels_first(features: Tensor, layout: str) -> Tensor:
@@ -183,23 +183,27 @@ def _pass(block: int, front: nn.Module, back: nn.Module, x: Any) -> tuple[Tensor
 
 
 def _check_batch_first(block: int, front: nn.Module, x: Any, features: Tensor) -> None:
-    """Refuse a block whose output has no batch in front, or whose attention takes it for a sequence."""
-    attends = any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in front.modules())
-    if len(features) != len(features_of(x)) or (attends and _mixes_samples(front, x)):
+    """Refuse a block whose output has no batch in front, or a layer that takes it for a sequence."""
+    suspects = (nn.MultiheadAttention, nn.RNNBase)
+    is_suspect = any(isinstance(m, suspects) and not m.batch_first for m in front.modules())
+    if len(features) != len(features_of(x)) or (is_suspect and _mixes_samples(front, x)):
         raise ValueError(
             f"a block keeps the batch in front, (N, …): block {block} returns {tuple(features.shape)} for "
-            f"{len(features_of(x))} samples, or mixes them; is an attention without batch_first=True in it?"
+            f"{len(features_of(x))} samples, or mixes them; is a layer without batch_first=True in it?"
         )
 
 
 def _mixes_samples(front: nn.Module, x: Any) -> bool:
-    """Whether what a block returns for a sample depends on the other one."""
+    """Whether what a block returns for a sample depends on another one."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return False
     draw = torch.Generator().manual_seed(0)
     some = torch.randn(x.shape, generator=draw).to(x)
-    both, alone = features_of(front(some)), features_of(front(some[:1]))
-    return both[:1].shape != alone.shape or not torch.allclose(both[:1], alone, rtol=1e-3, atol=1e-4)
+    both = features_of(front(some))
+    alone = [features_of(front(some[k : k + 1])) for k in range(len(some))]
+    if any(one.shape != both[:1].shape for one in alone):
+        return True
+    return not torch.allclose(both, torch.cat(alone), rtol=1e-3, atol=1e-4)
 
 
 def _known(block: int, layout: str | None, features: Tensor) -> str:

@@ -3,14 +3,17 @@
 import builtins
 import dis
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+# What a trace calls a tensor that it meets and nobody owns.
+_CONSTANT = "_tensor_constant"
 # Called with sizes alone, they would not notice that a size is traced.
 _CREATORS = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace")
 
@@ -26,9 +29,30 @@ class _Between(fx.Tracer):
         """Whether a module is taken as it is."""
         return not any(name.startswith(f"{module_qualified_name}.") for name in self.names)
 
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Follow a module; of PyTorch's encoder without its checks that choose a fast path."""
+        if type(m) is nn.TransformerEncoder:
+            forward = partial(_encode, m)
+        return super().call_module(m, forward, args, kwargs)
+
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Take every assertion as met: the sizes of samples are checked by what reads them."""
         return True if _is_asserted() else super().to_bool(obj)
+
+
+def _encode(
+    encoder: nn.TransformerEncoder,
+    src: Any,
+    mask: Any = None,
+    src_key_padding_mask: Any = None,
+    is_causal: bool | None = None,
+) -> Any:
+    """Do what :class:`torch.nn.TransformerEncoder` does."""
+    for layer in encoder.layers:
+        src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
+    return src if encoder.norm is None else encoder.norm(src)
 
 
 def _is_asserted() -> bool:
@@ -74,7 +98,15 @@ def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
 
 
 def _as_text(graph: fx.Graph) -> str:
-    return "\n".join(node.format_node() or "" for node in graph.nodes)
+    lines = "\n".join(node.format_node() or "" for node in graph.nodes)
+    # Every trace names its constants anew.
+    return re.sub(rf"{_CONSTANT}\d+", _CONSTANT, lines)
+
+
+def remove_constants(model: nn.Module) -> None:
+    """Take the tensors off a model that a trace has left on it."""
+    for name in [name for name in vars(model) if name.startswith(_CONSTANT)]:
+        delattr(model, name)
 
 
 @contextmanager
