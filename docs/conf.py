@@ -20,9 +20,9 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "trifecta"
+html_show_copyright = False
 exclude_patterns = ["site"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
 # Links that point into the repository, as GitHub shows them, have no page here.
 suppress_warnings = ["myst.xref_missing"]
 autodoc_member_order = "bysource"

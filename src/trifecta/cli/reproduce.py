@@ -23,7 +23,7 @@ _PATH: click.Path = click.Path(path_type=Path)
 @click.argument("table", required=False)
 @click.option("--budget", metavar="NAME", help="quick, grid, cpu or full.  [default: the table's own]")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
-@click.option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as 'ff-*'.")
+@click.option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as `ff-*`.")
 @click.option(
     "--data-root",
     type=_PATH,
