@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from trifecta.data import DataConfig, ImageData, ImageSet, load_data
 from trifecta.learning.counts import counts
@@ -16,6 +17,12 @@ from trifecta.network import LocalNetwork
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
+
+# CI draws the same few cases every time; `--hypothesis-profile=many` draws others, a thousand of each.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+settings.register_profile("few", max_examples=25, derandomize=True, **_PATIENT)  # type: ignore[arg-type]
+settings.register_profile("many", max_examples=1000, **_PATIENT)  # type: ignore[arg-type]
+settings.load_profile("few")
 
 
 _HUB_CACHE = TemporaryDirectory(prefix="trifecta-tests-")

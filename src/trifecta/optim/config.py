@@ -93,8 +93,9 @@ class OptimizerConfig:
         return self.learning_rate * (1 + math.cos(math.pi * min(progress / end, 1.0))) / 2
 
     def end(self, block: int, num_blocks: int) -> float:
-        """Return the share of the run for which ``block`` of so many learns."""
-        return self.freeze_from + (1 - self.freeze_from) * block / max(num_blocks - 1, 1)
+        """Return the share of the run for which ``block`` of so many learns, the last to its end."""
+        is_last = block == num_blocks - 1
+        return 1.0 if is_last else self.freeze_from + (1 - self.freeze_from) * block / (num_blocks - 1)
 
     def frozen_blocks(self, progress: float, num_blocks: int) -> int:
         """Count the blocks, from the first, that learn no more."""
