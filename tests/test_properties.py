@@ -1,6 +1,6 @@
 """Properties that hold whatever is drawn: samples, classes, networks, schedules and methods.
 
-CI draws the same few dozen every time; ``pytest --hypothesis-profile=many`` draws a thousand others of each.
+CI draws the same few dozen every time, ``--hypothesis-profile=many`` a thousand others of each.
 """
 
 import copy
