@@ -142,6 +142,19 @@ def own_networks() -> str:
     return table(head, body) + made_with(rows)
 
 
+def estimators() -> str:
+    """The scikit-learn classifier beside scikit-learn's own: accuracy and seconds, by data set."""
+    rows = rows_of("estimators")
+    cells = {
+        (row["classifier"], row["data"]): f"{100 * row['accuracy']:.1f} ± {100 * row['deviation']:.1f}%, "
+        f"{row['seconds']:.2f} s"
+        for row in rows
+    }
+    names, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("classifier", "data"))
+    body = [[f"`{name}`", *(cells[name, data] for data in sets)] for name in names]
+    return table(["", *sets], body) + made_with(rows)
+
+
 def own_memory() -> str:
     """Peak memory of training ResNet-18, by method and batch size."""
     rows = [row for row in rows_of("own-networks") if "peak_bytes" in row]
@@ -183,6 +196,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "compared-memory": lambda: benchmark("compared-memory"),
     "own-networks": own_networks,
     "own-memory": own_memory,
+    "estimators": estimators,
     "readme": lambda: short_comparison("cifar10", "grid"),
     "compared-cifar10": lambda: comparison("cifar10", "grid"),
     "compared-cifar10-cpu": lambda: comparison("cifar10", "cpu"),

@@ -5,6 +5,9 @@ normalisation, schedule, read-out. Start with :func:`train` and :class:`RunConfi
 :func:`build_network` and :class:`Learner` in a loop of your own.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from trifecta.data import Augmentation, DataConfig, load_data
 from trifecta.experiments.recipes import RECIPES, get_recipe
 from trifecta.inputs import ImagePairs, LabelInput
@@ -33,6 +36,9 @@ from trifecta.training import (
 )
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trifecta.integrations.estimator import TrifectaClassifier
 
 __all__ = [
     "METHODS",
@@ -65,6 +71,7 @@ __all__ = [
     "Threshold",
     "TrainedModel",
     "Trainer",
+    "TrifectaClassifier",
     "Window",
     "build_network",
     "evaluate",
@@ -77,3 +84,17 @@ __all__ = [
     "resume",
     "train",
 ]
+
+
+# Names of libraries that are extras, imported when they are asked for.
+_LATER = {"TrifectaClassifier": "trifecta.integrations.estimator"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'trifecta' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -1,0 +1,149 @@
+"""The scikit-learn classifier keeps scikit-learn's contract, and is what the library trains."""
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import trifecta
+from trifecta import METHODS, get_method
+from trifecta.integrations.estimator import TrifectaClassifier
+
+
+def small(method: str = "superfecta", **settings: Any) -> TrifectaClassifier:
+    return TrifectaClassifier(method, **({"epochs": 10, "width": 0.02, "random_state": 0} | settings))
+
+
+def checked(*methods: str) -> list[TrifectaClassifier]:
+    return [small(method, epochs=15) for method in methods]
+
+
+@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@parametrize_with_checks(checked("superfecta"))  # type: ignore[untyped-decorator]
+def test_it_keeps_scikit_learns_contract(estimator: TrifectaClassifier, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
+@parametrize_with_checks(checked("trifecta", "class-groups", "backprop"))  # type: ignore[untyped-decorator]
+def test_other_methods_keep_it_too(estimator: TrifectaClassifier, check: Any) -> None:
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [m if m in ("superfecta", "trifecta") else pytest.param(m, marks=pytest.mark.slow) for m in METHODS],
+)
+def test_every_method_learns_a_table(method: str) -> None:
+    rows, labels = load_wine(return_X_y=True)
+    trained = small(method, epochs=30, width=0.03).fit(rows[::2], labels[::2])
+    # Features that were learned without labels, and goodness of few units, are weaker.
+    assert trained.score(rows[1::2], labels[1::2]) > 0.75
+    assert trained.predict_proba(rows).sum(1) == pytest.approx(1)
+
+
+def test_a_method_may_be_an_object_and_parameters_stay_as_given() -> None:
+    method = get_method("mono-forward")
+    estimator = small(method)  # type: ignore[arg-type]
+    assert clone(estimator).get_params()["method"] == method
+    rows, labels = load_iris(return_X_y=True)
+    estimator.fit(rows, labels)
+    assert estimator.get_params()["method"] is method
+
+
+def test_a_seed_repeats_and_leaves_other_randomness_alone() -> None:
+    rows, labels = load_iris(return_X_y=True)
+    np.random.seed(3)
+    states = np.random.get_state()[1].copy(), torch.random.get_rng_state()  # type: ignore[index]
+    scores = [small(random_state=seed).fit(rows, labels).decision_function(rows) for seed in (0, 0, 1)]
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+    assert np.array_equal(np.random.get_state()[1], states[0])  # type: ignore[index]
+    assert torch.equal(torch.random.get_rng_state(), states[1])
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], [False, True], [-5, 5], ["a", "b", "c"]])
+def test_labels_are_of_any_type(names: list[Any]) -> None:
+    rows, labels = load_iris(return_X_y=True)
+    own = np.array(names)[labels % len(names)]
+    trained = small().fit(rows, own)
+    assert trained.classes_.dtype == own.dtype
+    assert set(trained.predict(rows)) <= set(own)
+    assert trained.decision_function(rows).shape == ((150,) if len(names) == 2 else (150, 3))
+
+
+def test_a_trained_one_is_pickled() -> None:
+    rows, labels = load_iris(return_X_y=True)
+    for estimator in (
+        small("trifecta").fit(rows, labels),
+        small().partial_fit(rows, labels, classes=[0, 1, 2]),
+    ):
+        again = pickle.loads(pickle.dumps(estimator))
+        assert np.array_equal(again.predict_proba(rows), estimator.predict_proba(rows))
+        assert again.partial_fit(rows, labels).n_iter_ == estimator.n_iter_ + 1
+
+
+def test_it_works_in_a_pipeline_a_search_a_cross_validation_and_a_calibration() -> None:
+    rows, labels = load_wine(return_X_y=True)
+    search = GridSearchCV(small(), {"epochs": [1, 20], "method": ["superfecta", "mono-forward"]}, cv=2)
+    search.fit(rows, labels)
+    assert search.best_params_["epochs"] == 20
+    pipeline = make_pipeline(MinMaxScaler(), small(epochs=20))
+    assert cross_val_score(pipeline, rows, labels, cv=3).mean() > 0.9
+    calibrated = CalibratedClassifierCV(small("trifecta", epochs=20), cv=2).fit(rows, labels)
+    assert calibrated.score(rows, labels) > 0.8
+
+
+def test_images_come_as_they_are_or_as_rows() -> None:
+    rows, labels = load_digits(return_X_y=True)
+    rows, labels = rows[:600], labels[:600]
+    settings = {"width": 0.1, "epochs": 3, "random_state": 0}
+    flat = TrifectaClassifier(image_shape=(1, 8, 8), **settings).fit(rows, labels)  # type: ignore[arg-type]
+    images = rows.reshape(-1, 1, 8, 8)
+    shaped = TrifectaClassifier(**settings).fit(images, labels)  # type: ignore[arg-type]
+    assert np.array_equal(flat.predict_proba(rows), shaped.predict_proba(images))
+    assert flat.score(rows, labels) > 0.7
+    with pytest.raises(ValueError, match="have 64 values each: received rows of 63"):
+        TrifectaClassifier(image_shape=(1, 8, 8)).fit(rows[:, :63], labels)
+
+
+def test_it_stops_early_and_keeps_a_history() -> None:
+    rows, labels = load_wine(return_X_y=True)
+    stopped = small(epochs=500, early_stopping=True, patience=3).fit(rows, labels)
+    assert stopped.n_iter_ == len(stopped.history_) < 500
+    assert stopped.history_[-1]["validation_accuracy"] is not None
+
+
+def test_rows_that_come_bit_by_bit_are_learnt() -> None:
+    rows, labels = load_digits(return_X_y=True)
+    estimator = small(width=0.05)
+    with pytest.raises(ValueError, match="needs all classes"):
+        estimator.partial_fit(rows[:100], labels[:100])
+    for start in [*range(0, 1200, 100)] * 3:
+        estimator.partial_fit(rows[start : start + 100], labels[start : start + 100], classes=np.arange(10))
+    assert estimator.score(rows[1200:], labels[1200:]) > 0.8
+    with pytest.raises(ValueError, match="did not name"):
+        estimator.partial_fit(rows[:2], np.array([10, 11]))
+    with pytest.raises(ValueError, match="stay those of the first call"):
+        estimator.partial_fit(rows[:2], labels[:2], classes=[0, 1])
+
+
+def test_weights_of_samples_are_refused() -> None:
+    rows, labels = load_iris(return_X_y=True)
+    with pytest.raises(TypeError, match="sample_weight"):
+        small().fit(rows, labels, sample_weight=np.ones(150))  # type: ignore[call-arg]
+
+
+def test_it_is_one_of_the_packages_names() -> None:
+    assert trifecta.TrifectaClassifier is TrifectaClassifier
+    assert "TrifectaClassifier" in dir(trifecta)
