@@ -3,7 +3,8 @@
     python benchmarks/estimators.py FILE.jsonl
 
 Five stratified folds, two seeds: accuracy on the fold that is left out, and seconds of a fit. All have their
-default settings, behind a ``StandardScaler`` where theirs expect one. Run it on a machine that does nothing else.
+default settings, behind a ``StandardScaler`` where they expect one. Run it on a machine that does nothing
+else.
 """
 
 import json
