@@ -2,7 +2,7 @@
 
     python benchmarks/estimators.py FILE.jsonl
 
-Five stratified folds, two seeds: accuracy on the fold that is left out, and seconds of a fit. All have their
+Five stratified folds, two seeds: accuracy on the fold that is left out, seconds of a fit. All have their
 default settings, behind a ``StandardScaler`` where they expect one. Run it on a machine that does nothing
 else.
 """

@@ -24,7 +24,8 @@ FLOORS = [
     {"bench"},
     {"experiments"},
     {"__init__"},
-    {"cli", "integrations"},
+    {"integrations"},
+    {"cli"},
     {"__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

@@ -11,6 +11,7 @@ from trifecta import __version__
 from trifecta.cli.bench import bench_command
 from trifecta.cli.compare import compare_command
 from trifecta.cli.evaluate import evaluate_command
+from trifecta.cli.export import export_command
 from trifecta.cli.listing import list_command
 from trifecta.cli.predict import predict_command
 from trifecta.cli.reproduce import reproduce_command
@@ -31,6 +32,7 @@ def command() -> None:
       trifecta train --data FOLDER --out RUN       your own images
       trifecta evaluate RUN                        its test accuracy, block by block
       trifecta predict RUN IMAGE...                labels for image files
+      trifecta export RUN --out FILE.onnx          for other runtimes
       trifecta list                                methods, networks, recipes
       trifecta bench speed                         images a second, beside backprop
       trifecta reproduce cifar10                   the paper's experiments, beside its figures
@@ -42,6 +44,7 @@ for _subcommand in (
     train_command,
     evaluate_command,
     predict_command,
+    export_command,
     list_command,
     bench_command,
     reproduce_command,

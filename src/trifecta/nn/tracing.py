@@ -116,7 +116,12 @@ def _traced_creators() -> Iterator[None]:
     for name, original in originals.items():
         setattr(torch, name, _traced(original))
     length = builtins.len
-    builtins.len = _traced(length)
+
+    def _size(value: Any) -> Any:
+        # As a size of its own, the batch may vary in what is exported.
+        return value.size(0) if isinstance(value, fx.Proxy) else length(value)
+
+    builtins.len = _size
     try:
         yield
     finally:

@@ -1,0 +1,127 @@
+"""An exported graph gives the scores of the network that was trained."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from command import run as run_command
+from matrix import methods
+from trifecta import (
+    METHODS,
+    Learner,
+    RunConfig,
+    TrainedModel,
+    build_network,
+    from_module,
+    get_method,
+    load,
+    train,
+)
+from trifecta.integrations.export import WholeNetwork, export
+from users_networks import GPT, ViT
+
+SHAPE, CLASSES = (1, 8, 8), 3
+
+
+def trained_network(method: str, network: str) -> WholeNetwork:
+    built = build_network(get_method(method), network, sample_shape=SHAPE, num_classes=CLASSES, width=0.1)
+    draw = torch.Generator().manual_seed(0)
+    learner = Learner(built, generator=draw)
+    for _ in range(2):
+        learner.step(torch.randn(12, *SHAPE, generator=draw), torch.arange(12) % CLASSES)
+    return WholeNetwork(built)
+
+
+def bytes_of(count: int) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (count, *SHAPE), generator=draw, dtype=torch.uint8)
+
+
+def run_of(method: str, folder: Path) -> Path:
+    labels = torch.arange(60) % CLASSES
+    config = RunConfig(method=get_method(method), width=0.1, epochs=1, batch_size=12)
+    train(config, data=(bytes_of(60), labels), classes=["à", "b", "c"], out=folder)
+    return folder
+
+
+def as_trained(model: TrainedModel, images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (model.facts.mean, model.facts.std))
+    return (images / 255 - mean) / std
+
+
+@pytest.mark.parametrize("network", ["small", "mlp", "resnet"])
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_operations_give_the_scores_of_the_network(method: str, network: str) -> None:
+    whole = trained_network(method, network)
+    images = torch.randn(5, *SHAPE)
+    assert torch.allclose(whole(images), whole.network(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", methods(METHODS, quick=("trifecta", "scff", "hcl-ff")))
+def test_an_exported_program_gives_them_for_any_number_of_images(method: str, tmp_path: Path) -> None:
+    model = load(run_of(method, tmp_path / "run"))
+    file = export(model, tmp_path / "model.pt2", format="torch")
+    program = torch.export.load(file).module()
+    for count in (1, 5):
+        images = bytes_of(count)
+        assert torch.allclose(program(as_trained(model, images)), model.scores(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", methods(METHODS, quick=("trifecta",)))
+def test_onnx_gives_them_from_bytes_and_names_its_classes(
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(method, tmp_path / "run")
+    file = tmp_path / "deep" / "model.onnx"
+    status, printed, _ = run_command(capsys, "export", run, "--out", file, "--preprocess")
+    assert (status, printed.strip()) == (0, str(file))
+    session = onnxruntime.InferenceSession(file)
+    facts = session.get_modelmeta().custom_metadata_map
+    assert json.loads(facts["classes"]) == ["à", "b", "c"]
+    assert facts["method"] == method
+    for count in (1, 5):
+        images = bytes_of(count)
+        (scores,) = session.run(None, {"samples": images.numpy()})
+        assert np.allclose(scores, load(run).scores(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta"])
+def test_networks_of_ones_own_are_exported(method: str, tmp_path: Path) -> None:
+    cases: dict[str, tuple[Callable[[], nn.Module] | None, Tensor]] = {
+        "vit": (ViT, torch.randn(60, 3, 8, 8)),
+        "gpt": (GPT, torch.randint(0, 10, (60, 6))),
+        "table": (None, torch.randn(60, 5)),
+    }
+    for name, (make, samples) in cases.items():
+        config = RunConfig(method=get_method(method), network="mlp", width=0.01, epochs=1, batch_size=12)
+        blocks = None if make is None else from_module(make())
+        out = tmp_path / name
+        train(config, data=(samples, torch.arange(60) % CLASSES), network=blocks, out=out)
+        model = load(out, network=None if make is None else from_module(make()))
+        file = export(model, tmp_path / f"{name}.pt2", format="torch")
+        scores = torch.export.load(file).module()(samples[:4])
+        assert torch.allclose(scores, model.scores(samples[:4]), atol=1e-5)
+    # The last one is a table.
+    with pytest.raises(ValueError, match="leave it out"):
+        export(model, tmp_path / "other.pt2", format="torch", preprocess=True)
+
+
+def test_nothing_is_overwritten_and_formats_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of("superfecta", tmp_path / "run")
+    file = tmp_path / "model.pt2"
+    file.write_text("mine")
+    with pytest.raises(ValueError, match="overwrites nothing"):
+        export(load(run), file, format="torch")
+    assert file.read_text() == "mine"
+    with pytest.raises(ValueError, match="onnx"):
+        export(load(run), tmp_path / "other", format="onx")
+    status, _, error = run_command(capsys, "export", tmp_path, "--out", file)
+    assert (status, error.count("\n")) == (2, 1)
