@@ -24,7 +24,7 @@ FLOORS = [
     {"bench"},
     {"experiments"},
     {"__init__"},
-    {"cli"},
+    {"cli", "integrations"},
     {"__main__"},
 ]
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts}

@@ -1,0 +1,234 @@
+"""A network that learns block by block, for Lightning's ``Trainer``; see ``docs/lightning.md``.
+
+Shapes: B samples (B, …), labels (B,); K classes; L blocks.
+"""
+
+import sys
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trifecta._utils.extras import require
+from trifecta.learning import Learner
+from trifecta.network import LocalNetwork
+from trifecta.readout import CHOSEN, fuse
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _library() -> Any:
+    """Import Lightning: the package whose Trainer is in use, as each takes its own modules only."""
+    for name in PACKAGES:
+        if name in sys.modules:
+            return sys.modules[name]
+    try:
+        return require(PACKAGES[0])
+    except ImportError:
+        return require(PACKAGES[1], install='"trifecta[lightning]"')
+
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning.strategies import SingleDeviceStrategy
+else:
+    LightningModule = _library().LightningModule
+    SingleDeviceStrategy = _library().strategies.SingleDeviceStrategy
+
+# Of the Trainer, and of the learner. float16 needs its losses scaled, which the learner does not do.
+PRECISIONS = {"32-true": "fp32", "64-true": "fp32", "bf16-mixed": "bf16"}
+_STATE = "learner"
+
+
+class LocalLearningModule(LightningModule):
+    """Trains a :class:`LocalNetwork` under Lightning's ``Trainer``, as :class:`trifecta.Learner` does.
+
+    Batches are pairs (samples, labels). The Trainer's ``global_step`` counts batches, although every block
+    has an optimizer. Logged are ``loss/k`` of each block k that closed a window, by step and by epoch,
+    ``val_accuracy`` and ``test_accuracy`` of the read-out, and ``val_block_accuracy/k`` and
+    ``test_block_accuracy/k``.
+
+    Attributes:
+        learner: what trains, from the moment when a fit begins; None before.
+
+    Args:
+        network: as :func:`trifecta.build_network` or :class:`LocalNetwork` makes it.
+        seed: of what a method draws: wrong labels, pairs of samples, dropout.
+        total_steps: over which the method decays its learning rate; None for the length of the Trainer's run.
+
+    Raises:
+        ValueError: no steps.
+    """
+
+    def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
+        super().__init__()
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"a run has 1 step or more: received total_steps {total_steps}")
+        self.save_hyperparameters("seed", "total_steps")
+        self.automatic_optimization = False
+        self.network, self.seed, self.total_steps = network, seed, total_steps
+        self.learner: Learner | None = None
+        self._saved: dict[str, Any] | None = None
+        _warn_of_what_is_left_out(network)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of the read-out, (B, …) → (B, K)."""
+        scores: Tensor = self.network(images)
+        return scores
+
+    def configure_callbacks(self) -> "list[Callback]":
+        """Refuse settings of the Trainer that blocks which learn alone cannot obey; add no callback.
+
+        Raises:
+            ValueError: such a setting.
+        """
+        if self.trainer.state.fn == "fit":
+            check_settings(self.trainer)
+        return []
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Build the learner on the module's device; return its optimizers, one an owner."""
+        total_steps = self._run_length()
+        per_epoch = self.trainer.num_training_batches
+        self.learner = Learner(
+            self.network,
+            generator=torch.Generator(self.device).manual_seed(self.seed),
+            precision=PRECISIONS[str(self.trainer.precision)],
+            total_steps=total_steps,
+            steps_per_epoch=per_epoch if isinstance(per_epoch, int) else None,
+            step_optimizer=self._step_optimizer,
+        )
+        return list(self.learner.optimizers.values())
+
+    def on_train_start(self) -> None:
+        """Go on where the Trainer does."""
+        assert self.learner is not None
+        step, saved = self.trainer.global_step, self._saved
+        self.learner.steps, self._saved = step, None
+        # Loading a checkpoint's weights for another run is no reason to draw what that run would have drawn.
+        if saved is not None and saved["steps"] == step:
+            self.learner.load_state_dict(saved)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Let every window learn from a batch."""
+        assert self.learner is not None
+        images, labels = _pair(batch)
+        # Lightning's own wrappers would count a step an optimizer.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        # The learner knows which part of a step is for bf16.
+        with torch.autocast(self.device.type, enabled=False):
+            losses = self.learner.step(images, labels)
+        progress.increment_completed()
+        by_name = {f"loss/{k}": loss for k, loss in enumerate(losses) if loss is not None}
+        self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the accuracy of a batch."""
+        self._log_accuracy(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the accuracy of a batch."""
+        self._log_accuracy(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the class scores (B, K) of samples, or of a pair (samples, labels)."""
+        scores: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        return scores
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the next step depends on beside weights and optimizers, which Lightning saves."""
+        if self.learner is not None:
+            state = self.learner.state_dict()
+            checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it for the fit that begins."""
+        self._saved = checkpoint.get(_STATE)
+
+    def _run_length(self) -> int | None:
+        """Return the number of steps over which the learning rate decays; None where nobody knows it."""
+        # Also loads the data, whose length the learner is told.
+        expected = self.trainer.estimated_stepping_batches
+        if self.total_steps is not None:
+            return self.total_steps
+        if isinstance(expected, int) and expected > 0:
+            return expected
+        if self.network.method.optimizer.decay != "constant":
+            warnings.warn(
+                "the learning rate stays as it is, because the run's length is unknown: give "
+                "Trainer(max_epochs=…) or (max_steps=…), or LocalLearningModule(total_steps=…)",
+                stacklevel=2,
+            )
+        return None
+
+    def _step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step as Lightning does, with its hooks before."""
+        self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None)
+
+    def _log_accuracy(self, batch: Any, stage: str) -> None:
+        images, labels = _pair(batch)
+        blocks = self.network.block_scores(images)
+        named = {f"{stage}_block_accuracy/{k}": scores for k, scores in enumerate(blocks) if scores is not None}
+        readout = {f"{stage}_accuracy": fuse(blocks, self.network.readout_blocks)}
+        for name, scores in (readout | named).items():
+            correct = (scores.argmax(1) == labels).float().mean()
+            self.log(name, correct, batch_size=len(labels), prog_bar=name in readout, sync_dist=True)
+
+
+def check_settings(trainer: "Trainer") -> None:
+    """Refuse what a Trainer is asked for and a learner cannot do.
+
+    Raises:
+        ValueError: such a setting; says what to do.
+    """
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            "every block has gradients of its own, which are not clipped together: received "
+            f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
+            "docs/lightning.md"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "every block learns from every batch: received "
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use larger batches"
+        )
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        raise ValueError(
+            "training is on one device: received strategy "
+            f"{type(trainer.strategy).__name__}; use Trainer(devices=1)"
+        )
+    if str(trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"a precision is {', '.join(PRECISIONS)}: received '{trainer.precision}'; use bf16-mixed"
+        )
+
+
+def _warn_of_what_is_left_out(network: LocalNetwork) -> None:
+    """Say what :func:`trifecta.train` does beside the steps, and Lightning does not."""
+    method = network.method
+    if method.finds_superclasses and not method.superclasses:
+        warnings.warn(
+            f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
+            "classes; give superclasses=… to use them",
+            stacklevel=3,
+        )
+    if method.readout == CHOSEN:
+        warnings.warn(
+            "a read-out is chosen only in trifecta.train: here all blocks predict; set "
+            "network.readout_blocks to choose",
+            stacklevel=3,
+        )
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return samples and labels.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        images, labels = batch
+        return images, labels
+    raise ValueError(f"a batch is a pair (samples, labels): received {type(batch).__name__}")
