@@ -89,22 +89,21 @@ class LocalLearningModule(LightningModule):
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Build the learner on the module's device; return its optimizers, one an owner."""
-        total_steps = self._run_length()
-        per_epoch = self.trainer.num_training_batches
         self.learner = Learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(self.seed),
             precision=PRECISIONS[str(self.trainer.precision)],
-            total_steps=total_steps,
-            steps_per_epoch=per_epoch if isinstance(per_epoch, int) else None,
             step_optimizer=self._step_optimizer,
         )
         return list(self.learner.optimizers.values())
 
     def on_train_start(self) -> None:
-        """Go on where the Trainer does."""
+        """Tell the learner how long the run is, and where it goes on."""
         assert self.learner is not None
-        step, saved = self.trainer.global_step, self._saved
+        # Not before: asked for it earlier, the Trainer loads its data and forgets to resume them.
+        per_epoch, step, saved = self.trainer.num_training_batches, self.trainer.global_step, self._saved
+        self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
+        self.learner.total_steps = self._run_length()
         self.learner.steps, self._saved = step, None
         # Loading a checkpoint's weights for another run is no reason to draw what that run would have drawn.
         if saved is not None and saved["steps"] == step:
@@ -149,10 +148,9 @@ class LocalLearningModule(LightningModule):
 
     def _run_length(self) -> int | None:
         """Return the number of steps over which the learning rate decays; None where nobody knows it."""
-        # Also loads the data, whose length the learner is told.
-        expected = self.trainer.estimated_stepping_batches
         if self.total_steps is not None:
             return self.total_steps
+        expected = self.trainer.estimated_stepping_batches
         if isinstance(expected, int) and expected > 0:
             return expected
         if self.network.method.optimizer.decay != "constant":
@@ -228,7 +226,9 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: something else.
     """
-    if isinstance(batch, tuple | list) and len(batch) == 2:
-        images, labels = batch
-        return images, labels
-    raise ValueError(f"a batch is a pair (samples, labels): received {type(batch).__name__}")
+    if isinstance(batch, tuple | list) and [isinstance(part, Tensor) for part in batch] == [True, True]:
+        return batch[0], batch[1]
+    raise ValueError(
+        "a batch is a pair of tensors (samples, labels): received a "
+        f"{type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else 1}"
+    )
