@@ -3,7 +3,9 @@
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ METHODS = {
     "strict": "superfecta",
     "overlapping": "trifecta",
     "pairs": "masked-mix",
-    "feedback": "dgl",
+    "feedback": "rec-lra",
     "end-to-end": "backprop",
 }
 
@@ -106,8 +108,19 @@ def state(module: LocalLearningModule) -> dict[str, Any]:
     return {"network": module.network.state_dict(), "learner": module.learner.state_dict()}
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "64-true"])
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [
+        *[(method, "32-true") for method in METHODS.values()],
+        ("trifecta", "bf16-mixed"),
+        ("trifecta", "64-true"),
+        *[
+            pytest.param(method, "bf16-mixed", marks=pytest.mark.slow)
+            for method in METHODS.values()
+            if method != "trifecta"
+        ],
+    ],
+)
 def test_steps_are_those_of_a_learner_and_each_counts_once(method: str, precision: str) -> None:
     module = LocalLearningModule(network_of(method), seed=5)
     trainer = fitted(module, precision=precision)
@@ -197,15 +210,21 @@ def shuffled() -> Resumable:
 # Lightning would have the weights before the last step, from which no run can go on.
 @pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization and every_n_train_steps")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-@pytest.mark.parametrize("step", [10, 13])
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        *[(method, 13) for method in METHODS.values()],
+        pytest.param("trifecta", 10, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_run_ends_as_an_uninterrupted_one(method: str, step: int) -> None:
-    keep = [
-        pl.callbacks.ModelCheckpoint("kept", "{step}", save_top_k=-1, every_n_train_steps=step) for _ in "12"
-    ]
-    whole, resumed = LocalLearningModule(network_of(method)), LocalLearningModule(network_of(method, seed=4))
-    fitted(whole, shuffled(), max_epochs=4, callbacks=keep[:1])
-    trainer = trainer_of(max_epochs=4, callbacks=keep[1:])
+    def keep() -> Any:
+        return pl.callbacks.ModelCheckpoint("kept", "{step}", save_top_k=-1, every_n_train_steps=step)
+
+    whole = LocalLearningModule(network_of(method))
+    fitted(whole, shuffled(), max_epochs=4, callbacks=[keep()])
+    resumed = LocalLearningModule(network_of(method, seed=4), seed=1)
+    trainer = trainer_of(max_epochs=4, callbacks=[keep()])
     trainer.fit(resumed, shuffled(), ckpt_path=f"kept/step={step}.ckpt")
     assert trainer.global_step == 20
     assert not list(differences(state(resumed), state(whole)))
@@ -252,9 +271,11 @@ def test_it_stops_early_keeps_the_best_weights_logs_tests_and_predicts(stripes: 
     assert tested["test_accuracy"] == pytest.approx(exact.accuracy)
     for k, accuracy in enumerate(exact.block_accuracy):
         assert tested[f"test_block_accuracy/{k}"] == pytest.approx(accuracy)
-    labelled, alone = trainer.predict(loaded, test), trainer.predict(loaded, DataLoader(test.dataset[:][0], 32))
-    assert torch.equal(torch.cat(labelled), torch.cat(alone))
-    assert torch.allclose(torch.cat(alone), loaded.network(test.dataset[:][0]), atol=1e-5)
+    images = test.dataset[:][0]
+    alone: DataLoader[Tensor] = DataLoader(images, 32)  # type: ignore[arg-type]
+    scores = torch.cat(trainer.predict(loaded, test))
+    assert torch.equal(scores, torch.cat(trainer.predict(loaded, alone)))
+    assert torch.allclose(scores, loaded.network(images), atol=1e-5)
 
 
 def test_evaluating_changes_nothing(stripes: ImageData) -> None:
@@ -303,11 +324,9 @@ def test_a_hook_sees_and_clips_the_gradients_of_every_owner() -> None:
     exec(CLIPPED, names)
     norms: list[float] = []
 
-    class Watch(pl.Callback):  # type: ignore[misc, name-defined]
-        def on_before_zero_grad(self, *_: Any) -> None:
-            raise AssertionError("the learner zeroes gradients")
+    clipped: Any = names["Clipped"]
 
-    class Watched(names["Clipped"]):  # type: ignore[misc]
+    class Watched(clipped):  # type: ignore[misc]
         def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
             super().on_before_optimizer_step(optimizer)
             gradients = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
@@ -319,15 +338,9 @@ def test_a_hook_sees_and_clips_the_gradients_of_every_owner() -> None:
         objective=Symmetric(alpha=100.0),
         optimizer=OptimizerConfig(algorithm=torch.optim.SGD, decay="constant", learning_rate=1.0),
     )
-    network = network_of(method)
-    fitted(Watched(network), max_epochs=1)
+    fitted(Watched(network_of(method)), max_epochs=1)
     assert len(norms) == 6 * STEPS
     assert max(norms) == pytest.approx(1.0, abs=1e-4)
-    moved = [
-        (p - q).detach().norm() for p, q in zip(network.parameters(), network_of(method).parameters(), strict=True)
-    ]
-    # Each of six owners moves by the clipped norm at most in a step.
-    assert float(torch.stack(moved).norm()) <= STEPS * 6**0.5
 
 
 @pytest.mark.parametrize(
@@ -339,7 +352,7 @@ def test_a_hook_sees_and_clips_the_gradients_of_every_owner() -> None:
     ],
 )
 def test_batches_are_pairs(batch: Any, received: str) -> None:
-    loader = DataLoader(range(4), 4, collate_fn=lambda _: batch)  # type: ignore[arg-type]
+    loader: Any = DataLoader(DATA, 4, collate_fn=lambda _: batch)
     with pytest.raises(ValueError, match=rf"a pair of tensors \(samples, labels\): received a {received}"):
         fitted(LocalLearningModule(network_of()), loader)
 
@@ -353,12 +366,32 @@ def test_what_only_the_librarys_own_trainer_does_is_said() -> None:
         LocalLearningModule(network_of(), total_steps=0)
 
 
-@pytest.mark.filterwarnings("ignore:GPU available but not used")
-def test_the_pages_script_runs_and_learns(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("modules", "line"),
+    [
+        ("{'lightning.pytorch': None, 'pytorch_lightning': None}", 'pip install "trifecta[lightning]"'),
+        (
+            "{'lightning.pytorch': None, 'pytorch_lightning': __import__('pytorch_lightning')}",
+            "pytorch_lightning",
+        ),
+    ],
+)
+def test_it_takes_the_lightning_that_is_there_or_names_the_extra(modules: str, line: str) -> None:
+    code = f"import sys; sys.modules.update({modules})\n"
+    code += (
+        "import trifecta.integrations.lightning as it; print(it.LightningModule.__module__.split('.')[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = (done.stdout or done.stderr).splitlines()[-1]
+    assert last.endswith(line)
+
+
+def test_the_pages_script_runs_and_learns() -> None:
     names: dict[str, Any] = {}
     exec(SCRIPT, names)
     assert names["accuracy"] > 0.8
-    assert (names["scores"].argmax(1) == names["labels"][1500:]).float().mean() == pytest.approx(names["accuracy"])
+    correct = names["scores"].argmax(1) == names["labels"][1500:]
+    assert float(correct.float().mean()) == pytest.approx(names["accuracy"])
     assert list(Path("logs").rglob("metrics.csv"))
 
 
@@ -375,6 +408,6 @@ def test_the_pages_accelerate_script_learns_and_goes_on_from_its_state() -> None
         learner.step(*batch)
         return {name: value.clone() for name, value in network.state_dict().items()}
 
-    first: Sequence[dict[str, Any]] = [after_a_step(), after_a_step()]
-    assert not list(differences(*first))
-    assert learner.steps == names["learner"].total_steps + 1
+    first, again = after_a_step(), after_a_step()
+    assert not list(differences(again, first))
+    assert learner.steps == learner.total_steps + 1

@@ -5,6 +5,8 @@ Shapes: B samples (B, …), labels (B,); K classes; L blocks.
 
 import sys
 import warnings
+from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,12 +23,11 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 def _library() -> Any:
     """Import Lightning: the package whose Trainer is in use, as each takes its own modules only."""
     for name in PACKAGES:
-        if name in sys.modules:
+        if sys.modules.get(name) is not None:
             return sys.modules[name]
-    try:
-        return require(PACKAGES[0])
-    except ImportError:
-        return require(PACKAGES[1], install='"trifecta[lightning]"')
+    with suppress(ImportError):
+        return import_module(PACKAGES[0])
+    return require(PACKAGES[1], install='"trifecta[lightning]"')
 
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class LocalLearningModule(LightningModule):
     Args:
         network: as :func:`trifecta.build_network` or :class:`LocalNetwork` makes it.
         seed: of what a method draws: wrong labels, pairs of samples, dropout.
-        total_steps: over which the method decays its learning rate; None for the length of the Trainer's run.
+        total_steps: over which the method decays its learning rate; None for the Trainer's whole run.
 
     Raises:
         ValueError: no steps.
@@ -105,7 +106,7 @@ class LocalLearningModule(LightningModule):
         self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
         self.learner.total_steps = self._run_length()
         self.learner.steps, self._saved = step, None
-        # Loading a checkpoint's weights for another run is no reason to draw what that run would have drawn.
+        # A checkpoint whose weights begin another run says nothing of what that run draws.
         if saved is not None and saved["steps"] == step:
             self.learner.load_state_dict(saved)
 
@@ -168,9 +169,9 @@ class LocalLearningModule(LightningModule):
     def _log_accuracy(self, batch: Any, stage: str) -> None:
         images, labels = _pair(batch)
         blocks = self.network.block_scores(images)
-        named = {f"{stage}_block_accuracy/{k}": scores for k, scores in enumerate(blocks) if scores is not None}
         readout = {f"{stage}_accuracy": fuse(blocks, self.network.readout_blocks)}
-        for name, scores in (readout | named).items():
+        by_block = {f"{stage}_block_accuracy/{k}": s for k, s in enumerate(blocks) if s is not None}
+        for name, scores in (readout | by_block).items():
             correct = (scores.argmax(1) == labels).float().mean()
             self.log(name, correct, batch_size=len(labels), prog_bar=name in readout, sync_dist=True)
 
