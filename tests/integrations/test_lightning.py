@@ -32,7 +32,8 @@ from trifecta.training.evaluation import evaluate
 
 pl = pytest.importorskip("pytorch_lightning")
 
-from trifecta.integrations.lightning import PACKAGES, LocalLearningModule  # noqa: E402
+from trifecta.integrations.lightning import LocalLearningModule  # noqa: E402
+from trifecta.integrations.lightning_settings import PACKAGES  # noqa: E402
 
 pytestmark = [
     # Lightning's own: what it calls in PyTorch, and advice on loaders that these tests do not need.
@@ -83,12 +84,15 @@ def fitted(module: LocalLearningModule, loader: Any = None, **settings: Any) -> 
     return trainer
 
 
-def learner_after(steps: int, network: LocalNetwork, **settings: Any) -> Learner:
+def learner_after(
+    steps: int, network: LocalNetwork, **settings: Any
+) -> tuple[Learner, list[Tensor | None]]:
+    """A learner, and the losses of its last step."""
     learner = Learner(network, generator=torch.Generator().manual_seed(5), **settings)
     for k in range(steps):
         batch = slice(k % STEPS * BATCH, (k % STEPS + 1) * BATCH)
-        learner.step(IMAGES[batch].to(next(network.parameters()).dtype), LABELS[batch])
-    return learner
+        losses = learner.step(IMAGES[batch].to(next(network.parameters()).dtype), LABELS[batch])
+    return learner, losses
 
 
 def differences(found: Any, expected: Any, path: str = "") -> Iterator[str]:
@@ -126,7 +130,7 @@ def test_steps_are_those_of_a_learner_and_each_counts_once(method: str, precisio
     trainer = fitted(module, precision=precision)
     network = network_of(method)
     network = network.double() if precision == "64-true" else network
-    expected = learner_after(
+    expected, losses = learner_after(
         2 * STEPS,
         network,
         precision="bf16" if precision == "bf16-mixed" else "fp32",
@@ -136,6 +140,10 @@ def test_steps_are_those_of_a_learner_and_each_counts_once(method: str, precisio
     wanted = {"network": expected.network.state_dict(), "learner": expected.state_dict()}
     assert not list(differences(state(module), wanted))
     assert len(trainer.optimizers) == len(expected.optimizers)
+    logged = [trainer.callback_metrics.get(f"loss/{k}_step") for k in range(6)]
+    assert [a == b for a, b in zip(logged, losses, strict=True) if b is not None] == [True] * sum(
+        loss is not None for loss in losses
+    )
     assert trainer.global_step == 10
 
 
@@ -408,6 +416,7 @@ def test_the_pages_accelerate_script_learns_and_goes_on_from_its_state() -> None
         learner.step(*batch)
         return {name: value.clone() for name, value in network.state_dict().items()}
 
-    first, again = after_a_step(), after_a_step()
-    assert not list(differences(again, first))
+    learner.step(*batch)
+    uninterrupted = {name: value.clone() for name, value in network.state_dict().items()}
+    assert not list(differences(after_a_step(), uninterrupted))
     assert learner.steps == learner.total_steps + 1

@@ -3,42 +3,27 @@
 Shapes: B samples (B, …), labels (B,); K classes; L blocks.
 """
 
-import sys
 import warnings
-from contextlib import suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from trifecta._utils.extras import require
+from trifecta.integrations.lightning_settings import (
+    LIBRARY,
+    PRECISIONS,
+    check_settings,
+    warn_of_what_is_left_out,
+)
 from trifecta.learning import Learner
 from trifecta.network import LocalNetwork
-from trifecta.readout import CHOSEN, fuse
-
-PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-
-
-def _library() -> Any:
-    """Import Lightning: the package whose Trainer is in use, as each takes its own modules only."""
-    for name in PACKAGES:
-        if sys.modules.get(name) is not None:
-            return sys.modules[name]
-    with suppress(ImportError):
-        return import_module(PACKAGES[0])
-    return require(PACKAGES[1], install='"trifecta[lightning]"')
-
+from trifecta.readout import fuse
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback, LightningModule, Trainer
-    from pytorch_lightning.strategies import SingleDeviceStrategy
+    from pytorch_lightning import Callback, LightningModule
 else:
-    LightningModule = _library().LightningModule
-    SingleDeviceStrategy = _library().strategies.SingleDeviceStrategy
+    LightningModule = LIBRARY.LightningModule
 
-# Of the Trainer, and of the learner. float16 needs its losses scaled, which the learner does not do.
-PRECISIONS = {"32-true": "fp32", "64-true": "fp32", "bf16-mixed": "bf16"}
 _STATE = "learner"
 
 
@@ -71,7 +56,7 @@ class LocalLearningModule(LightningModule):
         self.network, self.seed, self.total_steps = network, seed, total_steps
         self.learner: Learner | None = None
         self._saved: dict[str, Any] | None = None
-        _warn_of_what_is_left_out(network)
+        warn_of_what_is_left_out(network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of the read-out, (B, …) → (B, K)."""
@@ -174,51 +159,6 @@ class LocalLearningModule(LightningModule):
         for name, scores in (readout | by_block).items():
             correct = (scores.argmax(1) == labels).float().mean()
             self.log(name, correct, batch_size=len(labels), prog_bar=name in readout, sync_dist=True)
-
-
-def check_settings(trainer: "Trainer") -> None:
-    """Refuse what a Trainer is asked for and a learner cannot do.
-
-    Raises:
-        ValueError: such a setting; says what to do.
-    """
-    if trainer.gradient_clip_val:
-        raise ValueError(
-            "every block has gradients of its own, which are not clipped together: received "
-            f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
-            "docs/lightning.md"
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            "every block learns from every batch: received "
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use larger batches"
-        )
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
-        raise ValueError(
-            "training is on one device: received strategy "
-            f"{type(trainer.strategy).__name__}; use Trainer(devices=1)"
-        )
-    if str(trainer.precision) not in PRECISIONS:
-        raise ValueError(
-            f"a precision is {', '.join(PRECISIONS)}: received '{trainer.precision}'; use bf16-mixed"
-        )
-
-
-def _warn_of_what_is_left_out(network: LocalNetwork) -> None:
-    """Say what :func:`trifecta.train` does beside the steps, and Lightning does not."""
-    method = network.method
-    if method.finds_superclasses and not method.superclasses:
-        warnings.warn(
-            f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
-            "classes; give superclasses=… to use them",
-            stacklevel=3,
-        )
-    if method.readout == CHOSEN:
-        warnings.warn(
-            "a read-out is chosen only in trifecta.train: here all blocks predict; set "
-            "network.readout_blocks to choose",
-            stacklevel=3,
-        )
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
