@@ -16,6 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 def test_importing_loads_nothing_optional() -> None:
     optional = ["datasets", "PIL", "sklearn", "matplotlib", "jinja2", "click", "rich", "pandas"]
+    optional += ["lightning", "pytorch_lightning"]
     code = f"import sys, trifecta; print([m for m in {optional!r} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

@@ -340,3 +340,28 @@ def test_a_learner_without_a_generator_is_saved_and_restored() -> None:
         assert other.steps == 1
     drawn = Learner(network_of("superfecta", LAYER_WISE), generator=torch.Generator().manual_seed(9))
     Learner(network_of("superfecta", LAYER_WISE)).load_state_dict(drawn.state_dict())
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta", "backprop"])
+def test_a_step_of_ones_own_takes_the_place_of_every_optimizers(method: str) -> None:
+    networks = [network_of(method, get_method(method).schedule) for _ in range(2)]
+    stepped: list[torch.optim.Optimizer] = []
+
+    def step(optimizer: torch.optim.Optimizer) -> None:
+        stepped.append(optimizer)
+        optimizer.step()
+
+    plain = learner_of(networks[0])
+    own = Learner(networks[1], generator=torch.Generator().manual_seed(4), step_optimizer=step)
+    for learner in (plain, own):
+        learner.step(*batch())
+    assert stepped == list(own.optimizers.values())
+    for name, value in networks[0].state_dict().items():
+        assert torch.equal(networks[1].state_dict()[name], value), name
+    # Nothing steps where it does nothing, and no gradient is left.
+    still = Learner(networks[1], step_optimizer=lambda _: None)
+    before = [p.detach().clone() for p in networks[1].parameters()]
+    still.step(*batch())
+    for parameter, value in zip(networks[1].parameters(), before, strict=True):
+        assert torch.equal(parameter, value)
+        assert parameter.grad is None

@@ -1,5 +1,6 @@
 """``auto`` takes the faster precision, changes nothing of the run by finding out, and keeps to it."""
 
+import contextlib
 import copy
 import json
 import random
@@ -466,6 +467,26 @@ def test_bf16_goes_on_in_fp32_with_a_warning_where_there_is_none(
         trainer = resumed_trainer(tmp_path / "run")
     assert finish(trainer).result["precision"] == "fp32"
     assert kept_precision("bf16", "bf16", CPU) == "bf16"
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_inside_another_autocast_is_the_same(method: str, precision: str) -> None:
+    """PyTorch keeps casts of weights until the outer one ends, and weights move before."""
+    draw = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(3, 12, *SHAPE, generator=draw), torch.arange(12) % CLASSES
+    states = []
+    for outer in (contextlib.nullcontext(), torch.autocast("cpu", torch.bfloat16)):
+        network = build_network(
+            get_method(method), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
+        )
+        learner = Learner(network, generator=torch.Generator().manual_seed(0), precision=precision)
+        with outer:
+            for batch in images:
+                learner.step(batch, labels)
+        states.append(network.state_dict())
+    for name, value in states[0].items():
+        assert torch.equal(states[1][name], value), name
 
 
 @pytest.mark.usefixtures("both")

@@ -119,6 +119,21 @@ def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
     assert optimizer.state[members["hidden"]]["step"] == 3
 
 
+def test_a_closure_is_called_before_any_weight_moves() -> None:
+    members, expected = parameters(), parameters()
+    take_steps(muon_of(expected), expected, range(1))
+
+    def closure() -> float:
+        assert torch.is_grad_enabled()
+        for name, gradient in gradients(0).items():
+            assert torch.equal(members[name], parameters()[name])
+            members[name].grad = gradient
+        return 0.5
+
+    assert muon_of(members).step(closure) == 0.5
+    assert all(torch.equal(members[name], expected[name]) for name in members)
+
+
 def test_its_state_is_saved_and_restored() -> None:
     members = parameters()
     optimizer = muon_of(members)

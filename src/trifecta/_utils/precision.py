@@ -1,7 +1,8 @@
 """Arithmetic precision: which ones a device has in hardware, and the autocast that uses them."""
 
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,9 +43,18 @@ def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
     return narrow_precision(recorded, device)
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """A context for ``bf16`` matrix work over float32 weights; for ``fp32`` one that does nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(precision: str, device: torch.device) -> Iterator[None]:
+    """A context for ``bf16`` matrix work over float32 weights; for ``fp32`` one that does nothing.
+
+    It may stand inside another autocast: PyTorch would keep the cast weights until that one ends, and go on
+    with them after the weights have moved.
+    """
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        try:
+            yield
+        finally:
+            torch.clear_autocast_cache()
 
 
 def has_bfloat16(device: torch.device) -> bool:

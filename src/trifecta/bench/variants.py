@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ class Variant:
         return predict
 
 
-def _learner(kind: type[Learner] = Learner, **options: bool) -> Callable[[LocalNetwork, str], Trains]:
+def _learner(kind: type[Learner] = Learner, **options: Any) -> Callable[[LocalNetwork, str], Trains]:
     def build(network: LocalNetwork, precision: str) -> Trains:
         generator = torch.Generator(next(network.parameters()).device).manual_seed(0)
         return kind(network, generator=generator, precision=precision, **options)

@@ -4,7 +4,7 @@ Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -42,6 +42,8 @@ class Learner:
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
             memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
             where a loss that skips samples would gain nothing otherwise.
+        step_optimizer: called with every optimizer in place of its own ``step``, such as to clip gradients
+            first, or by a library that has steps of its own.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Learner:
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         fused: bool | None = None,
+        step_optimizer: Callable[[torch.optim.Optimizer], object] | None = None,
     ) -> None:
         self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
         self.network, self.generator = network, generator
@@ -61,6 +64,7 @@ class Learner:
         self.precision = narrow_precision(precision, self.device)
         self.steps = 0
         self.optimizers = build_optimizers(network)
+        self._step_optimizer = step_optimizer
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
@@ -117,7 +121,10 @@ class Learner:
             torch.autograd.backward(loss)
         self._set_learning_rate(window, step.progress)
         for owner in owners(self.network, window):
-            self.optimizers[owner].step()
+            if self._step_optimizer is None:
+                self.optimizers[owner].step()
+            else:
+                self._step_optimizer(self.optimizers[owner])
             self.optimizers[owner].zero_grad(set_to_none=True)
         if window.first == 0:
             # The gradient of a label that another objective owns is thrown away.
@@ -205,12 +212,14 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
 
-        ``auto`` then is the precision that the state was trained in.
+        ``auto`` then is the precision that the state was trained in. A state without ``optimizers`` is for
+        those whose optimizers somebody else restores.
         """
         self.steps = state["steps"]
         self.precision = kept_precision(self._asked_precision, state["precision"], self.device)
-        for owner, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][owner])
+        if "optimizers" in state:
+            for owner, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][owner])
         if self.generator is None or state["generator"] is None:
             return
         if state["device"] == self.device.type:

@@ -40,14 +40,22 @@ class Muon(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """Update every parameter that has a gradient, once; orthogonalized ones lose theirs on the way."""
+        """Update every parameter that has a gradient, once; orthogonalized ones lose theirs on the way.
+
+        A closure is called before any weight moves, and what it returns is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for weight in group["params"] if group["orthogonalized"] else ():
                 if weight.grad is not None:
                     self._step_orthogonalized(weight, weight.grad, group["lr"])
                     # Adam skips parameters without a gradient.
                     weight.grad = None
-        return super().step(closure)
+        super().step()
+        return loss
 
     def _step_orthogonalized(self, weight: nn.Parameter, gradient: Tensor, rate: float) -> None:
         state = self.state[weight]

@@ -1,0 +1,175 @@
+"""A network that learns block by block, for Lightning's ``Trainer``; see ``docs/lightning.md``.
+
+Shapes: B samples (B, …), labels (B,); K classes; L blocks.
+"""
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from trifecta.integrations.lightning_settings import (
+    LIBRARY,
+    PRECISIONS,
+    check_settings,
+    warn_of_what_is_left_out,
+)
+from trifecta.learning import Learner
+from trifecta.network import LocalNetwork
+from trifecta.readout import fuse
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback, LightningModule
+else:
+    LightningModule = LIBRARY.LightningModule
+
+_STATE = "learner"
+
+
+class LocalLearningModule(LightningModule):
+    """Trains a :class:`LocalNetwork` under Lightning's ``Trainer``, as :class:`trifecta.Learner` does.
+
+    Batches are pairs (samples, labels). The Trainer's ``global_step`` counts batches, although every block
+    has an optimizer. Logged are ``loss/k`` of each block k that closed a window, by step and by epoch,
+    ``val_accuracy`` and ``test_accuracy`` of the read-out, and ``val_block_accuracy/k`` and
+    ``test_block_accuracy/k``.
+
+    Attributes:
+        learner: what trains, from the moment when a fit begins; None before.
+
+    Args:
+        network: as :func:`trifecta.build_network` or :class:`LocalNetwork` makes it.
+        seed: of what a method draws: wrong labels, pairs of samples, dropout.
+        total_steps: over which the method decays its learning rate; None for the Trainer's whole run.
+
+    Raises:
+        ValueError: no steps.
+    """
+
+    def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
+        super().__init__()
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"a run has 1 step or more: received total_steps {total_steps}")
+        self.save_hyperparameters("seed", "total_steps")
+        self.automatic_optimization = False
+        self.network, self.seed, self.total_steps = network, seed, total_steps
+        self.learner: Learner | None = None
+        self._saved: dict[str, Any] | None = None
+        warn_of_what_is_left_out(network)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores of the read-out, (B, …) → (B, K)."""
+        scores: Tensor = self.network(images)
+        return scores
+
+    def configure_callbacks(self) -> "list[Callback]":
+        """Refuse settings of the Trainer that blocks which learn alone cannot obey; add no callback.
+
+        Raises:
+            ValueError: such a setting.
+        """
+        if self.trainer.state.fn == "fit":
+            check_settings(self.trainer)
+        return []
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Build the learner on the module's device; return its optimizers, one an owner."""
+        self.learner = Learner(
+            self.network,
+            generator=torch.Generator(self.device).manual_seed(self.seed),
+            precision=PRECISIONS[str(self.trainer.precision)],
+            step_optimizer=self._step_optimizer,
+        )
+        return list(self.learner.optimizers.values())
+
+    def on_train_start(self) -> None:
+        """Tell the learner how long the run is, and where it goes on."""
+        assert self.learner is not None
+        # Not before: asked for it earlier, the Trainer loads its data and forgets to resume them.
+        per_epoch, step, saved = self.trainer.num_training_batches, self.trainer.global_step, self._saved
+        self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
+        self.learner.total_steps = self._run_length()
+        self.learner.steps, self._saved = step, None
+        # A checkpoint whose weights begin another run says nothing of what that run draws.
+        if saved is not None and saved["steps"] == step:
+            self.learner.load_state_dict(saved)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Let every window learn from a batch."""
+        assert self.learner is not None
+        images, labels = _pair(batch)
+        # Lightning's own wrappers would count a step an optimizer.
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        progress.increment_ready()
+        # The learner knows which part of a step is for bf16.
+        with torch.autocast(self.device.type, enabled=False):
+            losses = self.learner.step(images, labels)
+        progress.increment_completed()
+        by_name = {f"loss/{k}": loss for k, loss in enumerate(losses) if loss is not None}
+        self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the accuracy of a batch."""
+        self._log_accuracy(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the accuracy of a batch."""
+        self._log_accuracy(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the class scores (B, K) of samples, or of a pair (samples, labels)."""
+        scores: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
+        return scores
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what the next step depends on beside weights and optimizers, which Lightning saves."""
+        if self.learner is not None:
+            state = self.learner.state_dict()
+            checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it for the fit that begins."""
+        self._saved = checkpoint.get(_STATE)
+
+    def _run_length(self) -> int | None:
+        """Return the number of steps over which the learning rate decays; None where nobody knows it."""
+        if self.total_steps is not None:
+            return self.total_steps
+        expected = self.trainer.estimated_stepping_batches
+        if isinstance(expected, int) and expected > 0:
+            return expected
+        if self.network.method.optimizer.decay != "constant":
+            warnings.warn(
+                "the learning rate stays as it is, because the run's length is unknown: give "
+                "Trainer(max_epochs=…) or (max_steps=…), or LocalLearningModule(total_steps=…)",
+                stacklevel=2,
+            )
+        return None
+
+    def _step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        """Step as Lightning does, with its hooks before."""
+        self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None)
+
+    def _log_accuracy(self, batch: Any, stage: str) -> None:
+        images, labels = _pair(batch)
+        blocks = self.network.block_scores(images)
+        readout = {f"{stage}_accuracy": fuse(blocks, self.network.readout_blocks)}
+        by_block = {f"{stage}_block_accuracy/{k}": s for k, s in enumerate(blocks) if s is not None}
+        for name, scores in (readout | by_block).items():
+            correct = (scores.argmax(1) == labels).float().mean()
+            self.log(name, correct, batch_size=len(labels), prog_bar=name in readout, sync_dist=True)
+
+
+def _pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return samples and labels.
+
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(batch, tuple | list) and [isinstance(part, Tensor) for part in batch] == [True, True]:
+        return batch[0], batch[1]
+    raise ValueError(
+        "a batch is a pair of tensors (samples, labels): received a "
+        f"{type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else 1}"
+    )
