@@ -11,13 +11,14 @@ import pytest
 from trifecta.cli.main import command as trifecta_command
 
 ROOT = Path(__file__).parent.parent
-# The parts of this page are a module of their own, see tests/test_own_parts.py.
+# Run elsewhere: as a module of its own, and beside a library whose warnings are its own.
+ELSEWHERE = ("write-a-method.md", "lightning.md")
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PYTHON = {
     page.name: code
     for page in PAGES
     if (code := re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
-    and page.name != "write-a-method.md"
+    and page.name not in ELSEWHERE
 }
 PYTHON |= {
     notebook.name: [

@@ -20,10 +20,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_was_saved_predicts_the_same(run: Path, tmp_path: Path) -> None:
-    model = HubModel(run, device="cpu")
+    model = HubModel(str(run), device="cpu")
     model.save_pretrained(tmp_path / "saved")
     names = {file.name for file in (tmp_path / "saved").iterdir()}
     assert {"config.yaml", "model.safetensors", "result.json", "README.md"} <= names
+    assert "config.json" not in names
     assert not any(name.endswith((".pt", ".pkl", ".bin", ".py")) for name in names)
     again = HubModel.from_pretrained(tmp_path / "saved", device="cpu")
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)

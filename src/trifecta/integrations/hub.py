@@ -44,6 +44,8 @@ class HubModel(ModelHubMixin):
         imports: Iterable[str | ModuleType] = (),
         device: str = "auto",
     ) -> None:
+        # The mixin would save these arguments, a path of this machine among them.
+        self._hub_mixin_config = None
         self.folder = Path(folder)
         self.model: TrainedModel = load(self.folder, imports=imports, device=device)
 
