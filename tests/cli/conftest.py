@@ -5,4 +5,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.cli.train.write_report", lambda run: None)
+    monkeypatch.setattr("trifecta.cli.actions.train.write_report", lambda run: None)

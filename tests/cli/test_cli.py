@@ -15,7 +15,7 @@ from PIL import Image
 from command import run
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method
 from trifecta.cli import main
-from trifecta.cli.settings import with_settings
+from trifecta.cli.actions.settings import with_settings
 from trifecta.experiments.recipes import RECIPES, TABLES
 from trifecta.training import read_config, to_plain
 
@@ -370,3 +370,53 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
         for name in ("stopped", "whole")
     ]
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["train", "--help"], ["bench", "speed", "--help"], ["nosuch"]]
+)
+def test_a_help_text_imports_no_library(arguments: list[str]) -> None:
+    program = (
+        "import sys\n"
+        "from trifecta.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "finally:\n    print({'torch', 'numpy', 'rich', 'sklearn'} & set(sys.modules) or 'light')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "light"
+
+
+def test_the_shell_completes_commands_and_options_without_a_library() -> None:
+    for words, word, expected in (
+        ("trifecta tr", "tr", "train"),
+        ("trifecta train --ep", "--ep", "--epochs"),
+    ):
+        asked = {
+            "_TRIFECTA_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(words.count(" ")),
+        }
+        program = (
+            "import sys\nfrom trifecta.cli.main import command\n"
+            "try:\n    command(prog_name='trifecta')\n"
+            "finally:\n    print('torch' in sys.modules)\n"
+        )
+        environment = os.environ | asked
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        )
+        assert f"plain,{expected}" in done.stdout.split(), done.stderr
+        assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(("number", "status", "line"), [(2, 130, "interrupted"), (15, 143, "terminated")])
+def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: int, line: str) -> None:
+    program = (
+        "import os, sys\nfrom trifecta.cli import main\n"
+        "import trifecta.cli.lazy as lazy\n"
+        f"lazy.import_module = lambda name: os.kill(os.getpid(), {number})\n"
+        "main(['train', '--data', 'digits'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # A terminal shows ^C before it: click begins a line of its own.
+    assert (done.returncode, done.stderr.strip()) == (status, f"trifecta: {line}")

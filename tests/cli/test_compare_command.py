@@ -23,7 +23,7 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     ASKED.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trifecta.cli.compare.training_memory", memory)
+    monkeypatch.setattr("trifecta.cli.actions.compare.training_memory", memory)
 
 
 def test_methods_stand_beside_each_other_on_equal_work(

@@ -1,32 +1,15 @@
-"""``trifecta bench``: speed, memory, inference and time to accuracy, against backprop on equal work."""
+"""``trifecta bench``."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
-from trifecta._utils.files import write_atomically
-from trifecta.bench import (
-    Setting,
-    measure_accuracy,
-    measure_inference,
-    measure_memory,
-    measure_speed,
-)
-from trifecta.bench.memory import DEPTHS
-from trifecta.bench.report import check_figure, draw_bench, print_bench
-from trifecta.bench.speed import STEPS_A_TURN, Say
-from trifecta.bench.variants import select
-from trifecta.cli.options import accuracy_configs
-from trifecta.cli.parameters import command_line
-from trifecta.cli.progress import waiting
+from trifecta.cli.lazy import act
 
 PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
 KEEPERS = "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"
-EQUAL = ",".join(f"equal:{depth}:128" for depth in DEPTHS)
 _PATH: click.Path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
@@ -80,42 +63,33 @@ def _rows(default: str | None) -> Decorator:
     click.option(
         "--steps",
         type=click.IntRange(1),
-        default=STEPS_A_TURN,
-        show_default=True,
-        help="Of a turn; more where blocks learn at the same time.",
+        help="Of a turn; more where blocks learn at the same time.  [default: 2]",
     ),
 )
-def speed_command(rows: str | None, rounds: int, steps: int, **options: Any) -> None:
+def speed_command(**options: Any) -> None:
     """Training, images a second."""
-    _finish(
-        options,
-        lambda setting, say: measure_speed(setting, select(rows), rounds=rounds, steps=steps, say=say),
-    )
+    act("bench", "speed", options)
 
 
 @bench_command.command("inference")
 @_options(_NETWORK, _rows(PREDICTORS), *_SETTING)
-def inference_command(rows: str | None, rounds: int, **options: Any) -> None:
+def inference_command(**options: Any) -> None:
     """Prediction with all labels, images a second."""
-    _finish(options, lambda setting, say: measure_inference(setting, select(rows), rounds=rounds, say=say))
+    act("bench", "inference", options)
 
 
 @bench_command.command("memory")
 @_options(
     click.option(
-        "--networks", default=f"{EQUAL},small,large", metavar="NAMES", show_default=True, help="Compared."
+        "--networks", metavar="NAMES", help="Compared.  [default: equal blocks over depth, small, large]"
     ),
     _rows(KEEPERS),
     *_SETTING[:-1],
     click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Of each row."),
 )
-def memory_command(networks: str, rows: str | None, rounds: int, **options: Any) -> None:
+def memory_command(**options: Any) -> None:
     """Training memory above the model, over depth."""
-    names = networks.split(",")
-    _finish(
-        options,
-        lambda setting, say: measure_memory(setting, select(rows), names, rounds=rounds, say=say),
-    )
+    act("bench", "memory", options)
 
 
 @bench_command.command("accuracy")
@@ -130,58 +104,6 @@ def memory_command(networks: str, rows: str | None, rounds: int, **options: Any)
     *_SETTING[:1],
     *_SETTING[3:6],
 )
-def accuracy_command(
-    thresholds: str,
-    **options: Any,
-) -> None:
+def accuracy_command(**options: Any) -> None:
     """Seconds of training until the validation split is read well enough."""
-    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
-    configs = accuracy_configs(options)
-    wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
-    _report(shown, lambda say: measure_accuracy(configs, wanted, say=say))
-
-
-def _finish(options: dict[str, Any], measure: Callable[[Setting, Say], dict[str, Any]]) -> None:
-    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
-    setting = Setting(**options | {"image_shape": _image_shape(options["image_shape"])})
-    _report(shown, lambda say: measure(setting, say))
-
-
-def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> None:
-    """Measure, then leave the report where it is wanted."""
-    as_json, out, figure = (shown[name] for name in ("as_json", "out", "figure"))
-    if figure is not None:
-        check_figure(figure)
-    with waiting(Console(stderr=True, quiet=as_json), "") as say:
-        report = measure(say) | {"command": command_line(click.get_current_context())}
-    if out is not None:
-        earlier = out.read_text() if out.exists() else ""
-        write_atomically(out, lambda path: path.write_text(f"{earlier}{json.dumps(report)}\n"))
-    if figure is not None:
-        draw_bench(report, figure)
-    if as_json:
-        click.echo(json.dumps(report, indent=2))
-    else:
-        print_bench(report)
-
-
-def _image_shape(text: str) -> tuple[int, int, int]:
-    words = text.lower().split("x")
-    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
-        raise ValueError(f"--image-shape is CHANNELSxHEIGHTxWIDTH, such as 3x32x32: received '{text}'")
-    return int(words[0]), int(words[1]), int(words[2])
-
-
-def share(text: str, option: str) -> float:
-    """Read a number between 0 and 1.
-
-    Raises:
-        ValueError: another one, or none.
-    """
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise ValueError(f"{option} are numbers between 0 and 1, such as 0.3,0.5: received '{text}'")
-    return share
+    act("bench", "accuracy", options)

@@ -1,14 +1,12 @@
 """``trifecta evaluate``."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
+from trifecta.cli.lazy import act
 from trifecta.cli.parameters import IMPORT
-from trifecta.data import DataConfig, ImageSet, load_split
-from trifecta.report.terminal import percent, print_blocks
-from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
 
 
 @click.command("evaluate")
@@ -20,59 +18,6 @@ from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, loa
 @click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def evaluate_command(
-    run: Path,
-    data: str | None,
-    split: str | None,
-    device: str,
-    precision: str | None,
-    shortlist: int | None,
-    imports: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def evaluate_command(**options: Any) -> None:
     """Measure a trained run on its test split, block by block."""
-    model = load(run, device=device, precision=precision, imports=imports)
-    facts = model.facts
-    if shortlist is not None:
-        model.network.keep_labels(shortlist)
-    config, _ = RunFolder(run).read_config(imports=imports)
-    wanted = config.data if data is None else DataConfig(source=data, image_size=facts.image_shape[1:])
-    if wanted is None:
-        raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    images = _load(wanted, split, facts, run)
-    measured = evaluate(
-        model.network,
-        images.to(next(model.network.parameters()).device),
-        mean=facts.mean,
-        std=facts.std,
-        precision=model.precision,
-    )
-    if as_json:
-        click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)), indent=2))
-    else:
-        print_blocks(measured.block_accuracy)
-        click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")
-
-
-def _load(config: DataConfig, split: str | None, facts: DatasetFacts, run: Path) -> ImageSet:
-    images = load_split(config, split, facts.classes, channels=facts.image_shape[0])
-    shape = tuple(images.images.shape[1:])
-    if shape != facts.sample_shape:
-        raise ValueError(
-            f"{run} was trained on images (channels, height, width) {facts.sample_shape}: received "
-            f"{shape}; evaluate on grey images, as it was trained"
-        )
-    return images
-
-
-def _as_plain(
-    measured: Evaluation, config: DataConfig, facts: DatasetFacts, count: int
-) -> dict[str, object]:
-    return {
-        "accuracy": measured.accuracy,
-        "block_accuracy": measured.block_accuracy,
-        "confusion": measured.confusion.tolist(),
-        "classes": list(facts.classes),
-        "images": count,
-        "data": config.source,
-    }
+    act("evaluate", "evaluate_run", options)

@@ -1,11 +1,12 @@
 """``trifecta export``."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
+from trifecta.cli.lazy import act
 from trifecta.cli.parameters import IMPORT
-from trifecta.training import load
 
 
 @click.command("export")
@@ -14,9 +15,6 @@ from trifecta.training import load
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write.")
 @click.option("--preprocess", is_flag=True, help="Take images as bytes, and normalise them in the graph.")
 @IMPORT
-def export_command(run: Path, format: str, out: Path, preprocess: bool, imports: tuple[str, ...]) -> None:
+def export_command(**options: Any) -> None:
     """Write a trained network as one graph, for other runtimes: samples in, class scores out."""
-    from trifecta.integrations.export import export
-
-    file = export(load(run, device="cpu", imports=imports), out, format=format, preprocess=preprocess)
-    click.echo(file)
+    act("export", "export_run", options)

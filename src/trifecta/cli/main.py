@@ -1,27 +1,35 @@
 """The ``trifecta`` command: its subcommands, and what an error looks like."""
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 import click
 
 from trifecta import __version__
-from trifecta.cli.bench import bench_command
-from trifecta.cli.compare import compare_command
-from trifecta.cli.evaluate import evaluate_command
-from trifecta.cli.export import export_command
-from trifecta.cli.listing import list_command
-from trifecta.cli.predict import predict_command
-from trifecta.cli.reproduce import reproduce_command
-from trifecta.cli.train import train_command
-from trifecta.training import DivergenceError, Interrupted
+from trifecta.cli.lazy import LazyGroup, Place
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+COMMANDS = {
+    "train": Place("trifecta.cli.train", "train_command", "Train a network on images; leave a run folder."),
+    "evaluate": Place("trifecta.cli.evaluate", "evaluate_command", "Measure a trained run by block."),
+    "predict": Place("trifecta.cli.predict", "predict_command", "Label image files."),
+    "export": Place("trifecta.cli.export", "export_command", "Write a trained network for other runtimes."),
+    "list": Place("trifecta.cli.listing", "list_command", "Show methods, networks and recipes."),
+    "bench": Place("trifecta.cli.bench", "bench_command", "Measure speed and memory beside backprop."),
+    "reproduce": Place("trifecta.cli.reproduce", "reproduce_command", "Make the paper's tables."),
+    "compare": Place("trifecta.cli.compare", "compare_command", "Train methods on equal work."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    places=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="trifecta")
 def command() -> None:
     """Train neural networks without end-to-end backpropagation.
@@ -40,27 +48,27 @@ def command() -> None:
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
-for _subcommand in (
-    train_command,
-    evaluate_command,
-    predict_command,
-    export_command,
-    list_command,
-    bench_command,
-    reproduce_command,
-    compare_command,
-):
-    command.add_command(_subcommand)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
     Status 0: done. 1: training diverged. 2: something the user can put right, said in one line.
-    130: interrupted, with a checkpoint left.
+    130: interrupted, with a checkpoint left. 143: terminated before there was anything to keep.
     """
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
-    sys.exit(_run(arguments))
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        status = _run(arguments)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    sys.exit(status)
+
+
+class _Terminated(BaseException):
+    """The process was asked to end while nothing of its own waits for that."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -71,17 +79,28 @@ def _run(arguments: Sequence[str] | None) -> int:
         return USAGE
     except click.ClickException as error:
         return _complain(error.format_message(), USAGE)
-    except DivergenceError as error:
-        return _complain(str(error), FAILED)
-    except (ValueError, ImportError) as error:
-        return _complain(str(error), USAGE)
-    except OSError as error:
-        return _complain(f"{error.strerror or error}: {error.filename or 'the file system says no'}", USAGE)
-    except Interrupted as error:
-        return _complain(str(error), INTERRUPTED)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", INTERRUPTED)
+    except _Terminated:
+        return _complain("terminated", TERMINATED)
+    except OSError as error:
+        return _complain(f"{error.strerror or error}: {error.filename or 'the file system says no'}", USAGE)
+    except (ValueError, ImportError) as error:
+        return _complain(str(error), USAGE)
+    except Exception as error:
+        return _complain(str(error), _status_of(error))
     return OK
+
+
+def _status_of(error: Exception) -> int:
+    """Tell a run that was stopped or diverged from a fault of ours, which is raised again."""
+    from trifecta.training import DivergenceError, Interrupted
+
+    if isinstance(error, DivergenceError):
+        return FAILED
+    if isinstance(error, Interrupted):
+        return INTERRUPTED
+    raise error
 
 
 def _complain(message: str, status: int) -> int:

@@ -6,8 +6,6 @@ import shlex
 import click
 from click.core import ParameterSource
 
-from trifecta.bench.setting import data_name
-
 
 def image_size(
     context: click.Context, parameter: click.Parameter, value: str | None
@@ -27,6 +25,8 @@ def image_size(
 
 def command_line(context: click.Context) -> str:
     """Return the command with the options that the user gave: no folders, nor where its output goes."""
+    from trifecta.bench.setting import data_name
+
     words = context.command_path.split()
     for parameter in context.command.params:
         name = parameter.name or ""

@@ -1,16 +1,12 @@
 """``trifecta predict``."""
 
-import json
-import math
 from pathlib import Path
+from typing import Any
 
 import click
-import torch
 
+from trifecta.cli.lazy import act
 from trifecta.cli.parameters import IMPORT
-from trifecta.data import find_images
-from trifecta.report.terminal import print_predictions
-from trifecta.training import load
 
 
 @click.command("predict")
@@ -20,40 +16,9 @@ from trifecta.training import load
 @click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
-def predict_command(
-    run: Path,
-    images: tuple[Path, ...],
-    device: str,
-    shortlist: int | None,
-    imports: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def predict_command(**options: Any) -> None:
     """Label image files, or all images in a folder, with each class's goodness.
 
     Methods without goodness show their class scores in its place.
     """
-    model = load(run, device=device, imports=imports)
-    if shortlist is not None:
-        model.network.keep_labels(shortlist)
-    files = [file for path in images for file in find_images(path)]
-    scores = model.scores(files)
-    if as_json:
-        click.echo(json.dumps(_as_plain(files, scores, model.classes), indent=2))
-    else:
-        print_predictions(files, scores, model.classes)
-
-
-def _as_plain(files: list[Path], scores: torch.Tensor, classes: tuple[str, ...]) -> list[dict[str, object]]:
-    return [
-        {
-            "file": str(file),
-            "label": classes[max(range(len(row)), key=row.__getitem__)],
-            "goodness": {name: _finite(value) for name, value in zip(classes, row, strict=True)},
-        }
-        for file, row in zip(files, scores.tolist(), strict=True)
-    ]
-
-
-def _finite(goodness: float) -> float | None:
-    """A label left off a shortlist has no goodness, and JSON no infinity."""
-    return goodness if math.isfinite(goodness) else None
+    act("predict", "predict", options)

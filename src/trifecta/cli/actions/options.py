@@ -6,7 +6,7 @@ from typing import Any
 
 from trifecta._utils.names import lookup
 from trifecta._utils.references import Imports
-from trifecta.cli.settings import with_settings
+from trifecta.cli.actions.settings import with_settings
 from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.experiments.recipes import RECIPES, get_recipe
 from trifecta.methods import get_method

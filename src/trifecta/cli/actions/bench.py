@@ -1,0 +1,107 @@
+"""``trifecta bench``: speed, memory, inference and time to accuracy, against backprop on equal work."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+
+from trifecta._utils.files import write_atomically
+from trifecta.bench import (
+    Setting,
+    measure_accuracy,
+    measure_inference,
+    measure_memory,
+    measure_speed,
+)
+from trifecta.bench.memory import DEPTHS
+from trifecta.bench.report import check_figure, draw_bench, print_bench
+from trifecta.bench.speed import STEPS_A_TURN, Say
+from trifecta.bench.variants import select
+from trifecta.cli.actions.options import accuracy_configs
+from trifecta.cli.actions.progress import waiting
+from trifecta.cli.parameters import command_line
+
+EQUAL = ",".join(f"equal:{depth}:128" for depth in DEPTHS)
+
+
+def speed(rows: str | None, rounds: int, steps: int | None, **options: Any) -> None:
+    """Training, images a second."""
+    _finish(
+        options,
+        lambda setting, say: measure_speed(
+            setting, select(rows), rounds=rounds, steps=steps or STEPS_A_TURN, say=say
+        ),
+    )
+
+
+def inference(rows: str | None, rounds: int, **options: Any) -> None:
+    """Prediction with all labels, images a second."""
+    _finish(options, lambda setting, say: measure_inference(setting, select(rows), rounds=rounds, say=say))
+
+
+def memory(networks: str | None, rows: str | None, rounds: int, **options: Any) -> None:
+    """Training memory above the model, over depth."""
+    names = (networks or f"{EQUAL},small,large").split(",")
+    _finish(
+        options,
+        lambda setting, say: measure_memory(setting, select(rows), names, rounds=rounds, say=say),
+    )
+
+
+def accuracy(
+    thresholds: str,
+    **options: Any,
+) -> None:
+    """Seconds of training until the validation split is read well enough."""
+    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
+    configs = accuracy_configs(options)
+    wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
+    _report(shown, lambda say: measure_accuracy(configs, wanted, say=say))
+
+
+def _finish(options: dict[str, Any], measure: Callable[[Setting, Say], dict[str, Any]]) -> None:
+    shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
+    setting = Setting(**options | {"image_shape": _image_shape(options["image_shape"])})
+    _report(shown, lambda say: measure(setting, say))
+
+
+def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> None:
+    """Measure, then leave the report where it is wanted."""
+    as_json, out, figure = (shown[name] for name in ("as_json", "out", "figure"))
+    if figure is not None:
+        check_figure(figure)
+    with waiting(Console(stderr=True, quiet=as_json), "") as say:
+        report = measure(say) | {"command": command_line(click.get_current_context())}
+    if out is not None:
+        earlier = out.read_text() if out.exists() else ""
+        write_atomically(out, lambda path: path.write_text(f"{earlier}{json.dumps(report)}\n"))
+    if figure is not None:
+        draw_bench(report, figure)
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    else:
+        print_bench(report)
+
+
+def _image_shape(text: str) -> tuple[int, int, int]:
+    words = text.lower().split("x")
+    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(f"--image-shape is CHANNELSxHEIGHTxWIDTH, such as 3x32x32: received '{text}'")
+    return int(words[0]), int(words[1]), int(words[2])
+
+
+def share(text: str, option: str) -> float:
+    """Read a number between 0 and 1.
+
+    Raises:
+        ValueError: another one, or none.
+    """
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{option} are numbers between 0 and 1, such as 0.3,0.5: received '{text}'")
+    return share
