@@ -387,9 +387,9 @@ def test_a_help_text_imports_no_library(arguments: list[str]) -> None:
 
 
 def test_the_shell_completes_commands_and_options_without_a_library() -> None:
-    for words, word, expected in (
-        ("trifecta tr", "tr", "train"),
-        ("trifecta train --ep", "--ep", "--epochs"),
+    for words, expected in (
+        ("trifecta tr", "train"),
+        ("trifecta train --ep", "--epochs"),
     ):
         asked = {
             "_TRIFECTA_COMPLETE": "bash_complete",
