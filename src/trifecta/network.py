@@ -11,12 +11,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trifecta._utils.checks import require_memory
 from trifecta._utils.references import name_of, part_of
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
 from trifecta.method import Method
-from trifecta.nn.blocks import split_block
+from trifecta.nn.blocks import BlockStyle, split_block
 from trifecta.nn.carried import features_of, passed_on
 from trifecta.nn.layout import Traced, channels_first, trace_features
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
@@ -255,6 +256,18 @@ def _check_separate(blocks: nn.ModuleList) -> None:
                 )
 
 
+def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
+    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
+    try:
+        with torch.device("meta"):
+            planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
+        weights = sum(p.numel() for p in planned.parameters())
+    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
+        return
+    # Weights, gradients and two moments of Adam's, in float32.
+    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller --width")
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Let PyTorch draw from ``seed`` for a while, and go on afterwards as if nothing had been drawn."""
@@ -288,5 +301,6 @@ def build_network(
     builder = part_of(NETWORKS, network, "network")
     with seeded(seed):
         style = method.block_style(num_classes)
+        _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
         blocks = builder(method.input_shape(sample_shape, num_classes), width=width, style=style)
         return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,12 +149,12 @@ def test_predict_gives_a_label_and_the_goodness_of_every_class(
     assert status == 0
     assert [row["file"] for row in rows] == [str(file) for file in sorted(folder.iterdir())]
     for row in rows:
-        assert set(row["goodness"]) == {"vertical", "horizontal", "diagonal"}
-        assert row["label"] == max(row["goodness"], key=row["goodness"].__getitem__)
+        assert set(row["scores"]) == {"vertical", "horizontal", "diagonal"}
+        assert row["label"] == max(row["scores"], key=row["scores"].__getitem__)
     status, out, _ = run(capsys, "predict", trained, sorted(folder.iterdir())[0])
     assert status == 0
     assert rows[0]["label"] in out
-    assert f"{rows[0]['goodness'][rows[0]['label']]:.3f}" in out
+    assert f"{rows[0]['scores'][rows[0]['label']]:#.3g}" in out
 
 
 def test_predict_agrees_with_evaluate(
@@ -198,7 +200,17 @@ MISTAKES = {
     "no epochs": (["--epochs", "0"], r"--epochs.*at least 1"),
     "no threads": (["--set", "pipeline=0"], r"pipeline is a number of threads, 1 or more: received 0"),
     "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
-    "batch larger than the set": (["--batch-size", "5000"], r"batch of 5000 .*--batch-size 216"),
+    "width that leaves nothing": (["--width", "1e-9"], r"width 1e-09 leaves none of 128 channels"),
+    "width beyond all memory": (["--width", "1e5"], r"a network of .* weights would take .* GiB"),
+    "rate without end": (["--learning-rate", "inf"], r"learning_rate is a finite number: received inf"),
+    "alpha that is no number": (
+        ["--method", "trifecta", "--set", "method.objective.alpha=.nan"],
+        r"method.objective.alpha is a finite number: received nan",
+    ),
+    "no such recipe": (
+        ["--recipe", "nosuch"],
+        r"unknown recipe 'nosuch': known: one of \d+: see trifecta list",
+    ),
     "no such device": (["--device", "cuda:9"], r"no such device 'cuda:9': this machine has cpu"),
     "nonsense device": (["--device", "gpu"], r"no such device 'gpu'"),
     "read-out without scores": (["--set", "method.readout='9'"], r"choose from \[0, 1, 2, 3, 4, 5\]"),
@@ -420,3 +432,30 @@ def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # A terminal shows ^C before it: click begins a line of its own.
     assert (done.returncode, done.stderr.strip()) == (status, f"trifecta: {line}")
+
+
+def test_a_config_that_was_cut_short_is_refused_wherever_it_was_cut(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    lines = (trained / "config.yaml").read_text().splitlines(keepends=True)
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    for kept in range(len(lines)):
+        (copy / "config.yaml").write_text("".join(lines[:kept]))
+        status, _, error = run(capsys, "evaluate", copy)
+        assert (status, error.count("\n")) == (2, 1), lines[kept]
+        assert "config.yaml" in error
+
+
+@pytest.mark.filterwarnings("default:.*of 99 epochs")
+def test_evaluating_a_run_that_goes_on_says_so(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(re.sub(r"(?m)^epochs: \d+$", "epochs: 99", config))
+    (copy / "result.json").unlink()
+    status, _, error = run(capsys, "evaluate", copy)
+    assert status == 0
+    assert re.search(r"warning: .* has trained \d+ of 99 epochs: these are its weights so far", error)

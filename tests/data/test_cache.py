@@ -12,6 +12,9 @@ from trifecta.data.cache import cache_folder, cached_images
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
 
+# Classes of one image keep these tests small.
+pytestmark = pytest.mark.filterwarnings("ignore:classes with a single training image")
+
 IDENTITY: dict[str, object] = {"split": "f00", "column": "image", "image_size": None}
 
 

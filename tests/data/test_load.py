@@ -13,6 +13,9 @@ from trifecta.data import DataConfig, ImageData, load_data
 
 from .helpers import colour, grey, hub_source, png, write_classes, write_hub, write_plain
 
+# Classes of one image keep these tests small.
+pytestmark = pytest.mark.filterwarnings("ignore:classes with a single training image")
+
 
 def load(folder: Path, **options: Any) -> ImageData:
     return load_data(DataConfig(source=str(folder), **{"validation": 0.0, **options}))
@@ -200,11 +203,10 @@ def test_the_digits_can_be_resized_and_held_out_otherwise() -> None:
     assert len(data.test) == 898
 
 
-def test_settings_that_the_digits_ignore_are_said() -> None:
-    with pytest.warns(
-        UserWarning, match="data.subset, data.label_column: not used with the embedded digits"
-    ):
-        load_data(DataConfig(source="digits", subset="x", label_column="y"))
+@pytest.mark.parametrize("name", ["subset", "label_column", "train_split", "test_split"])
+def test_settings_that_the_digits_have_no_use_for_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no columns and no splits: received data.{name}"):
+        load_data(DataConfig(source="digits", **{name: "nope"}))  # type: ignore[arg-type]
 
 
 def test_progress_bars_stay_off_and_the_setting_as_it_was(

@@ -12,6 +12,9 @@ from trifecta.data.source import open_source
 
 from .helpers import grey, hub_source, png, write_classes, write_hub, write_plain
 
+# Classes of one image keep these tests small.
+pytestmark = pytest.mark.filterwarnings("ignore:classes with a single training image")
+
 
 def refusal(source: Path | str, **options: Any) -> str:
     config = DataConfig(source=str(source), **options)
@@ -185,3 +188,35 @@ def test_one_class_where_others_are_only_named(folder: Path) -> None:
         images = [png(grey(k)) for k in range(20)]
         write_hub(folder, split, images, {"label": [1] * 20}, {"label": ["cat", "dog", "owl"]})
     assert "two classes or more, only one of 3 has any" in refusal(folder)
+
+
+def test_all_images_that_cannot_be_read_are_named_at_once(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(folder / split, {name: [grey(k) for k in range(4)] for name in "ab"})
+    broken = [folder / "train" / name / "001.png" for name in "ab"]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:40])
+    message = refusal(folder)
+    assert message.startswith("cannot read 2 of 8 images: ")
+    assert all(f"{file.parent.name}/001.png" in message for file in broken)
+    assert "data.skip_unreadable=true" in message
+    config = DataConfig(source=str(folder), validation=0.0, skip_unreadable=True)
+    with pytest.warns(UserWarning, match="2 of 8 images of split 'train' are left out"):
+        data = load_data(config)
+    assert len(data.train) == 6
+    assert data.train.labels.bincount().tolist() == [3, 3]
+
+
+def test_folders_that_are_too_deep_are_named(folder: Path) -> None:
+    for name in "ab":
+        write_classes(folder / "train" / name, {"deep": [grey(k) for k in range(3)]})
+    assert "lie in train/a/deep, and a class is a sub-folder" in refusal(folder)
+
+
+@pytest.mark.filterwarnings("default:classes with a single training image")
+def test_a_class_with_one_image_is_said(folder: Path) -> None:
+    images = {"a": [grey(k) for k in range(3)], "lonely": [grey(9)]}
+    for split in ("train", "test"):
+        write_classes(folder / split, images)
+    with pytest.warns(UserWarning, match="classes with a single training image: lonely"):
+        load_data(DataConfig(source=str(folder), validation=0.0))

@@ -238,12 +238,11 @@ def test_a_used_folder_is_refused_before_anything_is_loaded(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_batch_larger_than_the_set_is_refused_and_leaves_no_folder(
-    stripes_folder: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="--batch-size"):
-        train(config_of(stripes_folder, batch_size=10_000), out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_a_batch_larger_than_the_set_shrinks_to_it(stripes_folder: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="there are 216 training images: a batch has all of them"):
+        train(config_of(stripes_folder, batch_size=10_000, epochs=1), out=tmp_path / "run")
+    config, _ = RunFolder(tmp_path / "run").read_config()
+    assert config.batch_size == 216
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from trifecta.cli.parameters import IMPORT
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def predict_command(**options: Any) -> None:
-    """Label image files, or all images in a folder, with each class's goodness.
+    """Label image files, or all images in a folder.
 
-    Methods without goodness show their class scores in its place.
+    Beside each label stands the goodness of every class, or its score where a method has no goodness.
     """
     act("predict", "predict", options)

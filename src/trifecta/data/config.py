@@ -25,6 +25,7 @@ class DataConfig:
         mean: to normalise each channel by, in 0..1; None takes that of the training images.
         std: standard deviation to normalise each channel by, above 0 and up to 1; None, as ``mean``
             is, takes that of the training images.
+        skip_unreadable: whether images that cannot be read are left out, with a warning that counts them.
 
     Raises:
         ValueError: a value is out of its range.
@@ -41,6 +42,7 @@ class DataConfig:
     validation: float = 0.1
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if not self.source:

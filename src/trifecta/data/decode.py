@@ -6,8 +6,9 @@ upright as its EXIF data says; 16 bits are scaled to 8. Images are resized with 
 filter, which widens with the reduction and so does not alias; the aspect ratio is not kept.
 """
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import pillow
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ Encoded = tuple[str, bytes | Path]
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION_TAG = 0x0112
 IMAGES_PER_TASK = 256
+MOST_NAMED = 10
+
+
+class UnreadableError(ValueError):
+    """An image cannot be read; says which and why."""
 
 
 def decode_images(
@@ -53,17 +60,62 @@ def decode_images(
         ``(N, C, H, W)`` uint8, in order.
 
     Raises:
-        ValueError: an image cannot be read, or has another size than the first; names it.
+        ValueError: images cannot be read, or have another size than the first; names them.
     """
     pillow()
+    if image_size is not None:
+        sides = f"{size_text(image_size)} pixels"
+        require_memory(
+            float(count) * (channels or 3) * math.prod(image_size),
+            f"{count:,} images of {sides}",
+            "use a smaller --image-size",
+        )
 
-    def decode(start: int) -> list[tuple[str, Pixels]]:
+    def decode(start: int) -> list[tuple[str, Pixels | UnreadableError]]:
         encoded = read(start, min(start + IMAGES_PER_TASK, count))
-        return [(name, decode_image(name, data, image_size, channels)) for name, data in encoded]
+        return [(name, _decoded(name, data, image_size, channels)) for name, data in encoded]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = pool.map(decode, range(0, count, IMAGES_PER_TASK))
-        return _stack(list(_of_one_size(image for task in tasks for image in task)))
+        images = [image for task in pool.map(decode, range(0, count, IMAGES_PER_TASK)) for image in task]
+    failed = [image for _, image in images if isinstance(image, UnreadableError)]
+    if failed:
+        raise _all_unreadable(failed, count)
+    whole = [(name, pixels) for name, pixels in images if not isinstance(pixels, UnreadableError)]
+    return _stack(list(_of_one_size(whole)))
+
+
+def unreadable_images(count: int, read: Callable[[int, int], Iterable[Encoded]]) -> dict[int, str]:
+    """By the index of each image that cannot be read, what is wrong; arguments as ``decode_images``."""
+    pillow()
+
+    def attempt(start: int) -> list[tuple[int, str]]:
+        encoded = enumerate(read(start, min(start + IMAGES_PER_TASK, count)), start)
+        tried = ((index, _decoded(name, data, None, None)) for index, (name, data) in encoded)
+        return [(index, str(image)) for index, image in tried if isinstance(image, UnreadableError)]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(item for task in pool.map(attempt, range(0, count, IMAGES_PER_TASK)) for item in task)
+
+
+def _decoded(
+    name: str, data: bytes | Path, image_size: tuple[int, int] | None, channels: int | None
+) -> "Pixels | UnreadableError":
+    try:
+        return decode_image(name, data, image_size, channels)
+    except UnreadableError as error:
+        return error
+
+
+def _all_unreadable(failed: Sequence[UnreadableError], count: int) -> ValueError:
+    """One error for all images that cannot be read."""
+    if len(failed) == 1:
+        return ValueError(f"{failed[0]}; mend or remove it, or --set data.skip_unreadable=true")
+    shown = "; ".join(str(error).removeprefix("cannot read image ") for error in failed[:MOST_NAMED])
+    more = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+    return ValueError(
+        f"cannot read {len(failed)} of {count:,} images: {shown}{more}: mend or remove them, or "
+        "--set data.skip_unreadable=true"
+    )
 
 
 def decode_image(
@@ -72,7 +124,7 @@ def decode_image(
     """Decode one image; arguments as in ``decode_images``.
 
     Raises:
-        ValueError: the image cannot be read; says so with ``name``.
+        UnreadableError: the image cannot be read; says so with ``name``.
     """
     try:
         with pillow().open(BytesIO(data) if isinstance(data, bytes) else data) as opened:
@@ -85,7 +137,7 @@ def decode_image(
     # Pillow's decoders raise whatever a broken file makes them trip over.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot read image {name}: {reason}") from error
+        raise UnreadableError(f"cannot read image {name}: {reason}") from error
 
 
 def resize(image: "Image", image_size: tuple[int, int]) -> "Image":

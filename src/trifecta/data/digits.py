@@ -1,8 +1,11 @@
 """The digits that come with scikit-learn: real images without a download."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
+from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import require
 from trifecta.data.images import ImageSet
 
@@ -28,6 +31,9 @@ def load_digits(image_size: tuple[int, int] | None) -> ImageSet:
     digits = require("sklearn.datasets").load_digits()
     pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
     if image_size is not None:
+        # Resized in floating point.
+        needed = 8.0 * len(pixels) * math.prod(image_size)
+        require_memory(needed, "digits of that size", "use a smaller --image-size")
         pixels = F.interpolate(pixels, image_size, mode="bicubic", antialias=True)
     images = pixels.round().clamp(0, 255).to(torch.uint8)
     return ImageSet(images, torch.from_numpy(digits.target).long())

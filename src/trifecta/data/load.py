@@ -1,7 +1,7 @@
 """Load images into memory as a configuration says."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from trifecta.data.cache import cached_images
 from trifecta.data.classes import class_indices, find_classes
 from trifecta.data.columns import find_image_column, find_label_column
 from trifecta.data.config import DataConfig
-from trifecta.data.decode import Encoded, decode_images, size_text
+from trifecta.data.decode import MOST_NAMED, Encoded, decode_images, size_text, unreadable_images
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
 from trifecta.data.images import ImageData, ImageSet, hold_out
 from trifecta.data.normalization import find_statistics
@@ -65,7 +65,7 @@ def load_split(config: DataConfig, split: str | None, classes: Sequence[str], *,
         data = load_data(config)
         images, names = data.test, data.classes
     else:
-        splits = open_source(config.source, config.subset)
+        splits = _open(config)
         name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
         rows = _split(splits, name, "--split NAME")
         image_column = find_image_column(rows, config.image_column)
@@ -90,19 +90,22 @@ def _as_classes(images: ImageSet, names: Sequence[str], classes: Sequence[str]) 
 
 
 def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    names = ("subset", "image_column", "label_column")
-    ignored = [f"data.{name}" for name in names if getattr(config, name) is not None]
-    if ignored:
-        warnings.warn(f"{', '.join(ignored)}: not used with the embedded digits", stacklevel=3)
+    plain = DataConfig(source=DIGITS)
+    names = ("subset", "image_column", "label_column", "train_split", "test_split", "skip_unreadable")
+    other = [f"data.{name}" for name in names if getattr(config, name) != getattr(plain, name)]
+    if other:
+        raise ValueError(
+            f"the embedded digits have no columns and no splits: received {', '.join(other)}; leave it out"
+        )
     digits = load_digits(config.image_size)
     return *hold_out(digits, config.hold_out or TEST_FRACTION), DIGIT_CLASSES
 
 
 def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
-    splits = open_source(config.source, config.subset)
+    splits = _open(config)
     training = _split(splits, config.train_split, "--set data.train_split=NAME")
     image_column = find_image_column(training, config.image_column)
-    label_column = find_label_column(training, config.label_column)
+    label_column = _label_column(training, config)
     values, classes = find_classes(training, label_column)
     names = _split_names(splits, config)
     # All labels before the first image: a mistake in them shows at once.
@@ -112,6 +115,63 @@ def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     if config.hold_out is not None:
         return *hold_out(sets[0], config.hold_out), classes
     return *_alike(*sets), classes
+
+
+def _open(config: DataConfig) -> "DatasetDict":
+    """Open the source, without the images that are to be left out."""
+    splits = open_source(config.source, config.subset)
+    if config.skip_unreadable:
+        for name, rows in splits.items():
+            splits[name] = _readable(rows, name, find_image_column(rows, config.image_column))
+    return splits
+
+
+def _readable(split: "Dataset", name: str, column: str) -> "Dataset":
+    """The rows whose image can be read."""
+    failed = unreadable_images(len(split), _reader(split, name, column))
+    if not failed:
+        return split
+    shown = "; ".join(list(failed.values())[:MOST_NAMED])
+    warnings.warn(
+        f"{len(failed)} of {len(split):,} images of split '{name}' are left out: {shown}", stacklevel=4
+    )
+    kept = [index for index in range(len(split)) if index not in failed]
+    return split.select(kept).flatten_indices()
+
+
+def _reader(split: "Dataset", name: str, column: str) -> Callable[[int, int], Iterable[Encoded]]:
+    """Return a function that gives the encoded images from one row up to another."""
+    encoded = split.select_columns(column).cast_column(column, require("datasets").Image(decode=False))
+
+    def read(start: int, stop: int) -> Iterable[Encoded]:
+        rows = encoded.data.column(column).slice(start, stop - start).to_pylist()
+        return [_encoded(row, index, name) for index, row in enumerate(rows, start)]
+
+    return read
+
+
+def _label_column(rows: "Dataset", config: DataConfig) -> str:
+    """Find the labels; where folders are too deep to be classes, say which one is."""
+    try:
+        return find_label_column(rows, config.label_column)
+    except ValueError as error:
+        deep = _deep_folder(Path(config.source).expanduser())
+        if config.label_column is not None or deep is None:
+            raise
+        raise ValueError(
+            f"no labels: images of {config.source} lie in {deep}, and a class is a sub-folder of it, or of "
+            "train/ and test/ in it: give the folder that the classes lie in"
+        ) from error
+
+
+# Folders that ``datasets`` takes for splits, as far as images usually lie in them.
+_SPLITS = ("train", "training", "test", "testing", "validation", "valid", "val", "dev")
+
+
+def _deep_folder(folder: Path) -> str | None:
+    """Return the first folder of images that is too deep for a class, below ``folder``."""
+    files = (file.relative_to(folder) for file in sorted(folder.rglob("*")) if file.is_file())
+    return next((str(f.parent) for f in files if len(f.parts) > 2 + (f.parts[0] in _SPLITS)), None)
 
 
 def _split_names(splits: "DatasetDict", config: DataConfig) -> list[str]:
@@ -139,12 +199,7 @@ def _images(split: "Dataset", name: str, column: str, image_size: tuple[int, int
     """``(N, C, H, W)`` uint8 of the split called ``name``, from the cache if they are there."""
     # The fingerprint follows the files' names and times of modification.
     identity = {"split": split._fingerprint, "column": column, "image_size": image_size}
-    encoded = split.select_columns(column).cast_column(column, require("datasets").Image(decode=False))
-
-    def read(start: int, stop: int) -> Iterable[Encoded]:
-        rows = encoded.data.column(column).slice(start, stop - start).to_pylist()
-        return [_encoded(row, index, name) for index, row in enumerate(rows, start)]
-
+    read = _reader(split, name, column)
     return cached_images(
         identity, len(split), lambda: decode_images(len(split), read, image_size=image_size)
     )
@@ -181,6 +236,7 @@ def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:
     """Classes may lack training images, but two must have some."""
     counts = torch.bincount(train.labels, minlength=len(classes)).tolist()
     missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    single = [name for name, count in zip(classes, counts, strict=True) if count == 1]
     if len(missing) > len(classes) - 2:
         raise ValueError(
             f"training needs images of two classes or more, only one of {len(classes)} has any: choose "
@@ -188,3 +244,5 @@ def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:
         )
     if missing:
         warnings.warn(f"classes without a training image: {', '.join(missing)}", stacklevel=3)
+    if single:
+        warnings.warn(f"classes with a single training image: {', '.join(single)}", stacklevel=3)

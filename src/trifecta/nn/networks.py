@@ -15,6 +15,8 @@ from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_blo
 from trifecta.nn.shapes import SampleShape
 
 _PLAIN = BlockStyle()
+# The share of a channel that is still rounded up to one.
+LEAST_WIDTH = 0.25
 
 
 class NetworkBuilder(Protocol):
@@ -113,6 +115,8 @@ def _check_images(input_shape: SampleShape) -> None:
 def _scaled(size: int, width: float) -> int:
     if not 0 < width < float("inf"):
         raise ValueError(f"a width multiplies channels and must be above 0: received {width}")
+    if size * width < LEAST_WIDTH:
+        raise ValueError(f"width {width:g} leaves none of {size} channels: give {1 / size:.1g} or more")
     return max(1, round(size * width))
 
 

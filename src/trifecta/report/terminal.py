@@ -49,21 +49,27 @@ def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] 
     plain_console().print(simple_table(head, body))
 
 
-def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str]) -> None:
-    """One row an image: its label, then the goodness of every class, or of the best few."""
+def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str], kind: str) -> None:
+    """One row an image: its label, then the score of every class, or of the best few."""
     few = len(classes) <= MOST_CLASSES_SHOWN
     body = []
     for file, row in zip(files, scores, strict=True):
         label = classes[int(row.argmax())]
         if few:
-            cells = [f"{value:.3f}" if math.isfinite(value) else "–" for value in row.tolist()]
+            cells = [_digits(value) for value in row.tolist()]
         else:
             best = row.topk(5)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            cells = [", ".join(f"{classes[k]} {value:.3f}" for k, value in pairs)]
+            cells = [", ".join(f"{classes[k]} {_digits(value)}" for k, value in pairs)]
         body.append([str(file), label, *cells])
-    head = ["image", "label", *(classes if few else ["goodness of the best classes"])]
+    head = ["image", "label", *(classes if few else [f"{kind} of the best classes"])]
     plain_console().print(simple_table(head, body))
+    plain_console().print(f"numbers are {kind} by class; the highest predicts")
+
+
+def _digits(value: float) -> str:
+    """Three digits that say something, of however small a number; a dash for a label that was left out."""
+    return f"{value:#.3g}" if math.isfinite(value) else "–"
 
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin
 import cattrs
 import yaml
 
+from trifecta._utils.checks import require_finite
 from trifecta._utils.names import lookup
 from trifecta._utils.precision import PRECISIONS
 from trifecta._utils.references import Imports, check_part, is_reference, reference_of
@@ -67,6 +68,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Reject what no run can use, before anything is loaded."""
+        require_finite(self)
         if self.network != GIVEN:
             check_part(NETWORKS, self.network, "network")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
@@ -147,7 +149,35 @@ def read_config(path: Path, *, imports: Iterable[str | ModuleType] = ()) -> RunC
     plain = read_yaml(path)
     for added in ("dataset", "resolved"):
         plain.pop(added, None)
-    return from_plain(plain, imports=imports)
+    return whole_config(plain, path, imports=imports)
+
+
+def whole_config(
+    plain: Mapping[str, Any], path: Path, *, imports: Iterable[str | ModuleType] = ()
+) -> RunConfig:
+    """Return the settings of a file that has all of them: one that was cut short would train another run.
+
+    Raises:
+        ValueError: a setting is missing, or as :func:`from_plain`.
+    """
+    config = from_plain(plain, imports=imports)
+    missing = sorted(_names(to_plain(config)) - _names(dict(plain)))
+    if missing:
+        raise ValueError(
+            f"{path} is not whole, {missing[0]} is missing: it was cut short, or written by "
+            "hand; all settings are in trifecta list --settings"
+        )
+    return config
+
+
+def _names(plain: Any, prefix: str = "") -> set[str]:
+    """Name every setting in nested mappings."""
+    if not isinstance(plain, dict):
+        return {prefix}
+    names = {prefix} if prefix else set()
+    return names.union(
+        *(_names(value, f"{prefix}.{key}" if prefix else key) for key, value in plain.items())
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

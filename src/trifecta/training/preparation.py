@@ -51,6 +51,18 @@ def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
     return replace(config, method=replace(method, superclasses=found))
 
 
+def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` with a batch no larger than the training set, with a warning where it was."""
+    count = len(data.train)
+    if data.loader is not None or config.batch_size <= count:
+        return config
+    warnings.warn(
+        f"there are {count} training images: a batch has all of them, in place of {config.batch_size}",
+        stacklevel=3,
+    )
+    return replace(config, batch_size=count)
+
+
 def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
     """Return shuffled, augmented batches of the training images, or those of their loader."""
     if data.loader is not None:

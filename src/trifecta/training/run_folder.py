@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +15,7 @@ from trifecta._utils.files import write_atomically
 from trifecta.data import ImageData
 from trifecta.network import LocalNetwork
 from trifecta.nn.shapes import ImageShape, SampleShape
-from trifecta.training.config import RunConfig, from_plain, read_yaml, to_plain
+from trifecta.training.config import RunConfig, read_yaml, to_plain, whole_config
 
 Imported = Iterable[str | ModuleType]
 
@@ -127,15 +127,18 @@ class RunFolder:
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
         plain = read_yaml(self.config)
         facts = plain.pop("dataset", None)
-        plain.pop("resolved", None)
+        resolved = plain.pop("resolved", None)
         try:
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
             known = DatasetFacts(**values)
         except (AttributeError, TypeError):
+            known = None
+        is_whole = known is not None and set(facts) == {field.name for field in fields(DatasetFacts)}
+        if known is None or not is_whole or resolved is None or len(known.mean) != len(known.std):
             raise ValueError(
-                f"{self.config} does not hold a run's facts about its data (dataset: …)"
-            ) from None
-        return from_plain(plain, imports=imports), known
+                f"{self.config} does not hold a run's facts (dataset: …, resolved: …): it was cut short"
+            )
+        return whole_config(plain, self.config, imports=imports), known
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``history.jsonl``, one epoch a line."""
@@ -152,6 +155,11 @@ class RunFolder:
         """Write ``result.json``."""
         text = json.dumps(result, indent=2) + "\n"
         write_atomically(self.result, lambda path: path.write_text(text))
+
+    def remove_result(self) -> None:
+        """Take away what says how the run ended, as it goes on."""
+        for file in (self.result, self.report):
+            file.unlink(missing_ok=True)
 
     def write_model(self, network: LocalNetwork) -> None:
         """Write weights and buffers to ``model.safetensors``."""

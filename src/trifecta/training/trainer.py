@@ -23,6 +23,7 @@ from trifecta.training.preparation import (
     loaded,
     pipeline_for,
     training_batches,
+    with_batch_size,
     with_superclasses,
 )
 from trifecta.training.run_folder import DatasetFacts, RunFolder
@@ -69,7 +70,8 @@ class Trainer:
         self.data = loaded(config) if data is None else data
         # Set-up counts as part of the run, finding and decoding its images does not.
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-        self.config = with_superclasses(for_labels(config, self.data), self.data)
+        config = with_batch_size(for_labels(config, self.data), self.data)
+        self.config = with_superclasses(config, self.data)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         config = self.config
@@ -108,6 +110,8 @@ class Trainer:
             self.folder.create()
             self._write_config(self.config)
             self._save()
+        elif self.folder is not None and self.position.epoch < self.config.epochs:
+            self.folder.remove_result()
         for callback in self.callbacks:
             callback.on_train_begin(self)
         while self.position.epoch < self.config.epochs and not self.stop_after_epoch:

@@ -1,6 +1,7 @@
 """``trifecta evaluate``."""
 
 import json
+import warnings
 from pathlib import Path
 
 import click
@@ -26,6 +27,7 @@ def evaluate_run(
     if shortlist is not None:
         model.network.keep_labels(shortlist)
     config, _ = RunFolder(run).read_config(imports=imports)
+    warn_of_unfinished(RunFolder(run), config.epochs)
     wanted = config.data if data is None else DataConfig(source=data, image_size=facts.image_shape[1:])
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
@@ -42,6 +44,17 @@ def evaluate_run(
     else:
         print_blocks(measured.block_accuracy)
         click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")
+
+
+def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:
+    """Say so where a run has not reached its last epoch: its weights are those of its last checkpoint."""
+    done = len(folder.read_history())
+    if done < epochs and not folder.result.is_file():
+        warnings.warn(
+            f"{folder.path} has trained {done} of {epochs} epochs: these are its weights so far; go on "
+            f"with trifecta train --resume {folder.path}",
+            stacklevel=2,
+        )
 
 
 def _load(config: DataConfig, split: str | None, facts: DatasetFacts, run: Path) -> ImageSet:

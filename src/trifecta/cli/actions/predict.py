@@ -20,27 +20,27 @@ def predict(
     imports: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Label image files, or all images in a folder, with each class's goodness.
-
-    Methods without goodness show their class scores in its place.
-    """
+    """Label image files, or all images in a folder, with the score of each class."""
     model = load(run, device=device, imports=imports)
     if shortlist is not None:
         model.network.keep_labels(shortlist)
+    kind = "goodness" if model.network.method.tries_labels else "scores"
     files = [file for path in images for file in find_images(path)]
     scores = model.scores(files)
     if as_json:
-        click.echo(json.dumps(_as_plain(files, scores, model.classes), indent=2))
+        click.echo(json.dumps(_as_plain(files, scores, model.classes, kind), indent=2))
     else:
-        print_predictions(files, scores, model.classes)
+        print_predictions(files, scores, model.classes, kind)
 
 
-def _as_plain(files: list[Path], scores: torch.Tensor, classes: tuple[str, ...]) -> list[dict[str, object]]:
+def _as_plain(
+    files: list[Path], scores: torch.Tensor, classes: tuple[str, ...], kind: str
+) -> list[dict[str, object]]:
     return [
         {
             "file": str(file),
             "label": classes[max(range(len(row)), key=row.__getitem__)],
-            "goodness": {name: _finite(value) for name, value in zip(classes, row, strict=True)},
+            kind: {name: _finite(value) for name, value in zip(classes, row, strict=True)},
         }
         for file, row in zip(files, scores.tolist(), strict=True)
     ]

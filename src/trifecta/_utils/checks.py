@@ -1,0 +1,51 @@
+"""Checks of values that come from outside."""
+
+import math
+import os
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+
+def require_finite(value: Any, name: str = "") -> None:
+    """Check that no number in a tree of dataclasses, tuples and mappings is infinite or no number.
+
+    Args:
+        value: the tree.
+        name: of the value, for the message; members are named below it.
+
+    Raises:
+        ValueError: one is; names it.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is a finite number: received {value}")
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, dict):
+        members = {str(key): member for key, member in value.items()}
+    elif isinstance(value, tuple | list):
+        members = {str(index): member for index, member in enumerate(value)}
+    else:
+        return
+    for key, member in members.items():
+        require_finite(member, f"{name}.{key}" if name else key)
+
+
+def memory_bytes() -> int | None:
+    """Return how much memory the machine has; None where it does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def require_memory(needed: float, what: str, fix: str) -> None:
+    """Check that ``needed`` bytes are fewer than the machine has.
+
+    Raises:
+        ValueError: they are not; says what would take them, and the fix.
+    """
+    there = memory_bytes()
+    if there is not None and needed > there:
+        raise ValueError(
+            f"{what} would take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}: {fix}"
+        )
