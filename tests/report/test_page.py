@@ -1,16 +1,23 @@
 """The run's page: one file that needs nothing else and shows what the run holds."""
 
+import html
+import json
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from command import run
-from trifecta import RunConfig, Trainer, get_method, train
+from trifecta import RunConfig, Trainer, from_module, get_method, train
 from trifecta.data import ImageData
+from trifecta.report import insight
 from trifecta.report.page import render, write_report
+from users_networks import GPT
 
 SMALL = RunConfig(method=get_method("trifecta"), width=0.05, epochs=2, batch_size=40, precision="fp32")
 
@@ -43,8 +50,8 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     assert "<b>bold" not in page
     assert "tom & jerry" in reader.text
     assert f"{100 * done.test_accuracy:.2f}%" in reader.text
-    # Losses, accuracies, scores, a histogram a block, the confusion matrix.
-    assert page.count("<svg") == 3 + 6 + 1
+    # Losses, accuracies, scores; what blocks add and hold; a histogram a block; the confusion matrix.
+    assert page.count("<svg") == 3 + 2 + 6 + 1
     assert re.search(r"epochs:\s+2", reader.text)
 
 
@@ -58,3 +65,113 @@ def test_only_the_command_draws(
     small = ["--width", "0.05", "--epochs", "1", "--batch-size", "40", "--precision", "fp32"]
     assert run(capsys, "train", "--data", stripes_folder, "--out", tmp_path / "told", *small)[0] == 0
     assert (tmp_path / "told/report.html").stat().st_size > 10_000
+
+
+def pages_of(tmp_path: Path, stripes: ImageData) -> dict[str, str]:
+    """A pair method, one epoch of a one-pass method with many classes, and a table without pictures."""
+    draw = torch.Generator().manual_seed(0)
+    table = (torch.randn(200, 5, generator=draw), torch.arange(200) % 3)
+    tokens = torch.randint(0, 10, (200, 7), generator=draw)
+    many = torch.randint(0, 256, (600, 3, 8, 8), generator=draw, dtype=torch.uint8)
+    quick = replace(SMALL, method=get_method("superfecta"), epochs=1)
+    plain = replace(quick, network="mlp", width=0.01)
+    names = [f"a rather long name {k}" for k in range(30)]
+    return {
+        "pairs": render(train(SMALL, data=stripes)),
+        "many": render(train(quick, data=(many, torch.arange(600) % 30), classes=names)),
+        "table": render(train(plain, data=table)),
+        "tokens": render(train(plain, data=(tokens[:, :-1], tokens[:, 1:]), network=from_module(GPT()))),
+    }
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> dict[str, str]:
+    return pages_of(tmp_path_factory.mktemp("pages"), request.getfixturevalue("stripes"))
+
+
+def test_pages_show_what_there_is_and_nothing_else(pages: dict[str, str]) -> None:
+    for name in ("pairs", "many"):
+        assert "Most confident mistakes" in pages[name] or "True and wrong" in pages[name]
+        assert 'src="data:image/png' in pages[name]
+    assert "a rather long name 29" in pages["many"]
+    for name in ("table", "tokens"):
+        assert "data:image/png;base64" not in re.sub(r"<svg.*?</svg>", "", pages[name], flags=re.DOTALL)
+    for page in pages.values():
+        assert "Memory by block" in page
+        assert re.search(r"<title>block 0, epoch 1: ", page)
+
+
+def test_control_characters_in_names_reach_no_page(stripes: ImageData) -> None:
+    named = replace(stripes, classes=("bell\x07", "esc\x1b[31m", "nul\x00"))
+    page = render(train(SMALL, data=named))
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", page)
+    assert "bell\ufffd" in page
+
+
+def test_maps_are_those_of_a_gradient_by_hand(stripes: ImageData) -> None:
+    network = train(replace(SMALL, method=get_method("mono-forward")), data=stripes).network.eval()
+    samples, labels = torch.randn(2, *stripes.sample_shape), torch.tensor([0, 2])
+    maps = insight.input_maps(network, samples, labels)
+    seen = samples.clone().requires_grad_()
+    features, _ = network.pass_block(0, seen)
+    own = network.head(0).scores(features).gather(1, labels.unsqueeze(1))
+    (gradient,) = torch.autograd.grad(own.sum(), seen)
+    expected = (gradient * samples).abs().sum(1)
+    first = maps[0]
+    assert first is not None
+    assert torch.allclose(first, expected / expected.amax((1, 2), keepdim=True))
+
+
+def test_a_page_is_written_anew_and_runs_are_put_beside_each_other(
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+) -> None:
+    small = ["--width", "0.05", "--epochs", "1", "--batch-size", "40", "--precision", "fp32"]
+    runs = [tmp_path / name for name in ("one", "two")]
+    for path in runs:
+        assert run(capsys, "train", "--data", stripes_folder, "--out", path, *small)[0] == 0
+    before = (runs[0] / "report.html").read_text()
+    (runs[0] / "report.html").unlink()
+    assert run(capsys, "report", runs[0])[:2] == (0, f"{runs[0] / 'report.html'}\n")
+    assert (runs[0] / "report.html").read_text() == before
+    assert run(capsys, "report", *runs, "--out", tmp_path / "both.html")[0] == 0
+    reader = Reader()
+    reader.feed((tmp_path / "both.html").read_text())
+    assert reader.loads == []
+    assert {"one", "two"} <= set(reader.text.split())
+    (runs[1] / "result.json").unlink()
+    for arguments in ([runs[1]], runs):
+        status, _, error = run(capsys, "report", *arguments)
+        assert (status, error.count("\n")) == (2, 1)
+
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+MEASURE = """<script>document.title = JSON.stringify({
+  wide: document.documentElement.scrollWidth, window: window.innerWidth,
+  figures: [...document.querySelectorAll("svg, img")].map(e => e.getBoundingClientRect().height)
+})</script>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_draws_every_figure_within_the_window(
+    pages: dict[str, str], tmp_path: Path, width: int
+) -> None:
+    for name, page in pages.items():
+        file = tmp_path / f"{name}.html"
+        file.write_text(page.replace("</body>", f"{MEASURE}</body>"))
+        assert BROWSER is not None
+        command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={width},2000"]
+        done = subprocess.run(
+            [*command, "--enable-logging=stderr", "--dump-dom", file.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+        assert found is not None
+        measured = json.loads(html.unescape(found[1]))
+        assert measured["wide"] <= measured["window"], name
+        assert measured["figures"]
+        assert all(height > 10 for height in measured["figures"])
+        assert "CONSOLE" not in done.stderr

@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": Place("trifecta.cli.evaluate", "evaluate_command", "Measure a trained run by block."),
     "predict": Place("trifecta.cli.predict", "predict_command", "Label image files."),
     "export": Place("trifecta.cli.export", "export_command", "Write a trained network for other runtimes."),
+    "report": Place("trifecta.cli.report", "report_command", "Write the page of a run, or compare runs."),
     "list": Place("trifecta.cli.listing", "list_command", "Show methods, networks and recipes."),
     "bench": Place("trifecta.cli.bench", "bench_command", "Measure speed and memory beside backprop."),
     "reproduce": Place("trifecta.cli.reproduce", "reproduce_command", "Make the paper's tables."),
@@ -41,6 +42,7 @@ def command() -> None:
       trifecta evaluate RUN                        its test accuracy, block by block
       trifecta predict RUN IMAGE...                labels for image files
       trifecta export RUN --out FILE.onnx          for other runtimes
+      trifecta report RUN [RUN ...]                its page; several beside each other
       trifecta list                                methods, networks, recipes
       trifecta bench speed                         images a second, beside backprop
       trifecta reproduce cifar10                   the paper's experiments, beside its figures

@@ -1,8 +1,11 @@
 """Figures of a run as SVG text. matplotlib is imported where it is used."""
 
 import io
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
@@ -10,12 +13,21 @@ from torch import Tensor
 Draw = Callable[[Any], None]
 Records = Sequence[Mapping[str, Any]]
 POSITIVE, NEGATIVE = "#1a7f5a", "#c2453d"
-MOST_CLASSES_NUMBERED = 12
+MOST_CLASSES_NUMBERED, MOST_CLASSES_NAMED = 12, 40
 MARKERS = "os^Dv"
+HOVER = "hover:"
+SVG = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
-def block_curves(history: Records, key: str, label: str) -> str:
-    """One line a block over the epochs; ``key`` is a per-block list in every record."""
+def block_curves(
+    history: Records, key: str, label: str, *, lines: Mapping[str, float] | None = None
+) -> str:
+    """One line a block over the epochs; ``key`` is a per-block list in every record.
+
+    ``lines`` are levels to compare with, such as chance.
+    """
 
     def draw(axes: Any) -> None:
         epochs = [record["epoch"] for record in history]
@@ -24,9 +36,12 @@ def block_curves(history: Records, key: str, label: str) -> str:
             values = [record[key][block] for record in history]
             if values[-1] is not None:
                 shade = _shade(block, num_blocks)
-                axes.plot(epochs, values, marker=".", color=shade, label=f"block {block}")
+                told = [f"block {block}, epoch {e}: {v:.4g}" for e, v in zip(epochs, values, strict=True)]
+                axes.plot(epochs, values, marker=".", color=shade, label=f"block {block}", gid=_hover(told))
+        for name, level in (lines or {}).items():
+            axes.axhline(level, color="grey", linestyle=":", linewidth=1, label=name)
         axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_epochs(axes, epochs)
         axes.legend(
             fontsize=7,
             loc="upper right" if key == "loss" else "lower right",
@@ -69,11 +84,16 @@ def score_curves(history: Records) -> str:
                 values = [record[key][block] for record in history]
                 if values[-1] is not None:
                     strength = 0.3 + 0.7 * (block + 1) / num_blocks
-                    axes.plot(epochs, values, color=color, alpha=strength)
+                    kind = "true" if key == "positive_score" else "wrong"
+                    told = [
+                        f"block {block}, epoch {e}, {kind} label: {v:.4g}"
+                        for e, v in zip(epochs, values, strict=True)
+                    ]
+                    axes.plot(epochs, values, color=color, alpha=strength, marker=".", gid=_hover(told))
         axes.plot([], [], color=POSITIVE, label="true label")
         axes.plot([], [], color=NEGATIVE, label="wrong label")
         axes.set(xlabel="epoch", ylabel="mean score (later blocks darker)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        _whole_epochs(axes, epochs)
         axes.legend(fontsize=7, loc="upper left")
 
     return _figure(draw, width=5.2, height=3.2)
@@ -114,14 +134,90 @@ def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> str:
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", size=7, color=color)
         else:
             axes.figure.colorbar(image, shrink=0.8, label="share of the true class")
+            if len(classes) <= MOST_CLASSES_NAMED:
+                axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=5)
+                axes.set_yticks(range(len(classes)), classes, fontsize=5)
 
     return _figure(draw, width=5.2, height=4.6)
+
+
+def bars(values: Sequence[tuple[str, float]], label: str, *, lines: Mapping[str, float]) -> str:
+    """One bar a name, and levels to compare with."""
+
+    def draw(axes: Any) -> None:
+        names = [name for name, _ in values]
+        told = [f"{name}: {value:.4g}" for name, value in values]
+        axes.bar(range(len(values)), [value for _, value in values], color=POSITIVE, alpha=0.7)
+        # Bars are one path each: points at their tops carry the values.
+        axes.plot(
+            range(len(values)), [v for _, v in values], ".", color=POSITIVE, markersize=3, gid=_hover(told)
+        )
+        for rank, (name, level) in enumerate(lines.items()):
+            axes.axhline(level, color=(NEGATIVE, "grey")[rank % 2], linestyle="--", linewidth=1, label=name)
+        axes.set_xticks(range(len(values)), names, fontsize=7)
+        axes.set(ylabel=label)
+        axes.legend(fontsize=7)
+
+    return _figure(draw, width=5.2, height=3.0)
+
+
+def run_curves(histories: Mapping[str, Records]) -> str:
+    """Validation accuracy over the epochs, one line a run."""
+
+    def draw(axes: Any) -> None:
+        longest: list[int] = [1]
+        for rank, (name, history) in enumerate(histories.items()):
+            known = [r for r in history if r["validation_accuracy"] is not None]
+            epochs = [record["epoch"] for record in known]
+            values = [record["validation_accuracy"] for record in known]
+            told = [f"{name}, epoch {e}: {v:.4g}" for e, v in zip(epochs, values, strict=True)]
+            shade = _shade(rank, len(histories))
+            axes.plot(
+                epochs,
+                values,
+                color=shade,
+                marker=MARKERS[rank % len(MARKERS)],
+                markersize=4,
+                label=name,
+                gid=_hover(told),
+            )
+            longest = max(longest, epochs, key=len)
+        axes.set(xlabel="epoch", ylabel="validation accuracy")
+        _whole_epochs(axes, longest)
+        axes.legend(fontsize=7, loc="lower right")
+
+    return _figure(draw, width=7.2, height=3.8)
+
+
+def _whole_epochs(axes: Any, epochs: Sequence[int]) -> None:
+    """Mark whole epochs; a single one stands in the middle."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(epochs) < 2:
+        axes.set_xlim(epochs[0] - 1 if epochs else 0, epochs[0] + 1 if epochs else 2)
+
+
+def _hover(told: Sequence[str]) -> str:
+    """Name a line so that its points get these texts as tooltips, see :func:`_with_tooltips`."""
+    return HOVER + json.dumps(list(told))
+
+
+def _with_tooltips(svg: str) -> str:
+    """Give each point of a line that :func:`_hover` named its text, as a ``title`` that browsers show."""
+    root = ElementTree.fromstring(svg)
+    for group in root.iter(f"{{{SVG}}}g"):
+        if not group.get("id", "").startswith(HOVER):
+            continue
+        texts = json.loads(group.attrib.pop("id").removeprefix(HOVER))
+        for point, text in zip(group.iter(f"{{{SVG}}}use"), texts, strict=False):
+            ElementTree.SubElement(point, f"{{{SVG}}}title").text = text
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _shade(index: int, count: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["viridis"](index / max(1, count - 1) * 0.9)
+    # Neither end of the map shows on both a light and a dark page.
+    return colormaps["viridis"](0.25 + index / max(1, count - 1) * 0.55)
 
 
 def _figure(draw: Draw, *, width: float, height: float) -> str:
@@ -130,7 +226,15 @@ def _figure(draw: Draw, *, width: float, height: float) -> str:
     from matplotlib.figure import Figure
 
     # A fixed salt, so that equal runs give equal pages; text stays text and can be searched.
-    with rc_context({"svg.hashsalt": "trifecta", "svg.fonttype": "none", "font.size": 8}):
+    style: Any = {
+        "svg.hashsalt": "trifecta",
+        "svg.fonttype": "none",
+        "font.size": 8,
+        "legend.frameon": False,
+    }
+    with rc_context(style), warnings.catch_warnings():
+        # Text stays text: the browser has the letters that matplotlib's own font lacks.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
@@ -138,4 +242,5 @@ def _figure(draw: Draw, *, width: float, height: float) -> str:
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
     svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    # Lines and letters take the page's colour, light or dark.
+    return _with_tooltips(svg[svg.index("<svg") :]).replace("#000000", "currentColor")

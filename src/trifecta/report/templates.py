@@ -1,6 +1,7 @@
 """Pages from this package's templates. jinja2 is imported where it is used."""
 
 import warnings
+from collections.abc import Iterable
 from importlib import util
 
 from trifecta.report.terminal import percent
@@ -15,6 +16,11 @@ def fill(template: str, **values: object) -> str:
     )
     environment.filters["percent"] = percent
     return environment.get_template(template).render(values)
+
+
+def plain_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Replace control characters, which no page and no figure may hold."""
+    return tuple("".join(c if c.isprintable() else "\ufffd" for c in name) for name in names)
 
 
 def missing_libraries() -> list[str]:

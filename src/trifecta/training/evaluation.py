@@ -30,6 +30,9 @@ class Evaluation:
         confusion: (K, K) counts, row true class, column predicted.
         positive: per block, score (N,) of every label, the true one; None likewise.
         negative: per block, score (N,) of one wrong label per image, drawn as in training.
+        predicted: (N,), by the method's read-out.
+        confidence: (N,), softmax of the read-out's scores at the predicted class.
+        cumulative_accuracy: of the sum of all scores up to each block; None where it has none.
     """
 
     accuracy: float
@@ -38,6 +41,9 @@ class Evaluation:
     confusion: Tensor
     positive: list[Tensor | None]
     negative: list[Tensor | None]
+    predicted: Tensor
+    confidence: Tensor
+    cumulative_accuracy: list[float | None]
 
 
 @torch.inference_mode()
@@ -103,7 +109,8 @@ def _summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None
     num_classes = network.num_classes
     generator = torch.Generator(labels.device).manual_seed(0)
     wrong = wrong_labels(labels, num_classes, generator)
-    predicted = fuse(scores, network.readout_blocks).argmax(1)
+    fused = fuse(scores, network.readout_blocks)
+    predicted = fused.argmax(1)
     pairs = (labels * num_classes + predicted).flatten()
     confusion = torch.bincount(pairs, minlength=num_classes**2)
     return Evaluation(
@@ -116,6 +123,12 @@ def _summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None
         confusion=confusion.view(num_classes, num_classes).cpu(),
         positive=[None if s is None else _of(s, labels) for s in scores],
         negative=[None if s is None else _of(s, wrong) for s in scores],
+        predicted=predicted.cpu(),
+        confidence=fused.float().softmax(1).amax(1).cpu(),
+        cumulative_accuracy=[
+            None if s is None else _accuracy(scores, [j for j in network.scored_blocks if j <= k], labels)
+            for k, s in enumerate(scores)
+        ],
     )
 
 

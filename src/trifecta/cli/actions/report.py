@@ -1,0 +1,40 @@
+"""``trifecta report``."""
+
+import json
+from pathlib import Path
+
+import click
+
+from trifecta._utils.files import write_atomically
+from trifecta.report.compared import compare_runs
+from trifecta.report.page import render
+from trifecta.report.templates import missing_libraries
+from trifecta.training import Run, RunFolder
+from trifecta.training.run import resumed_trainer
+
+
+def report(runs: tuple[Path, ...], out: Path | None, imports: tuple[str, ...]) -> None:
+    """Write the page of a run anew, or put several runs beside each other."""
+    if missing_libraries():
+        raise ValueError("a page needs the extra: pip install 'trifecta[report]'")
+    if len(runs) > 1:
+        page = out or Path("compared.html")
+        compare_runs(runs, page)
+    else:
+        page = out or RunFolder(runs[0]).report
+        text = render(_finished(runs[0], imports))
+        write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
+    click.echo(page)
+
+
+def _finished(path: Path, imports: tuple[str, ...]) -> Run:
+    folder = RunFolder(path)
+    folder.read_config(imports=imports)
+    if not folder.result.is_file():
+        raise ValueError(f"{path} has no result.json: it has not ended; trifecta train --resume {path}")
+    trainer = resumed_trainer(path, imports=imports)
+    return Run(
+        result=json.loads(folder.result.read_text()),
+        test=trainer.evaluate(trainer.data.test),
+        trainer=trainer,
+    )

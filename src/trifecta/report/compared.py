@@ -1,0 +1,45 @@
+"""A page that puts runs beside each other, from what their folders say."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trifecta._utils.files import write_atomically
+from trifecta.report import figures
+from trifecta.report.templates import fill
+from trifecta.training import RunFolder
+
+COLUMNS = (
+    "method",
+    "network",
+    "data",
+    "test_accuracy",
+    "parameters",
+    "epochs",
+    "seconds",
+    "locality",
+    "seed",
+)
+
+
+def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
+    """Write a page of finished runs to ``page``.
+
+    Raises:
+        ValueError: a run has no result yet, or is none.
+    """
+    folders = [RunFolder(run) for run in runs]
+    results = {}
+    for folder in folders:
+        if not folder.result.is_file():
+            raise ValueError(f"{folder.path} has no result.json: it is no run, or has not ended yet")
+        results[folder.path.name] = json.loads(folder.result.read_text())
+    if len(results) < len(folders):
+        raise ValueError("runs are told apart by their folders' names: received two of the same name")
+    text = fill(
+        "report/compared.html",
+        results=results,
+        columns=COLUMNS,
+        curves=figures.run_curves({folder.path.name: folder.read_history() for folder in folders}),
+    )
+    write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
