@@ -155,6 +155,24 @@ def estimators() -> str:
     return table(["", *sets], body) + made_with(rows)
 
 
+def shrinking() -> str:
+    """Networks before and after they lost channels."""
+    rows = rows_of("shrinking")
+    body = [
+        [
+            f"{row['data']}, {kind}",
+            f"{100 * row[kind]['test_accuracy']:.2f}%",
+            f"{row[kind]['parameters']:,}",
+            f"{row[kind]['multiply_adds_per_image'] / 1e6:.1f} M",
+            f"{row[kind]['bytes'] / 2**10:,.0f} KiB",
+        ]
+        for row in rows
+        for kind in ("whole", "smaller")
+    ]
+    head = ["", "test accuracy", "parameters", "multiply-adds of a training step", "file"]
+    return table(head, body) + made_with(rows)
+
+
 def own_memory() -> str:
     """Peak memory of training ResNet-18, by method and batch size."""
     rows = [row for row in rows_of("own-networks") if "peak_bytes" in row]
@@ -196,6 +214,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "compared-memory": lambda: benchmark("compared-memory"),
     "own-networks": own_networks,
     "own-memory": own_memory,
+    "shrinking": shrinking,
     "estimators": estimators,
     "readme": lambda: short_comparison("cifar10", "grid"),
     "compared-cifar10": lambda: comparison("cifar10", "grid"),

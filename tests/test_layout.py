@@ -20,7 +20,7 @@ FLOORS = [
     {"methods"},
     {"data"},
     {"training"},
-    {"report"},
+    {"report", "shrinking"},
     {"bench"},
     {"experiments"},
     {"__init__"},

@@ -7,6 +7,7 @@ Shapes: B samples, such as images (B, C, H, W); K classes; L blocks. Nothing her
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -283,6 +284,7 @@ def build_network(
     sample_shape: SampleShape,
     num_classes: int,
     width: float = 1.0,
+    channels: Sequence[int] = (),
     seed: int = 0,
 ) -> LocalNetwork:
     """Build a network for ``method``, its weights drawn from ``seed``.
@@ -293,6 +295,7 @@ def build_network(
         sample_shape: of one sample, without the label: (C, H, W) of images, (F,) of a table.
         num_classes: K, at least 2.
         width: multiplies the network's channels.
+        channels: of each block, in place of ``width``'s, for networks that can be shrunk.
         seed: of the weights.
 
     Raises:
@@ -302,5 +305,7 @@ def build_network(
     with seeded(seed):
         style = method.block_style(num_classes)
         _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
-        blocks = builder(method.input_shape(sample_shape, num_classes), width=width, style=style)
+        own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
+        shape = method.input_shape(sample_shape, num_classes)
+        blocks = builder(shape, width=width, style=style, **own)
         return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)

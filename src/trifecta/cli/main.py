@@ -17,6 +17,7 @@ COMMANDS = {
     "train": Place("trifecta.cli.train", "train_command", "Train a network on images; leave a run folder."),
     "evaluate": Place("trifecta.cli.evaluate", "evaluate_command", "Measure a trained run by block."),
     "predict": Place("trifecta.cli.predict", "predict_command", "Label image files."),
+    "shrink": Place("trifecta.cli.shrink", "shrink_command", "Make a smaller network of a trained one."),
     "export": Place("trifecta.cli.export", "export_command", "Write a trained network for other runtimes."),
     "report": Place("trifecta.cli.report", "report_command", "Write the page of a run, or compare runs."),
     "list": Place("trifecta.cli.listing", "list_command", "Show methods, networks and recipes."),

@@ -39,6 +39,7 @@ class ClassifierHead(Head):
         self.smoothing = smoothing
         # Units of a fully connected block are maps of one position.
         positions = feature_shape[1:]
+        self.dimensions = len(positions)
         self.pool = pool if positions else 1
         if self.pool > 1 and len(positions) == 2 and divides(self.pool, positions):
             self.reads_patch_means = self.pool

@@ -5,6 +5,7 @@ Each builder takes the shape (C, H, W) of what the first block receives and retu
 """
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_blo
 from trifecta.nn.shapes import SampleShape
 
 _PLAIN = BlockStyle()
+Channels = Sequence[int]
 # The share of a channel that is still rounded up to one.
 LEAST_WIDTH = 0.25
 
@@ -27,38 +29,71 @@ class NetworkBuilder(Protocol):
     def __call__(
         self, input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN
     ) -> nn.Sequential:
-        """Return the blocks in order."""
+        """Return the blocks in order.
+
+        One that takes ``channels`` too, the number of each block's in place of ``width``, can be shrunk.
+        """
         ...
 
 
-def mlp(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def mlp(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+    channels: Channels = (),
+) -> nn.Sequential:
     """4 fully connected blocks of 2000 ReLU units (Hinton 2022, the MNIST network)."""
-    sizes = [math.prod(input_shape), *[_scaled(2000, width)] * 4]
+    sizes = [math.prod(input_shape), *_sizes([2000] * 4, width, channels)]
     return nn.Sequential(
         *(linear_block(a, b, style, first=k == 0) for k, (a, b) in enumerate(pairwise(sizes)))
     )
 
 
-def small(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def small(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+    channels: Channels = (),
+) -> nn.Sequential:
     """6 convolutional blocks, 128P-128-256P-256-256-512P (Dooms et al. 2023), 2.8 M weights."""
-    return _convolutional("128P 128 256P 256 256 512P", input_shape, width, style)
+    return _convolutional("128P 128 256P 256 256 512P", input_shape, width, style, channels)
 
 
-def large(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def large(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+    channels: Channels = (),
+) -> nn.Sequential:
     """12 convolutional blocks, 64 to 512 channels, 3 poolings (Dooms et al. 2023), 8.5 M weights."""
     layout = "64 128P 128 128 128 256P 256 256 256 512P 512 512"
-    return _convolutional(layout, input_shape, width, style)
+    return _convolutional(layout, input_shape, width, style, channels)
 
 
-def vgg8b(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def vgg8b(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+    channels: Channels = (),
+) -> nn.Sequential:
     """6 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 8.9 M weights."""
-    return _vgg("128 256P 256 512P 512P 512P", 1024, input_shape, width, style)
+    return _vgg("128 256P 256 512P 512P 512P", 1024, input_shape, width, style, channels)
 
 
-def vgg11b(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
+def vgg11b(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+    channels: Channels = (),
+) -> nn.Sequential:
     """9 convolutional blocks and a fully connected one (Nøkland & Eidnes 2019), 11.6 M weights."""
     layout = "128 128 128 256P 256 512P 512 512P 512P"
-    return _vgg(layout, 1024, input_shape, width, style)
+    return _vgg(layout, 1024, input_shape, width, style, channels)
 
 
 def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = _PLAIN) -> nn.Sequential:
@@ -75,17 +110,24 @@ def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = 
 
 
 def _vgg(
-    layout: str, units: int, input_shape: SampleShape, width: float, style: BlockStyle
+    layout: str,
+    units: int,
+    input_shape: SampleShape,
+    width: float,
+    style: BlockStyle,
+    channels: Channels = (),
 ) -> nn.Sequential:
     """Convolutional blocks of a layout, then a fully connected block of so many units."""
-    blocks = _convolutional(layout, input_shape, width, style)
+    sizes = _sizes([*_layout_sizes(layout), units], width, channels)
+    blocks = _convolutional(layout, input_shape, width, style, sizes[:-1])
     halvings = layout.count("P")
-    channels = _scaled(int(layout.split()[-1].rstrip("P")), width)
-    features = channels * (input_shape[1] >> halvings) * (input_shape[2] >> halvings)
-    return blocks.append(linear_block(features, _scaled(units, width), style))
+    features = sizes[-2] * (input_shape[1] >> halvings) * (input_shape[2] >> halvings)
+    return blocks.append(linear_block(features, sizes[-1], style))
 
 
-def _convolutional(layout: str, input_shape: SampleShape, width: float, style: BlockStyle) -> nn.Sequential:
+def _convolutional(
+    layout: str, input_shape: SampleShape, width: float, style: BlockStyle, channels: Channels = ()
+) -> nn.Sequential:
     """Blocks of a layout such as ``128P 256``: channels, and P where a block pools."""
     _check_images(input_shape)
     words = layout.split()
@@ -97,11 +139,24 @@ def _convolutional(layout: str, input_shape: SampleShape, width: float, style: B
         )
     shape = input_shape
     blocks: list[nn.Module] = []
-    for word in words:
-        pool, channels = word.endswith("P"), _scaled(int(word.rstrip("P")), width)
-        blocks.append(conv_block(shape, channels, style, pool=pool, first=not blocks))
-        shape = (channels, shape[1] // (1 + pool), shape[2] // (1 + pool))
+    for word, size in zip(words, _sizes(_layout_sizes(layout), width, channels), strict=True):
+        pool = word.endswith("P")
+        blocks.append(conv_block(shape, size, style, pool=pool, first=not blocks))
+        shape = (size, shape[1] // (1 + pool), shape[2] // (1 + pool))
     return nn.Sequential(*blocks)
+
+
+def _layout_sizes(layout: str) -> list[int]:
+    return [int(word.rstrip("P")) for word in layout.split()]
+
+
+def _sizes(whole: Sequence[int], width: float, channels: Channels) -> list[int]:
+    """Return the channels of each block: those that are given, or a share of the whole network's."""
+    if channels and len(channels) != len(whole):
+        raise ValueError(
+            f"channels are one number for each of the {len(whole)} blocks: received {len(channels)}"
+        )
+    return list(channels) or [_scaled(size, width) for size in whole]
 
 
 def _check_images(input_shape: SampleShape) -> None:
@@ -128,6 +183,10 @@ NETWORKS: dict[str, NetworkBuilder] = {
     "vgg11b": vgg11b,
     "resnet": resnet,
 }
+
+
+# Blocks with a sum inside cannot lose a channel on one of its sides.
+RESIDUAL = ("resnet",)
 
 
 def get_network(name: str) -> NetworkBuilder:

@@ -38,6 +38,7 @@ class RunConfig:
         network: name of the blocks, as in ``trifecta list``, a builder of your own, or ``given`` for blocks
             handed to :func:`train`.
         width: multiplies the network's channels.
+        channels: of each block, in place of ``width``'s; of a network that was shrunk.
         epochs: passes over the training split.
         batch_size: images a step; pairs pass twice as many samples.
         augmentation: random changes to training images.
@@ -56,6 +57,7 @@ class RunConfig:
     method: Method = field(default_factory=superfecta)
     network: str | NetworkBuilder = "small"
     width: float = 1.0
+    channels: tuple[int, ...] = ()
     epochs: int = 10
     batch_size: int = 128
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -86,6 +88,9 @@ class RunConfig:
                 "a read-out is chosen on validation images: received readout chosen with --validation 0; "
                 "give --validation 0.1, or name the blocks"
             )
+        object.__setattr__(self, "channels", tuple(self.channels))
+        if any(count < 1 for count in self.channels):
+            raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels}")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative: received {self.seed}")
 

@@ -148,8 +148,12 @@ def resumed_trainer(
     blocks: Iterable[nn.Module] | None = None,
     imports: Imported = (),
     callbacks: Sequence[Callback] = (),
+    writes: bool = True,
 ) -> Trainer:
-    """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded."""
+    """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded.
+
+    Unless it ``writes``, it is only looked at, and nothing in the folder changes.
+    """
     folder = RunFolder(out)
     config, _ = folder.read_config(imports=imports)
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
@@ -161,7 +165,8 @@ def resumed_trainer(
             f"{folder.path} has trained {trainer.position.epoch} epochs already: "
             f"received --epochs {config.epochs}; ask for more"
         )
-    folder.write_config(config, trainer.facts, trainer.learner.precision)
+    if writes:
+        folder.write_config(config, trainer.facts, trainer.learner.precision)
     return trainer
 
 

@@ -80,6 +80,7 @@ def network_for(
         sample_shape=facts.sample_shape,
         num_classes=num_classes,
         width=config.width,
+        channels=config.channels,
         seed=config.seed,
     )
     return in_channels_last(network)

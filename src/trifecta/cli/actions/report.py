@@ -32,7 +32,7 @@ def _finished(path: Path, imports: tuple[str, ...]) -> Run:
     folder.read_config(imports=imports)
     if not folder.result.is_file():
         raise ValueError(f"{path} has no result.json: it has not ended; trifecta train --resume {path}")
-    trainer = resumed_trainer(path, imports=imports)
+    trainer = resumed_trainer(path, imports=imports, writes=False)
     return Run(
         result=json.loads(folder.result.read_text()),
         test=trainer.evaluate(trainer.data.test),

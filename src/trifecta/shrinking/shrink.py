@@ -1,0 +1,104 @@
+"""A run that trains a smaller network from a trained one."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from trifecta.data import evaluation_batches
+from trifecta.network import LocalNetwork
+from trifecta.nn.networks import NETWORKS, RESIDUAL
+from trifecta.shrinking.criterion import channel_importance, kept_channels
+from trifecta.shrinking.surgery import copy_kept
+from trifecta.training import Run, RunConfig, RunFolder, Trainer
+from trifecta.training.run import finish, resumed_trainer
+from trifecta.training.saved_network import network_for
+
+# Enough for a mean; the share of the run's own rate that fine-tuning begins with.
+_SAMPLES, _RATE = 2048, 0.5
+
+
+def shrink(
+    run: str | Path,
+    out: str | Path,
+    *,
+    keep: float = 0.3,
+    epochs: int = 3,
+    imports: Iterable[str | ModuleType] = (),
+) -> Run:
+    """Remove whole channels of a trained network, then train what is left for a little.
+
+    Each block loses the same share of its channels, those that its own loss needs least
+    (:func:`trifecta.shrinking.criterion.channel_importance`). The smaller run is an ordinary one.
+
+    Args:
+        run: a finished run folder.
+        out: of the smaller run, new or empty.
+        keep: the share of all parameters, heads included, that stays at most.
+        epochs: of fine-tuning by the run's own method, at half its rate.
+        imports: modules of your own whose parts the run's settings may name.
+
+    Raises:
+        ValueError: a share that is none, a run whose network has no such blocks or no loss at every block,
+            or a folder that is in use.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is a share of the parameters, above 0 and up to 1: received {keep}")
+    folder = RunFolder(out)
+    folder.require_unused()
+    source = resumed_trainer(run, imports=imports, writes=False)
+    _check(source.config, source.network)
+    counts = _channels(source, keep)
+    kept = kept_channels(source.network, _worth(source), counts)
+    optimizer = source.config.method.optimizer
+    optimizer = replace(optimizer, learning_rate=_RATE * optimizer.learning_rate, freeze_from=1.0)
+    config = replace(
+        source.config,
+        channels=tuple(counts),
+        epochs=epochs,
+        method=replace(source.config.method, optimizer=optimizer),
+    )
+    trainer = Trainer(config, folder=folder, data=source.data)
+    copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
+    trainer.network.to(trainer.device)
+    return finish(trainer)
+
+
+def _check(config: RunConfig, network: LocalNetwork) -> None:
+    """Refuse what cannot be shrunk, in one line."""
+    if config.network not in NETWORKS or config.network in RESIDUAL:
+        plain = ", ".join(name for name in NETWORKS if name not in RESIDUAL)
+        raise ValueError(f"networks of plain blocks can be shrunk ({plain}): received {config.network}")
+    if len(network.scored_blocks) < len(network.blocks):
+        raise ValueError(
+            f"a block is shrunk by its own loss, and method {config.method.name} has none on some: use a "
+            "method with a loss on every block"
+        )
+    if config.method.objective.uses_feedback:
+        raise ValueError(
+            f"method {config.method.name} has no loss without the network's error: it cannot be shrunk"
+        )
+
+
+def _channels(source: Trainer, keep: float) -> list[int]:
+    """Return the channels of each block for the largest share of all that fits into ``keep``."""
+    whole = [shape[0] for shape in source.network.feature_shapes]
+    least = source.network.num_classes if source.config.method.normalization == "class-groups" else 1
+    limit = keep * sum(p.numel() for p in source.network.parameters())
+    for step in range(256, 0, -1):
+        counts = [max(min(least, count), round(count * step / 256)) for count in whole]
+        smaller = network_for(replace(source.config, channels=tuple(counts)), source.facts)
+        if sum(p.numel() for p in smaller.parameters()) <= limit:
+            return counts
+    raise ValueError(f"no network of these blocks is as small as {keep:g} of the whole: give a larger keep")
+
+
+def _worth(source: Trainer) -> list[torch.Tensor]:
+    """Return the worth of all channels on the first training images."""
+    train = source.data.train
+    chosen = train.select(torch.arange(min(_SAMPLES, len(train)), device=train.labels.device))
+    batches = evaluation_batches(chosen, 256, mean=source.data.mean, std=source.data.std)
+    parts = [channel_importance(source.network, samples, labels) for samples, labels in batches]
+    return [torch.stack(block).mean(0) for block in zip(*parts, strict=True)]
