@@ -24,16 +24,17 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# The built package alone, without the source tree, has all that it needs.
+# The built package alone, outside the source tree, has all that it needs and passes the tests of its surface.
 wheel: .venv/installed
-	rm -rf build dist
-	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	rm -rf build/installed dist
+	$(BIN)/python -m build --sdist --wheel --no-isolation --outdir dist . >/dev/null
+	tar -tf dist/*.tar.gz | grep -q CHANGELOG.md && tar -tf dist/*.tar.gz | grep -q CITATION.cff
 	$(BIN)/pip install --quiet --no-deps --target build/installed dist/*.whl
+	test -f build/installed/trifecta/py.typed
 	cd build && PYTHONPATH=installed ../$(BIN)/python -P -c \
 		"import trifecta; assert 'build/installed' in trifecta.__file__, trifecta.__file__"
-	cd build && PYTHONPATH=installed ../$(BIN)/python -P -m trifecta train \
-		--recipe demo --epochs 1 --out wheel-run --json >/dev/null
-	test -s build/wheel-run/report.html
+	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -P -m pytest -q -n auto -m "not slow" \
+		-p no:cacheprovider ../tests/cli ../tests/test_own_parts.py
 
 # Tables in README.md and docs/ from the files in benchmarks/.
 docs: .venv/installed

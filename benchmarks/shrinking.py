@@ -2,7 +2,7 @@
 
     python benchmarks/shrinking.py MNIST CIFAR10 FILE.jsonl
 
-Superfecta on *small* at an eighth of its width, two epochs on MNIST and four on CIFAR-10; then three tenths of
+Superfecta on *small* at an eighth of its width, two epochs on MNIST, four on CIFAR-10; then three tenths of
 the parameters, fine-tuned for three epochs.
 """
 
