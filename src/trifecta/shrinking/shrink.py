@@ -8,6 +8,7 @@ from types import ModuleType
 import torch
 
 from trifecta.data import evaluation_batches
+from trifecta.losses import CrossEntropy
 from trifecta.network import LocalNetwork
 from trifecta.nn.networks import NETWORKS, RESIDUAL
 from trifecta.shrinking.criterion import channel_importance, kept_channels
@@ -28,9 +29,10 @@ def shrink(
     epochs: int = 3,
     imports: Iterable[str | ModuleType] = (),
 ) -> Run:
-    """Remove whole channels of a trained network, then train what is left for a little.
+    """Remove whole units of a trained network, then train what is left for a little.
 
-    Each block loses the same share of its channels, those that its own loss needs least
+    Hidden units of the blocks' classifiers leave first, then each block loses the same share of its
+    channels, those that its own loss needs least
     (:func:`trifecta.shrinking.criterion.channel_importance`). The smaller run is an ordinary one.
 
     Args:
@@ -50,16 +52,12 @@ def shrink(
     folder.require_unused()
     source = resumed_trainer(run, imports=imports, writes=False)
     _check(source.config, source.network)
-    counts = _channels(source, keep)
+    config = _smaller(source, keep)
+    counts = list(config.channels)
     kept = kept_channels(source.network, _worth(source), counts)
-    optimizer = source.config.method.optimizer
+    optimizer = config.method.optimizer
     optimizer = replace(optimizer, learning_rate=_RATE * optimizer.learning_rate, freeze_from=1.0)
-    config = replace(
-        source.config,
-        channels=tuple(counts),
-        epochs=epochs,
-        method=replace(source.config.method, optimizer=optimizer),
-    )
+    config = replace(config, epochs=epochs, method=replace(config.method, optimizer=optimizer))
     trainer = Trainer(config, folder=folder, data=source.data)
     copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
     trainer.network.to(trainer.device)
@@ -82,17 +80,38 @@ def _check(config: RunConfig, network: LocalNetwork) -> None:
         )
 
 
-def _channels(source: Trainer, keep: float) -> list[int]:
-    """Return the channels of each block for the largest share of all that fits into ``keep``."""
+def _smaller(source: Trainer, keep: float) -> RunConfig:
+    """Return the settings of the largest network that fits into ``keep``.
+
+    Hidden units of classifiers leave first, down to a sixteenth: they cost most of the parameters where
+    there are any, and no block after theirs reads them. Then every block loses the same share of its
+    channels.
+    """
     whole = [shape[0] for shape in source.network.feature_shapes]
     least = source.network.num_classes if source.config.method.normalization == "class-groups" else 1
     limit = keep * sum(p.numel() for p in source.network.parameters())
+    hidden = getattr(source.config.method.objective, "hidden", 0)
+    for units in sorted({hidden * step // 32 for step in range(2, 33)}, reverse=True) if hidden else [0]:
+        config = _with(source.config, units, whole)
+        if _parameters(source, config) <= limit:
+            return config
     for step in range(256, 0, -1):
         counts = [max(min(least, count), round(count * step / 256)) for count in whole]
-        smaller = network_for(replace(source.config, channels=tuple(counts)), source.facts)
-        if sum(p.numel() for p in smaller.parameters()) <= limit:
-            return counts
+        config = _with(source.config, hidden // 16 if hidden else 0, counts)
+        if _parameters(source, config) <= limit:
+            return config
     raise ValueError(f"no network of these blocks is as small as {keep:g} of the whole: give a larger keep")
+
+
+def _with(config: RunConfig, hidden: int, channels: list[int]) -> RunConfig:
+    objective = config.method.objective
+    if isinstance(objective, CrossEntropy) and objective.hidden:
+        objective = replace(objective, hidden=max(1, hidden))
+    return replace(config, channels=tuple(channels), method=replace(config.method, objective=objective))
+
+
+def _parameters(source: Trainer, config: RunConfig) -> int:
+    return sum(p.numel() for p in network_for(config, source.facts).parameters())
 
 
 def _worth(source: Trainer) -> list[torch.Tensor]:

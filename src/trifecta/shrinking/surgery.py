@@ -63,27 +63,45 @@ def _copy_norm(old: nn.Module, new: nn.Module, entries: Tensor) -> None:
 
 
 def _copy_head(old: Head, new: Head, kept: Tensor) -> None:
+    """Copy a classifier of averages; any other head starts anew."""
     if type(old) is not ClassifierHead or type(new) is not ClassifierHead or not old.pool:
         return
-    first_old, first_new = _first_linear(old), _first_linear(new)
-    channels = _channels_of(first_old, old)
-    patches = first_old.weight.shape[1] // channels
+    patches = max(1, old.pool) ** old.dimensions
+    first = _linears(old)[0]
     # Averages are flattened patch by patch.
+    channels = first.weight.shape[1] // patches
     entries = (torch.arange(patches).unsqueeze(1) * channels + kept).flatten()
-    own, rest = new.state_dict(), old.state_dict()
-    for name, value in rest.items():
-        if value.shape == own[name].shape:
-            own[name].copy_(value)
-        elif value.ndim == 1:
-            own[name].copy_(value[entries])
-    first_new.weight.copy_(first_old.weight[:, entries])
+    _copy_norm(old.normalize, new.normalize, entries)
+    if len(_linears(old)) == 1:
+        _copy_linear(first, _linears(new)[0], entries, None)
+        return
+    units = _best_units(old, _linears(new)[0].weight.shape[0])
+    _copy_linear(first, _linears(new)[0], entries, units)
+    _copy_norm(_hidden_norm(old), _hidden_norm(new), units)
+    _copy_linear(_linears(old)[1], _linears(new)[1], units, None)
 
 
-def _channels_of(first: nn.Linear, head: ClassifierHead) -> int:
-    """Channels that a classifier of averages reads."""
-    count: int = first.weight.shape[1] // max(1, head.pool) ** head.dimensions
-    return count
+def _best_units(head: ClassifierHead, count: int) -> Tensor:
+    """Return the hidden units whose normalised activation weighs most in the scores, in order.
+
+    ``|gain| · |outgoing weights|``: behind a batch normalisation every unit has the same deviation.
+    """
+    gain = _hidden_norm(head).get_parameter("weight").abs()
+    worth = gain * _linears(head)[1].weight.norm(dim=0)
+    best: Tensor = worth.topk(count).indices.sort().values
+    return best
 
 
-def _first_linear(head: ClassifierHead) -> nn.Linear:
-    return next(module for module in head.classifier.modules() if isinstance(module, nn.Linear))
+def _copy_linear(old: nn.Linear, new: nn.Linear, inputs: Tensor, outputs: Tensor | None) -> None:
+    rows = old.weight if outputs is None else old.weight[outputs]
+    new.weight.copy_(rows[:, inputs])
+    if old.bias is not None:
+        new.bias.copy_(old.bias if outputs is None else old.bias[outputs])
+
+
+def _linears(head: ClassifierHead) -> list[nn.Linear]:
+    return [module for module in head.classifier.modules() if isinstance(module, nn.Linear)]
+
+
+def _hidden_norm(head: ClassifierHead) -> nn.Module:
+    return next(module for module in head.classifier.modules() if isinstance(module, nn.BatchNorm1d))
