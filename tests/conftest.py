@@ -20,7 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # CI draws the same few cases every time; `--hypothesis-profile=many` draws others, a thousand of each.
 _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
-settings.register_profile("few", max_examples=25, derandomize=True, **_PATIENT)  # type: ignore[arg-type]
+settings.register_profile("few", max_examples=10, derandomize=True, **_PATIENT)  # type: ignore[arg-type]
 settings.register_profile("many", max_examples=1000, **_PATIENT)  # type: ignore[arg-type]
 settings.load_profile("few")
 

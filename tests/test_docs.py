@@ -11,6 +11,7 @@ import pytest
 from trifecta.cli.main import command as trifecta_command
 
 ROOT = Path(__file__).parent.parent
+QUICK = ("README.md", "quick-start.md", "your-own-network.md")
 # Run elsewhere: as a module of its own, and beside a library whose warnings are its own.
 ELSEWHERE = ("write-a-method.md", "lightning.md")
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -37,7 +38,10 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("page", PYTHON)
+@pytest.mark.parametrize(
+    "page",
+    [p if p in QUICK else pytest.param(p, marks=pytest.mark.slow) for p in PYTHON],
+)
 def test_the_python_of_a_page_runs_and_learns(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,5 @@
 """Every method trains every kind of network, or refuses it when it is built."""
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from matrix import crossed, methods
 from trifecta import METHODS, Blocks, Learner, LocalNetwork, RunConfig, from_module, get_method, load, train
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.labels import LabelChannel
@@ -52,7 +52,7 @@ def network_of(method: str, name: str) -> LocalNetwork:
     )
 
 
-@pytest.mark.parametrize(("method", "name"), list(itertools.product(METHODS, NETWORKS)))
+@pytest.mark.parametrize(("method", "name"), crossed(METHODS, list(NETWORKS)))
 def test_every_method_trains_every_network(method: str, name: str) -> None:
     samples = NETWORKS[name][1]
     if (method, name) in REFUSED:
@@ -71,8 +71,10 @@ def test_every_method_trains_every_network(method: str, name: str) -> None:
     assert network(samples).shape == (BATCH, CLASSES)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("method", [name for name in METHODS if get_method(name).locality == "strict"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    crossed([name for name in METHODS if get_method(name).locality == "strict"], list(NETWORKS)),
+)
 def test_nothing_crosses_a_block_of_a_strict_method(method: str, name: str) -> None:
     if (method, name) in REFUSED:
         return
@@ -213,7 +215,10 @@ def test_methods_without_a_loss_at_every_position_say_which_have_one() -> None:
     assert get_method("backprop").at_positions().objective.per_position
 
 
-@pytest.mark.parametrize("method", ["superfecta", "mono-forward", "deep-supervision", "backprop"])
+@pytest.mark.parametrize(
+    "method",
+    methods(["superfecta", "mono-forward", "deep-supervision", "backprop"], quick=("superfecta",)),
+)
 def test_a_text_is_learnt_token_by_token_saved_and_loaded(method: str, tmp_path: Path) -> None:
     text = (torch.arange(1500).unsqueeze(1) + torch.arange(7)) % 7
     data = (text[:, :-1], text[:, 1:])

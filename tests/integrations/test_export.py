@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from command import run as run_command
-from matrix import methods
+from matrix import crossed, methods
 from trifecta import (
     METHODS,
     Learner,
@@ -55,8 +55,7 @@ def as_trained(model: TrainedModel, images: Tensor) -> Tensor:
     return (images / 255 - mean) / std
 
 
-@pytest.mark.parametrize("network", ["small", "mlp", "resnet"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "network"), crossed(METHODS, ["small", "mlp", "resnet"]))
 def test_plain_operations_give_the_scores_of_the_network(method: str, network: str) -> None:
     whole = trained_network(method, network)
     images = torch.randn(5, *SHAPE)

@@ -151,6 +151,7 @@ MEASURE = """<script>document.title = JSON.stringify({
 })</script>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no browser is installed")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_draws_every_figure_within_the_window(
