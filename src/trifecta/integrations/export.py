@@ -34,8 +34,8 @@ class WholeNetwork(nn.Module):
         std: likewise.
     """
 
-    mean: Tensor
-    std: Tensor
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(
         self, network: LocalNetwork, *, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
@@ -44,13 +44,13 @@ class WholeNetwork(nn.Module):
         self.network = network.eval()
         self.takes_bytes = bool(mean)
         if self.takes_bytes:
-            self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-            self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+            self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1))
+            self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, samples: Tensor) -> Tensor:
         """(N, …) → (N, K)."""
         if self.takes_bytes:
-            samples = (samples.float() / 255 - self.mean) / self.std
+            samples = (samples.float() / 255 - self.pixel_mean) / self.pixel_std
         network, count = self.network, samples.shape[0]
         if network.label_input is not None:
             labels = torch.arange(network.num_classes, device=samples.device).repeat(count)
@@ -143,6 +143,8 @@ def _write_onnx(whole: WholeNetwork, example: Tensor, path: Path, notes: dict[st
             input_names=["samples"],
             output_names=["scores"],
             dynamo=True,
+            # Its optimizer takes the 1e-8 under a root for nothing.
+            optimize=False,
             verbose=False,
         )
     assert program is not None
