@@ -25,12 +25,19 @@ settings.register_profile("many", max_examples=1000, **_PATIENT)  # type: ignore
 settings.load_profile("few")
 
 
+HEAVY = ("test_lightning.py", "test_export.py")
 _HUB_CACHE = TemporaryDirectory(prefix="trifecta-tests-")
 
 
 def pytest_configure() -> None:
     """Give datasets a folder of its own, before anything imports it."""
     os.environ["HF_DATASETS_CACHE"] = _HUB_CACHE.name
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files of slow tests alone, as what they import takes seconds in every worker."""
+    left_out = config.option.markexpr == "not slow" and collection_path.name in HEAVY
+    return True if left_out else None
 
 
 def pytest_unconfigure() -> None:
@@ -108,7 +115,8 @@ def _stripes_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _LOADED[config] = load_data(config)
         return _LOADED[config]
 
-    monkeypatch.setattr("trifecta.training.preparation.load_data", load)
+    for user in ("training.preparation", "data.load", "experiments.runner", "cli.actions.compare"):
+        monkeypatch.setattr(f"trifecta.{user}.load_data", load)
 
 
 STRIPES = "stripes-folder"

@@ -40,6 +40,7 @@ def test_a_vision_transformer_learns_images(method: str, least: float) -> None:
     assert run.network.layouts == ("last", "last")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["superfecta", pytest.param("backprop", marks=pytest.mark.slow)])
 def test_a_gpt_learns_a_text(method: str) -> None:
     gpt = example("gpt")
@@ -63,6 +64,7 @@ def test_a_gpt_looks_at_no_later_token() -> None:
     assert torch.equal(*scores)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["superfecta", *(pytest.param(m, marks=pytest.mark.slow) for m in ("trifecta", "backprop"))]
 )

@@ -1,11 +1,14 @@
 """Read-out: which blocks a name chooses, and per-label prediction against a plain loop."""
 
+import math
+from typing import Any
+
 import pytest
 import torch
 
 from trifecta import build_network, get_method
 from trifecta.losses.goodness import mean_square
-from trifecta.readout import fuse, select_blocks
+from trifecta.readout import Shortlist, best_rows, choose_shortlist, fuse, select_blocks, spread_scores
 
 
 def test_names_and_numbers_choose_blocks() -> None:
@@ -50,3 +53,45 @@ def test_prediction_tries_every_label_as_a_plain_loop_does() -> None:
     last = scores[-1]
     assert last is not None
     assert torch.equal(network(images), last)
+
+
+def shortlist(labels: int, **settings: Any) -> Shortlist:
+    given: dict[str, Any] = {
+        "num_blocks": 6,
+        "num_classes": 5,
+        "scored_blocks": range(6),
+        "readout_blocks": (5,),
+    }
+    return choose_shortlist(labels, **(given | settings))
+
+
+def test_a_shortlist_is_made_after_a_third_of_the_blocks() -> None:
+    afters = [
+        shortlist(2, num_blocks=count, scored_blocks=range(count), readout_blocks=(count - 1,)).after
+        for count in range(2, 13)
+    ]
+    assert afters == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    # The first block with scores from there on.
+    assert shortlist(2, scored_blocks=(0, 3, 5)).after == 3
+
+
+def test_a_shortlist_leaves_something_out_and_something_in() -> None:
+    assert [shortlist(count).labels for count in (1, 4)] == [1, 4]
+    for count in (0, 5):
+        with pytest.raises(ValueError, match=rf"keeps 1 … 4 of 5 labels: received {count}"):
+            shortlist(count)
+
+
+def test_a_shortlist_comes_before_the_first_block_of_the_read_out() -> None:
+    assert shortlist(2, readout_blocks=(2, 5)).after == 1
+    with pytest.raises(ValueError, match="every label's score from block 1, a shortlist has them up to"):
+        shortlist(2, readout_blocks=(1, 5))
+
+
+def test_the_best_labels_of_every_image_go_on() -> None:
+    scores = torch.tensor([[1.0, 9.0, 3.0, 2.0], [8.0, 0.0, 5.0, 6.0]])
+    rows, kept = best_rows(scores, 2)
+    assert kept.tolist() == [[1, 2], [0, 3]]
+    assert rows.tolist() == [1, 2, 4, 7]
+    spread = spread_scores(torch.tensor([1.0, 2.0, 3.0, 4.0]), kept, 4)
+    assert spread.tolist() == [[-math.inf, 1, 2, -math.inf], [3, -math.inf, -math.inf, 4]]

@@ -41,7 +41,8 @@ def test_an_image_with_itself_against_an_image_with_another() -> None:
 
 def test_offsets_meet_every_other_image_and_never_itself() -> None:
     assert set(draw_offsets(200, 5, generator(), torch.device("cpu")).tolist()) == {1, 2, 3, 4}
-    assert draw_offsets(3, 1, None, torch.device("cpu")).tolist() == [0, 0, 0]
+    alone = draw_offsets(3, 1, None, torch.device("cpu"))
+    assert (alone.tolist(), alone.dtype) == ([0, 0, 0], torch.int64)
 
 
 def test_every_block_receives_new_pairs_of_what_went_on_of_the_positives() -> None:
@@ -113,3 +114,10 @@ def test_a_mixture_takes_the_image_where_its_mask_is_one() -> None:
 def test_half_precision_is_standardised_in_float32() -> None:
     x = (torch.randn(2, 3, 8, 8, generator=generator()) + 50).bfloat16()
     assert torch.equal(standardized(x), standardized(x.float()))
+
+
+def test_masks_of_columns_are_random_bits() -> None:
+    masks = region_masks(torch.zeros(50, 7), generator())
+    assert masks.shape == (50, 7)
+    assert set(masks.flatten().tolist()) == {0.0, 1.0}
+    assert not torch.equal(masks[:, 0], masks[:, 1])

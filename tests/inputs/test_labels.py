@@ -98,3 +98,38 @@ def test_overlay_clears_a_pixel_for_every_class_and_keeps_the_type() -> None:
     assert out.dtype == torch.float64
     # As many classes as pixels is enough.
     assert LabelOverlay((1, 2, 3), 6)(images, torch.tensor([5])).flatten().tolist() == [0, 0, 0, 0, 0, 1]
+
+
+def test_a_table_gets_columns_for_the_overlaid_label() -> None:
+    assert LabelOverlay.input_shape((2,), 3) == (5,)
+    assert LabelOverlay.input_shape((2, 4), 3) == (2, 4)
+    # More classes than columns fit, as no column is written over.
+    shown = LabelOverlay((2,), 3)
+    rows = torch.tensor([[5.0, 6.0], [7.0, 8.0]])
+    assert shown(rows, torch.tensor([0, 2])).tolist() == [[1, 0, 0, 5, 6], [0, 0, 1, 7, 8]]
+    assert shown.base(rows).tolist() == [[0, 0, 0, 5, 6], [0, 0, 0, 7, 8]]
+    assert shown.maps(rows).tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]
+
+
+def test_an_overlaid_signal_needs_a_position_per_class() -> None:
+    with pytest.raises(ValueError, match="5 classes do not fit into 4"):
+        LabelOverlay((2, 4), 5)
+    shown = LabelOverlay((2, 4), 3)(torch.full((1, 2, 4), 7.0), torch.tensor([1]))
+    assert shown.tolist() == [[[0, 1, 0, 7], [0, 1, 0, 7]]]
+
+
+@pytest.mark.parametrize("name", LABEL_INPUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_label_inputs_keep_the_type(name: str, dtype: torch.dtype) -> None:
+    shown = LABEL_INPUTS[name]((1, 4, 4), 3)
+    images, labels = torch.randn(2, 1, 4, 4, dtype=dtype), torch.tensor([0, 2])
+    assert {x.dtype for x in (shown(images, labels), shown.base(images), shown.maps(images))} == {dtype}
+
+
+def test_small_scores_choose_hard_labels_as_large_ones_do() -> None:
+    labels = torch.zeros(4000, dtype=torch.int64)
+    scores = torch.tensor([9.0, 2.0, 1.0, 0.0]).repeat(4000, 1)
+    large, small = (
+        hard_labels(labels, s, torch.Generator().manual_seed(0)) for s in (scores, scores / 1e3)
+    )
+    assert torch.equal(large, small)

@@ -27,6 +27,7 @@ def checked(*methods: str) -> list[TrifectaClassifier]:
     return [small(method, epochs=15) for method in methods]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
 @parametrize_with_checks(checked("superfecta"))  # type: ignore[untyped-decorator]
 def test_it_keeps_scikit_learns_contract(estimator: TrifectaClassifier, check: Any) -> None:
@@ -93,6 +94,7 @@ def test_a_trained_one_is_pickled() -> None:
         assert again.partial_fit(rows, labels).n_iter_ == estimator.n_iter_ + 1
 
 
+@pytest.mark.slow
 def test_it_works_in_a_pipeline_a_search_a_cross_validation_and_a_calibration() -> None:
     rows, labels = load_wine(return_X_y=True)
     search = GridSearchCV(small(), {"epochs": [1, 20], "method": ["superfecta", "mono-forward"]}, cv=2)
@@ -107,7 +109,7 @@ def test_it_works_in_a_pipeline_a_search_a_cross_validation_and_a_calibration() 
 def test_images_come_as_they_are_or_as_rows() -> None:
     rows, labels = load_digits(return_X_y=True)
     rows, labels = rows[:600], labels[:600]
-    settings = {"width": 0.1, "epochs": 3, "random_state": 0}
+    settings = {"width": 0.05, "epochs": 3, "random_state": 0}
     flat = TrifectaClassifier(image_shape=(1, 8, 8), **settings).fit(rows, labels)  # type: ignore[arg-type]
     images = rows.reshape(-1, 1, 8, 8)
     shaped = TrifectaClassifier(**settings).fit(images, labels)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from trifecta import (
 from trifecta.integrations.export import WholeNetwork, export
 from users_networks import GPT, ViT
 
+pytestmark = pytest.mark.slow
 SHAPE, CLASSES = (1, 8, 8), 3
 
 

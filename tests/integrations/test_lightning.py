@@ -36,6 +36,7 @@ from trifecta.integrations.lightning import LocalLearningModule  # noqa: E402
 from trifecta.integrations.lightning_settings import PACKAGES  # noqa: E402
 
 pytestmark = [
+    pytest.mark.slow,
     # Lightning's own: what it calls in PyTorch, and advice on loaders that these tests do not need.
     pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings(r"ignore:The '\w+' does not have many workers"),

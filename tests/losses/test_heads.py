@@ -102,6 +102,8 @@ def test_supervised_contrast_is_its_formula() -> None:
     value = supervised_contrastive_loss(rows, classes, temperature=0.5)
     # Two images are alone in their class and count as 0.
     assert value.item() == pytest.approx(sum(losses) / 5)
+    usual = supervised_contrastive_loss(rows, classes, temperature=0.1)
+    assert torch.equal(supervised_contrastive_loss(rows, classes), usual)
 
 
 def test_supervised_contrast_of_a_batch_without_friends_is_0_and_has_a_gradient() -> None:
@@ -225,3 +227,11 @@ def test_targets_are_a_step_against_the_fed_back_error() -> None:
     # Where the target is not cut off, that is the fed-back error itself, whatever the features are.
     open_ = target > 0
     torch.testing.assert_close(gradient[open_], (change / 5).expand_as(a)[open_])
+
+
+def test_patches_of_signals_and_volumes() -> None:
+    signals, volumes = torch.randn(3, 2, 8), torch.randn(3, 2, 4, 4, 4)
+    found = patch_rms(signals, 2)
+    expected = signals.view(3, 2, 2, 4).square().mean(3).sqrt()
+    torch.testing.assert_close(found.view(3, 2, 2).mT, expected, rtol=1e-4, atol=1e-4)
+    assert patch_rms(volumes, 2).shape == (3, 2 * 8)

@@ -181,3 +181,13 @@ def test_a_copied_or_pickled_learner_goes_on_as_the_original() -> None:
     for twin in twins[1:]:
         for name, value in network.state_dict().items():
             assert torch.equal(twin.network.state_dict()[name], value), name
+
+
+def test_parameters_that_are_not_said_to_be_hidden_are_adams() -> None:
+    weights = [nn.Parameter(torch.ones(2, 3)) for _ in range(2)]
+    optimizers = (Muon(weights[:1]), torch.optim.Adam(weights[1:], lr=3e-3))
+    for weight, optimizer in zip(weights, optimizers, strict=True):
+        weight.grad = torch.arange(6.0).view(2, 3)
+        optimizer.step()
+    assert optimizers[0].param_groups[0]["orthogonalized"] is False
+    torch.testing.assert_close(*weights)

@@ -41,7 +41,7 @@ class Reader(HTMLParser):
 
 
 def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
-    named = replace(stripes, classes=("<b>bold</b>", "tom & jerry", "plain"))
+    named = replace(stripes, classes=("<b>bold</b>", "tom & jerry", "esc\x1b[31m nul\x00 bell\x07"))
     done = train(SMALL, data=named)
     page = render(done)
     reader = Reader()
@@ -53,6 +53,8 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     # Losses, accuracies, scores; what blocks add and hold; a histogram a block; the confusion matrix.
     assert page.count("<svg") == 3 + 2 + 6 + 1
     assert re.search(r"epochs:\s+2", reader.text)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f]", page)
+    assert "bell\ufffd" in page
 
 
 def test_only_the_command_draws(
@@ -89,6 +91,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
     return pages_of(tmp_path_factory.mktemp("pages"), request.getfixturevalue("stripes"))
 
 
+@pytest.mark.slow
 def test_pages_show_what_there_is_and_nothing_else(pages: dict[str, str]) -> None:
     for name in ("pairs", "many"):
         assert "Most confident mistakes" in pages[name] or "True and wrong" in pages[name]
@@ -99,13 +102,6 @@ def test_pages_show_what_there_is_and_nothing_else(pages: dict[str, str]) -> Non
     for page in pages.values():
         assert "Memory by block" in page
         assert re.search(r"<title>block 0, epoch 1: ", page)
-
-
-def test_control_characters_in_names_reach_no_page(stripes: ImageData) -> None:
-    named = replace(stripes, classes=("bell\x07", "esc\x1b[31m", "nul\x00"))
-    page = render(train(SMALL, data=named))
-    assert not re.search(r"[\x00-\x08\x0b-\x1f]", page)
-    assert "bell\ufffd" in page
 
 
 def test_maps_are_those_of_a_gradient_by_hand(stripes: ImageData) -> None:
@@ -122,6 +118,7 @@ def test_maps_are_those_of_a_gradient_by_hand(stripes: ImageData) -> None:
     assert torch.allclose(first, expected / expected.amax((1, 2), keepdim=True))
 
 
+@pytest.mark.slow
 def test_a_page_is_written_anew_and_runs_are_put_beside_each_other(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:

@@ -100,7 +100,7 @@ def test_classes_keep_their_channels() -> None:
         assert torch.equal(before, channel_groups(count, CLASSES))
 
 
-@pytest.mark.parametrize("method", methods(METHODS, quick=("superfecta", "trifecta", "backprop")))
+@pytest.mark.parametrize("method", methods(METHODS, quick=()))
 def test_every_method_shrinks_or_says_why_not(
     method: str,
     stripes: ImageData,
@@ -125,6 +125,7 @@ def test_every_method_shrinks_or_says_why_not(
     assert load(smaller).scores(stripes.test.images).shape == (len(stripes.test), 3)
 
 
+@pytest.mark.slow
 def test_a_smaller_run_goes_on(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:

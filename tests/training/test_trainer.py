@@ -52,7 +52,11 @@ def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # In the first epoch, at the end of one, and in the middle of the last.
 @pytest.mark.parametrize(
-    ("method", "batches"), [*crossed(METHODS, [12], quick=FEW), ("trifecta", 2), ("trifecta", 5)]
+    ("method", "batches"),
+    [
+        *crossed(METHODS, [12], quick=FEW),
+        *(pytest.param("trifecta", batches, marks=pytest.mark.slow) for batches in (2, 5)),
+    ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(
     stripes_folder: Path, tmp_path: Path, method: str, batches: int
@@ -70,7 +74,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert continued.test_accuracy == whole.test_accuracy
 
 
-@pytest.mark.parametrize("batches", [2, 12])
+@pytest.mark.parametrize("batches", [2, pytest.param(12, marks=pytest.mark.slow)])
 def test_a_run_with_a_pipeline_equals_one_without_stopped_or_not(
     stripes_folder: Path, tmp_path: Path, batches: int
 ) -> None:
