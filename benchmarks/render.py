@@ -109,6 +109,23 @@ def shortlist() -> str:
     return table(["", *kept], body) + made_with(rows_of("shortlist"))
 
 
+def many_classes() -> str:
+    """Accuracy and cost of predictions among 100 classes."""
+    rows = rows_of("many-classes")
+    body = [
+        [
+            f"`{row['method']}`",
+            "one pass" if row["method"] == "superfecta" else f"{row['labels'] or 'all'} labels",
+            f"{100 * row['accuracy']:.2f}%",
+            f"{row['multiply_adds'] / 1e6:,.0f} M",
+            f"{1000 * row['seconds'] / row['test_images']:.1f}",
+        ]
+        for row in rows
+    ]
+    head = ["method", "to the last block", "test accuracy", "multiply-adds an image", "ms an image"]
+    return table(head, body) + made_with(rows) if body else "Not measured.\n"
+
+
 def search(*, width: float) -> str:
     """Validation accuracy of what was tried on the way to superfecta, in the round of one width."""
     body, rows = [], [row for row in rows_of("search") if row["settings"]["width"] == width]
@@ -194,6 +211,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "accuracy": lambda: benchmark("accuracy"),
     "settled-accuracy": settled_accuracy,
     "shortlist": shortlist,
+    "many-classes": many_classes,
     "paper-mnist": lambda: experiments("mnist"),
     "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
     "paper-svhn": lambda: experiments("svhn"),

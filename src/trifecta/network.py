@@ -29,6 +29,7 @@ from trifecta.readout import (
     choose_shortlist,
     fuse,
     select_blocks,
+    usual_shortlist,
 )
 
 
@@ -36,7 +37,8 @@ class LocalNetwork(nn.Module):
     """Blocks with everything that ``method`` adds to them.
 
     Attributes:
-        shortlist: None for exact prediction, see :class:`trifecta.readout.Shortlist`.
+        shortlist: where a method tries more than 20 labels, those that go on to the last block, see
+            :class:`trifecta.readout.Shortlist`; None for exact prediction.
 
     Args:
         blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
@@ -70,7 +72,6 @@ class LocalNetwork(nn.Module):
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
         self.method, self.num_classes = method, num_classes
         self.sample_shape: SampleShape = tuple(sample_shape)
-        self.shortlist: Shortlist | None = None
         channels = getattr(blocks, "channels", None) if channels is None else channels
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
@@ -92,6 +93,7 @@ class LocalNetwork(nn.Module):
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         self.layouts, self.feature_shapes, self.carries = self._trace(channels)
+        self.shortlist = self._usual_shortlist()
         if self.carries and self.renews_pairs:
             raise ValueError(
                 f"method {method.name} makes new pairs of what a block passes on, and these blocks pass on "
@@ -173,11 +175,14 @@ class LocalNetwork(nn.Module):
         return self.image_pairs.pairs_at(x[:positives], offsets[block : block + 1])
 
     def keep_labels(self, labels: int) -> None:
-        """Predict from a shortlist of so many labels from now on.
+        """Predict from a shortlist of so many labels from now on; 0 tries all of them to the end.
 
         Raises:
             ValueError: the method tries no labels, or the read-out or K leave none out.
         """
+        if labels == 0:
+            self.shortlist = None
+            return
         if not self.method.tries_labels:
             raise ValueError(
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
@@ -195,6 +200,15 @@ class LocalNetwork(nn.Module):
             scored_blocks=self.scored_blocks,
             readout_blocks=self.readout_blocks,
         )
+
+    @contextmanager
+    def every_label(self) -> Iterator[None]:
+        """Predict without a shortlist for a while."""
+        shortlist, self.shortlist = self.shortlist, None
+        try:
+            yield
+        finally:
+            self.shortlist = shortlist
 
     def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the first block's input for labelled samples, (B, C, …), (B,) → (B, C', …)."""
@@ -214,6 +228,16 @@ class LocalNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of the read-out, (B, C, …) → (B, K), at each position (B, K, …). Never trains."""
         return fuse(self.block_scores(images), self.readout_blocks)
+
+    def _usual_shortlist(self) -> Shortlist | None:
+        if not self.method.tries_labels or self.carries:
+            return None
+        return usual_shortlist(
+            num_blocks=len(self.blocks),
+            num_classes=self.num_classes,
+            scored_blocks=self.scored_blocks,
+            readout_blocks=self.readout_blocks,
+        )
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

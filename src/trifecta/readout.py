@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Consecutive blocks, by their accuracy on validation images once training is over.
 CHOSEN = "chosen"
+# Where a method tries more labels than these, a network has a shortlist of so many from the start.
+MOST_LABELS = 20
 
 
 def named_readouts(scored_blocks: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -87,16 +89,30 @@ def choose_shortlist(
     """
     if not 0 < labels < num_classes:
         raise ValueError(
-            f"a shortlist keeps 1 … {num_classes - 1} of {num_classes} labels: received {labels}; "
-            "drop --shortlist to keep all"
+            f"a shortlist keeps 1 … {num_classes - 1} of {num_classes} labels, "
+            f"or 0 for all: received {labels}"
         )
-    after = next(k for k in scored_blocks if k >= (num_blocks - 1) // 3)
+    after = _shortlisting_block(num_blocks, scored_blocks)
     if min(readout_blocks) <= after:
         raise ValueError(
             f"the read-out needs every label's score from block {min(readout_blocks)}, a shortlist has "
             f"them up to block {after}: drop --shortlist"
         )
     return Shortlist(labels=labels, after=after)
+
+
+def usual_shortlist(
+    *, num_blocks: int, num_classes: int, scored_blocks: Sequence[int], readout_blocks: Sequence[int]
+) -> Shortlist | None:
+    """The shortlist of a network that tries labels: None for a few, or where the read-out needs all."""
+    after = _shortlisting_block(num_blocks, scored_blocks)
+    if num_classes <= MOST_LABELS or min(readout_blocks) <= after:
+        return None
+    return Shortlist(labels=MOST_LABELS, after=after)
+
+
+def _shortlisting_block(num_blocks: int, scored_blocks: Sequence[int]) -> int:
+    return next(k for k in scored_blocks if k >= (num_blocks - 1) // 3)
 
 
 def best_rows(scores: Tensor, labels: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from matrix import methods
 from trifecta import build_network, get_method, prediction
 from trifecta.fused import FusedBlock, chunks, infer_block
 from trifecta.inputs.labels import LABEL_INPUTS
+from trifecta.learning.first_input import first_input
 from trifecta.network import LocalNetwork
 from trifecta.readout import Shortlist
 
@@ -117,7 +118,7 @@ def test_a_shortlist_scores_its_labels_exactly_and_drops_the_rest() -> None:
 @pytest.mark.parametrize(
     ("method", "readout", "labels", "message"),
     [
-        ("trifecta", "last", 0, "keeps 1 … 4 of 5 labels"),
+        ("trifecta", "last", -1, "keeps 1 … 4 of 5 labels"),
         ("trifecta", "last", 5, "keeps 1 … 4 of 5 labels"),
         ("trifecta", "all", 2, "drop --shortlist"),
         ("backprop", "last", 2, "scores all classes in one pass"),
@@ -130,3 +131,41 @@ def test_a_shortlist_that_makes_no_sense_is_refused(
     network = build_network(varied, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.04)
     with pytest.raises(ValueError, match=message):
         network.keep_labels(labels)
+
+
+def network_of_classes(count: int, method: str = "trifecta", readout: str = "last") -> LocalNetwork:
+    varied = replace(get_method(method), readout=readout)
+    return build_network(varied, "small", sample_shape=SHAPE, num_classes=count, width=0.04)
+
+
+def test_many_labels_are_cut_short_unless_all_are_asked_for() -> None:
+    network = network_of_classes(30)
+    assert network.shortlist == Shortlist(labels=20, after=1)
+    images = torch.randn(3, *SHAPE)
+    assert network(images).isfinite().sum(1).tolist() == [20, 20, 20]
+    with network.every_label():
+        exact = network(images)
+    assert exact.isfinite().all()
+    network.keep_labels(0)
+    assert torch.equal(network(images), exact)
+
+
+@pytest.mark.parametrize(
+    ("classes", "method", "readout"),
+    [(20, "trifecta", "last"), (30, "trifecta", "all"), (30, "pred", "last")],
+)
+def test_there_is_no_shortlist_where_there_is_no_need_or_no_room(
+    classes: int, method: str, readout: str
+) -> None:
+    assert network_of_classes(classes, method, readout).shortlist is None
+
+
+def test_hard_negatives_are_drawn_from_every_label() -> None:
+    images, labels = torch.randn(4, *SHAPE), torch.arange(4)
+    drawn = []
+    for kept in (20, 0):
+        network = network_of_classes(30)
+        network.method = replace(network.method, negatives="hard")
+        network.keep_labels(kept)
+        drawn.append(first_input(network, images, labels, torch.Generator().manual_seed(0)))
+    assert torch.equal(*drawn)

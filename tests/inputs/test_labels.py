@@ -133,3 +133,14 @@ def test_small_scores_choose_hard_labels_as_large_ones_do() -> None:
         hard_labels(labels, s, torch.Generator().manual_seed(0)) for s in (scores, scores / 1e3)
     )
     assert torch.equal(large, small)
+
+
+def test_a_table_gets_as_many_columns_again_for_the_label() -> None:
+    for kind in (LabelChannel, LabelPattern):
+        assert kind.input_shape((3,), 5) == (6,)
+        assert kind.input_shape((3, 4), 5) == (4, 4)
+        shown, rows = kind((3,), 5), torch.randn(2, 3)
+        out = shown(rows, torch.tensor([4, 1]))
+        assert torch.equal(out, torch.cat([rows, shown.pictures.weight[[4, 1]]], dim=1))
+        assert torch.equal(shown.base(rows), torch.cat([rows, torch.zeros(2, 3)], dim=1))
+        assert torch.equal(shown.maps(rows), torch.cat([torch.zeros(5, 3), shown.pictures.weight], dim=1))

@@ -15,7 +15,9 @@ from trifecta.cli.parameters import IMPORT
 @click.option("--split", metavar="NAME", help="Another split.  [default: the run's test split]")
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, …")
 @click.option("--precision", default=None, metavar="NAME", help="[default: the run's]")
-@click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
+@click.option(
+    "--shortlist", type=int, metavar="N", help="Only the N likeliest labels to the end, 0 for all."
+)
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate_command(**options: Any) -> None:

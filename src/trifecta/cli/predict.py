@@ -13,7 +13,9 @@ from trifecta.cli.parameters import IMPORT
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, …")
-@click.option("--shortlist", type=int, metavar="N", help="Faster: only the N likeliest labels to the end.")
+@click.option(
+    "--shortlist", type=int, metavar="N", help="Only the N likeliest labels to the end, 0 for all."
+)
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def predict_command(**options: Any) -> None:

@@ -67,6 +67,7 @@ def _feed_back(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
 
 @torch.no_grad()
 def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
-    """Class scores (B, K) as for new images; leaves running statistics alone."""
-    scores: Tensor = network(images)
+    """Class scores (B, K) as for new images, of every label; leaves running statistics alone."""
+    with network.every_label():
+        scores: Tensor = network(images)
     return scores.float() if scores.dtype.itemsize < 4 else scores

@@ -100,7 +100,11 @@ def score_curves(history: Records) -> str:
 
 
 def score_histogram(block: int, positive: Tensor, negative: Tensor) -> str:
-    """Draw two histograms of one block's scores (N,), of true labels and of wrong ones."""
+    """Draw two histograms of one block's scores (N,), of true labels and of wrong ones.
+
+    Labels that a shortlist left out have none, which is −∞.
+    """
+    positive, negative = (scores[scores.isfinite()] for scores in (positive, negative))
     both = torch.cat([positive, negative])
     low, high = torch.quantile(both[:: max(1, len(both) // 100_000)], torch.tensor([0.005, 0.995]))
 

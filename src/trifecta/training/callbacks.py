@@ -33,6 +33,9 @@ class Callback:
     def on_evaluation_begin(self, trainer: "Trainer", images: int) -> None:
         """Before so many images are scored."""
 
+    def on_evaluation_step(self, trainer: "Trainer", images: int) -> None:
+        """After so many more of them."""
+
     def on_epoch_end(self, trainer: "Trainer", record: Record) -> None:
         """After an epoch and its checkpoint; ``record`` is its line of the history."""
 

@@ -3,7 +3,8 @@
 Shapes: N images, K classes, L blocks.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,10 +56,27 @@ def evaluate(
     std: Sequence[float],
     precision: str = "fp32",
     batch_size: int = BATCH_SIZE,
+    on_scored: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score every image once, in order, without training anything."""
-    scores = _scores(network, images, mean, std, precision, batch_size)
+    """Score every image once, in order, without training anything.
+
+    ``on_scored`` is called after every batch with its number of images. With a shortlist, scores of labels
+    that were left out are −∞.
+    """
+    scores = _scores(network, images, mean, std, precision, batch_size, on_scored)
     return _summarise(network, images.labels, scores)
+
+
+def warn_of_many_labels(network: LocalNetwork) -> None:
+    """Say so where a prediction takes a pass for each of many labels."""
+    if network.shortlist is not None and network.shortlist.labels < network.num_classes:
+        kept, after = network.shortlist.labels, network.shortlist.after
+        warnings.warn(
+            f"method {network.method.name} tries each of {network.num_classes} labels to predict; behind "
+            f"block {after} it goes on with the {kept} likeliest (evaluate --shortlist 0 tries all to the "
+            "end; a method such as superfecta needs one pass)",
+            stacklevel=2,
+        )
 
 
 @torch.inference_mode()
@@ -75,7 +93,7 @@ def choose_blocks(
 
     Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
     """
-    scores = _scores(network, images, mean, std, precision, batch_size)
+    scores = _scores(network, images, mean, std, precision, batch_size, lambda images: None)
     blocks = network.scored_blocks
     ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
     return max(ranges, key=lambda run: (_accuracy(scores, run, images.labels), run[-1], -len(run)))
@@ -88,6 +106,7 @@ def _scores(
     std: Sequence[float],
     precision: str,
     batch_size: int,
+    on_scored: Callable[[int], None],
 ) -> list[Tensor | None]:
     """Score every image and class by every block, L × (N, K); None where a block has no head."""
     was_training = network.training
@@ -101,6 +120,7 @@ def _scores(
             block = scores[k]
             assert block is not None
             by_block[k].append(block)
+        on_scored(len(batch))
     network.train(was_training)
     return [torch.cat(parts) if parts else None for parts in by_block]
 

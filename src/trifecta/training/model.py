@@ -3,7 +3,7 @@
 Shapes: N images (N, C, H, W); K classes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,12 +46,16 @@ class TrainedModel:
         return [self.classes[k] for k in self.scores(images).argmax(1).tolist()]
 
     @torch.inference_mode()
-    def scores(self, images: Images) -> Tensor:
+    def scores(self, images: Images, *, on_scored: Callable[[int], None] = lambda images: None) -> Tensor:
         """Return the score of every class, (N, K), on the CPU; the highest predicts.
+
+        With many classes, a method that tries labels leaves the unlikely ones out, whose score is −∞; see
+        :meth:`LocalNetwork.keep_labels`.
 
         Args:
             images: files, or a tensor (N, C, H, W): uint8, or floats as the network was trained on (0 … 1
                 where it was trained on image files).
+            on_scored: called after every batch with its number of images.
 
         Raises:
             ValueError: a file that is no image, or images of another shape than the network's.
@@ -67,6 +71,7 @@ class TrainedModel:
             pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
             with autocast(self.precision, device):
                 parts.append(self.network(in_memory_format(pixels)).float())
+            on_scored(len(batch))
         return torch.cat(parts).cpu() if parts else torch.empty(0, len(self.classes))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "block_accuracy": test.block_accuracy,
         "readout_accuracy": test.readout_accuracy,
         "readout_blocks": list(trainer.network.readout_blocks),
+        "shortlist": None if trainer.network.shortlist is None else asdict(trainer.network.shortlist),
         "epochs": len(history),
         "seconds": seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),

@@ -14,7 +14,7 @@ from trifecta.learning.pipeline import Losses
 from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
-from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate
+from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
@@ -112,6 +112,7 @@ class Trainer:
             self._save()
         elif self.folder is not None and self.position.epoch < self.config.epochs:
             self.folder.remove_result()
+        warn_of_many_labels(self.network)
         for callback in self.callbacks:
             callback.on_train_begin(self)
         while self.position.epoch < self.config.epochs and not self.stop_after_epoch:
@@ -124,12 +125,18 @@ class Trainer:
         """Measure the network as it is now."""
         for callback in self.callbacks:
             callback.on_evaluation_begin(self, len(images))
+
+        def on_scored(count: int) -> None:
+            for callback in self.callbacks:
+                callback.on_evaluation_step(self, count)
+
         return evaluate(
             self.network,
             images,
             mean=self.data.mean,
             std=self.data.std,
             precision=self.learner.precision,
+            on_scored=on_scored,
         )
 
     def choose_readout(self) -> None:
@@ -283,4 +290,6 @@ class Trainer:
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:
-    return [None if s is None else s.mean().item() for s in scores]
+    """Mean score a block, of the samples whose label was not left out."""
+    finite = [None if s is None else s[s.isfinite()] for s in scores]
+    return [None if s is None or not len(s) else s.mean().item() for s in finite]

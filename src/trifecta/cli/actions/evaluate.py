@@ -5,10 +5,13 @@ import warnings
 from pathlib import Path
 
 import click
+from rich.console import Console
 
+from trifecta.cli.actions.progress import scoring
 from trifecta.data import DataConfig, ImageSet, load_split
 from trifecta.report.terminal import percent, print_blocks
 from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
+from trifecta.training.evaluation import warn_of_many_labels
 
 
 def evaluate_run(
@@ -32,13 +35,16 @@ def evaluate_run(
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
     images = _load(wanted, split, facts, run)
-    measured = evaluate(
-        model.network,
-        images.to(next(model.network.parameters()).device),
-        mean=facts.mean,
-        std=facts.std,
-        precision=model.precision,
-    )
+    warn_of_many_labels(model.network)
+    with scoring(Console(stderr=True), len(images)) as on_scored:
+        measured = evaluate(
+            model.network,
+            images.to(next(model.network.parameters()).device),
+            mean=facts.mean,
+            std=facts.std,
+            precision=model.precision,
+            on_scored=on_scored,
+        )
     if as_json:
         click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)), indent=2))
     else:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import click
 import torch
+from rich.console import Console
 
+from trifecta.cli.actions.progress import scoring
 from trifecta.data import find_images
 from trifecta.report.terminal import print_predictions
 from trifecta.training import load
+from trifecta.training.evaluation import warn_of_many_labels
 
 
 def predict(
@@ -26,7 +29,9 @@ def predict(
         model.network.keep_labels(shortlist)
     kind = "goodness" if model.network.method.tries_labels else "scores"
     files = [file for path in images for file in find_images(path)]
-    scores = model.scores(files)
+    warn_of_many_labels(model.network)
+    with scoring(Console(stderr=True), len(files)) as on_scored:
+        scores = model.scores(files, on_scored=on_scored)
     if as_json:
         click.echo(json.dumps(_as_plain(files, scores, model.classes, kind), indent=2))
     else:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trifecta.cli.actions.signals import stop_on_signal
 from trifecta.experiments.plan import PlannedRun
@@ -26,6 +26,18 @@ def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
+@contextmanager
+def scoring(console: Console, images: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of ``images`` are scored, on a terminal only; yields what to call with so many more."""
+    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    if not console.is_terminal:
+        yield lambda count: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda count: bar.advance(task, count)
+
+
 class ConsoleProgress(Callback):
     """Shows a run on ``console``; use as a context manager around it."""
 
@@ -41,6 +53,7 @@ class ConsoleProgress(Callback):
             transient=True,
         )
         self._task = self._bar.add_task("", total=None, epoch=0, epochs=epochs, last="")
+        self._scoring: TaskID | None = None
 
     def __enter__(self) -> "ConsoleProgress":
         # Older releases of rich end a hidden bar with an empty line.
@@ -67,11 +80,24 @@ class ConsoleProgress(Callback):
         self._bar.advance(self._task)
 
     def on_evaluation_begin(self, trainer: Trainer, images: int) -> None:
-        """Say what the wait is for."""
-        self._bar.update(self._task, last=f"scoring {images:,} images")
+        """Say what the wait is for, in a bar of its own."""
+        if self._scoring is not None:
+            self._bar.remove_task(self._scoring)
+        epoch, last = trainer.position.epoch + 1, f"scoring {images:,} images"
+        self._scoring = self._bar.add_task(
+            "", total=images, epoch=min(epoch, self.epochs), epochs=self.epochs, last=last
+        )
+
+    def on_evaluation_step(self, trainer: Trainer, images: int) -> None:
+        """Advance by a batch that was scored."""
+        if self._scoring is not None:
+            self._bar.advance(self._scoring, images)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Show what the epoch reached."""
+        if self._scoring is not None:
+            self._bar.remove_task(self._scoring)
+            self._scoring = None
         losses = [loss for loss in record["loss"] if loss is not None]
         line = f"last block's loss {losses[-1]:.3f}"
         if record["validation_accuracy"] is not None:
