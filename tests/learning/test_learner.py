@@ -365,3 +365,51 @@ def test_a_step_of_ones_own_takes_the_place_of_every_optimizers(method: str) -> 
     for parameter, value in zip(networks[1].parameters(), before, strict=True):
         assert torch.equal(parameter, value)
         assert parameter.grad is None
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "total_steps", "expected"),
+    [
+        (2, 7, [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3)]),
+        # Beyond the last epoch, and where nobody says how long one is.
+        (2, 2, [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3)]),
+        (None, 7, [(0, 1)] * 5),
+    ],
+)
+@pytest.mark.parametrize("schedule", [LAYER_WISE, OVERLAPPING], ids=str)
+def test_heads_of_a_window_are_told_the_epoch(
+    schedule: Schedule, steps_per_epoch: int | None, total_steps: int, expected: list[tuple[int, int]]
+) -> None:
+    network = network_of("mono-forward", schedule)
+    told: dict[int, list[tuple[int, int]]] = {k: [] for k in network.scored_blocks}
+    for k, calls in told.items():
+        network.head(k).set_epoch = lambda *epoch, calls=calls: calls.append(epoch)  # type: ignore[method-assign]
+    learner = Learner(
+        network,
+        generator=torch.Generator().manual_seed(4),
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+    )
+    for _ in range(5):
+        learner.step(*batch())
+    for k, calls in told.items():
+        steps = [s for s in range(5) for w in schedule.windows(s, 6) if w.first <= k <= w.last]
+        assert calls == [expected[step] for step in steps]
+
+
+def test_a_block_learns_from_pairs_of_the_positives_that_were_passed_on() -> None:
+    network = build_network(
+        get_method("scff"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
+    )
+    learner = learner_of(network)
+    step = learner.begin(*batch())
+    learner.learn(step)
+    assert network.image_pairs is not None
+    assert step.offsets is not None
+    pairs = network.image_pairs.pairs_at(step.x[:12], step.offsets[1:2])
+    features, _ = copy.deepcopy(network).pass_block(1, pairs)
+    expected = network.head(1).loss(features, step.labels)
+    learner.learn(step)
+    found = step.losses[1]
+    assert found is not None
+    torch.testing.assert_close(found, expected.detach())
