@@ -78,7 +78,7 @@ def test_a_shortlist_is_made_after_a_third_of_the_blocks() -> None:
 def test_a_shortlist_leaves_something_out_and_something_in() -> None:
     assert [shortlist(count).labels for count in (1, 4)] == [1, 4]
     for count in (0, 5):
-        with pytest.raises(ValueError, match=rf"keeps 1 … 4 of 5 labels: received {count}"):
+        with pytest.raises(ValueError, match=rf"keeps 1 … 4 of 5 labels, or 0 for all: received {count}"):
             shortlist(count)
 
 
