@@ -39,7 +39,9 @@ def test_two_to_a_hundred_classes(method: str, classes: int) -> None:
     take_steps(network, images, labels)
     scores = network.eval()(images)
     assert scores.shape == (4, classes)
-    assert scores.isfinite().all()
+    # A method that tries labels goes on with the 20 likeliest.
+    kept = 20 if network.method.tries_labels and classes == 100 else classes
+    assert scores.isfinite().sum(1).tolist() == [kept] * 4
 
 
 @pytest.mark.parametrize(("method", "network"), crossed(METHODS, list(NETWORKS)))
