@@ -8,7 +8,15 @@ import torch
 
 from trifecta import build_network, get_method
 from trifecta.losses.goodness import mean_square
-from trifecta.readout import Shortlist, best_rows, choose_shortlist, fuse, select_blocks, spread_scores
+from trifecta.readout import (
+    Shortlist,
+    best_rows,
+    choose_shortlist,
+    fuse,
+    select_blocks,
+    spread_scores,
+    usual_shortlist,
+)
 
 
 def test_names_and_numbers_choose_blocks() -> None:
@@ -82,10 +90,20 @@ def test_a_shortlist_leaves_something_out_and_something_in() -> None:
             shortlist(count)
 
 
-def test_a_shortlist_comes_before_the_first_block_of_the_read_out() -> None:
-    assert shortlist(2, readout_blocks=(2, 5)).after == 1
-    with pytest.raises(ValueError, match="every label's score from block 1, a shortlist has them up to"):
-        shortlist(2, readout_blocks=(1, 5))
+def test_a_shortlist_comes_before_the_last_block_of_the_read_out() -> None:
+    assert shortlist(2, readout_blocks=(0, 2)).after == 1
+    with pytest.raises(ValueError, match="begins behind block 1, and the read-out ends at block 1"):
+        shortlist(2, readout_blocks=(0, 1))
+
+
+def test_there_is_a_usual_shortlist_for_many_labels() -> None:
+    def usual(classes: int, last: int) -> Shortlist | None:
+        return usual_shortlist(
+            num_blocks=6, num_classes=classes, scored_blocks=range(6), readout_blocks=(0, last)
+        )
+
+    assert usual(21, 2) == Shortlist(labels=20, after=1)
+    assert usual(20, 2) is usual(21, 1) is None
 
 
 def test_the_best_labels_of_every_image_go_on() -> None:

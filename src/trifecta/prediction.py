@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trifecta.fused import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums
-from trifecta.readout import best_rows, spread_scores
+from trifecta.readout import best_rows, fuse, spread_scores
 
 if TYPE_CHECKING:
     from trifecta.network import LocalNetwork
@@ -58,9 +58,8 @@ def _label_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None
         return [_view(s, grid) for s in scores + _pass_scores(network, x, first=len(scores))]
     x, early = _run_blocks(network, x, len(scores), network.shortlist.after + 1)
     scores = [_view(s, grid) for s in scores + early]
-    chosen = scores[network.shortlist.after]
-    assert chosen is not None
-    rows, kept = best_rows(chosen, network.shortlist.labels)
+    so_far = [k for k in network.readout_blocks if k <= network.shortlist.after]
+    rows, kept = best_rows(fuse(scores, so_far or [network.shortlist.after]), network.shortlist.labels)
     late = _pass_scores(network, x[rows], first=len(scores))
     return scores + [None if s is None else spread_scores(s, kept, num_classes) for s in late]
 

@@ -64,9 +64,10 @@ def fuse(block_scores: Sequence[Tensor | None], blocks: Sequence[int]) -> Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Shortlist:
-    """After block ``after`` go on with the ``labels`` labels that score best there.
+    """After block ``after`` go on with the ``labels`` labels that score best so far.
 
-    An approximation: a true label that the early block ranks too low is lost. Later blocks score the
+    By the read-out's blocks up to that one; by that block alone where the read-out begins later. An
+    approximation: a true label that the early block ranks too low is lost. Later blocks score the
     labels left out −∞.
     """
 
@@ -85,7 +86,7 @@ def choose_shortlist(
     """A shortlist of ``labels`` labels after a third of the blocks.
 
     Raises:
-        ValueError: it leaves nothing out, or the read-out needs every label's score from an early block.
+        ValueError: it leaves nothing out, or the read-out ends before a shortlist would begin.
     """
     if not 0 < labels < num_classes:
         raise ValueError(
@@ -93,10 +94,10 @@ def choose_shortlist(
             f"or 0 for all: received {labels}"
         )
     after = _shortlisting_block(num_blocks, scored_blocks)
-    if min(readout_blocks) <= after:
+    if max(readout_blocks) <= after:
         raise ValueError(
-            f"the read-out needs every label's score from block {min(readout_blocks)}, a shortlist has "
-            f"them up to block {after}: drop --shortlist"
+            f"a shortlist begins behind block {after}, and the read-out ends at block "
+            f"{max(readout_blocks)}: drop --shortlist"
         )
     return Shortlist(labels=labels, after=after)
 
@@ -104,9 +105,9 @@ def choose_shortlist(
 def usual_shortlist(
     *, num_blocks: int, num_classes: int, scored_blocks: Sequence[int], readout_blocks: Sequence[int]
 ) -> Shortlist | None:
-    """The shortlist of a network that tries labels: None for a few, or where the read-out needs all."""
+    """The shortlist of a network that tries labels: None for a few, or where the read-out ends early."""
     after = _shortlisting_block(num_blocks, scored_blocks)
-    if num_classes <= MOST_LABELS or min(readout_blocks) <= after:
+    if num_classes <= MOST_LABELS or max(readout_blocks) <= after:
         return None
     return Shortlist(labels=MOST_LABELS, after=after)
 

@@ -120,7 +120,7 @@ def test_a_shortlist_scores_its_labels_exactly_and_drops_the_rest() -> None:
     [
         ("trifecta", "last", -1, "keeps 1 … 4 of 5 labels"),
         ("trifecta", "last", 5, "keeps 1 … 4 of 5 labels"),
-        ("trifecta", "all", 2, "drop --shortlist"),
+        ("trifecta", "0,1", 2, "behind block 1, and the read-out ends at block 1: drop --shortlist"),
         ("backprop", "last", 2, "scores all classes in one pass"),
     ],
 )
@@ -152,12 +152,24 @@ def test_many_labels_are_cut_short_unless_all_are_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("classes", "method", "readout"),
-    [(20, "trifecta", "last"), (30, "trifecta", "all"), (30, "pred", "last")],
+    [(20, "trifecta", "last"), (30, "trifecta", "0,1"), (30, "pred", "last")],
 )
 def test_there_is_no_shortlist_where_there_is_no_need_or_no_room(
     classes: int, method: str, readout: str
 ) -> None:
     assert network_of_classes(classes, method, readout).shortlist is None
+
+
+def test_a_shortlist_is_by_what_the_read_out_has_so_far() -> None:
+    images = torch.randn(5, *SHAPE)
+    network = network_of_classes(30, readout="0,1,4")
+    with network.every_label():
+        exact = network.block_scores(images)
+    first, second = exact[:2]
+    assert first is not None
+    assert second is not None
+    best = (first + second).topk(20, dim=1).indices.sort(1).values
+    assert torch.equal(network(images).isfinite().nonzero()[:, 1].view(5, 20), best)
 
 
 def test_hard_negatives_are_drawn_from_every_label() -> None:
