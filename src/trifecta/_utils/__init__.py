@@ -1,1 +1,1 @@
-"""Helpers of every floor: devices, precision, files, names, optional libraries."""
+"""Helpers that every layer uses: devices, precision, files, names, optional libraries."""

@@ -31,10 +31,10 @@ class Callback:
         """After every batch; must not wait for the device."""
 
     def on_evaluation_begin(self, trainer: "Trainer", images: int) -> None:
-        """Before so many images are scored."""
+        """Before ``images`` images are scored."""
 
     def on_evaluation_step(self, trainer: "Trainer", images: int) -> None:
-        """After so many more of them."""
+        """After a batch of ``images`` images is scored."""
 
     def on_epoch_end(self, trainer: "Trainer", record: Record) -> None:
         """After an epoch and its checkpoint; ``record`` is its line of the history."""
