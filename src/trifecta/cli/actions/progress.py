@@ -28,7 +28,7 @@ def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def scoring(console: Console, images: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of ``images`` images are scored, on a terminal only; call the function after each batch."""
+    """Show how many of ``images`` are scored, on a terminal only; call the function after each batch."""
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     if not console.is_terminal:
         yield lambda count: None
