@@ -21,15 +21,12 @@ from trifecta import (
     CSVLogger,
     DataConfig,
     EarlyStopping,
-    Learner,
     Method,
-    OptimizerConfig,
     RunConfig,
     RunFolder,
     Symmetric,
     TensorBoardLogger,
     Trainer,
-    build_network,
     get_method,
     load,
     resume,
@@ -335,35 +332,6 @@ def test_tensorboard_has_every_number_of_every_epoch(stripes: ImageData, tmp_pat
         if name != "epoch":
             assert [event.step for event in events.Scalars(name)] == [1, 2]
             assert events.Scalars(name)[1].value == pytest.approx(expected, rel=1e-6)
-
-
-def learner_of(config: OptimizerConfig, total_steps: int | None) -> Learner:
-    method = Method(name="own", label_input="channel", objective=Symmetric(), optimizer=config)
-    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
-    return Learner(network, total_steps=total_steps)
-
-
-@pytest.mark.parametrize(
-    ("config", "total_steps"),
-    [(OptimizerConfig(decay="constant", learning_rate=0.1), 9), (OptimizerConfig(learning_rate=0.1), None)],
-)
-def test_a_scheduler_is_obeyed_where_the_rate_stays(
-    config: OptimizerConfig, total_steps: int | None
-) -> None:
-    learner = learner_of(config, total_steps)
-    schedulers = [torch.optim.lr_scheduler.ExponentialLR(o, 0.5) for o in learner.optimizers.values()]
-    for _ in range(2):
-        learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
-        for scheduler in schedulers:
-            scheduler.step()
-    assert [o.param_groups[0]["lr"] for o in learner.optimizers.values()] == [0.025] * 6
-
-
-def test_a_scheduler_is_refused_where_the_method_decays_the_rate() -> None:
-    learner = learner_of(OptimizerConfig(), 9)
-    torch.optim.lr_scheduler.ExponentialLR(learner.optimizers[0], 0.5)
-    with pytest.raises(ValueError, match="would overwrite the scheduler's"):
-        learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
 
 
 def test_an_overridden_goodness_of_a_pair_head_is_what_trains() -> None:
