@@ -1,12 +1,13 @@
 """The learner: what crosses a block, what a step changes, and when memory is freed."""
 
 import copy
+import re
 import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from matrix import SCHEDULES, crossed, methods
@@ -259,21 +260,6 @@ def test_another_kind_of_device_continues_with_a_warning() -> None:
     learner.step(*batch())
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "message"),
-    [
-        (torch.zeros(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64), r"\(B, 1, 8, 8\): received"),
-        (torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), "uint8"),
-        (torch.zeros(4, 1, 8, 8), torch.zeros(3, dtype=torch.int64), r"int64 \(4,\)"),
-        (torch.zeros(4, 1, 8, 8), torch.zeros(4), "float32"),
-        (torch.zeros(4, 1, 8, 8), torch.tensor([0, 1, 2, 3]), "0 … 2: received 0 … 3"),
-    ],
-)
-def test_batches_that_do_not_fit_are_refused(images: Tensor, labels: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        learner_of(network_of("trifecta", OVERLAPPING)).step(images, labels)
-
-
 def test_deep_supervision_is_the_sum_of_the_losses_of_all_blocks() -> None:
     network = build_network(
         get_method("deep-supervision"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
@@ -413,3 +399,50 @@ def test_a_block_learns_from_pairs_of_the_positives_that_were_passed_on() -> Non
     found = step.losses[1]
     assert found is not None
     torch.testing.assert_close(found, expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            torch.zeros(4, 3, 8, 8),
+            torch.zeros(4, dtype=torch.int64),
+            "images must be float (B, 1, 8, 8): received torch.float32 (4, 3, 8, 8)",
+        ),
+        (
+            torch.zeros(4, 1, 8, 8, dtype=torch.uint8),
+            torch.zeros(4, dtype=torch.int64),
+            "images must be float (B, 1, 8, 8): received torch.uint8 (4, 1, 8, 8)",
+        ),
+        (
+            torch.zeros(4, 1, 8, 8),
+            torch.zeros(4),
+            "labels must be int64 (4,), one per image: received torch.float32 (4,)",
+        ),
+        (
+            torch.zeros(4, 1, 8, 8),
+            torch.zeros(4, 2, dtype=torch.int64),
+            "labels must be int64 (4,), one per image: received torch.int64 (4, 2)",
+        ),
+        (torch.zeros(4, 1, 8, 8), torch.tensor([0, 3, 1, 2]), "labels must be 0 … 2: received 0 … 3"),
+        (torch.zeros(4, 1, 8, 8), torch.tensor([0, -1, 1, 2]), "labels must be 0 … 2: received -1 … 2"),
+    ],
+)
+def test_a_batch_that_cannot_be_learnt_from_is_refused(
+    images: Tensor, labels: Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        learner_of(network_of("trifecta", LAYER_WISE)).step(images, labels)
+
+
+def test_tokens_and_labels_of_positions_are_checked_too() -> None:
+    blocks = [nn.Sequential(nn.Embedding(9, 6)), nn.Linear(6, 6)]
+    method = get_method("superfecta").at_positions()
+    network = LocalNetwork(blocks, method, sample_shape=(5,), num_classes=9, integer=True, channels="last")
+    tokens = torch.zeros(2, 5, dtype=torch.int64)
+    for images, labels, message in (
+        (tokens.float(), tokens, "images must be int64 (B, 5): received torch.float32 (2, 5)"),
+        (tokens, tokens[:, 0], "labels must be int64 (2, 5), one per position: received torch.int64 (2,)"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            learner_of(network).step(images, labels)

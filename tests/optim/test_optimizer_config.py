@@ -1,8 +1,14 @@
 """How fast a block learns, and to what end."""
 
+import re
+from typing import Any
+
 import pytest
+import torch
+from torch import nn
 
 from trifecta import OptimizerConfig
+from trifecta.optim.muon import Muon
 
 
 def test_a_rate_falls_along_a_cosine_to_its_end_and_stays_there() -> None:
@@ -27,3 +33,69 @@ def test_blocks_freeze_one_after_the_other_and_the_last_one_never() -> None:
 def test_no_block_freezes_unless_it_is_asked_to() -> None:
     assert [OptimizerConfig().end(block, 3) for block in range(3)] == [1.0, 1.0, 1.0]
     assert OptimizerConfig().frozen_blocks(1.0, 3) == 0
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"ownership": "nobody"}, "optimizer ownership is weight or objective: received 'nobody'"),
+    (
+        {"algorithm": "muon", "weight_decay": 0.1},
+        "weight_decay is Adam's: received 0.1 with another optimizer; give it in arguments where the "
+        "optimizer has one",
+    ),
+    ({"decay": "linear"}, "a decay is cosine or constant: received 'linear'"),
+    ({"freeze_from": 0.0}, "freeze_from is a share of the run, above 0 and up to 1: received 0.0"),
+    ({"freeze_from": 1.5}, "freeze_from is a share of the run, above 0 and up to 1: received 1.5"),
+    (
+        {"freeze_from": 0.5, "decay": "constant"},
+        "a block freezes when its learning rate has decayed: received freeze_from 0.5 with decay constant; "
+        "use cosine",
+    ),
+    (
+        {"learning_rate": 0.0},
+        "the learning rate must be above 0 and weight decay at least 0: received 0.0 and 0.0",
+    ),
+    (
+        {"weight_decay": -0.1},
+        "the learning rate must be above 0 and weight decay at least 0: received 0.003 and -0.1",
+    ),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[next(iter(s)) for s, _ in REFUSED])
+def test_settings_that_no_optimizer_takes_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        OptimizerConfig(**settings)
+
+
+def test_arguments_are_for_an_optimizer_of_ones_own() -> None:
+    with pytest.raises(ValueError, match=r"^arguments are for an optimizer of your own: received momentum"):
+        OptimizerConfig(arguments={"momentum": 0.9})
+    with pytest.raises(ValueError, match="unknown optimizer 'adm': did you mean adam"):
+        OptimizerConfig(algorithm="adm")
+
+
+def test_an_optimizer_is_built_as_it_is_described() -> None:
+    weights = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))]
+    adam = OptimizerConfig(learning_rate=0.2).build(weights)
+    decayed = OptimizerConfig(learning_rate=0.2, weight_decay=0.1).build(weights)
+    muon = OptimizerConfig(algorithm="muon", learning_rate=0.2).build(weights, hidden=weights[:1])
+    own = OptimizerConfig(algorithm=torch.optim.SGD, arguments={"momentum": 0.9}, learning_rate=0.2).build(
+        weights
+    )
+    assert [type(o) for o in (adam, decayed, muon, own)] == [
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        Muon,
+        torch.optim.SGD,
+    ]
+    for optimizer in (adam, decayed, muon, own):
+        assert {group["lr"] for group in optimizer.param_groups} == {0.2}
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == 2
+    assert decayed.param_groups[0]["weight_decay"] == 0.1
+    assert own.param_groups[0]["momentum"] == 0.9
+    assert [(group["orthogonalized"], group["params"]) for group in muon.param_groups] == [
+        (True, weights[:1]),
+        (False, weights[1:]),
+    ]
+    only = OptimizerConfig(algorithm="muon").build(weights)
+    assert [group["orthogonalized"] for group in only.param_groups] == [False]
