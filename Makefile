@@ -8,11 +8,11 @@ demo: .venv/installed
 	$(BIN)/trifecta train --recipe demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 # The rest of the large matrices: the same code, reached by other names.
 test-slow: .venv/installed
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 check: lint types wheel test test-slow
 
