@@ -28,7 +28,7 @@ def example(name: str) -> ModuleType:
 @pytest.mark.parametrize(
     ("method", "least"),
     [
-        ("superfecta", 0.7),
+        pytest.param("superfecta", 0.7, marks=pytest.mark.slow),
         pytest.param("trifecta", 0.25, marks=pytest.mark.slow),
         pytest.param("backprop", 0.2, marks=pytest.mark.slow),
     ],

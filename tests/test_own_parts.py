@@ -164,6 +164,7 @@ def test_a_stranger_cannot_reach_through_a_module(parts: ModuleType, reference: 
         from_plain(plain, imports=["my_parts"])
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_own_parts(
     parts: ModuleType, capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from command import run
 TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-size", "6", "--rounds", "1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("benchmark", "arguments", "shown"),
     [

@@ -106,6 +106,7 @@ def test_it_works_in_a_pipeline_a_search_a_cross_validation_and_a_calibration() 
     assert calibrated.score(rows, labels) > 0.8
 
 
+@pytest.mark.slow
 def test_images_come_as_they_are_or_as_rows() -> None:
     rows, labels = load_digits(return_X_y=True)
     rows, labels = rows[:600], labels[:600]
@@ -126,6 +127,7 @@ def test_it_stops_early_and_keeps_a_history() -> None:
     assert stopped.history_[-1]["validation_accuracy"] is not None
 
 
+@pytest.mark.slow
 def test_rows_that_come_bit_by_bit_are_learnt() -> None:
     rows, labels = load_digits(return_X_y=True)
     estimator = small(width=0.05)

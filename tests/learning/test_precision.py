@@ -197,7 +197,7 @@ def test_what_the_user_chose_is_not_timed(
     ("method", "winner"),
     [
         ("trifecta", "fp32"),
-        ("superfecta", "bf16"),
+        pytest.param("superfecta", "bf16", marks=pytest.mark.slow),
         pytest.param("rec-lra", "fp32", marks=pytest.mark.slow),
         pytest.param("scff", "bf16", marks=pytest.mark.slow),
         pytest.param("backprop", "fp32", marks=pytest.mark.slow),
