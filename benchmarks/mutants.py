@@ -38,6 +38,14 @@ REASONS = {
     r"else [12]\)": "windows that do not overlap are the same at every step",
     r"randint\((0, )?": "integers begin at 0 anyway",
     r",? *dim=1": "a matrix ends with its dimension 1",
+    r",? *dtype=[\w.]+": "integers are int64 anyway",
+    r",? *strict=\w+": "the two are as long as each other",
+    r"\(?settled\)?( or True)?": "0 settles nothing",
+    r"//?": "a size below a byte makes no difference",
+    r"(or|else \(0,) [01]\)": "the number of epochs is raised to one above the epoch",
+    r"autocast\((self\.precision|None)": "inputs are put together there, and hardly computed",
+    r"LabelEmbedding\(\w+": "what the base class keeps, this class does not read",
+    r"args (and|or) isinstance\(args\[0\], Tensor\) (and|or)": "embeddings are called with tensors",
 }
 
 

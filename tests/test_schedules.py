@@ -119,3 +119,7 @@ def test_a_window_has_a_block_and_an_overlapping_one_two(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Schedule(size=size, overlapping=overlapping)
+
+
+def test_a_network_shorter_than_a_window_is_no_remainder() -> None:
+    assert Schedule(size=5, trains_remainder=False).windows(0, 3) == (Window(0, 2),)

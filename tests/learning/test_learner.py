@@ -446,3 +446,19 @@ def test_tokens_and_labels_of_positions_are_checked_too() -> None:
     ):
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             learner_of(network).step(images, labels)
+
+
+def test_a_window_draws_its_pairs_where_it_is_given_none() -> None:
+    network = build_network(
+        get_method("scff"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
+    )
+    learner, other = learner_of(network), learner_of(network)
+    step = learner.begin(*batch())
+    learner.learn(step)
+    torch.manual_seed(0)
+    drawn, _ = learner.window_loss(Window(1, 1), step.x, step.labels)
+    assert other.generator is not None
+    other.begin(*batch())
+    offsets = other._draw_offsets(12)
+    given, _ = learner.window_loss(Window(1, 1), step.x, step.labels, offsets)
+    torch.testing.assert_close(drawn, given)

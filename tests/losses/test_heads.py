@@ -20,8 +20,9 @@ from trifecta.losses import (
 )
 from trifecta.losses.classifiers import ClassifierHead
 from trifecta.losses.feedback import FeedbackHead
-from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
-from trifecta.losses.goodness import ChannelSums, patch_rms
+from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss, symmetric_loss
+from trifecta.losses.goodness import ChannelSums, mean_square, patch_rms
+from trifecta.losses.pairs import PairHead, PairObjective
 
 SHAPE, CLASSES = (6, 8, 8), 3
 
@@ -235,3 +236,12 @@ def test_patches_of_signals_and_volumes() -> None:
     expected = signals.view(3, 2, 2, 4).square().mean(3).sqrt()
     torch.testing.assert_close(found.view(3, 2, 2).mT, expected, rtol=1e-4, atol=1e-4)
     assert patch_rms(volumes, 2).shape == (3, 2 * 8)
+
+
+def test_a_pair_head_reads_sums_for_goodness_that_takes_them() -> None:
+    for goodness, reads in ((mean_square, True), (lambda a: a.flatten(1).norm(dim=1), False)):
+        head = PairHead(goodness, symmetric_loss)
+        assert head.reads_channel_sums == reads
+        assert head.skips_samples is False
+    with pytest.raises(NotImplementedError, match=r"^PairObjective compares nothing$"):
+        PairObjective().compare(torch.zeros(2), torch.zeros(2))  # type: ignore[abstract]
