@@ -244,4 +244,4 @@ def test_a_pair_head_reads_sums_for_goodness_that_takes_them() -> None:
         assert head.reads_channel_sums == reads
         assert head.skips_samples is False
     with pytest.raises(NotImplementedError, match=r"^PairObjective compares nothing$"):
-        PairObjective().compare(torch.zeros(2), torch.zeros(2))  # type: ignore[abstract]
+        PairObjective().compare(torch.zeros(2), torch.zeros(2))
