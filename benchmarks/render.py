@@ -115,7 +115,7 @@ def many_classes() -> str:
     body = [
         [
             f"`{row['method']}`",
-            "one pass" if row["method"] == "superfecta" else f"{row['labels'] or 'all'} labels",
+            "one pass" if row["labels"] is None else f"{row['labels'] or 'all'} labels",
             f"{100 * row['accuracy']:.2f}%",
             f"{row['multiply_adds'] / 1e6:,.0f} M",
             f"{1000 * row['seconds'] / row['test_images']:.1f}",

@@ -455,7 +455,6 @@ def test_a_window_draws_its_pairs_where_it_is_given_none() -> None:
     learner, other = learner_of(network), learner_of(network)
     step = learner.begin(*batch())
     learner.learn(step)
-    torch.manual_seed(0)
     drawn, _ = learner.window_loss(Window(1, 1), step.x, step.labels)
     assert other.generator is not None
     other.begin(*batch())

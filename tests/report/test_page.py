@@ -15,7 +15,7 @@ import torch
 from command import run
 from trifecta import RunConfig, Trainer, from_module, get_method, train
 from trifecta.data import ImageData
-from trifecta.report import insight
+from trifecta.report import figures, insight
 from trifecta.report.page import render, write_report
 from users_networks import GPT
 
@@ -55,6 +55,21 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     assert re.search(r"epochs:\s+2", reader.text)
     assert not re.search(r"[\x00-\x08\x0b-\x1f]", page)
     assert "bell\ufffd" in page
+
+
+def test_scores_that_a_shortlist_left_out_are_not_drawn(stripes: ImageData) -> None:
+    history = [
+        {"epoch": e, "positive_score": [0.5, own], "negative_score": [0.1, 0.2]}
+        for e, own in ((1, None), (2, 0.3))
+    ]
+    drawn = figures.score_curves(history)
+    assert "block 0, epoch 1, true label" in drawn
+    assert "block 1, epoch 2, true label" not in drawn
+    done = train(replace(SMALL, epochs=1), data=stripes)
+    whole = render(done).count("<svg")
+    left_out = [None if s is None else torch.full_like(s, -torch.inf) for s in done.test.positive]
+    without = replace(done, test=replace(done.test, positive=left_out))
+    assert render(without).count("<svg") == whole - 6
 
 
 def test_only_the_command_draws(

@@ -82,7 +82,7 @@ def score_curves(history: Records) -> str:
         for block in range(num_blocks):
             for key, color in (("positive_score", POSITIVE), ("negative_score", NEGATIVE)):
                 values = [record[key][block] for record in history]
-                if values[-1] is not None:
+                if None not in values:
                     strength = 0.3 + 0.7 * (block + 1) / num_blocks
                     kind = "true" if key == "positive_score" else "wrong"
                     told = [

@@ -39,7 +39,7 @@ def render(run: Run) -> str:
             for block, (positive, negative) in enumerate(
                 zip(run.test.positive, run.test.negative, strict=True)
             )
-            if positive is not None and negative is not None
+            if positive is not None and negative is not None and bool(positive.isfinite().any())
         ],
         added=_added(run),
         memory=_memory(run),

@@ -69,7 +69,7 @@ def evaluate(
 
 def warn_of_many_labels(network: LocalNetwork) -> None:
     """Say so where a prediction takes a pass for each of many labels."""
-    if network.shortlist is not None and network.shortlist.labels < network.num_classes:
+    if network.shortlist is not None:
         kept, after = network.shortlist.labels, network.shortlist.after
         warnings.warn(
             f"method {network.method.name} tries each of {network.num_classes} labels to predict; behind "
