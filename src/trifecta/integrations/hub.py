@@ -84,6 +84,8 @@ class HubModel(ModelHubMixin):
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
+        proxies: Any = None,  # this one and the next come from huggingface_hub before 1.0
+        resume_download: Any = None,
         **own: Any,
     ) -> "HubModel":
         if Path(model_id).is_dir():
