@@ -424,9 +424,9 @@ def test_the_shell_completes_commands_and_options_without_a_library() -> None:
 @pytest.mark.parametrize(("number", "status", "line"), [(2, 130, "interrupted"), (15, 143, "terminated")])
 def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: int, line: str) -> None:
     program = (
-        "import os, sys\nfrom trifecta.cli import main\n"
+        "import os, time\nfrom trifecta.cli import main\n"
         "import trifecta.cli.lazy as lazy\n"
-        f"lazy.import_module = lambda name: os.kill(os.getpid(), {number})\n"
+        f"lazy.import_module = lambda name: (os.kill(os.getpid(), {number}), time.sleep(60))\n"
         "main(['train', '--data', 'digits'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
