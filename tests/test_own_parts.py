@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from command import run
+from run_files import edit_config
 from stopping import StopAt
 from trifecta import (
     Augmentation,
@@ -145,8 +146,7 @@ def test_loading_imports_nothing_that_was_not_named(
 ) -> None:
     train(config_of(parts.classes(), stripes_folder, epochs=1), out=tmp_path / "run")
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
-    config = tmp_path / "run/config.yaml"
-    config.write_text(config.read_text().replace("my_parts:SpreadTerm", "trap:SpreadTerm"))
+    edit_config(tmp_path / "run", "my_parts:SpreadTerm", "trap:SpreadTerm")
     sys.modules.pop("my_parts")
     for imports in ((), ("my_parts",)):
         with pytest.raises(ValueError, match="--import trap"):

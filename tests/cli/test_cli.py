@@ -15,11 +15,12 @@ import torch
 from PIL import Image
 
 from command import run
+from run_files import edit_config
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method
 from trifecta.cli import main
 from trifecta.cli.actions.settings import with_settings
 from trifecta.experiments.recipes import RECIPES, TABLES
-from trifecta.training import read_config, to_plain
+from trifecta.training import RunFolder, read_config, to_plain
 
 QUICK = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]
 
@@ -55,9 +56,7 @@ def test_train_as_json_is_the_result_and_nothing_else(
     status, out, err = run(capsys, "train", *where, *QUICK, "--json")
     assert status == 0
     assert err == ""
-    assert json.loads(out) == json.loads((tmp_path / "run/result.json").read_text()) | {
-        "run": str(tmp_path / "run")
-    }
+    assert json.loads(out) == RunFolder(tmp_path / "run").read_result() | {"run": str(tmp_path / "run")}
 
 
 def test_runs_without_out_are_numbered(
@@ -283,7 +282,7 @@ def test_a_folder_that_cannot_be_made_is_named(
     (tmp_path / "file").write_text("not a folder")
     out = tmp_path / "file/run"
     complaint = run(capsys, "train", "--data", stripes_folder, "--out", out, *QUICK)
-    check_complaint(*complaint, r"cannot create the run folder .*file/run .*--out")
+    check_complaint(*complaint, r"cannot write to the run folder .*file/run .*--out")
 
 
 def test_a_run_folder_is_never_overwritten(
@@ -453,8 +452,7 @@ def test_evaluating_a_run_that_goes_on_says_so(
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(trained, copy)
-    config = (copy / "config.yaml").read_text()
-    (copy / "config.yaml").write_text(re.sub(r"(?m)^epochs: \d+$", "epochs: 99", config))
+    edit_config(copy, r"(?m)^epochs: \d+$", "epochs: 99")
     (copy / "result.json").unlink()
     status, _, error = run(capsys, "evaluate", copy)
     assert status == 0

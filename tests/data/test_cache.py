@@ -1,14 +1,16 @@
 import multiprocessing
 import os
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from trifecta.data import DataConfig, ImageData, load_data
-from trifecta.data.cache import cache_folder, cached_images
+from trifecta.data import DataConfig, ImageData, ImageSet, load_data
+from trifecta.data.cache import Decode, cache_folder, cached_images
+from trifecta.data.decode import Pixels, Shape
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
 
@@ -26,8 +28,25 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 1, 4, 5), generator=torch.Generator().manual_seed(0)).byte()
 
 
-def never() -> Tensor:
+def decoder(images: Tensor) -> Decode:
+    """Hands out the images in two pieces."""
+
+    def decode(consume: Callable[[Shape, Iterator[Pixels]], Tensor]) -> Tensor:
+        count, channels, height, width = images.shape
+        pieces = (piece.numpy() for piece in torch.split(images, 2))
+        return consume((count, channels, height, width), pieces)
+
+    return decode
+
+
+def never(*_: object, **__: object) -> Tensor:
     raise AssertionError("decoded again")
+
+
+def cached(images: Tensor | None, **changes: object) -> Tensor:
+    """The images through the cache; None where they have to be in it."""
+    decode = never if images is None else decoder(images)
+    return cached_images(IDENTITY | changes, 3 if images is None else len(images), decode).images
 
 
 def entries() -> list[Path]:
@@ -35,32 +54,59 @@ def entries() -> list[Path]:
 
 
 def test_images_are_decoded_once() -> None:
-    assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
-    assert torch.equal(cached_images(IDENTITY, 3, never), pixels())
+    assert torch.equal(cached(pixels()), pixels())
+    assert torch.equal(cached(None), pixels())
 
 
 @pytest.mark.parametrize("changed", [{"split": "f01"}, {"column": "img"}, {"image_size": (4, 5)}])
 def test_other_images_have_another_entry(changed: dict[str, object]) -> None:
-    cached_images(IDENTITY, 3, pixels)
-    other = cached_images(IDENTITY | changed, 3, lambda: pixels() // 2)
+    cached(pixels())
+    other = cached(pixels() // 2, **changed)
     assert torch.equal(other, pixels() // 2)
     assert len(entries()) == 2
 
 
-@pytest.mark.parametrize("length", [0, 5, 70, 100])
-def test_a_truncated_entry_is_rewritten(length: int) -> None:
-    cached_images(IDENTITY, 3, pixels)
+@pytest.mark.parametrize("length", [0, 5, 70, 130, 190])
+def test_a_truncated_entry_is_told_and_rewritten(length: int) -> None:
+    cached(pixels())
     (file,) = entries()
     whole = file.read_bytes()
     assert len(whole) > length
     file.write_bytes(whole[:length])
-    assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+    with pytest.warns(UserWarning, match=rf"{file.name} are damaged"):
+        assert torch.equal(cached(pixels()), pixels())
     assert [entry.read_bytes() for entry in entries()] == [whole]
 
 
+def test_a_flipped_bit_is_told_and_the_images_are_decoded_again() -> None:
+    cached(pixels())
+    (file,) = entries()
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        content = bytearray(whole)
+        content[position] ^= 1 << position % 8
+        file.write_bytes(content)
+        with pytest.warns(UserWarning, match="damaged"):
+            assert torch.equal(cached(pixels()), pixels())
+    assert torch.equal(cached(None), pixels())
+
+
 def test_an_entry_with_another_number_of_images_is_rewritten() -> None:
-    cached_images(IDENTITY, 3, pixels)
-    assert len(cached_images(IDENTITY, 4, lambda: pixels(4))) == 4
+    cached(pixels())
+    assert len(cached(pixels(4))) == 4
+
+
+def test_images_that_would_fill_memory_stay_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trifecta.data.cache.MOST_OF_MEMORY", 0.0)
+    kept = cached_images(IDENTITY, 3, decoder(pixels()))
+    assert kept.in_file
+    assert torch.equal(kept.images, pixels())
+    every = ImageSet(kept.images, torch.tensor([0, 1, 2]), rows=torch.arange(3))
+    part = every.part(torch.tensor([2, 0])).part(torch.tensor([1]))
+    assert part.images.data_ptr() == kept.images.data_ptr()
+    assert torch.equal(part.select(torch.tensor([0])).images, pixels()[:1])
+    assert [piece.labels.tolist() for piece in every.in_order(2)] == [[0, 1], [2]]
+    assert torch.equal(torch.cat([piece.images for piece in every.in_order(2)]), pixels())
 
 
 def test_a_folder_that_cannot_be_written_only_warns(
@@ -69,28 +115,28 @@ def test_a_folder_that_cannot_be_written_only_warns(
     (tmp_path / "file").touch()
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.warns(UserWarning, match="cannot be written .*TRIFECTA_CACHE"):
-        assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+        assert torch.equal(cached(pixels()), pixels())
 
 
-def test_a_full_disk_leaves_no_half_written_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(_: object, file: Path) -> None:
-        file.write_bytes(b"half")
-        raise OSError("no space left")
-
-    monkeypatch.setattr("trifecta.data.cache.save_file", half)
-    with pytest.warns(UserWarning, match="no space left"):
-        cached_images(IDENTITY, 3, pixels)
+def test_a_full_disk_leaves_no_half_written_file() -> None:
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150, resource.RLIM_INFINITY))
+        with pytest.warns(UserWarning, match="cannot be written .*too large"):
+            assert torch.equal(cached(pixels()), pixels())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert entries() == []
 
 
-def test_an_entry_appears_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(tensors: dict[str, Tensor], file: Path) -> None:
-        save_file(tensors, file)
-        assert not list(cache_folder().glob("*.safetensors"))
+def test_an_entry_appears_whole() -> None:
+    def pieces() -> Iterator[Pixels]:
+        yield pixels().numpy()
+        seen.append(len(list(cache_folder().glob("*.npy"))))
 
-    monkeypatch.setattr("trifecta.data.cache.save_file", slow)
-    cached_images(IDENTITY, 3, pixels)
-    assert [entry.suffix for entry in entries()] == [".safetensors"]
+    seen: list[int] = []
+    cached_images(IDENTITY, 3, lambda consume: consume((3, 1, 4, 5), pieces()))
+    assert seen == [0]
+    assert [entry.suffix for entry in entries()] == [".npy"]
 
 
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,9 +152,9 @@ def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.
 def write_many_times(folder: str) -> None:
     os.environ["TRIFECTA_CACHE"] = folder
     for _ in range(30):
-        for file in cache_folder().glob("*.safetensors"):
+        for file in cache_folder().glob("*.npy"):
             file.unlink(missing_ok=True)
-        assert torch.equal(cached_images(IDENTITY, 3, pixels), pixels())
+        assert torch.equal(cached(pixels()), pixels())
 
 
 @pytest.mark.slow
@@ -120,8 +166,8 @@ def test_two_processes_may_write_one_entry() -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert [entry.suffix for entry in entries()] == [".safetensors"]
-    assert torch.equal(cached_images(IDENTITY, 3, never), pixels())
+    assert [entry.suffix for entry in entries()] == [".npy"]
+    assert torch.equal(cached(None), pixels())
 
 
 def test_a_source_has_one_entry_a_split_and_is_read_from_it(
@@ -129,7 +175,7 @@ def test_a_source_has_one_entry_a_split_and_is_read_from_it(
 ) -> None:
     first = load(hub_source(folder))
     assert len(entries()) == 2
-    monkeypatch.setattr("trifecta.data.load.decode_images", lambda *_, **__: never())
+    monkeypatch.setattr("trifecta.data.load.decode_pieces", never)
     again = load(folder)
     assert torch.equal(first.train.images, again.train.images)
     assert torch.equal(first.test.images, again.test.images)

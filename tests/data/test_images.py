@@ -13,14 +13,16 @@ def images(count: int = 6, channels: int = 3) -> ImageSet:
 
 def test_statistics_are_those_of_the_pixels_in_unit_range() -> None:
     pixels = images(50).images
-    mean, std = channel_statistics(pixels)
+    mean, std = channel_statistics(ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64)))
     unit = pixels.double() / 255
     assert mean == pytest.approx(unit.mean((0, 2, 3)).tolist(), rel=1e-12)
     assert std == pytest.approx(unit.std((0, 2, 3), correction=0).tolist(), rel=1e-12)
 
 
 def test_a_constant_channel_can_be_divided_by_its_deviation() -> None:
-    assert channel_statistics(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8)) == ((0.2,), (1 / 255,))
+    assert channel_statistics(
+        ImageSet(torch.full((3, 1, 2, 2), 51, dtype=torch.uint8), torch.arange(3))
+    ) == ((0.2,), (1 / 255,))
 
 
 def test_a_selection_keeps_images_with_their_labels() -> None:

@@ -39,7 +39,7 @@ def test_constants_change_neither_the_images_nor_what_is_cached(folder: Path) ->
     hub_source(folder)
     fixed, plain = load(folder, mean=(0.25,), std=(0.5,)), load(folder)
     assert torch.equal(fixed.train.images, plain.train.images)
-    assert (plain.mean, plain.std) == channel_statistics(plain.train.images)
+    assert (plain.mean, plain.std) == channel_statistics(plain.train)
     again = load(folder, mean=(0.75,), std=(1.0,))
     assert (again.mean, again.std) == ((0.75,), (1.0,))
 

@@ -16,7 +16,7 @@ from trifecta.experiments.recipes.recipe import data_of
 from trifecta.experiments.results import find, settings
 from trifecta.experiments.summary import summarise
 from trifecta.methods import get_method
-from trifecta.training import Interrupted, RunConfig, Trainer
+from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer
 
 
 def tiny_recipe(name: str, source: Path, *, epochs: int = 1) -> Recipe:
@@ -96,7 +96,7 @@ def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_pa
     assert {"hardware", "versions", "seed", "budget", "date", "precision"} <= set(whole["result"])
     assert whole["config"] == settings(runs[0])
     assert len(whole["history"]) == whole["result"]["epochs"] == 1
-    result = json.loads((tmp_path / "work" / runs[0].name / "result.json").read_text())
+    result = RunFolder(tmp_path / "work" / runs[0].name).read_result()
     assert whole["result"] == result | {"data": data_of(runs[0].recipe).source}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from run_files import edit_config
 from trifecta import RunConfig, get_method, train
 from trifecta.integrations.hub import HubModel
 
@@ -43,7 +44,6 @@ def test_the_card_says_what_the_result_says(run: Path, tmp_path: Path) -> None:
 
 def test_loading_is_strict(run: Path, tmp_path: Path) -> None:
     HubModel(run).save_pretrained(tmp_path / "saved")
-    config = tmp_path / "saved" / "config.yaml"
-    config.write_text(config.read_text().replace("width: 0.1", "width: 0.2"))
+    edit_config(tmp_path / "saved", "width: 0.1", "width: 0.2")
     with pytest.raises(ValueError, match="holds another network"):
         HubModel.from_pretrained(tmp_path / "saved")

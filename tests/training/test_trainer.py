@@ -126,6 +126,8 @@ def test_the_folder_holds_what_the_contract_says(stripes_folder: Path, tmp_path:
         "model.safetensors",
         "checkpoint",
         "checkpoint/state.pt",
+        "checkpoint/previous.pt",
+        "checkpoint/lock",
     }
     history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
     for number, record in enumerate(history, 1):
@@ -217,7 +219,8 @@ def test_a_checkpoint_of_another_network_is_refused(stripes_folder: Path, tmp_pa
 def test_a_checkpoint_of_another_version_is_refused(stripes_folder: Path, tmp_path: Path) -> None:
     train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
     checkpoint = tmp_path / "run/checkpoint/state.pt"
-    torch.save(torch.load(checkpoint, weights_only=True) | {"format": 0}, checkpoint)
+    for file in (checkpoint, checkpoint.with_name("previous.pt")):
+        torch.save(torch.load(file, weights_only=True) | {"format": 0}, file)
     with pytest.raises(ValueError, match=r"another version of trifecta.*--recipe"):
         resume(tmp_path / "run", epochs=2)
 
@@ -229,6 +232,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(
     train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
     checkpoint = tmp_path / "run/checkpoint/state.pt"
     checkpoint.write_bytes(damage)
+    (tmp_path / "run/checkpoint/previous.pt").unlink()
     with pytest.raises(ValueError, match="cannot read the checkpoint"):
         resume(tmp_path / "run", epochs=2)
     assert checkpoint.read_bytes() == damage

@@ -2,7 +2,9 @@
 
 import math
 import os
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -31,11 +33,14 @@ def require_finite(value: Any, name: str = "") -> None:
 
 
 def memory_bytes() -> int | None:
-    """Return how much memory the machine has; None where it does not tell."""
+    """Return how much memory this process may have; None where the machine does not tell."""
     try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
         return None
+    with suppress(OSError, ValueError):  # of a container, where there is a limit
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
 
 
 def require_memory(needed: float, what: str, fix: str) -> None:

@@ -1,6 +1,8 @@
 """Optional libraries, imported when they are first needed."""
 
 from importlib import import_module
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 
@@ -18,6 +20,33 @@ def require(module: str, *, install: str = '"trifecta[data]"') -> Any:
         return import_module(module)
     except ImportError as error:
         raise ImportError(f"this needs {module.split('.')[0]}: pip install {install}") from error
+
+
+# Formats that Pillow decodes itself. Others start a program (EPS starts Ghostscript) or read other files.
+IMAGE_FORMATS = (
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PNG",
+    "PPM",
+    "TGA",
+    "TIFF",
+    "WEBP",
+)
+
+
+def open_image(source: BytesIO | Path) -> Any:
+    """Open an encoded image of one of ``IMAGE_FORMATS``, as ``PIL.Image.open``.
+
+    Raises:
+        OSError: it is none, or cannot be read.
+    """
+    image = pillow()
+    return image.open(source, formats=[name for name in IMAGE_FORMATS if name in image.OPEN])
 
 
 def pillow() -> Any:

@@ -10,9 +10,10 @@ from typing import NoReturn
 import click
 
 from trifecta import __version__
+from trifecta._utils.files import StorageError
 from trifecta.cli.lazy import LazyGroup, Place
 
-OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, FAILED, USAGE, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 COMMANDS = {
     "train": Place("trifecta.cli.train", "train_command", "Train a network on images; leave a run folder."),
     "evaluate": Place("trifecta.cli.evaluate", "evaluate_command", "Measure a trained run by block."),
@@ -54,8 +55,9 @@ def command() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
-    Status 0: done. 1: training diverged. 2: something the user can put right, said in one line.
-    130: interrupted, with a checkpoint left. 143: terminated before there was anything to keep.
+    Status 0: done. 1: training diverged. 2: something the user can put right, said in one line. 3: a file
+    could not be written, such as on a full disk. 130: interrupted, with a checkpoint left. 143: terminated
+    before there was anything to keep.
     """
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
     previous = signal.signal(signal.SIGTERM, _terminate)
@@ -86,6 +88,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except _Terminated:
         return _complain("terminated", TERMINATED)
+    except StorageError as error:
+        return _complain(str(error), UNWRITTEN)
     except OSError as error:
         return _complain(f"{error.strerror or error}: {error.filename or 'the file system says no'}", USAGE)
     except (ValueError, ImportError) as error:

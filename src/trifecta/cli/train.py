@@ -38,6 +38,7 @@ from trifecta.cli.parameters import IMPORT, image_size
     click.option("--batch-size", type=int, help="Images a step.  [default: 128]"),
     click.option("--learning-rate", type=float, help="At the start.  [default: the method's own]"),
     click.option("--seed", type=int, help="Of everything random.  [default: 0]"),
+    click.option("--on-nan", metavar="WHAT", help="stop, or skip such updates.  [default: stop]"),
 )
 @in_group(
     "Machine",

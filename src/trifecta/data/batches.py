@@ -84,9 +84,13 @@ class Batches:
         for indices in order.view(-1, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
-                batch.images, self.augmentation, mean=self.mean, std=self.std, generator=generator
+                batch.images.to(generator.device),
+                self.augmentation,
+                mean=self.mean,
+                std=self.std,
+                generator=generator,
             )
-            yield images, batch.labels
+            yield images, batch.labels.to(generator.device)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
@@ -110,8 +114,8 @@ def evaluation_batches(
         ValueError: ``batch_size`` is below 1.
     """
     _check_batch_size(batch_size)
-    pairs = zip(torch.split(images.images, batch_size), torch.split(images.labels, batch_size), strict=True)
-    return ((normalize(pixels, mean, std), labels) for pixels, labels in pairs)
+    pieces = images.in_order(batch_size)
+    return ((normalize(piece.images, mean, std), piece.labels) for piece in pieces)
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -1,26 +1,45 @@
-"""Decoded images on disk, so that a data set is decoded once.
+"""Decoded images on disk, so that a data set is decoded once, and may be larger than memory.
 
-One ``.safetensors`` file per split lies in ``$TRIFECTA_CACHE``, else ``$XDG_CACHE_HOME/trifecta``,
-else ``~/.cache/trifecta``. Its name is a hash of all that the pixels depend on; nothing has to be
-removed when data change, and everything may be.
+One ``.npy`` file per split lies in ``$TRIFECTA_CACHE``, else ``$XDG_CACHE_HOME/trifecta``, else
+``~/.cache/trifecta``, with a CRC-32 behind the array. Its name is a hash of all that the pixels depend on;
+nothing has to be removed when data change, and everything may be.
 """
 
 import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, NamedTuple
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trifecta._utils.files import write_atomically
+from trifecta._utils.checks import memory_bytes
+from trifecta._utils.checksums import of_bytes
+from trifecta._utils.files import StorageError, write_atomically
+from trifecta.data.decode import Pixels, Shape, stacked
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raise it when the same key would decode to other pixels."""
+
+# Images that would take a larger share of the machine's memory stay on disk.
+MOST_OF_MEMORY = 0.25
+_PIECE = 2**24
+_SUM_BYTES = 8
+
+
+class CachedImages(NamedTuple):
+    """Images ``(N, C, H, W)`` uint8, and whether they stay in a file: then copy only what is used."""
+
+    images: Tensor
+    in_file: bool = False
+
+
+Decode = Callable[[Callable[[Shape, Iterator[Pixels]], Tensor]], Tensor]
+"""Hands the decoded images to a function, and returns what that returns."""
 
 
 def cache_folder() -> Path:
@@ -31,43 +50,82 @@ def cache_folder() -> Path:
     return (Path(shared) if shared else Path.home() / ".cache") / "trifecta"
 
 
-def cached_images(identity: dict[str, object], count: int, decode: Callable[[], Tensor]) -> Tensor:
+def cached_images(identity: dict[str, object], count: int, decode: Decode) -> CachedImages:
     """Read the images from the cache, or decode and keep them.
 
-    Processes may do this at once: a file appears whole or not at all. A file that cannot be read
-    is replaced; a folder that cannot be written gives a warning.
+    Images that would fill memory are a read-only tensor whose storage is the file. Processes may do this at
+    once: a file appears whole or not at all. A file that is damaged is replaced, with a warning; a folder
+    that cannot be written gives a warning.
 
     Args:
         identity: all that the pixels depend on, as plain values.
         count: how many images there have to be.
-        decode: gives ``(count, C, H, W)`` uint8.
+        decode: decodes ``(count, C, H, W)`` uint8.
     """
     text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
-    file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
+    file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
     images = _read(file, count)
-    if images is None:
-        images = decode()
-        _write(file, images)
-    return images
-
-
-def _read(file: Path, count: int) -> Tensor | None:
-    try:
-        images = load_file(file)["images"]
-    # PyTorch opens the file once more, and says RuntimeError where it has just been removed.
-    except (OSError, RuntimeError, SafetensorError, KeyError):
-        return None
-    fits = images.ndim == 4 and len(images) == count and images.dtype == torch.uint8
-    return images if fits else None
-
-
-def _write(file: Path, images: Tensor) -> None:
+    if images is not None:
+        return images
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: save_file({"images": images}, path))
-    except (OSError, SafetensorError) as error:
+        decode(lambda shape, pieces: _keep(file, shape, pieces))
+    except OSError as error:
+        reason = error if isinstance(error, StorageError) else error.strerror
         warnings.warn(
-            f"decoded images are not kept, as {file.parent} cannot be written ({error}): "
+            f"decoded images are not kept, as {file.parent} cannot be written ({reason}): "
             "set TRIFECTA_CACHE to a folder that can",
             stacklevel=2,
         )
+    images = _read(file, count)
+    return CachedImages(decode(stacked)) if images is None else images
+
+
+def _keep(file: Path, shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
+    """Write the pieces to ``file``."""
+    write_atomically(file, lambda path: _write(path, shape, pieces))
+    return torch.empty(0)
+
+
+def _write(path: Path, shape: Shape, pieces: Iterator[Pixels]) -> None:
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        total = of_bytes(path.read_bytes())
+        for piece in pieces:
+            content = piece.tobytes()
+            total = of_bytes(content, total)
+            file.write(content)
+        file.write(f"{total:0{_SUM_BYTES}x}".encode())
+
+
+def _read(file: Path, count: int) -> CachedImages | None:
+    """Return the images in ``file``; None where there are none, or not those."""
+    try:
+        with file.open("rb") as opened:
+            if not _is_whole(opened, file.stat().st_size):
+                warnings.warn(f"decoded images in {file} are damaged: they are decoded again", stacklevel=3)
+                return None
+        mapped = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    if mapped.ndim != 4 or len(mapped) != count or mapped.dtype != np.uint8:
+        return None
+    if mapped.nbytes <= MOST_OF_MEMORY * (memory_bytes() or np.inf):
+        return CachedImages(torch.from_numpy(np.array(mapped)))
+    with warnings.catch_warnings():
+        # Nothing writes to images of a data set.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return CachedImages(torch.from_numpy(mapped), in_file=True)
+
+
+def _is_whole(file: IO[bytes], size: int) -> bool:
+    """Whether the checksum at the end is that of what is before it."""
+    total, left = 0, size - _SUM_BYTES
+    while left > 0:
+        piece = file.read(min(_PIECE, left))
+        if not piece:
+            return False
+        total, left = of_bytes(piece, total), left - len(piece)
+    return file.read() == f"{total:0{_SUM_BYTES}x}".encode()

@@ -8,11 +8,13 @@ filter, which widens with the reduction and so does not alias; the aspect ratio 
 
 import math
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,13 +22,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trifecta._utils.checks import require_memory
-from trifecta._utils.extras import pillow
+from trifecta._utils.extras import open_image, pillow
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+T = TypeVar("T")
+
 Pixels = NDArray[np.uint8]
 """(H, W, C), C = 1 or 3."""
+
+Shape = tuple[int, int, int, int]
+"""(N, C, H, W)."""
 
 Encoded = tuple[str, bytes | Path]
 """The name of an image in errors, and its encoded bytes or its file."""
@@ -34,6 +41,7 @@ Encoded = tuple[str, bytes | Path]
 GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
 ORIENTATION_TAG = 0x0112
 IMAGES_PER_TASK = 256
+BYTES_PER_TASK = 2**25
 MOST_NAMED = 10
 
 
@@ -48,40 +56,125 @@ def decode_images(
     image_size: tuple[int, int] | None,
     channels: int | None = None,
 ) -> Tensor:
-    """Decode ``count`` images in threads.
+    """Decode images into memory; arguments and errors as :func:`decode_pieces`.
+
+    Returns:
+        ``(N, C, H, W)`` uint8, in order.
+    """
+    return decode_pieces(count, read, stacked, image_size=image_size, channels=channels)
+
+
+def decode_pieces(
+    count: int,
+    read: Callable[[int, int], Iterable[Encoded]],
+    consume: Callable[[Shape, Iterator[Pixels]], T],
+    *,
+    image_size: tuple[int, int] | None,
+    channels: int | None = None,
+) -> T:
+    """Decode ``count`` images in threads, a piece at a time, and return what ``consume`` makes of them.
 
     Args:
         count: of the images, at least 1.
         read: gives the encoded images from one index up to another.
+        consume: takes (N, C, H, W) and an iterator over the images in order, (n, C, H, W) uint8 each. It
+            begins again where a colour image comes behind grey ones.
         image_size: (height, width) in pixels to resize to; None keeps the size.
         channels: 1 or 3; None gives 3 if any image has colour, else 1.
-
-    Returns:
-        ``(N, C, H, W)`` uint8, in order.
 
     Raises:
         ValueError: images cannot be read, or have another size than the first; names them.
     """
     pillow()
     if image_size is not None:
-        sides = f"{size_text(image_size)} pixels"
-        require_memory(
-            float(count) * (channels or 3) * math.prod(image_size),
-            f"{count:,} images of {sides}",
-            "use a smaller --image-size",
-        )
+        sides = f"an image of {size_text(image_size)} pixels"
+        require_memory(8.0 * math.prod(image_size), sides, "use a smaller --image-size")
+    job = _Job(count, read, image_size, channels)
+    first = job.first()
+    try:
+        return consume(*job.pieces(first.shape))
+    except _ColourError:
+        colour = _Job(count, read, image_size, 3)
+        return consume(*colour.pieces((*first.shape[:2], 3)))
 
-    def decode(start: int) -> list[tuple[str, Pixels | UnreadableError]]:
-        encoded = read(start, min(start + IMAGES_PER_TASK, count))
-        return [(name, _decoded(name, data, image_size, channels)) for name, data in encoded]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = [image for task in pool.map(decode, range(0, count, IMAGES_PER_TASK)) for image in task]
-    failed = [image for _, image in images if isinstance(image, UnreadableError)]
-    if failed:
-        raise _all_unreadable(failed, count)
-    whole = [(name, pixels) for name, pixels in images if not isinstance(pixels, UnreadableError)]
-    return _stack(list(_of_one_size(whole)))
+class _ColourError(Exception):
+    """There is colour behind images that were all grey."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Images to decode; see :func:`decode_pieces`."""
+
+    count: int
+    read: Callable[[int, int], Iterable[Encoded]]
+    image_size: tuple[int, int] | None
+    channels: int | None
+
+    def first(self) -> Pixels:
+        """The first image that can be read, in colour if one near it is.
+
+        Raises:
+            ValueError: no image can be read.
+        """
+        failed: list[UnreadableError] = []
+        for start in range(0, self.count, IMAGES_PER_TASK):
+            images = [image for _, image in self._decoded(start, start + IMAGES_PER_TASK)]
+            failed += [image for image in images if isinstance(image, UnreadableError)]
+            whole = [image for image in images if not isinstance(image, UnreadableError)]
+            if whole:
+                most = max(image.shape[2] for image in whole)
+                return np.broadcast_to(whole[0][:, :, :1], (*whole[0].shape[:2], most))
+        raise _all_unreadable(failed, self.count)
+
+    def pieces(self, shape: tuple[int, ...]) -> tuple[Shape, Iterator[Pixels]]:
+        """Shape of all images, and an iterator over them; ``shape`` is the first's, (H, W, C)."""
+        height, width, channels = shape
+        return (self.count, channels, height, width), self._pieces(height, width, channels)
+
+    def _pieces(self, height: int, width: int, channels: int) -> Iterator[Pixels]:
+        step = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // (height * width * channels)))
+        failed: list[UnreadableError] = []
+        other: list[tuple[str, Pixels]] = []
+        first_name = None
+        for images in _ordered(self._decoded, range(0, self.count, step), step):
+            whole = [(name, image) for name, image in images if not isinstance(image, UnreadableError)]
+            first_name = first_name or (whole[0][0] if whole else None)
+            failed += [image for _, image in images if isinstance(image, UnreadableError)]
+            other += [(name, image) for name, image in whole if image.shape[:2] != (height, width)][:1]
+            if failed or other:
+                continue
+            if max(image.shape[2] for _, image in whole) > channels:
+                raise _ColourError
+            piece = np.empty((len(whole), channels, height, width), np.uint8)
+            for row, (_, image) in zip(piece, whole, strict=True):
+                row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
+            yield piece
+        if failed:
+            raise _all_unreadable(failed, self.count)
+        if other:
+            name, image = other[0]
+            raise ValueError(
+                f"images differ in size: {first_name} is {size_text((height, width))} pixels and "
+                f"{name} is {size_text(image.shape)}: give one size with --image-size"
+            )
+
+    def _decoded(self, start: int, stop: int) -> list[tuple[str, "Pixels | UnreadableError"]]:
+        encoded = self.read(start, min(stop, self.count))
+        return [(name, _decoded(name, data, self.image_size, self.channels)) for name, data in encoded]
+
+
+def _ordered(decode: Callable[[int, int], T], starts: range, step: int) -> Iterator[T]:
+    """Run ``decode`` in threads, few pieces ahead of what is taken, in order."""
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[T]] = deque()
+        for start in starts:
+            waiting.append(pool.submit(decode, start, start + step))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def unreadable_images(count: int, read: Callable[[int, int], Iterable[Encoded]]) -> dict[int, str]:
@@ -127,7 +220,7 @@ def decode_image(
         UnreadableError: the image cannot be read; says so with ``name``.
     """
     try:
-        with pillow().open(BytesIO(data) if isinstance(data, bytes) else data) as opened:
+        with open_image(BytesIO(data) if isinstance(data, bytes) else data) as opened:
             image = _grey_or_colour(_upright(opened))
             if channels is not None:
                 image = image.convert("L" if channels == 1 else "RGB")
@@ -183,27 +276,17 @@ def _eight_bits(image: "Image") -> "Image":
     return scaled
 
 
-def _of_one_size(images: Iterable[tuple[str, Pixels]]) -> Iterator[Pixels]:
-    first: tuple[str, Pixels] | None = None
-    for name, pixels in images:
-        first = first or (name, pixels)
-        if pixels.shape[:2] != first[1].shape[:2]:
-            raise ValueError(
-                f"images differ in size: {first[0]} is {size_text(first[1].shape)} pixels and "
-                f"{name} is {size_text(pixels.shape)}: give one size with --image-size"
-            )
-        yield pixels
-
-
 def size_text(shape: tuple[int, ...]) -> str:
     """(height, width, …) as ``height×width``."""
     return f"{shape[0]}×{shape[1]}"
 
 
-def _stack(images: list[Pixels]) -> Tensor:
-    height, width, _ = images[0].shape
-    channels = max(pixels.shape[2] for pixels in images)
-    stacked = np.empty((len(images), channels, height, width), np.uint8)
-    for row, pixels in zip(stacked, images, strict=True):
-        row[:] = pixels.transpose(2, 0, 1)  # A grey image fills all three channels.
-    return torch.from_numpy(stacked)
+def stacked(shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
+    """Put the pieces into one tensor."""
+    size = f"{shape[0]:,} images of {size_text(shape[2:])} pixels"
+    require_memory(math.prod(shape), size, "use a smaller --image-size")
+    images, filled = np.empty(shape, np.uint8), 0
+    for piece in pieces:
+        images[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    return torch.from_numpy(images)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trifecta._utils.extras import pillow
+from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import decode_images
 
 
 def find_images(path: Path) -> list[Path]:
     """The file ``path``, or every image file in the folder ``path`` and below, sorted.
 
-    An image file is one whose extension Pillow can read; hidden files are left out.
+    An image file is one with the extension of a format that is read here; hidden files are left out.
 
     Raises:
         ValueError: there is nothing at ``path``, or no image.
@@ -22,12 +22,7 @@ def find_images(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"no file or folder {path}: check the spelling")
-    image = pillow()
-    extensions = {
-        extension
-        for extension, image_format in image.registered_extensions().items()
-        if image_format in image.OPEN
-    }
+    extensions = image_extensions()
     found = sorted(
         file
         for file in path.rglob("*")
@@ -36,6 +31,16 @@ def find_images(path: Path) -> list[Path]:
     if not found:
         raise ValueError(f"no images in {path}: give an image, or a folder with images in it")
     return found
+
+
+def image_extensions() -> set[str]:
+    """Return the extensions of the formats that are read, such as ``.png``."""
+    image = pillow()
+    return {
+        extension
+        for extension, image_format in image.registered_extensions().items()
+        if image_format in image.OPEN and image_format in IMAGE_FORMATS
+    }
 
 
 def read_images(paths: Sequence[Path], *, image_shape: tuple[int, int, int]) -> Tensor:

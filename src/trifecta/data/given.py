@@ -144,7 +144,7 @@ def _from_tensors(
     if validation is None and share:
         train, validated = hold_out(train, share)
     is_bytes = train.images.dtype == torch.uint8
-    found = channel_statistics(train.images) if is_bytes else _unchanged(train)
+    found = channel_statistics(train) if is_bytes else _unchanged(train)
     return ImageData(
         train=train, validation=validated, test=tested, classes=names, mean=found.mean, std=found.std
     )

@@ -3,6 +3,7 @@
 Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,9 @@ from torch.utils.data import DataLoader
 from trifecta.data.splits import stratified_split
 from trifecta.nn.shapes import SampleShape
 
+# Images of which a statistic is taken at a time.
+_PIECE = 4096
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -21,28 +25,49 @@ class ImageSet:
     Attributes:
         images: ``(N, C, H, W)`` uint8, or used as they are: floating ``(N, …)``, integer tokens ``(N, T)``.
         labels: ``(N,)`` int64, indices into the classes; ``(N, …)`` where every position has one.
+        rows: ``(N,)``, where ``images`` are many in a file: these ones, in this order. They stay there, on
+            the CPU, until they are selected.
     """
 
     images: Tensor
     labels: Tensor
+    rows: Tensor | None = None
 
     def __post_init__(self) -> None:
         kinds = (torch.uint8, torch.int64)
         assert self.images.dtype in kinds or self.images.is_floating_point(), self.images.dtype
         assert self.labels.dtype == torch.int64, self.labels.dtype
         assert self.images.ndim == 4 or self.images.dtype != torch.uint8, self.images.shape
-        assert self.labels.shape[:1] == self.images.shape[:1], self.labels.shape
+        assert len(self.labels) == len(self.images if self.rows is None else self.rows), self.labels.shape
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same images on ``device``."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        """The same images on ``device``, unless they stay in a file."""
+        return self if self.rows is not None else ImageSet(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: Tensor) -> "ImageSet":
-        """The images at ``indices``, ``(M,)`` int64, in that order."""
-        return ImageSet(self.images[indices], self.labels[indices])
+        """The images at ``indices``, ``(M,)`` int64, in that order, in memory."""
+        rows = indices if self.rows is None else self.rows[indices]
+        return ImageSet(self.images[rows], self.labels[indices])
+
+    def part(self, indices: Tensor) -> "ImageSet":
+        """The same, but images in a file stay there."""
+        if self.rows is None:
+            return self.select(indices)
+        return replace(self, labels=self.labels[indices], rows=self.rows[indices])
+
+    def in_order(self, size: int) -> Iterator["ImageSet"]:
+        """All of them in order, ``size`` at a time, in memory."""
+        if self.rows is None:
+            for images, labels in zip(
+                torch.split(self.images, size), torch.split(self.labels, size), strict=True
+            ):
+                yield ImageSet(images, labels)
+            return
+        for indices in torch.split(torch.arange(len(self)), size):
+            yield self.select(indices)
 
 
 def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
@@ -52,9 +77,9 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
     """
     if images.labels.ndim > 1:
         count = len(images) - round(fraction * len(images))
-        return images.select(torch.arange(count)), images.select(torch.arange(count, len(images)))
+        return images.part(torch.arange(count)), images.part(torch.arange(count, len(images)))
     kept, held_out = stratified_split(images.labels, fraction)
-    return images.select(kept), images.select(held_out)
+    return images.part(kept), images.part(held_out)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,19 +127,27 @@ class ChannelStatistics(NamedTuple):
     std: tuple[float, ...]
 
 
-def channel_statistics(images: Tensor) -> ChannelStatistics:
-    """Mean and standard deviation of each channel of ``(N, C, H, W)`` uint8 images, in 0..1.
+def channel_statistics(images: ImageSet) -> ChannelStatistics:
+    """Mean and standard deviation of each channel of uint8 images, in 0..1.
 
     Both come exactly from the 256 counts of a channel. The deviation is at least 1/255, one grey
     level, so that a constant channel can be divided by it.
     """
     levels = torch.arange(256, dtype=torch.float64) / 255
     means, deviations = [], []
-    for channel in images.unbind(1):
-        weights = torch.bincount(channel.flatten(), minlength=256).double()
-        weights /= weights.sum()
+    for counts in _level_counts(images):
+        weights = counts.double() / counts.sum()
         mean = (weights * levels).sum()
         variance = (weights * (levels - mean) ** 2).sum()
         means.append(mean.item())
         deviations.append(max(variance.sqrt().item(), 1 / 255))
     return ChannelStatistics(tuple(means), tuple(deviations))
+
+
+def _level_counts(images: ImageSet) -> Tensor:
+    """Count the pixels of each channel and grey level, (C, 256), on the CPU."""
+    counts = torch.zeros(images.images.shape[1], 256, dtype=torch.int64)
+    for piece in images.in_order(_PIECE):
+        for channel, values in zip(counts, piece.images.unbind(1), strict=True):
+            channel += torch.bincount(values.flatten(), minlength=256).cpu()
+    return counts

@@ -1,22 +1,23 @@
 """Load images into memory as a configuration says."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from trifecta._utils.extras import require
 from trifecta.data.cache import cached_images
 from trifecta.data.classes import class_indices, find_classes
 from trifecta.data.columns import find_image_column, find_label_column
 from trifecta.data.config import DataConfig
-from trifecta.data.decode import MOST_NAMED, Encoded, decode_images, size_text, unreadable_images
+from trifecta.data.decode import MOST_NAMED, decode_pieces, size_text, unreadable_images
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
 from trifecta.data.images import ImageData, ImageSet, hold_out
 from trifecta.data.normalization import find_statistics
+from trifecta.data.rows import reader, warn_of_unused
 from trifecta.data.source import open_source
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
     whole, test, classes = _digits(config) if config.source == DIGITS else _source(config)
     train, validation = hold_out(whole, config.validation) if config.validation else (whole, None)
     _check_classes(train, classes)
-    mean, std = find_statistics(config, train.images)
+    mean, std = find_statistics(config, train)
     data = ImageData(train=train, validation=validation, test=test, classes=classes, mean=mean, std=std)
     return data.to(device)
 
@@ -72,7 +73,7 @@ def load_split(config: DataConfig, split: str | None, classes: Sequence[str], *,
         label_column = find_label_column(rows, config.label_column)
         values, names = find_classes(rows, label_column)
         labels = class_indices(rows, label_column, values, name=name)
-        images = ImageSet(_images(rows, name, image_column, config.image_size), labels)
+        images = _images(rows, name, image_column, config, labels)
     return _with_channels(_as_classes(images, names, classes), max(channels, images.images.shape[1]))
 
 
@@ -86,7 +87,7 @@ def _as_classes(images: ImageSet, names: Sequence[str], classes: Sequence[str]) 
             f"{', …' if len(unknown) > 5 else ''} too; evaluate on data with the same classes"
         )
     index_of = torch.tensor([classes.index(name) for name in names])
-    return ImageSet(images.images, index_of[images.labels])
+    return replace(images, labels=index_of[images.labels])
 
 
 def _digits(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
@@ -110,8 +111,10 @@ def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
     names = _split_names(splits, config)
     # All labels before the first image: a mistake in them shows at once.
     labels = [class_indices(splits[name], label_column, values, name=name) for name in names]
-    images = [_images(splits[name], name, image_column, config.image_size) for name in names]
-    sets = [ImageSet(*pair) for pair in zip(images, labels, strict=True)]
+    sets = [
+        _images(splits[name], name, image_column, config, own)
+        for name, own in zip(names, labels, strict=True)
+    ]
     if config.hold_out is not None:
         return *hold_out(sets[0], config.hold_out), classes
     return *_alike(*sets), classes
@@ -120,15 +123,18 @@ def _source(config: DataConfig) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
 def _open(config: DataConfig) -> "DatasetDict":
     """Open the source, without the images that are to be left out."""
     splits = open_source(config.source, config.subset)
+    warn_of_unused(splits, config)
     if config.skip_unreadable:
         for name, rows in splits.items():
-            splits[name] = _readable(rows, name, find_image_column(rows, config.image_column))
+            splits[name] = _readable(
+                rows, name, find_image_column(rows, config.image_column), config.source
+            )
     return splits
 
 
-def _readable(split: "Dataset", name: str, column: str) -> "Dataset":
+def _readable(split: "Dataset", name: str, column: str, source: str) -> "Dataset":
     """The rows whose image can be read."""
-    failed = unreadable_images(len(split), _reader(split, name, column))
+    failed = unreadable_images(len(split), reader(split, name, column, source))
     if not failed:
         return split
     shown = "; ".join(list(failed.values())[:MOST_NAMED])
@@ -137,17 +143,6 @@ def _readable(split: "Dataset", name: str, column: str) -> "Dataset":
     )
     kept = [index for index in range(len(split)) if index not in failed]
     return split.select(kept).flatten_indices()
-
-
-def _reader(split: "Dataset", name: str, column: str) -> Callable[[int, int], Iterable[Encoded]]:
-    """Return a function that gives the encoded images from one row up to another."""
-    encoded = split.select_columns(column).cast_column(column, require("datasets").Image(decode=False))
-
-    def read(start: int, stop: int) -> Iterable[Encoded]:
-        rows = encoded.data.column(column).slice(start, stop - start).to_pylist()
-        return [_encoded(row, index, name) for index, row in enumerate(rows, start)]
-
-    return read
 
 
 def _label_column(rows: "Dataset", config: DataConfig) -> str:
@@ -195,25 +190,18 @@ def _split(splits: "DatasetDict", name: str, fix: str) -> "Dataset":
     return splits[name]
 
 
-def _images(split: "Dataset", name: str, column: str, image_size: tuple[int, int] | None) -> Tensor:
-    """``(N, C, H, W)`` uint8 of the split called ``name``, from the cache if they are there."""
+def _images(split: "Dataset", name: str, column: str, config: DataConfig, labels: Tensor) -> ImageSet:
+    """The images of the split called ``name``, from the cache if they are there."""
     # The fingerprint follows the files' names and times of modification.
+    image_size = config.image_size
     identity = {"split": split._fingerprint, "column": column, "image_size": image_size}
-    read = _reader(split, name, column)
-    return cached_images(
-        identity, len(split), lambda: decode_images(len(split), read, image_size=image_size)
+    read = reader(split, name, column, config.source)
+    images, in_file = cached_images(
+        identity,
+        len(split),
+        lambda consume: decode_pieces(len(split), read, consume, image_size=image_size),
     )
-
-
-def _encoded(row: dict[str, bytes | str | None] | None, index: int, split: str) -> Encoded:
-    """One row of images; what it is called counts rows from 0."""
-    where = f"in row {index} of split '{split}'"
-    data, path = (row["bytes"], row["path"]) if row is not None else (None, None)
-    if isinstance(data, bytes):
-        return where, data
-    if isinstance(path, str):
-        return path, Path(path)
-    raise ValueError(f"there is no image {where}")
+    return ImageSet(images, labels, rows=torch.arange(len(labels)) if in_file else None)
 
 
 def _alike(train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -229,7 +217,8 @@ def _alike(train: ImageSet, test: ImageSet) -> tuple[ImageSet, ImageSet]:
 
 
 def _with_channels(images: ImageSet, channels: int) -> ImageSet:
-    return ImageSet(images.images.expand(-1, channels, -1, -1).contiguous(), images.labels)
+    wide = images.images.expand(-1, channels, -1, -1)
+    return replace(images, images=wide if images.rows is not None else wide.contiguous())
 
 
 def _check_classes(train: ImageSet, classes: tuple[str, ...]) -> None:

@@ -1,9 +1,7 @@
 """Means and standard deviations that images are normalised by."""
 
-from torch import Tensor
-
 from trifecta.data.config import DataConfig
-from trifecta.data.images import ChannelStatistics, channel_statistics
+from trifecta.data.images import ChannelStatistics, ImageSet, channel_statistics
 
 PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
     "mnist": ChannelStatistics(mean=(0.1307,), std=(0.3081,)),
@@ -18,19 +16,19 @@ are smaller than the images' own 0.247, 0.243 and 0.262.
 """
 
 
-def find_statistics(config: DataConfig, images: Tensor) -> ChannelStatistics:
+def find_statistics(config: DataConfig, images: ImageSet) -> ChannelStatistics:
     """Return the constants that ``config`` fixes, or else those of the training images.
 
     Args:
         config: of the source.
-        images: ``(N, C, H, W)`` uint8, to train on.
+        images: uint8, to train on.
 
     Raises:
         ValueError: the configuration fixes constants for another number of channels.
     """
     if config.mean is None or config.std is None:
         return channel_statistics(images)
-    given, channels = len(config.mean), images.shape[1]
+    given, channels = len(config.mean), images.images.shape[1]
     if given != channels:
         raise ValueError(
             f"mean and std have one value per channel, got {given} for images of {channels}: give "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trifecta._utils.extras import require
+from trifecta.data.local_folder import check_description, check_names
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -30,6 +31,8 @@ def open_source(source: str, subset: str | None) -> "DatasetDict":
             return _load(source, subset, f"'{source}' from the Hugging Face Hub")
     if subset is not None and (folder / subset).is_dir():
         folder, subset = folder / subset, None
+    check_description(folder)
+    check_names(folder)
     return _load(str(folder), subset, f"folder {source}")
 
 

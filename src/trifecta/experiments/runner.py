@@ -1,5 +1,7 @@
 """Making the runs that are missing, one after another; several processes may share a table."""
 
+import shutil
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -100,8 +102,13 @@ class Reproduction:
         assert run.config.data is not None
         data = self._load(run.config.data)
         wanted = with_superclasses(run.config, data)
-        if folder.checkpoint.is_file() and folder.read_config()[0] == wanted:
-            return resumed_trainer(folder.path, data=data)
+        if folder.checkpoint.is_file():
+            try:
+                if folder.read_config()[0] == wanted:
+                    return resumed_trainer(folder.path, data=data)
+            except ValueError as error:
+                warnings.warn(f"{error}: the run starts again", stacklevel=2)
+            shutil.rmtree(folder.path)
         return Trainer(run.config, folder=folder, data=data)
 
     def _load(self, config: DataConfig) -> ImageData:

@@ -1,6 +1,5 @@
 """Trained networks on the Hugging Face Hub: weights, settings and a card; no code, and nothing pickled."""
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,7 +64,7 @@ class HubModel(ModelHubMixin):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Describe the run, from its ``result.json``."""
         folder = RunFolder(self.folder)
-        result = json.loads(folder.result.read_text()) if folder.result.is_file() else {}
+        result = folder.read_result() if folder.result.is_file() else {}
         return ModelCard(_card(self.model, result))
 
     def _save_pretrained(self, save_directory: Path) -> None:

@@ -9,13 +9,15 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trifecta._utils.precision import autocast, kept_precision, narrow_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.learning.first_input import check_batch, first_input
 from trifecta.learning.ownership import build_optimizers, owners
 from trifecta.learning.precision_timing import time_precisions
+from trifecta.learning.saved_optimizer import load_optimizer, whole_number
+from trifecta.learning.skipping import KeptBuffers, is_finite
 from trifecta.learning.step import LocalStep
 from trifecta.learning.window_loss import window_loss
 from trifecta.network import LocalNetwork
@@ -42,6 +44,9 @@ class Learner:
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
             memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
             where a loss that skips samples would gain nothing otherwise.
+        on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` leaves a window's weights,
+            optimizer and running statistics as they were where its loss or a gradient is not finite, and
+            its loss None. On a GPU that waits for every window.
         step_optimizer: called with every optimizer in place of its own ``step``, such as to clip gradients
             first, or by a library that has steps of its own.
     """
@@ -55,6 +60,7 @@ class Learner:
         total_steps: int | None = None,
         steps_per_epoch: int | None = None,
         fused: bool | None = None,
+        on_nan: str = "stop",
         step_optimizer: Callable[[torch.optim.Optimizer], object] | None = None,
     ) -> None:
         self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
@@ -62,7 +68,10 @@ class Learner:
         self.device = next(network.parameters()).device
         self._asked_precision = precision
         self.precision = narrow_precision(precision, self.device)
+        self.on_nan = on_nan
         self.steps = 0
+        # Steps in which some window was skipped.
+        self.skipped: set[int] = set()
         self.optimizers = build_optimizers(network)
         self._step_optimizer = step_optimizer
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
@@ -116,21 +125,26 @@ class Learner:
         if step.windows_done == 0:
             step.x = self._pass(step, range(step.frozen))
         blocks = range(window.first, window.last + 1)
+        kept = self._kept(blocks)
         with autocast(self.precision, self.device), self._masks(blocks, step.number):
             loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
             torch.autograd.backward(loss)
         self._set_learning_rate(window, step.progress)
-        for owner in owners(self.network, window):
-            if self._step_optimizer is None:
-                self.optimizers[owner].step()
-            else:
-                self._step_optimizer(self.optimizers[owner])
-            self.optimizers[owner].zero_grad(set_to_none=True)
+        updates = [self.optimizers[owner] for owner in owners(self.network, window)]
+        skips = self.on_nan == "skip" and not is_finite(loss, updates)
+        if skips:
+            kept.restore()
+            self.skipped.add(step.number)
+        for optimizer in updates:
+            if not skips:
+                self._update(optimizer)
+            optimizer.zero_grad(set_to_none=True)
         if window.first == 0:
             # The gradient of a label that another objective owns is thrown away.
             for parameter in self.network.label_parameters():
                 parameter.grad = None
-        step.losses[window.last], step.x = loss.detach(), map_tensors(Tensor.detach, output)
+        step.losses[window.last] = None if skips else loss.detach()
+        step.x = map_tensors(Tensor.detach, output)
         step.windows_done += 1
         idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
         if idle:
@@ -170,13 +184,29 @@ class Learner:
     @torch.no_grad()
     def _pass(self, step: LocalStep, blocks: range) -> Tensor:
         """Return the output of ``blocks``, which do not learn in this step, for its ``x``."""
-        x = step.x
+        x, kept = step.x, self._kept(blocks)
         with autocast(self.precision, self.device), self._masks(blocks, step.number):
             for k in blocks:
                 _, x = self.network.pass_block(
                     k, self.network.renewed(k, x, len(step.labels), step.offsets)
                 )
+        if self.on_nan == "skip":
+            kept.restore_unless_finite()
         return x
+
+    def _kept(self, blocks: range) -> KeptBuffers:
+        """Keep running statistics of ``blocks`` and their heads, where a step may be skipped."""
+        modules: list[nn.Module] = []
+        if self.on_nan == "skip":
+            modules += [self.network.blocks[k] for k in blocks]
+            modules += [self.network.head(k) for k in blocks if k in self.network.scored_blocks]
+        return KeptBuffers(modules)
+
+    def _update(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._step_optimizer is None:
+            optimizer.step()
+        else:
+            self._step_optimizer(optimizer)
 
     def _masks(self, blocks: range, step: int) -> AbstractContextManager[None]:
         """Let dropout in ``blocks`` draw from numbers that follow from the seed, the step and the block."""
@@ -203,6 +233,7 @@ class Learner:
         """Return everything but the network's weights that the next step depends on."""
         return {
             "steps": self.steps,
+            "skipped": sorted(self.skipped),
             "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
             "generator": None if self.generator is None else self.generator.get_state(),
             "device": self.device.type,
@@ -215,11 +246,11 @@ class Learner:
         ``auto`` then is the precision that the state was trained in. A state without ``optimizers`` is for
         those whose optimizers somebody else restores.
         """
-        self.steps = state["steps"]
+        self.steps, self.skipped = whole_number(state["steps"]), set(state["skipped"])
         self.precision = kept_precision(self._asked_precision, state["precision"], self.device)
         if "optimizers" in state:
             for owner, optimizer in self.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][owner])
+                load_optimizer(optimizer, state["optimizers"][owner])
         if self.generator is None or state["generator"] is None:
             return
         if state["device"] == self.device.type:

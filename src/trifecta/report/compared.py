@@ -1,6 +1,5 @@
 """A page that puts runs beside each other, from what their folders say."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,9 +30,7 @@ def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
     folders = [RunFolder(run) for run in runs]
     results = {}
     for folder in folders:
-        if not folder.result.is_file():
-            raise ValueError(f"{folder.path} has no result.json: it is no run, or has not ended yet")
-        results[folder.path.name] = json.loads(folder.result.read_text())
+        results[folder.path.name] = folder.read_result()
     if len(results) < len(folders):
         raise ValueError("runs are told apart by their folders' names: received two of the same name")
     text = fill(

@@ -132,11 +132,11 @@ def shown_images(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
     test = trainer.data.test
     classes = sorted(set(test.labels.tolist()))[:_MAPPED]
     first = [int((test.labels == k).nonzero()[0]) for k in classes]
-    chosen = test.select(torch.tensor(first, device=test.labels.device))
+    chosen = test.select(torch.tensor(first, device=test.labels.device)).to(trainer.device)
     return normalize(chosen.images, trainer.data.mean, trainer.data.std), chosen.labels, chosen.images
 
 
 def first_samples(data: ImageData, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the first test samples as the network receives them, and their labels."""
-    samples = normalize(data.test.images[:count].to(device), data.mean, data.std)
-    return samples, data.test.labels[:count].to(device)
+    first = data.test.select(torch.arange(min(count, len(data.test)), device=data.test.labels.device))
+    return normalize(first.images.to(device), data.mean, data.std), first.labels.to(device)

@@ -1,5 +1,6 @@
 """The run's page: one HTML file that needs nothing else."""
 
+import torch
 import yaml
 
 from trifecta._utils.files import write_atomically
@@ -118,7 +119,7 @@ def _mistakes(run: Run, classes: tuple[str, ...]) -> list[dict[str, object]]:
     found = insight.confident_mistakes(run.test, test.labels.cpu(), count=MOST_MISTAKES)
     return [
         {
-            "png": picture_png(test.images[m.index].cpu()),
+            "png": picture_png(test.select(torch.tensor([m.index])).images[0].cpu()),
             "true": classes[m.true],
             "predicted": classes[m.predicted],
             "confidence": m.confidence,

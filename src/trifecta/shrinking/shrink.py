@@ -48,8 +48,6 @@ def shrink(
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep is a share of the parameters, above 0 and up to 1: received {keep}")
-    folder = RunFolder(out)
-    folder.require_unused()
     source = resumed_trainer(run, imports=imports, writes=False)
     _check(source.config, source.network)
     config = _smaller(source, keep)
@@ -58,10 +56,12 @@ def shrink(
     optimizer = config.method.optimizer
     optimizer = replace(optimizer, learning_rate=_RATE * optimizer.learning_rate, freeze_from=1.0)
     config = replace(config, epochs=epochs, method=replace(config.method, optimizer=optimizer))
-    trainer = Trainer(config, folder=folder, data=source.data)
-    copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
-    trainer.network.to(trainer.device)
-    return finish(trainer)
+    folder = RunFolder(out)
+    with folder.begin(config):
+        trainer = Trainer(config, folder=folder, data=source.data)
+        copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
+        trainer.network.to(trainer.device)
+        return finish(trainer)
 
 
 def _check(config: RunConfig, network: LocalNetwork) -> None:

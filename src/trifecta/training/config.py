@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -10,12 +11,13 @@ from types import ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import cattrs
-import yaml
 
+from trifecta._utils import checksums
 from trifecta._utils.checks import require_finite
 from trifecta._utils.names import lookup
 from trifecta._utils.precision import PRECISIONS
 from trifecta._utils.references import Imports, check_part, is_reference, reference_of
+from trifecta._utils.yaml_files import read_yaml
 from trifecta.data import Augmentation, DataConfig
 from trifecta.losses import OBJECTIVES, TERMS, Objective, Term
 from trifecta.method import Method
@@ -25,6 +27,7 @@ from trifecta.readout import CHOSEN
 
 # A network or data set that was handed over in Python has no name that could be saved.
 GIVEN = "given"
+ON_NAN = ("stop", "skip")
 _DECLARED: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
 
 
@@ -45,6 +48,7 @@ class RunConfig:
         seed: of the weights, the order of the images, augmentation and wrong labels.
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
+        on_nan: what to do where a loss or gradient is not finite: ``stop``, or ``skip`` the update.
         pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
         budget: the recipe's size, likewise.
@@ -64,6 +68,7 @@ class RunConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    on_nan: str = "stop"
     pipeline: int = 1
     recipe: str | None = None
     budget: str | None = None
@@ -74,6 +79,7 @@ class RunConfig:
         if self.network != GIVEN:
             check_part(NETWORKS, self.network, "network")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
+        lookup(dict.fromkeys(ON_NAN), self.on_nan, "choice of on_nan")
         if self.epochs < 1 or self.batch_size < 1:
             raise ValueError(
                 "--epochs and --batch-size must be at least 1: received "
@@ -148,10 +154,16 @@ def default_part(name: str, *, imports: Iterable[str | ModuleType] = ()) -> dict
 def read_config(path: Path, *, imports: Iterable[str | ModuleType] = ()) -> RunConfig:
     """Read the settings of a ``config.yaml``, with or without what a run has added to them.
 
+    A file that was changed after a run wrote it is read with a warning.
+
     Raises:
         ValueError: the file is missing or does not hold a run's settings.
     """
-    plain = read_yaml(path)
+    plain, text = read_yaml(path)
+    if checksums.is_whole_text(text) is False:
+        warnings.warn(
+            f"{path} was changed after a run wrote it, or is damaged: it is taken as it is", stacklevel=2
+        )
     for added in ("dataset", "resolved"):
         plain.pop(added, None)
     return whole_config(plain, path, imports=imports)
@@ -183,25 +195,6 @@ def _names(plain: Any, prefix: str = "") -> set[str]:
     return names.union(
         *(_names(value, f"{prefix}.{key}" if prefix else key) for key, value in plain.items())
     )
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ValueError: no such file, or something else in it.
-    """
-    try:
-        plain = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"cannot read settings from {path}: {_first_line(error)}") from None
-    if not isinstance(plain, dict):
-        raise ValueError(f"cannot read settings from {path}: expected `name: value` lines")
-    return plain
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 @cache

@@ -64,7 +64,7 @@ def evaluate(
     that were left out are −∞.
     """
     scores = _scores(network, images, mean, std, precision, batch_size, on_scored)
-    return _summarise(network, images.labels, scores)
+    return _summarise(network, images.labels.to(next(network.parameters()).device), scores)
 
 
 def warn_of_many_labels(network: LocalNetwork) -> None:
@@ -94,9 +94,9 @@ def choose_blocks(
     Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
     """
     scores = _scores(network, images, mean, std, precision, batch_size, lambda images: None)
-    blocks = network.scored_blocks
+    blocks, labels = network.scored_blocks, images.labels.to(next(network.parameters()).device)
     ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
-    return max(ranges, key=lambda run: (_accuracy(scores, run, images.labels), run[-1], -len(run)))
+    return max(ranges, key=lambda run: (_accuracy(scores, run, labels), run[-1], -len(run)))
 
 
 def _scores(
@@ -111,11 +111,11 @@ def _scores(
     """Score every image and class by every block, L × (N, K); None where a block has no head."""
     was_training = network.training
     network.eval()
-    device = images.images.device
+    device = next(network.parameters()).device
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
     for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
-            scores = network.block_scores(in_memory_format(batch))
+            scores = network.block_scores(in_memory_format(batch.to(device)))
         for k in network.scored_blocks:
             block = scores[k]
             assert block is not None

@@ -1,4 +1,4 @@
-"""The losses of one epoch, kept on the device until it ends.
+"""The losses of one epoch, kept on the device.
 
 Shapes: S steps an epoch, L blocks.
 """
@@ -13,19 +13,35 @@ class DivergenceError(RuntimeError):
     """Training produced a number that is not finite."""
 
 
+# Steps between two looks at the losses on a device that works ahead of Python, each of which waits for it.
+STEPS_UNCHECKED = 32
+
+
 class LossMeter:
-    """Every block's loss at every step of an epoch, (S, L), filled without synchronising."""
+    """Every block's loss at every step of an epoch, (S, L).
+
+    A loss that is not finite is an error at once on a CPU, and within 32 steps elsewhere.
+    """
 
     def __init__(self, steps: int, num_blocks: int, device: torch.device) -> None:
         self._losses = torch.zeros(steps, num_blocks, device=device)
         self._closed = torch.zeros(steps, num_blocks, dtype=torch.bool)
+        self._every = 1 if device.type == "cpu" else STEPS_UNCHECKED
 
     def add(self, step: int, losses: list[Tensor | None]) -> None:
-        """Keep what one step returned."""
+        """Keep what one step returned.
+
+        Raises:
+            DivergenceError: some loss is not finite; names the block and step where it began.
+        """
         for block, loss in enumerate(losses):
             if loss is not None:
                 self._losses[step, block] = loss
                 self._closed[step, block] = True
+        if (step + 1) % self._every == 0 and not bool(
+            self._losses[: step + 1][-self._every :].isfinite().all()
+        ):
+            self.means()
 
     def means(self) -> list[float | None]:
         """Each block's mean loss; None for a block that closed no window.

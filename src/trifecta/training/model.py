@@ -14,9 +14,10 @@ from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.precision import autocast
 from trifecta.data import normalize, read_images
 from trifecta.network import LocalNetwork
+from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import BATCH_SIZE
 from trifecta.training.precision_choice import run_precision
-from trifecta.training.run_folder import DatasetFacts, Imported, RunFolder
+from trifecta.training.run_folder import Imported, RunFolder
 from trifecta.training.saved_network import load_network
 
 Images = Tensor | Iterable[str | Path]

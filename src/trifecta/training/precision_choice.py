@@ -15,10 +15,11 @@ import torch
 from trifecta._utils.devices import describe_device
 from trifecta._utils.files import write_atomically
 from trifecta._utils.precision import kept_precision, narrow_precision
+from trifecta._utils.yaml_files import read_yaml
 from trifecta.data.cache import cache_folder
 from trifecta.learning import Learner
 from trifecta.learning.precision_timing import PrecisionTimes, time_precisions
-from trifecta.training.config import RunConfig, read_yaml, to_plain
+from trifecta.training.config import RunConfig, to_plain
 from trifecta.training.run_folder import RunFolder
 from trifecta.training.versions import versions
 
@@ -62,9 +63,10 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
         return narrow_precision(asked, device)
     if not folder.config.is_file():
         raise ValueError(f"{folder.path} is not a run folder: it has no config.yaml")
-    plain = read_yaml(folder.config)
-    recorded = plain.get("resolved") or {}
-    precision = kept_precision(str(plain.get("precision")), str(recorded.get("precision", "auto")), device)
+    plain, _ = read_yaml(folder.config)
+    recorded = plain.get("resolved")
+    chosen = recorded.get("precision", "auto") if isinstance(recorded, dict) else "auto"
+    precision = kept_precision(str(plain.get("precision")), str(chosen), device)
     # A run that has not begun recorded none.
     return "fp32" if precision == "auto" else precision
 

@@ -10,6 +10,8 @@ from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
 from trifecta.training.config import RunConfig
 
+MOST_FOR_SUPERCLASSES = 20_000
+
 
 def loaded(config: RunConfig) -> ImageData:
     """Load the data of a configuration.
@@ -47,7 +49,11 @@ def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
             f"method {method.name} finds superclasses in training images: received a loader; give tensors, "
             "or superclasses=…"
         )
-    found = find_superclasses(data.train.images, data.train.labels, len(data.classes))
+    train = data.train
+    if train.rows is not None:
+        # Means of classes need no more, and all of them do not fit into memory.
+        train = train.select(torch.arange(0, len(train), max(1, len(train) // MOST_FOR_SUPERCLASSES)))
+    found = find_superclasses(train.images, train.labels, len(data.classes))
     return replace(config, method=replace(method, superclasses=found))
 
 

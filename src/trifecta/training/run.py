@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
 from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN, RunConfig
+from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import Evaluation
 from trifecta.training.run_folder import Imported, RunFolder
 from trifecta.training.trainer import Trainer
+from trifecta.training.untrained import warn_of_skipped_steps, warn_of_untrained_blocks
 from trifecta.training.versions import versions as versions
 
 
@@ -74,23 +77,22 @@ def train(
 
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
-        Interrupted, DivergenceError: as :meth:`Trainer.fit`.
+        Interrupted, DivergenceError, StorageError: as :meth:`Trainer.fit`.
     """
     folder = None if out is None else RunFolder(out)
-    if folder is not None:
-        folder.require_unused()
     if data is not None:
         config = replace(config, data=None)
     if network is not None:
         config = replace(config, network=GIVEN)
-    trainer = Trainer(
-        config,
-        folder=folder,
-        data=_image_data(config, data, validation, test, classes),
-        blocks=network,
-        callbacks=callbacks,
-    )
-    return finish(trainer)
+    with nullcontext() if folder is None else folder.begin(config):
+        trainer = Trainer(
+            config,
+            folder=folder,
+            data=_image_data(config, data, validation, test, classes),
+            blocks=network,
+            callbacks=callbacks,
+        )
+        return finish(trainer)
 
 
 def resume(
@@ -123,20 +125,23 @@ def resume(
         callbacks: called while it trains.
 
     Raises:
-        ValueError: ``out`` is not a run, has no readable checkpoint or another network's.
-        Interrupted, DivergenceError: as :meth:`Trainer.fit`.
+        ValueError: ``out`` is not a run, has no readable checkpoint or another network's, or is another
+            process's.
+        Interrupted, DivergenceError, StorageError: as :meth:`Trainer.fit`.
     """
-    config, _ = RunFolder(out).read_config(imports=imports)
-    trainer = resumed_trainer(
-        out,
-        epochs=epochs,
-        device=device,
-        data=_image_data(config, data, validation, test, classes),
-        blocks=network,
-        imports=imports,
-        callbacks=callbacks,
-    )
-    return finish(trainer)
+    folder = RunFolder(out)
+    config, _ = folder.read_settings(imports=imports)
+    with folder.claim():
+        trainer = resumed_trainer(
+            out,
+            epochs=epochs,
+            device=device,
+            data=_image_data(config, data, validation, test, classes),
+            blocks=network,
+            imports=imports,
+            callbacks=callbacks,
+        )
+        return finish(trainer)
 
 
 def resumed_trainer(
@@ -152,13 +157,17 @@ def resumed_trainer(
 ) -> Trainer:
     """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded.
 
-    Unless it ``writes``, it is only looked at, and nothing in the folder changes.
+    A run that was stopped before its first checkpoint begins. Unless it ``writes``, the run is only looked
+    at, and nothing in the folder changes.
     """
     folder = RunFolder(out)
-    config, _ = folder.read_config(imports=imports)
+    config, facts = folder.read_settings(imports=imports)
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     trainer = Trainer(config, folder=folder, data=data, blocks=blocks, callbacks=callbacks)
+    if not folder.has_begun:
+        return trainer
+    _check_same_data(folder, facts, trainer.facts)
     trainer.resume()
     if trainer.position.epoch > config.epochs:
         raise ValueError(
@@ -168,6 +177,18 @@ def resumed_trainer(
     if writes:
         folder.write_config(config, trainer.facts, trainer.learner.precision)
     return trainer
+
+
+def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: DatasetFacts) -> None:
+    """Check that the data are those that the run was trained on, as far as the facts tell."""
+    if before is None or before == now:
+        return
+    then, there = before.to_plain(), now.to_plain()
+    name = next(name for name in then if then[name] != there[name])
+    raise ValueError(
+        f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
+        f"{there[name]!s:.100}; bring it back, or start another run"
+    )
 
 
 def _image_data(
@@ -197,6 +218,8 @@ def finish(trainer: Trainer) -> Run:
     trainer.choose_readout()
     test = trainer.evaluate(trainer.data.test)
     seconds = time.perf_counter() - began
+    warn_of_untrained_blocks(test)
+    warn_of_skipped_steps(trainer.learner)
     run = Run(result=_result(trainer, test, seconds), test=test, trainer=trainer)
     if trainer.folder is not None:
         trainer.folder.write_result(run.result)
@@ -216,6 +239,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "readout_blocks": list(trainer.network.readout_blocks),
         "shortlist": None if trainer.network.shortlist is None else asdict(trainer.network.shortlist),
         "epochs": len(history),
+        "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),
         "total_seconds": total_seconds,

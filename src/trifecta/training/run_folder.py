@@ -1,76 +1,35 @@
 """The run folder: what a training run leaves, and how it is read again."""
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
-import yaml
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from trifecta._utils.files import write_atomically
-from trifecta.data import ImageData
+from trifecta._utils import checksums
+from trifecta._utils.files import StorageError, is_leftover, sweep, write_atomically
+from trifecta._utils.yaml_files import read_yaml, yaml_text
 from trifecta.network import LocalNetwork
-from trifecta.nn.shapes import ImageShape, SampleShape
-from trifecta.training.config import RunConfig, read_yaml, to_plain, whole_config
+from trifecta.training.checkpoint import read_checkpoint, write_checkpoint
+from trifecta.training.config import RunConfig, to_plain, whole_config
+from trifecta.training.dataset_facts import DatasetFacts
 
 Imported = Iterable[str | ModuleType]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetFacts:
-    """Facts about its data that a trained network needs to be used without it.
-
-    Attributes:
-        sample_shape: of one sample, (C, H, W) of images.
-        classes: names, in label order.
-        mean: per channel of the training split, of pixels in 0 … 1.
-        std: likewise; both are empty where samples are taken as they are.
-        integer: whether samples are integer tokens.
-    """
-
-    sample_shape: SampleShape
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    integer: bool = False
-
-    @property
-    def image_shape(self) -> ImageShape:
-        """(C, H, W), for what reads image files.
-
-        Raises:
-            ValueError: the network was trained on something else.
-        """
-        if len(self.sample_shape) != 3 or self.integer:
-            raise ValueError(
-                f"this run was trained on samples of shape {self.sample_shape}, not on image files: "
-                "predict in Python, trifecta.load(RUN).predict(samples)"
-            )
-        channels, height, width = self.sample_shape
-        return channels, height, width
-
-    @classmethod
-    def of(cls, data: ImageData) -> "DatasetFacts":
-        """The facts about ``data``."""
-        return cls(
-            sample_shape=data.sample_shape,
-            classes=data.classes,
-            mean=data.mean,
-            std=data.std,
-            integer=data.test.images.dtype == torch.int64,
-        )
-
-
-# Raise it when a checkpoint of before could not be resumed.
-CHECKPOINT_FORMAT = 2
-
-
 class RunFolder:
-    """The files of one run: the names are a contract, see the README."""
+    """The files of one run: the names are a contract, see the README.
+
+    Each carries a checksum, and is written whole or not at all. What writes raises
+    :class:`trifecta.training.StorageError` where the file system does not allow it; reading a damaged file
+    raises a ValueError that names it.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -79,7 +38,37 @@ class RunFolder:
         self.result = self.path / "result.json"
         self.model = self.path / "model.safetensors"
         self.checkpoint = self.path / "checkpoint" / "state.pt"
+        self.previous = self.path / "checkpoint" / "previous.pt"
         self.report = self.path / "report.html"
+        self._lock = self.checkpoint.parent / "lock"
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Hold the folder against every other process that would write to it, and make it if it is new.
+
+        A claim within a claim of the same thread is the same one. It ends with the process at the latest.
+
+        Raises:
+            ValueError: somebody else holds it, or the file system does not allow it.
+        """
+        try:
+            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self._lock, timeout=0, is_singleton=True)
+            lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"another process is training in {self.path}: wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to the run folder {self.path} ({error.strerror}): choose another --out"
+            ) from None
+        try:
+            sweep(self.path)
+            sweep(self.checkpoint.parent)
+            yield
+        finally:
+            lock.release()
 
     def require_unused(self) -> None:
         """Check that nothing would be overwritten.
@@ -87,32 +76,66 @@ class RunFolder:
         Raises:
             ValueError: the path is a file, or a folder that is not empty.
         """
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
             raise ValueError(
                 f"a run needs a folder of its own: {self.path} exists and is not empty; choose "
                 f"another --out, or continue that run with --resume {self.path}"
             )
 
-    def create(self) -> None:
-        """Make the folder.
+    @contextmanager
+    def begin(self, config: RunConfig) -> Iterator[None]:
+        """Claim the folder for a new run, which can be resumed from here on.
+
+        Where the run proves impossible before it has trained anything, the folder is removed again.
 
         Raises:
-            ValueError: the file system does not allow it.
+            ValueError: as :meth:`claim` and :meth:`require_unused`.
         """
-        try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"cannot create the run folder {self.path} ({error.strerror}): choose another --out"
-            ) from None
+        self.require_unused()
+        with self.claim():
+            self.require_unused()  # another process may have been here in between
+            try:
+                self.write_config(config)
+                yield
+            except (ValueError, ImportError, OSError):
+                self._discard()
+                raise
 
-    def write_config(self, config: RunConfig, facts: DatasetFacts, precision: str | None = None) -> None:
-        """Write ``config.yaml``: settings, facts about the data, and what ``auto`` came to."""
-        plain = to_plain(config) | {"dataset": _listed(asdict(facts))}
+    def _discard(self) -> None:
+        """Remove the folder, unless the run has begun."""
+        if self.checkpoint.is_file():
+            return
+        try:
+            for file in (self.config, self._lock):
+                file.unlink(missing_ok=True)
+            for folder in (self.checkpoint.parent, self.path):
+                folder.rmdir()
+        except OSError:  # There is more in it, or the file system does not allow it: then it stays.
+            return
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether training has left anything to go on from.
+
+        Raises:
+            ValueError: it has, and its checkpoint is gone.
+        """
+        if self.checkpoint.is_file() or self.previous.is_file():
+            return True
+        if self.history.is_file() or self.model.is_file():
+            raise ValueError(f"{self.path} has no checkpoint to resume from: {self.checkpoint} is missing")
+        return False
+
+    def write_config(
+        self, config: RunConfig, facts: DatasetFacts | None = None, precision: str | None = None
+    ) -> None:
+        """Write ``config.yaml``: settings, facts about the data once it is read, what ``auto`` came to."""
+        plain = to_plain(config)
+        if facts is not None:
+            plain["dataset"] = facts.to_plain()
         if precision is not None:
             plain["resolved"] = {"precision": precision}
-        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-        write_atomically(self.config, lambda path: path.write_text(text))
+        self._write_text(self.config, checksums.signed_text(yaml_text(plain)))
 
     def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
         """Read settings and data facts of the run.
@@ -121,40 +144,75 @@ class RunFolder:
             imports: modules of your own whose parts the settings may name.
 
         Raises:
-            ValueError: this is not a run folder, or its settings name a part from another module.
+            ValueError: this is not a run folder, its settings are not whole or name a part from another
+                module, or it was stopped before it had read its data.
+        """
+        config, facts = self.read_settings(imports=imports)
+        if facts is None:
+            raise ValueError(
+                f"{self.path} was stopped before it began to train: trifecta train --resume {self.path}"
+            )
+        return config, facts
+
+    def read_settings(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts | None]:
+        """Read the same; no facts where the run was stopped before it had read its data.
+
+        Raises:
+            ValueError: as :meth:`read_config`.
         """
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
-        plain = read_yaml(self.config)
-        facts = plain.pop("dataset", None)
-        resolved = plain.pop("resolved", None)
-        try:
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
-            known = DatasetFacts(**values)
-        except (AttributeError, TypeError):
-            known = None
-        is_whole = known is not None and set(facts) == {field.name for field in fields(DatasetFacts)}
-        if known is None or not is_whole or resolved is None or len(known.mean) != len(known.std):
+        plain, text = read_yaml(self.config)
+        if not checksums.is_whole_text(text):
             raise ValueError(
-                f"{self.config} does not hold a run's facts (dataset: …, resolved: …): it was cut short"
+                f"{self.config} is not what the run wrote: it is damaged, or was changed; other settings "
+                f"make another run, --recipe {self.config} --out FOLDER"
             )
-        return whole_config(plain, self.config, imports=imports), known
+        facts = plain.pop("dataset", None)
+        plain.pop("resolved", None)
+        config = whole_config(plain, self.config, imports=imports)
+        try:
+            return config, None if facts is None else DatasetFacts.from_plain(facts)
+        except ValueError as error:
+            raise ValueError(f"{self.config}: dataset cannot be used: {error}") from None
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``history.jsonl``, one epoch a line."""
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self.history, lambda path: path.write_text(text))
+        self._write_text(self.history, "".join(f"{checksums.record_text(record)}\n" for record in records))
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The epochs so far."""
+        """The epochs so far.
+
+        Raises:
+            ValueError: a line is damaged, or epochs are missing.
+        """
         if not self.history.is_file():
             return []
-        return [json.loads(line) for line in self.history.read_text().splitlines()]
+        lines = self._text(self.history).removesuffix("\n").split("\n")
+        records = [
+            checksums.checked_record(line, f"line {number} of {self.history}")
+            for number, line in enumerate(lines, 1)
+            if line
+        ]
+        if [record.get("epoch") for record in records] != list(range(1, len(records) + 1)):
+            raise ValueError(f"epochs are missing in {self.history}: its lines are epoch 1, 2, …")
+        return records
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
-        text = json.dumps(result, indent=2) + "\n"
-        write_atomically(self.result, lambda path: path.write_text(text))
+        self._write_text(self.result, f"{checksums.record_text(result, indent=2)}\n")
+
+    def read_result(self) -> dict[str, Any]:
+        """How the run ended.
+
+        Raises:
+            ValueError: it has not, or the file is damaged.
+        """
+        if not self.result.is_file():
+            raise ValueError(
+                f"{self.path} has no result.json: it has not ended; trifecta train --resume {self.path}"
+            )
+        return checksums.checked_record(self._text(self.result), str(self.result))
 
     def remove_result(self) -> None:
         """Take away what says how the run ended, as it goes on."""
@@ -164,35 +222,73 @@ class RunFolder:
     def write_model(self, network: LocalNetwork) -> None:
         """Write weights and buffers to ``model.safetensors``."""
         tensors = {name: t.cpu().contiguous() for name, t in network.state_dict().items()}
-        write_atomically(self.model, lambda path: path.write_bytes(save(tensors)))
+        metadata = {checksums.KEY: checksums.of_tensors(tensors)}
+        self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
-    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Write what resuming needs."""
-        whole = {"format": CHECKPOINT_FORMAT, **state}
-        write_atomically(self.checkpoint, lambda path: torch.save(whole, path))
-
-    def read_checkpoint(self, device: torch.device) -> dict[str, Any]:
-        """Read what :meth:`write_checkpoint` wrote.
+    def read_model(self) -> tuple[dict[str, Tensor], bool]:
+        """Read weights and buffers, and whether their checksum is right.
 
         Raises:
-            ValueError: there is none, or it cannot be read.
+            ValueError: there are none, or they cannot be read.
         """
-        if not self.checkpoint.is_file():
-            raise ValueError(f"{self.path} has no checkpoint to resume from")
+        if not self.model.is_file():
+            raise ValueError(f"{self.path} has no model.safetensors: train it first")
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, map_location=device, weights_only=True)
-        except Exception as error:  # torch.load raises whatever the damage happens to cause
-            raise ValueError(
-                f"cannot read the checkpoint {self.checkpoint}: {type(error).__name__}; "
-                "it is damaged or was not written by trifecta train"
-            ) from None
-        if state.get("format") != CHECKPOINT_FORMAT:
-            raise ValueError(
-                f"{self.checkpoint} was written by another version of trifecta: resume with that one, or "
-                f"start again with --recipe {self.config}"
+            with safe_open(self.model, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                stored = (file.metadata() or {}).get(checksums.KEY)
+        except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
+            raise ValueError(f"cannot read {self.model}: {' '.join(str(error).split())}") from None
+        return tensors, stored == checksums.of_tensors(tensors)
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write what resuming needs; the checkpoint before it stays."""
+        with self._advice():
+            write_checkpoint(self.checkpoint, self.previous, state)
+
+    def read_checkpoint(self, device: torch.device) -> dict[str, Any]:
+        """Read what :meth:`write_checkpoint` wrote last; where that is damaged, what it wrote before.
+
+        Raises:
+            ValueError: there is none, or neither can be read.
+        """
+        if not self.has_begun:
+            raise ValueError(f"{self.path} has no checkpoint to resume from")
+        return read_checkpoint(self.checkpoint, self.previous, device)
+
+    def _contents(self) -> Iterator[Path]:
+        """Everything in the folder but what a claim alone leaves there."""
+        of_claims = (self._lock, self.checkpoint.parent)
+        return (file for file in self.path.rglob("*") if file not in of_claims and not is_leftover(file))
+
+    def _write(self, file: Path, write: Callable[[Path], object]) -> None:
+        """Write a file of the run.
+
+        Raises:
+            StorageError: it cannot be written; says what is safe.
+        """
+        with self._advice():
+            write_atomically(file, write)
+
+    def _write_text(self, file: Path, text: str) -> None:
+        self._write(file, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what is safe where a file cannot be written."""
+        try:
+            yield
+        except StorageError as error:
+            safe = (
+                f"the run is safe up to its last checkpoint, {self.checkpoint}: mend that, then "
+                f"trifecta train --resume {self.path}"
+                if self.checkpoint.is_file()
+                else "nothing had been trained yet"
             )
-        return state
+            raise StorageError(f"{error}; {safe}") from None
 
-
-def _listed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in facts.items()}
+    def _text(self, file: Path) -> str:
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"cannot read {file}: {error}") from None

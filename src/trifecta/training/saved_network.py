@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from trifecta._utils.devices import in_channels_last
 from trifecta.network import LocalNetwork, build_network, seeded
 from trifecta.training.config import GIVEN, RunConfig
-from trifecta.training.run_folder import DatasetFacts, Imported, RunFolder
+from trifecta.training.dataset_facts import DatasetFacts
+from trifecta.training.run_folder import Imported, RunFolder
 
 
 def load_network(
@@ -36,13 +35,13 @@ def load_network(
     """
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
-    try:
-        tensors = load_file(folder.model)
-    except FileNotFoundError:
-        raise ValueError(f"{folder.path} has no model.safetensors: train it first") from None
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"cannot read {folder.model}: {error}") from None
+    tensors, is_whole = folder.read_model()
     load_weights(network, tensors, source=folder.model)
+    if not is_whole:
+        raise ValueError(
+            f"{folder.model} is not what the run wrote: it is damaged, or was changed; trifecta train "
+            f"--resume {folder.path} writes it again from the checkpoint"
+        )
     return network.to(device).eval(), facts
 
 
@@ -86,18 +85,29 @@ def network_for(
     return in_channels_last(network)
 
 
-def load_weights(network: LocalNetwork, tensors: Mapping[str, Any], *, source: Path) -> None:
+def load_weights(network: LocalNetwork, tensors: Mapping[Any, Any], *, source: Path) -> None:
     """Copy ``tensors`` into ``network``.
 
     Raises:
-        ValueError: they are another network's; names the first difference.
+        ValueError: they are another network's, or no numbers that a network can have; names the first.
     """
-    expected = {name: tuple(t.shape) for name, t in network.state_dict().items()}
-    received = {name: tuple(t.shape) for name, t in tensors.items()}
-    for name in [*expected, *received]:
-        if expected.get(name) != received.get(name):
+    expected = network.state_dict()
+    for name in [*expected, *tensors]:
+        wanted, received = _kind(expected.get(name)), _kind(tensors.get(name))
+        if wanted != received:
             raise ValueError(
-                f"{source} holds another network: {name} is {received.get(name, 'missing')}, "
-                f"this run's is {expected.get(name, 'missing')}"
+                f"{source} holds another network: {name} is {received}, this run's is {wanted}"
             )
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{source} is damaged: {name} has values that are not finite")
     network.load_state_dict(dict(tensors))
+
+
+def _kind(tensor: Any) -> str:
+    """Describe a tensor's shape and dtype."""
+    if tensor is None:
+        return "missing"
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +15,11 @@ from trifecta.learning.pipeline import Losses
 from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
+from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
+from trifecta.training.position import Position
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
 from trifecta.training.preparation import (
     for_labels,
@@ -26,16 +29,9 @@ from trifecta.training.preparation import (
     with_batch_size,
     with_superclasses,
 )
-from trifecta.training.run_folder import DatasetFacts, RunFolder
-from trifecta.training.saved_network import load_weights, network_for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Position:
-    """A run's position in the data: whole epochs done, and batches of the next one."""
-
-    epoch: int = 0
-    batch: int = 0
+from trifecta.training.run_folder import RunFolder
+from trifecta.training.saved_network import network_for
+from trifecta.training.saved_state import restore, state_of
 
 
 class Trainer:
@@ -69,7 +65,7 @@ class Trainer:
         self.device = resolve_device(config.device)
         self.data = loaded(config) if data is None else data
         # Set-up counts as part of the run, finding and decoding its images does not.
-        self._began, self._earlier_seconds = time.perf_counter(), 0.0
+        self._began, self.earlier_seconds = time.perf_counter(), 0.0
         config = with_batch_size(for_labels(config, self.data), self.data)
         self.config = with_superclasses(config, self.data)
         self.data = self.data.to(self.device)
@@ -83,19 +79,20 @@ class Trainer:
             precision=config.precision,
             total_steps=config.epochs * self.batches.steps_per_epoch,
             steps_per_epoch=self.batches.steps_per_epoch,
+            on_nan=config.on_nan,
         )
         self.pipeline = pipeline_for(config, self.learner)
         self.position = Position()
         self.history: list[Record] = []
         self.precision_choice: PrecisionChoice | None = None
         self.stop_requested = self.stop_after_epoch = False
-        self._epoch_seconds = 0.0
-        self._meter = self._new_meter()
+        self.epoch_seconds = 0.0
+        self.meter = self._new_meter()
 
     @property
     def total_seconds(self) -> float:
         """Wall time of the run since its images were loaded; of a resumed one the sum over its parts."""
-        return self._earlier_seconds + time.perf_counter() - self._began
+        return self.earlier_seconds + time.perf_counter() - self._began
 
     def fit(self) -> None:
         """Train to the last epoch.
@@ -103,15 +100,17 @@ class Trainer:
         Raises:
             Interrupted: ``stop_requested`` was set; the checkpoint has every batch so far.
             DivergenceError: a loss or a weight is not finite; the checkpoint is the last good one.
+            StorageError: a file of the run cannot be written; the checkpoint is the last one that could.
+            ValueError: another process is training in the folder.
         """
+        with nullcontext() if self.folder is None else self.folder.claim():
+            self._fit()
+
+    def _fit(self) -> None:
         if self.learner.precision == "auto":
             self.precision_choice = choose_precision(self.learner, self.config)
-        if self.folder is not None and self.position == Position():
-            self.folder.create()
-            self._write_config(self.config)
-            self._save()
-        elif self.folder is not None and self.position.epoch < self.config.epochs:
-            self.folder.remove_result()
+        if self.folder is not None:
+            self._prepare(self.folder)
         warn_of_many_labels(self.network)
         for callback in self.callbacks:
             callback.on_train_begin(self)
@@ -166,15 +165,19 @@ class Trainer:
             ValueError: no checkpoint, a damaged one, or another network's.
         """
         assert self.folder is not None
-        state = self.folder.read_checkpoint(self.device)
-        load_weights(self.network, state["network"], source=self.folder.checkpoint)
-        self.learner.load_state_dict(state["learner"])
-        self.position = Position(**state["position"])
-        self._epoch_seconds = state["epoch_seconds"]
-        self._earlier_seconds = state["total_seconds"]
-        self._meter.load_state_dict(state["meter"])
-        self.precision_choice = state["precision_choice"]
-        self.history = self.folder.read_history()[: self.position.epoch]
+        restore(self, self.folder.read_checkpoint(self.device))
+
+    def _prepare(self, folder: RunFolder) -> None:
+        """Make the folder's files those of this moment."""
+        if self.position == Position():
+            self._write_config(self.config)
+            self._save()
+            return
+        if self.position.epoch < self.config.epochs:
+            folder.remove_result()
+        # A kill may have come between a checkpoint and these.
+        folder.write_history(self.history)
+        folder.write_model(self.network)
 
     def _train_epoch(self) -> None:
         epoch, start = self.position.epoch, self.position.batch
@@ -185,12 +188,13 @@ class Trainer:
         batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
         done = start
         for losses in self._steps(self._until_stopped(batches)):
-            self._meter.add(done, losses)
+            with self._explained():
+                self.meter.add(done, losses)
             done += 1
             for callback in self.callbacks:
                 callback.on_step_end(self)
         synchronize(self.device)
-        self._epoch_seconds += time.perf_counter() - began
+        self.epoch_seconds += time.perf_counter() - began
         if self.stop_requested:
             self._stop(done)
 
@@ -218,8 +222,8 @@ class Trainer:
         record = self._record(losses)
         self.history.append(record)
         self.position = Position(epoch=self.position.epoch + 1)
-        self._epoch_seconds = 0.0
-        self._meter = self._new_meter()
+        self.epoch_seconds = 0.0
+        self.meter = self._new_meter()
         self._save()
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
@@ -228,8 +232,8 @@ class Trainer:
         images = self.batches.images_per_epoch
         record: Record = {
             "epoch": self.position.epoch + 1,
-            "seconds": self._epoch_seconds,
-            "images_per_second": images / self._epoch_seconds,
+            "seconds": self.epoch_seconds,
+            "images_per_second": images / self.epoch_seconds,
             "loss": losses,
             "validation_accuracy": None,
             "block_accuracy": None,
@@ -247,17 +251,26 @@ class Trainer:
         return record
 
     def _check_finite(self) -> list[float | None]:
-        try:
-            losses = self._meter.means()
+        """Return each block's mean loss, if all losses and weights are numbers."""
+        with self._explained():
+            losses = self.meter.means()
             for name, parameter in self.network.named_parameters():
                 if not bool(parameter.isfinite().all()):
-                    raise DivergenceError(f"a weight is not finite: {name}")
+                    raise DivergenceError(f"a weight is not finite: {name}, at the end")
+            if self.learner.skipped and all(loss is None for loss in losses):
+                raise DivergenceError("every update was skipped, from the first step")
+        return losses
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say of a divergence in which epoch it came, and what is safe."""
+        try:
+            yield
         except DivergenceError as error:
             raise DivergenceError(
                 f"{error} of epoch {self.position.epoch + 1}; {self._last_good()}"
                 "try a lower --learning-rate or --precision fp32"
             ) from None
-        return losses
 
     def _last_good(self) -> str:
         if self.folder is None:
@@ -274,19 +287,9 @@ class Trainer:
     def _save(self) -> None:
         if self.folder is None:
             return
+        self.folder.write_checkpoint(state_of(self))
         self.folder.write_history(self.history)
         self.folder.write_model(self.network)
-        self.folder.write_checkpoint(
-            {
-                "network": self.network.state_dict(),
-                "learner": self.learner.state_dict(),
-                "position": {"epoch": self.position.epoch, "batch": self.position.batch},
-                "epoch_seconds": self._epoch_seconds,
-                "total_seconds": self.total_seconds,
-                "meter": self._meter.state_dict(),
-                "precision_choice": self.precision_choice,
-            }
-        )
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:

@@ -21,7 +21,7 @@ from trifecta.experiments.results import read_results
 from trifecta.experiments.runner import Reproduction
 from trifecta.experiments.summary import summarise
 from trifecta.training import Trainer
-from trifecta.training.run_folder import DatasetFacts
+from trifecta.training.dataset_facts import DatasetFacts
 
 
 def compare(

@@ -13,7 +13,7 @@ from trifecta.methods import get_method
 from trifecta.training import RunConfig, read_config
 
 Options = dict[str, Any]
-_RUN = ("width", "epochs", "batch_size", "seed", "device", "precision")
+_RUN = ("width", "epochs", "batch_size", "seed", "on_nan", "device", "precision")
 _DATA = ("image_size", "validation")
 
 

@@ -1,6 +1,5 @@
 """``trifecta report``."""
 
-import json
 from pathlib import Path
 
 import click
@@ -30,11 +29,10 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: tuple[str, ...]) -
 def _finished(path: Path, imports: tuple[str, ...]) -> Run:
     folder = RunFolder(path)
     folder.read_config(imports=imports)
-    if not folder.result.is_file():
-        raise ValueError(f"{path} has no result.json: it has not ended; trifecta train --resume {path}")
+    result = folder.read_result()
     trainer = resumed_trainer(path, imports=imports, writes=False)
     return Run(
-        result=json.loads(folder.result.read_text()),
+        result=result,
         test=trainer.evaluate(trainer.data.test),
         trainer=trainer,
     )

@@ -23,7 +23,7 @@ def shrink_run(
         return
     print_run(smaller, Path(out))
     if before.result.is_file():
-        whole = json.loads(before.result.read_text())
+        whole = before.read_result()
         share = smaller.result["parameters"] / whole["parameters"]
         points = 100 * (smaller.result["test_accuracy"] - whole["test_accuracy"])
         click.echo(f"{share:.1%} of the parameters, {points:+.2f} points")

@@ -1,0 +1,133 @@
+"""Checkpoints: written whole, read only if they are whole, and the one before the last is kept.
+
+A checkpoint is a ``torch.save`` archive, whose parts each carry a CRC-32.
+"""
+
+import os
+import shutil
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import torch
+
+from trifecta._utils.files import write_atomically
+
+# Raise it when a checkpoint of before could not be resumed.
+FORMAT = 3
+FIELDS = (
+    "network",
+    "learner",
+    "position",
+    "history",
+    "epoch_seconds",
+    "total_seconds",
+    "meter",
+    "precision_choice",
+)
+
+
+def write_checkpoint(file: Path, previous: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state``, and keep the last checkpoint as ``previous``.
+
+    Raises:
+        StorageError: it cannot be written; both files are as they were, or both the last checkpoint.
+    """
+    whole = {"format": FORMAT, **state}
+    if file.is_file():
+        write_atomically(previous, lambda path: _link(file, path))
+    write_atomically(file, lambda path: _save(whole, path))
+
+
+def read_checkpoint(file: Path, previous: Path, device: torch.device) -> dict[str, Any]:
+    """Read the last checkpoint, or the one before it with a warning where the last is damaged.
+
+    Raises:
+        ValueError: neither can be read.
+    """
+    try:
+        return _read(file, device)
+    except ValueError as error:
+        if not previous.is_file():
+            raise
+        state = _read(previous, device)
+        warnings.warn(f"{error}: going on from the checkpoint before it, {previous}", stacklevel=4)
+        return state
+
+
+@contextmanager
+def reading(file: Path, field: str) -> Iterator[None]:
+    """Turn whatever unfit contents of a checkpoint's ``field`` cause into one line that names it.
+
+    Raises:
+        ValueError: in place of any error within.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{file}: {field} is not this run's ({reason:.200})") from None
+
+
+def _read(file: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} is wrong")
+        state = torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # both readers raise whatever the damage happens to cause
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ValueError(
+            f"cannot read the checkpoint {file} ({reason}): it is damaged, or not one of trifecta train"
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} was written by another version of trifecta: resume with that one, or start again with "
+            f"--recipe {file.parent.parent / 'config.yaml'}"
+        )
+    missing = [name for name in FIELDS if name not in state]
+    if missing:
+        raise ValueError(f"the checkpoint {file} is not whole: it has no {missing[0]}")
+    return state
+
+
+def _link(file: Path, path: Path) -> None:
+    """Give ``file`` the second name ``path``; copy it where the file system has no such names."""
+    try:
+        os.link(file, path)
+    except OSError:
+        shutil.copyfile(file, path)
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        recorder = _Recorder(file)
+        try:
+            torch.save(dict(state), cast(IO[bytes], recorder))
+        except RuntimeError:
+            # PyTorch's writer forgets what the file system said.
+            if recorder.error is not None:
+                raise recorder.error from None
+            raise
+
+
+class _Recorder:
+    """A file that remembers why it could not be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
