@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check lint types wheel docs site mutants supported clean
+.PHONY: demo test test-slow check lint types wheel docs site mutants supported soak clean
 
 demo: .venv/installed
 	$(BIN)/trifecta train --recipe demo
@@ -48,6 +48,10 @@ site: .venv/installed
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/python benchmarks/mutants.py benchmarks/mutants_$$(date -u +%F).json
+
+# Kills, long runs and wrong input, far more of each than the tests have; an hour.
+soak: .venv/installed
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/soak_$$(date -u +%F).json
 
 # The lowest versions of pyproject.toml, and every Python that is here.
 supported:

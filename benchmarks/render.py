@@ -26,6 +26,7 @@ from render_experiments import (
     readouts,
 )
 from render_overview import draw_overview
+from render_soak import soak
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -212,6 +213,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "settled-accuracy": settled_accuracy,
     "shortlist": shortlist,
     "many-classes": many_classes,
+    "soak": lambda: soak(ROOT / "benchmarks"),
     "paper-mnist": lambda: experiments("mnist"),
     "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
     "paper-svhn": lambda: experiments("svhn"),

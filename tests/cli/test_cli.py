@@ -423,8 +423,10 @@ def test_the_shell_completes_commands_and_options_without_a_library() -> None:
 @pytest.mark.parametrize(("number", "status", "line"), [(2, 130, "interrupted"), (15, 143, "terminated")])
 def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: int, line: str) -> None:
     program = (
-        "import os, time\nfrom trifecta.cli import main\n"
+        "import os, signal, time\nfrom trifecta.cli import main\n"
         "import trifecta.cli.lazy as lazy\n"
+        # What runs in the background inherits that Ctrl-C is ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         f"lazy.import_module = lambda name: (os.kill(os.getpid(), {number}), time.sleep(60))\n"
         "main(['train', '--data', 'digits'])\n"
     )

@@ -359,5 +359,5 @@ def test_a_line_of_another_epoch_is_refused(finished: tuple[Path, Run], tmp_path
     folder = RunFolder(tmp_path)
     records = [json.loads(line) for line in (finished[0] / "history.jsonl").read_text().splitlines()]
     folder.write_history([{k: v for k, v in record.items() if k != "crc32"} for record in records[1:]])
-    with pytest.raises(ValueError, match=r"epochs are missing in .*history.jsonl"):
+    with pytest.raises(ValueError, match=r"history.jsonl is not a run's history: epoch 1 is missing"):
         folder.read_history()

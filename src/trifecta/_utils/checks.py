@@ -32,6 +32,22 @@ def require_finite(value: Any, name: str = "") -> None:
         require_finite(member, f"{name}.{key}" if name else key)
 
 
+# No pool, layer or projection that anybody trains has more.
+MOST_UNITS = 2**20
+
+
+def require_ranges(part: Any, **ranges: tuple[float, float]) -> None:
+    """Check that attributes of ``part`` lie between their least and their greatest values.
+
+    Raises:
+        ValueError: one does not; names it.
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(part, name)
+        if not least <= value <= most:
+            raise ValueError(f"{name} is a number from {least:.9g} to {most:.9g}: received {value!r:.40}")
+
+
 def memory_bytes() -> int | None:
     """Return how much memory this process may have; None where the machine does not tell."""
     try:

@@ -3,6 +3,7 @@
 Shapes: N samples, K classes; features (N, C, …) or (N, F).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.head import Head, Objective, at_least_float32
 from trifecta.nn.pooling import patch_means
 from trifecta.nn.shapes import FeatureShape
@@ -57,6 +59,10 @@ class CentroidMargin(Objective):
     kind: ClassVar[str] = "centroid-margin"
     pool: int = 4
     margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, pool=(1, MOST_UNITS), margin=(0, math.inf))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is ``(N, *feature_shape)``."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta._utils.references import part_of
 from trifecta.losses.goodness import (
     GROUP_GOODNESS,
@@ -90,6 +91,10 @@ class GroupCrossEntropy(Objective):
     goodness: str | GroupGoodness = "mean-square"
     temperature: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, temperature=(1e-9, math.inf))
+
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is ``(N, *feature_shape)``."""
         return GroupHead(feature_shape, num_classes, goodness=self.goodness, temperature=self.temperature)
@@ -102,6 +107,10 @@ class ProjectedCrossEntropy(Objective):
     kind: ClassVar[str] = "projected-cross-entropy"
     patches: int = 4
     learned_temperature: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, patches=(1, MOST_UNITS))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is ``(N, *feature_shape)``."""

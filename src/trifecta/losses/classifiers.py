@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Head, Objective, at_least_float32
 from trifecta.losses.tokens import PositionCrossEntropy
@@ -87,9 +88,8 @@ class CrossEntropy(Objective):
     hidden: int = 0
 
     def __post_init__(self) -> None:
-        """Reject what is no number of units."""
-        if self.hidden < 0:
-            raise ValueError(f"a classifier has 0 hidden units or more: received {self.hidden}")
+        """Reject what no head can have."""
+        require_ranges(self, pool=(0, MOST_UNITS), smoothing=(0, 1), hidden=(0, MOST_UNITS))
 
     def at_positions(self) -> PositionCrossEntropy:
         """The same where every position has a label."""

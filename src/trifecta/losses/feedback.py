@@ -3,6 +3,7 @@
 Shapes: B images, K classes; features (B, C, …) or (B, C); error (B, K).
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trifecta._utils.checks import require_ranges
 from trifecta.losses.classifiers import ClassifierHead
 from trifecta.losses.head import Head, Objective
 from trifecta.nn.shapes import FeatureShape
@@ -60,6 +62,10 @@ class LocalTargets(Objective):
     uses_feedback: ClassVar[bool] = True
     reads: ClassVar[str] = "response"
     step: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, step=(0, math.inf))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose output is ``(N, *feature_shape)``."""

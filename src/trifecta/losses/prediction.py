@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.head import Head, Objective, at_least_float32
 from trifecta.nn.pooling import AVERAGE_POOLS, limited_pool
 from trifecta.nn.shapes import FeatureShape
@@ -55,6 +56,10 @@ class LocalPrediction(Objective):
     kind: ClassVar[str] = "local-prediction"
     reads: ClassVar[str] = "unpooled"
     at_most: int = 2048
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, at_most=(1, MOST_UNITS))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for features ``(N, *feature_shape)``."""

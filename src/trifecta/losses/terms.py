@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
 from trifecta.losses.head import Head, Objective, Term, at_least_float32
 from trifecta.losses.pairs import Symmetric
@@ -138,6 +139,10 @@ class SupervisedContrastive(Term):
     weight: float = 1.0
     features: int = 128
     temperature: Temperature = field(default_factory=Temperature)
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, features=(1, MOST_UNITS))
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
         """Build the term for a block whose output is ``(N, *feature_shape)``."""

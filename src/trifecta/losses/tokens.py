@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.head import Head, Objective, at_least_float32
 from trifecta.nn.shapes import FeatureShape
 
@@ -56,6 +57,10 @@ class PositionCrossEntropy(Objective):
     per_position: ClassVar[bool] = True
     smoothing: float = 0.0
     hidden: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, smoothing=(0, 1), hidden=(0, MOST_UNITS))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for features ``(N, *feature_shape)``."""

@@ -84,7 +84,8 @@ def _read(file: Path, device: torch.device) -> dict[str, Any]:
         raise ValueError(
             f"cannot read the checkpoint {file} ({reason}): it is damaged, or not one of trifecta train"
         ) from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    written = state["format"] if isinstance(state, dict) and "format" in state else None
+    if not isinstance(state, dict) or type(written) is not int or written != FORMAT:
         raise ValueError(
             f"{file} was written by another version of trifecta: resume with that one, or start again with "
             f"--recipe {file.parent.parent / 'config.yaml'}"

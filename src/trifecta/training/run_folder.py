@@ -19,6 +19,7 @@ from trifecta.network import LocalNetwork
 from trifecta.training.checkpoint import read_checkpoint, write_checkpoint
 from trifecta.training.config import RunConfig, to_plain, whole_config
 from trifecta.training.dataset_facts import DatasetFacts
+from trifecta.training.records import check_history, check_result
 
 Imported = Iterable[str | ModuleType]
 
@@ -194,8 +195,10 @@ class RunFolder:
             for number, line in enumerate(lines, 1)
             if line
         ]
-        if [record.get("epoch") for record in records] != list(range(1, len(records) + 1)):
-            raise ValueError(f"epochs are missing in {self.history}: its lines are epoch 1, 2, …")
+        try:
+            check_history(records)
+        except ValueError as error:
+            raise ValueError(f"{self.history} is not a run's history: {error}") from None
         return records
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -212,7 +215,12 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} has no result.json: it has not ended; trifecta train --resume {self.path}"
             )
-        return checksums.checked_record(self._text(self.result), str(self.result))
+        result = checksums.checked_record(self._text(self.result), str(self.result))
+        try:
+            check_result(result)
+        except ValueError as error:
+            raise ValueError(f"{self.result} is not a run's result: {error}") from None
+        return result
 
     def remove_result(self) -> None:
         """Take away what says how the run ended, as it goes on."""

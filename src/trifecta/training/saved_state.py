@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from trifecta.training.callbacks import Record
 from trifecta.training.checkpoint import reading
 from trifecta.training.position import Position
+from trifecta.training.records import check_history
 from trifecta.training.run_folder import RunFolder
 from trifecta.training.saved_network import load_weights
 
@@ -67,9 +68,10 @@ def _position(plain: dict[str, Any], steps_per_epoch: int) -> Position:
 
 
 def _history(records: list[Record], epochs: int) -> list[Record]:
-    if [record["epoch"] for record in records] != list(range(1, epochs + 1)):
+    if not isinstance(records, list) or len(records) != epochs:
         raise ValueError(f"the run has trained {epochs} epochs, and it has another number")
-    return list(records)
+    check_history(records)
+    return records
 
 
 def _seconds(value: float) -> float:

@@ -1,0 +1,82 @@
+"""Settings from strangers: limits on their files, and names that stay names."""
+
+from pathlib import Path
+
+import pytest
+
+from run_files import edit_config
+from trifecta._utils.yaml_files import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
+from trifecta.data import ImageData
+from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, train
+
+SMALL = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
+ALIASES = "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (ALIASES, r"it has an alias, \*a"),
+        ("a: " + "[" * (MOST_DEPTH + 1) + "]" * (MOST_DEPTH + 1), "nested more than 32 levels"),
+        ("a: " + "[" * 100_000, "nested more than 32 levels"),
+        ("a: " + "x" * MOST_BYTES, "larger than a megabyte"),
+        ("a: 2001-99-99", "month must be"),
+        ("a: !!python/object/apply:os.system [x]", "could not determine a constructor"),
+        ("? [a, b]\n: c", "unhashable"),
+        ("a: \x00", "unacceptable character"),
+        ("- a", "expected `name: value` lines"),
+        ("", "expected `name: value` lines"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused_by_name(tmp_path: Path, text: str, told: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=rf"cannot read settings from .*config.yaml: .*{told}"):
+        read_yaml(file)
+
+
+def test_settings_are_written_without_aliases() -> None:
+    shared = [1, 2]
+    assert "*" not in yaml_text({"a": shared, "b": shared})
+
+
+def test_settings_that_were_changed_make_another_run_with_a_warning(
+    stripes: ImageData, tmp_path: Path
+) -> None:
+    train(SMALL, data=stripes, out=tmp_path / "run")
+    file = tmp_path / "run/config.yaml"
+    assert read_config(file).width == 0.05
+    file.write_text(file.read_text().replace("width: 0.05", "width: 0.1"))
+    with pytest.raises(ValueError, match=r"config.yaml is not what the run wrote"):
+        RunFolder(tmp_path / "run").read_config()
+    with pytest.warns(UserWarning, match="was changed after a run wrote it"):
+        assert read_config(file).width == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("sample_shape", [1, -1], "sample_shape has numbers of 1 or more"),
+        ("sample_shape", 8, "sample_shape is a list of int"),
+        ("classes", [3], "classes is a list of str"),
+        ("classes", [], "classes are one name or more"),
+        ("mean", [float("nan")], "mean.0 is a finite number"),
+        ("mean", [0.1, 0.2], "mean and std have as many values"),
+        ("std", [0.0], "std are above 0"),
+        ("other", 1, "the facts about its data are"),
+    ],
+)
+def test_facts_that_no_data_has_are_refused(
+    stripes: ImageData, tmp_path: Path, name: str, value: object, told: str
+) -> None:
+    plain = DatasetFacts.of(stripes).to_plain()
+    assert DatasetFacts.from_plain(plain) == DatasetFacts.of(stripes)
+    with pytest.raises(ValueError, match=told):
+        DatasetFacts.from_plain(plain | {name: value})
+
+
+def test_a_damaged_fact_is_named_with_its_file(stripes: ImageData, tmp_path: Path) -> None:
+    train(SMALL, data=stripes, out=tmp_path / "run")
+    edit_config(tmp_path / "run", "- vertical", "- 3")
+    with pytest.raises(ValueError, match=r"config.yaml: dataset cannot be used: classes is a list of str"):
+        RunFolder(tmp_path / "run").read_config()
