@@ -65,7 +65,7 @@ def test_a_hidden_layer_is_normalised_and_rectified() -> None:
 
 
 def test_a_classifier_has_no_fewer_than_0_hidden_units() -> None:
-    with pytest.raises(ValueError, match="hidden is a number from 0 to .*: received -1"):
+    with pytest.raises(ValueError, match=r"hidden is a number from 0 to .*: received -1"):
         CrossEntropy(hidden=-1)
 
 
