@@ -56,6 +56,12 @@ def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path_factory.getbasetemp() / "trifecta-cache"))
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether files survive a power cut is no test's business, and a disk takes its time."""
+    monkeypatch.setattr("trifecta._utils.files._flush", lambda path: None)
+
+
 @pytest.fixture
 def fused_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small."""

@@ -157,6 +157,7 @@ class Fuzzer:
                 stack.enter_context(contextlib.redirect_stdout(out))
                 stack.enter_context(contextlib.redirect_stderr(err))
                 stack.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("always")
                 if self.draw.random() > PAGES:
                     stack.enter_context(mock.patch("trifecta.cli.actions.train.write_report"))
                 main(arguments)

@@ -36,6 +36,7 @@ def test_an_image_starts_no_program(classes: Path, monkeypatch: pytest.MonkeyPat
     assert not started
 
 
+@pytest.mark.slow
 def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     with pytest.raises(UnreadableError, match=r"huge.png: Image size \(400000000 pixels\) exceeds limit"):

@@ -57,6 +57,7 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     assert "bell\ufffd" in page
 
 
+@pytest.mark.slow
 def test_scores_that_a_shortlist_left_out_are_not_drawn(stripes: ImageData) -> None:
     history = [
         {"epoch": e, "positive_score": [0.5, own], "negative_score": [0.1, 0.2]}

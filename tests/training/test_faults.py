@@ -25,7 +25,7 @@ from trifecta.training import Callback, Interrupted, Run, RunConfig, RunFolder, 
 from trifecta.training.run import finish
 
 SMALL = RunConfig(width=0.05, epochs=4, batch_size=60, precision="fp32")
-BIT_FLIPS = 25
+BIT_FLIPS = 15
 
 
 def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def test_a_flipped_bit_in_a_checkpoint_changes_no_result(
     """It is told and the checkpoint before it used, or it was in a part that is not read."""
     where = random.Random(0)
     told = 0
-    for _ in range(4):
+    for _ in range(3):
         copy = Path(shutil.copytree(half, tmp_path / "run"))
         flip_bit(copy / "checkpoint/state.pt", where)
         with warnings.catch_warnings(record=True) as caught:
@@ -170,7 +170,7 @@ def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes
         resume(stopped, data=stripes)
 
 
-@pytest.mark.parametrize("left", [None, 0, 1])
+@pytest.mark.parametrize("left", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
 def test_a_history_that_was_lost_or_cut_comes_back(
     stopped: Path, finished: tuple[Path, Run], stripes: ImageData, left: int | None
 ) -> None:
@@ -206,7 +206,7 @@ class FullDisk(Callback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.limit, resource.RLIM_INFINITY))
 
 
-@pytest.mark.parametrize("limit", [0, 2_000, 12_000])
+@pytest.mark.parametrize("limit", [2_000, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 12_000))])
 def test_a_full_disk_leaves_the_last_checkpoint(
     finished: tuple[Path, Run], stripes: ImageData, tmp_path: Path, limit: int
 ) -> None:
@@ -289,6 +289,7 @@ class Meet(Callback):
             self.errors.append(str(error))
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused(
     finished: tuple[Path, Run], stripes: ImageData, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from matrix import FEW, crossed
+from matrix import crossed
 from trifecta.data import Augmentation, ImageData
 from trifecta.methods import METHODS, get_method
 from trifecta.training import RunConfig, train
@@ -43,18 +43,20 @@ def _untimed(value: Any) -> Any:
     return {n: v for n, v in value.items() if _is_kept(n)} if isinstance(value, dict) else value
 
 
-@pytest.mark.parametrize(("method", "precision"), crossed(METHODS, ["fp32", "bf16"], quick=FEW))
+@pytest.mark.parametrize(("method", "precision"), crossed(METHODS, ["fp32", "bf16"], quick=("superfecta",)))
 def test_the_same_seed_gives_the_same_result(method: str, precision: str, stripes: ImageData) -> None:
     config = replace(SMALL, method=get_method(method), precision=precision)
     assert result_of(config, stripes) == result_of(config, stripes)
 
 
+@pytest.mark.slow
 def test_the_precision_changes_the_numbers(stripes: ImageData) -> None:
     fp32, bf16 = (result_of(replace(SMALL, precision=p), stripes) for p in ("fp32", "bf16"))
     assert fp32["history"]["loss"] != bf16["history"]["loss"]
     assert fp32["history"]["loss"] == pytest.approx(bf16["history"]["loss"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_changes_them_by_rounding(stripes: ImageData) -> None:
     losses = []
     for threads in (1, 2):
