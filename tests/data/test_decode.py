@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from trifecta.data import find_images, read_images
-from trifecta.data.decode import Encoded, decode_image, decode_images
+from trifecta.data.decode import Encoded, UnreadableError, decode_image, decode_images
 
 from .helpers import Pixels, colour, grey, png
 
@@ -95,6 +95,26 @@ def test_photographs_are_turned_upright() -> None:
     exif[0x0112] = 6
     turned = decoded(Image.fromarray(grey(9, 4, 5)), exif=exif)
     assert np.array_equal(turned[..., 0], np.rot90(grey(9, 4, 5), -1))
+
+
+def test_the_first_picture_of_an_animation_counts() -> None:
+    first, second = (Image.new("L", (3, 2), value) for value in (10, 200))
+    moving = decoded(first, "GIF", save_all=True, append_images=[second])
+    assert moving.tolist() == decoded(first, "GIF").tolist()
+    assert moving.shape == (2, 3, 1)
+
+
+def test_one_pixel_is_an_image() -> None:
+    assert decoded(Image.new("RGB", (1, 1), (1, 2, 3))).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
+def test_an_image_that_was_cut_short_is_named(image_format: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
+    whole = encoded(Image.fromarray(noise), image_format)
+    decode_image("it", whole, None, None)
+    with pytest.raises(UnreadableError, match="cannot read image it: "):
+        decode_image("it", whole[: len(whole) // 2], None, None)
 
 
 def test_reduction_averages_instead_of_dropping_pixels() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trifecta._utils.checksums import checked_record, record_text
 from trifecta._utils.devices import describe_device
 from trifecta._utils.files import write_atomically
 from trifecta._utils.precision import kept_precision, narrow_precision
@@ -95,7 +96,7 @@ def _identity(learner: Learner, config: RunConfig) -> dict[str, Any] | None:
 def _read(file: Path) -> PrecisionTimes | None:
     """Read the times of an earlier run; None where there are none that can be read."""
     try:
-        stored = json.loads(file.read_text())
+        stored = checked_record(file.read_text(), str(file))
         fp32, bf16 = (float(stored[name]) for name in ("fp32_ms", "bf16_ms"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -108,6 +109,6 @@ def _write(file: Path, content: dict[str, Any]) -> None:
     """Leave ``content`` for the next run, where the folder allows it."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda path: path.write_text(json.dumps(content, indent=1) + "\n"))
+        write_atomically(file, lambda path: path.write_text(record_text(content, indent=1) + "\n"))
     except OSError:
         return  # The next run takes half a second to find out again.
