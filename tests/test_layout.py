@@ -16,6 +16,7 @@ FLOORS = [
     {"method", "fused"},
     {"prediction"},
     {"network"},
+    {"building"},
     {"learning"},
     {"methods"},
     {"data"},

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trifecta.building import build_network
     from trifecta.data import Augmentation, DataConfig, load_data
     from trifecta.experiments.recipes import RECIPES, get_recipe
     from trifecta.inputs import ImagePairs, LabelInput
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from trifecta.losses import CrossEntropy, Head, Objective, Symmetric, Term, Threshold
     from trifecta.method import Method
     from trifecta.methods import METHODS, get_method
-    from trifecta.network import LocalNetwork, build_network
+    from trifecta.network import LocalNetwork
     from trifecta.nn import NETWORKS, Blocks, NetworkBuilder, from_module
     from trifecta.optim import OptimizerConfig
     from trifecta.schedules import Schedule, Window, parse_schedule
@@ -89,7 +90,7 @@ _HOMES = {
     "TrifectaClassifier": "trifecta.integrations.estimator",
     "Augmentation": "trifecta.data",
     "Blocks": "trifecta.nn",
-    "build_network": "trifecta.network",
+    "build_network": "trifecta.building",
     "Callback": "trifecta.training",
     "CrossEntropy": "trifecta.losses",
     "CSVLogger": "trifecta.training",

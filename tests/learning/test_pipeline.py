@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from matrix import SCHEDULES, methods
+from trifecta.building import build_network
 from trifecta.learning import Learner, LocalStep
 from trifecta.learning.pipeline import Losses, Pipeline
 from trifecta.methods import Method, get_method
-from trifecta.network import LocalNetwork, build_network
+from trifecta.network import LocalNetwork
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 
 pytestmark = pytest.mark.usefixtures("fused_windows")

@@ -19,11 +19,12 @@ from stopping import StopAt
 from trifecta._utils.precision import kept_precision, narrow_precision
 from trifecta.bench import setting as setting_module
 from trifecta.bench.setting import Setting
+from trifecta.building import build_network
 from trifecta.data import DataConfig, ImageData
 from trifecta.learning import Learner
 from trifecta.learning.precision_timing import PrecisionTimes, _time, time_precisions
 from trifecta.methods import Method, get_method
-from trifecta.network import LocalNetwork, build_network
+from trifecta.network import LocalNetwork
 from trifecta.schedules import END_TO_END
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, resume, train
 from trifecta.training.precision_choice import run_precision

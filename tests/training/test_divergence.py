@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from trifecta.building import build_network
 from trifecta.data import ImageData, ImageSet
 from trifecta.learning import Learner, Pipeline
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork, build_network
+from trifecta.network import LocalNetwork
 from trifecta.training import DivergenceError, RunConfig, train
 from trifecta.training.meter import STEPS_UNCHECKED, LossMeter
 

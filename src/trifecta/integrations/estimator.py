@@ -17,12 +17,13 @@ from torch import Tensor
 
 from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.extras import require
+from trifecta.building import build_network
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
 from trifecta.learning import Learner
 from trifecta.method import Method
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork, build_network
+from trifecta.network import LocalNetwork
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
 from trifecta.training import EarlyStopping, RunConfig, Trainer

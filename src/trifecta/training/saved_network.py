@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_channels_last
-from trifecta.network import LocalNetwork, build_network, seeded
+from trifecta.building import build_network, seeded
+from trifecta.network import LocalNetwork
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.run_folder import Imported, RunFolder

@@ -1,0 +1,69 @@
+"""Building a network by its name, its weights drawn from a seed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from trifecta._utils.checks import require_memory
+from trifecta._utils.references import part_of
+from trifecta.method import Method
+from trifecta.network import LocalNetwork
+from trifecta.nn.blocks import BlockStyle
+from trifecta.nn.networks import NETWORKS, NetworkBuilder
+from trifecta.nn.shapes import SampleShape
+
+
+def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
+    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
+    try:
+        with torch.device("meta"):
+            planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
+        weights = sum(p.numel() for p in planned.parameters())
+    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
+        return
+    # Weights, gradients and two moments of Adam's, in float32.
+    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller --width")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let PyTorch draw from ``seed`` for a while, and go on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def build_network(
+    method: Method,
+    network: str | NetworkBuilder = "small",
+    *,
+    sample_shape: SampleShape,
+    num_classes: int,
+    width: float = 1.0,
+    channels: Sequence[int] = (),
+    seed: int = 0,
+) -> LocalNetwork:
+    """Build a network for ``method``, its weights drawn from ``seed``.
+
+    Args:
+        method: the choices on every axis.
+        network: a name in ``NETWORKS``, or a builder of your own.
+        sample_shape: of one sample, without the label: (C, H, W) of images, (F,) of a table.
+        num_classes: K, at least 2.
+        width: multiplies the network's channels.
+        channels: of each block, in place of ``width``'s, for networks that can be shrunk.
+        seed: of the weights.
+
+    Raises:
+        ValueError: unknown network, samples that it does not take, or as :class:`LocalNetwork`.
+    """
+    builder = part_of(NETWORKS, network, "network")
+    with seeded(seed):
+        style = method.block_style(num_classes)
+        _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
+        own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
+        shape = method.input_shape(sample_shape, num_classes)
+        blocks = builder(shape, width=width, style=style, **own)
+        return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)
