@@ -55,13 +55,13 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def made_with(rows: list[Row]) -> str:
-    """Hardware, versions and date behind the rows."""
-    notes = {
-        f"{row['hardware']}; PyTorch {row['versions']['torch']}, Python {row['versions']['python']}; "
-        f"{row['date']}"
-        for row in rows
-    }
-    return "".join(f"\n{note}.\n" for note in sorted(notes))
+    """Hardware, versions and dates behind the rows."""
+    dates: dict[str, set[str]] = {}
+    for row in rows:
+        versions = row["versions"]
+        made = f"{row['hardware']}; PyTorch {versions['torch']}, Python {versions['python']}"
+        dates.setdefault(made, set()).add(row["date"])
+    return "".join(f"\n{made}; {', '.join(sorted(days))}.\n" for made, days in sorted(dates.items()))
 
 
 def benchmark(what: str, *, only: Callable[[Row], bool] = lambda row: True) -> str:

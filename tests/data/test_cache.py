@@ -128,6 +128,15 @@ def test_a_full_disk_leaves_no_half_written_file() -> None:
     assert entries() == []
 
 
+def test_images_that_no_disk_holds_are_not_begun() -> None:
+    def never_written(consume: Callable[[Shape, Iterator[Pixels]], Tensor]) -> Tensor:
+        return consume((3, 3, 2**30, 2**30), iter(()))
+
+    warned = pytest.warns(UserWarning, match="cannot be written .*No space left")
+    with warned, pytest.raises(ValueError, match=r"3 images of .* would take .* GiB"):
+        cached_images(IDENTITY, 3, never_written)
+
+
 def test_an_entry_appears_whole() -> None:
     def pieces() -> Iterator[Pixels]:
         yield pixels().numpy()

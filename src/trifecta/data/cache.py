@@ -5,9 +5,12 @@ One ``.npy`` file per split lies in ``$TRIFECTA_CACHE``, else ``$XDG_CACHE_HOME/
 nothing has to be removed when data change, and everything may be.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,7 +85,9 @@ def cached_images(identity: dict[str, object], count: int, decode: Decode) -> Ca
 
 
 def _keep(file: Path, shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
-    """Write the pieces to ``file``."""
+    """Write the pieces to ``file``, unless they would fill the disk."""
+    if math.prod(shape) > shutil.disk_usage(file.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     write_atomically(file, lambda path: _write(path, shape, pieces))
     return torch.empty(0)
 
