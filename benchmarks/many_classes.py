@@ -17,9 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from trifecta import DataConfig, ImageSet, Run, RunConfig, get_method, load_data, train
+from trifecta import DataConfig, Run, RunConfig, get_method, load_data, train
 from trifecta._utils.devices import describe_device
 from trifecta.bench.work import prediction_multiply_adds
+from trifecta.data import ImageSet
 from trifecta.training.evaluation import evaluate
 from trifecta.training.versions import versions
 
