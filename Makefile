@@ -49,7 +49,7 @@ mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
 	$(BIN)/python benchmarks/mutants.py benchmarks/mutants_$$(date -u +%F).json
 
-# Kills, long runs and wrong input, far more of each than the tests have; an hour.
+# Kills, long runs and wrong input, far more of each than the tests have; takes long.
 soak: .venv/installed
 	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/soak_$$(date -u +%F).json
 

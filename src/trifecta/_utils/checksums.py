@@ -17,18 +17,13 @@ _LAST_MEMBER = re.compile(r',\s+"crc32": "([0-9a-f]{8})"\s*\}\n?\Z')
 _LAST_LINE = re.compile(r"# crc32 ([0-9a-f]{8})\n?\Z")
 
 
-def of_bytes(content: bytes, start: int = 0) -> int:
-    """Return the checksum of ``content`` behind what ``start`` is the checksum of."""
-    return zlib.crc32(content, start)
-
-
 def of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the checksum of names, dtypes, shapes and values, 8 hexadecimal digits."""
     sum_so_far = 0
     for name in sorted(tensors):
         tensor = tensors[name].cpu().contiguous()
-        sum_so_far = of_bytes(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), sum_so_far)
-        sum_so_far = of_bytes(tensor.flatten().view(torch.uint8).numpy().tobytes(), sum_so_far)
+        sum_so_far = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), sum_so_far)
+        sum_so_far = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().tobytes(), sum_so_far)
     return f"{sum_so_far:08x}"
 
 
@@ -36,7 +31,7 @@ def record_text(record: Mapping[str, Any], *, indent: int | None = None) -> str:
     """Return ``record`` as JSON, the checksum of its text as the last member."""
     text = json.dumps(record, indent=indent)[:-1].rstrip()
     between, end = (", ", "}") if indent is None else (f",\n{' ' * indent}", "\n}")
-    return f'{text}{between}"{KEY}": "{of_bytes(text.encode()):08x}"{end}'
+    return f'{text}{between}"{KEY}": "{zlib.crc32(text.encode()):08x}"{end}'
 
 
 def checked_record(text: str, where: str) -> dict[str, Any]:
@@ -54,7 +49,7 @@ def checked_record(text: str, where: str) -> dict[str, Any]:
         record = json.loads(text)
     except (ValueError, RecursionError):
         record = None
-    is_whole = found is not None and int(found[1], 16) == of_bytes(text[: found.start()].encode())
+    is_whole = found is not None and int(found[1], 16) == zlib.crc32(text[: found.start()].encode())
     if not isinstance(record, dict) or not is_whole:
         raise ValueError(
             f"{where} is damaged, or was written by an earlier version: its checksum is wrong or missing"
@@ -65,10 +60,10 @@ def checked_record(text: str, where: str) -> dict[str, Any]:
 
 def signed_text(text: str) -> str:
     """Return lines of ``text`` with their checksum as a comment in the last one."""
-    return f"{text}# {KEY} {of_bytes(text.encode()):08x}\n"
+    return f"{text}# {KEY} {zlib.crc32(text.encode()):08x}\n"
 
 
 def is_whole_text(text: str) -> bool | None:
     """Whether the checksum at the end of ``text`` is right; None where there is none."""
     found = _LAST_LINE.search(text)
-    return None if found is None else int(found[1], 16) == of_bytes(text[: found.start()].encode())
+    return None if found is None else int(found[1], 16) == zlib.crc32(text[: found.start()].encode())

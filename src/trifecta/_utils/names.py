@@ -1,4 +1,4 @@
-"""Looking a name up in a table, with an error that helps whoever mistyped it."""
+"""Names: looking them up in a table, with an error that helps whoever mistyped one; showing them."""
 
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -7,6 +7,11 @@ from typing import TypeVar
 T = TypeVar("T")
 # A longer table is not read in an error.
 MOST_LISTED = 30
+
+
+def printable(text: str) -> str:
+    """Replace what is not shown but acts on whatever shows it, such as a terminal's control characters."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def lookup(table: Mapping[str, T], name: str, what: str) -> T:

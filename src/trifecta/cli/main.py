@@ -11,6 +11,7 @@ import click
 
 from trifecta import __version__
 from trifecta._utils.files import StorageError
+from trifecta._utils.names import printable
 from trifecta.cli.lazy import LazyGroup, Place
 
 OK, FAILED, USAGE, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     could not be written, such as on a full disk. 130: interrupted, with a checkpoint left. 143: terminated
     before there was anything to keep.
     """
-    warnings.showwarning = lambda message, *_: click.echo(f"warning: {message}", err=True)
+    warnings.showwarning = lambda message, *_: click.echo(f"warning: {printable(str(message))}", err=True)
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         status = _run(arguments)
@@ -111,5 +112,5 @@ def _status_of(error: Exception) -> int:
 
 
 def _complain(message: str, status: int) -> int:
-    click.echo(f"trifecta: {' '.join(message.split())}", err=True)
+    click.echo(f"trifecta: {printable(' '.join(message.split()))}", err=True)
     return status

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -21,7 +22,6 @@ import torch
 from torch import Tensor
 
 from trifecta._utils.checks import memory_bytes
-from trifecta._utils.checksums import of_bytes
 from trifecta._utils.files import StorageError, write_atomically
 from trifecta.data.decode import Pixels, Shape, stacked
 
@@ -97,10 +97,10 @@ def _write(path: Path, shape: Shape, pieces: Iterator[Pixels]) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
-        total = of_bytes(path.read_bytes())
+        total = zlib.crc32(path.read_bytes())
         for piece in pieces:
             content = piece.tobytes()
-            total = of_bytes(content, total)
+            total = zlib.crc32(content, total)
             file.write(content)
         file.write(f"{total:0{_SUM_BYTES}x}".encode())
 
@@ -132,5 +132,5 @@ def _is_whole(file: IO[bytes], size: int) -> bool:
         piece = file.read(min(_PIECE, left))
         if not piece:
             return False
-        total, left = of_bytes(piece, total), left - len(piece)
+        total, left = zlib.crc32(piece, total), left - len(piece)
     return file.read() == f"{total:0{_SUM_BYTES}x}".encode()

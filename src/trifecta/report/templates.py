@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable
 from importlib import util
 
+from trifecta._utils.names import printable
 from trifecta.report.terminal import percent
 
 
@@ -20,7 +21,7 @@ def fill(template: str, **values: object) -> str:
 
 def plain_names(names: Iterable[str]) -> tuple[str, ...]:
     """Replace control characters, which no page and no figure may hold."""
-    return tuple("".join(c if c.isprintable() else "\ufffd" for c in name) for name in names)
+    return tuple(printable(name) for name in names)
 
 
 def missing_libraries() -> list[str]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from trifecta._utils.names import printable
 from trifecta.training.run import Run
 
 MOST_CLASSES_SHOWN = 10
@@ -51,6 +52,7 @@ def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] 
 
 def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str], kind: str) -> None:
     """One row an image: its label, then the score of every class, or of the best few."""
+    classes = [printable(name) for name in classes]
     few = len(classes) <= MOST_CLASSES_SHOWN
     body = []
     for file, row in zip(files, scores, strict=True):
@@ -61,7 +63,7 @@ def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[s
             best = row.topk(5)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
             cells = [", ".join(f"{classes[k]} {_digits(value)}" for k, value in pairs)]
-        body.append([str(file), label, *cells])
+        body.append([printable(str(file)), label, *cells])
     head = ["image", "label", *(classes if few else [f"{kind} of the best classes"])]
     plain_console().print(simple_table(head, body))
     plain_console().print(f"numbers are {kind} by class; the highest predicts")

@@ -7,16 +7,16 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from trifecta._utils import checksums
-from trifecta._utils.files import StorageError, is_leftover, sweep, write_atomically
+from trifecta._utils.files import StorageError, write_atomically
 from trifecta._utils.yaml_files import read_yaml, yaml_text
 from trifecta.network import LocalNetwork
 from trifecta.training.checkpoint import read_checkpoint, write_checkpoint
+from trifecta.training.claimed_folder import ClaimedFolder
 from trifecta.training.config import RunConfig, to_plain, whole_config
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.records import check_history, check_result
@@ -24,7 +24,7 @@ from trifecta.training.records import check_history, check_result
 Imported = Iterable[str | ModuleType]
 
 
-class RunFolder:
+class RunFolder(ClaimedFolder):
     """The files of one run: the names are a contract, see the README.
 
     Each carries a checksum, and is written whole or not at all. What writes raises
@@ -33,7 +33,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(Path(path))
         self.config = self.path / "config.yaml"
         self.history = self.path / "history.jsonl"
         self.result = self.path / "result.json"
@@ -41,47 +41,6 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint" / "state.pt"
         self.previous = self.path / "checkpoint" / "previous.pt"
         self.report = self.path / "report.html"
-        self._lock = self.checkpoint.parent / "lock"
-
-    @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the folder against every other process that would write to it, and make it if it is new.
-
-        A claim within a claim of the same thread is the same one. It ends with the process at the latest.
-
-        Raises:
-            ValueError: somebody else holds it, or the file system does not allow it.
-        """
-        try:
-            self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self._lock, timeout=0, is_singleton=True)
-            lock.acquire()
-        except Timeout:
-            raise ValueError(
-                f"another process is training in {self.path}: wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise ValueError(
-                f"cannot write to the run folder {self.path} ({error.strerror}): choose another --out"
-            ) from None
-        try:
-            sweep(self.path)
-            sweep(self.checkpoint.parent)
-            yield
-        finally:
-            lock.release()
-
-    def require_unused(self) -> None:
-        """Check that nothing would be overwritten.
-
-        Raises:
-            ValueError: the path is a file, or a folder that is not empty.
-        """
-        if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
-            raise ValueError(
-                f"a run needs a folder of its own: {self.path} exists and is not empty; choose "
-                f"another --out, or continue that run with --resume {self.path}"
-            )
 
     @contextmanager
     def begin(self, config: RunConfig) -> Iterator[None]:
@@ -99,20 +58,9 @@ class RunFolder:
                 self.write_config(config)
                 yield
             except (ValueError, ImportError, OSError):
-                self._discard()
+                if not self.checkpoint.is_file():
+                    self.discard(self.config)
                 raise
-
-    def _discard(self) -> None:
-        """Remove the folder, unless the run has begun."""
-        if self.checkpoint.is_file():
-            return
-        try:
-            for file in (self.config, self._lock):
-                file.unlink(missing_ok=True)
-            for folder in (self.checkpoint.parent, self.path):
-                folder.rmdir()
-        except OSError:  # There is more in it, or the file system does not allow it: then it stays.
-            return
 
     @property
     def has_begun(self) -> bool:
@@ -263,11 +211,6 @@ class RunFolder:
         if not self.has_begun:
             raise ValueError(f"{self.path} has no checkpoint to resume from")
         return read_checkpoint(self.checkpoint, self.previous, device)
-
-    def _contents(self) -> Iterator[Path]:
-        """Everything in the folder but what a claim alone leaves there."""
-        of_claims = (self._lock, self.checkpoint.parent)
-        return (file for file in self.path.rglob("*") if file not in of_claims and not is_leftover(file))
 
     def _write(self, file: Path, write: Callable[[Path], object]) -> None:
         """Write a file of the run.

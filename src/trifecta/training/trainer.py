@@ -219,6 +219,9 @@ class Trainer:
 
     def _finish_epoch(self) -> None:
         losses = self._check_finite()
+        with self._explained():
+            if all(loss is None for loss in losses):
+                raise DivergenceError("every update was skipped, from the first step")
         record = self._record(losses)
         self.history.append(record)
         self.position = Position(epoch=self.position.epoch + 1)
@@ -257,8 +260,6 @@ class Trainer:
             for name, parameter in self.network.named_parameters():
                 if not bool(parameter.isfinite().all()):
                     raise DivergenceError(f"a weight is not finite: {name}, at the end")
-            if self.learner.skipped and all(loss is None for loss in losses):
-                raise DivergenceError("every update was skipped, from the first step")
         return losses
 
     @contextmanager

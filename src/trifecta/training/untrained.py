@@ -10,9 +10,9 @@ from trifecta.training.evaluation import Evaluation
 
 
 def warn_of_untrained_blocks(measured: Evaluation) -> None:
-    """Warn of each block that predicts no better than always the most frequent class.
+    """Warn of each block that is right no more often than the most frequent class alone would be.
 
-    Within two standard errors of that; a dead block gives every label the same score.
+    Two standard errors are allowed for. A block is dead where it gives every label the same score.
     """
     counts = measured.confusion.sum(1)
     images = int(counts.sum())
