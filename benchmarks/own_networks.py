@@ -48,11 +48,11 @@ def main() -> int:
     ):
         for method in methods:
             rows.append(trained(name, method, run, options.seconds))
-            write(options.file, rows)
+            write(options.file, rows, options.seconds)
     for batch_size in BATCH_SIZES:
         for method in MEMORY_METHODS:
             rows.append({"example": "resnet18", "method": method} | memory(method, batch_size))
-            write(options.file, rows)
+            write(options.file, rows, options.seconds)
     return 0
 
 
@@ -80,10 +80,10 @@ def memory(method: str, batch_size: int) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def write(file: Path, rows: list[dict[str, Any]]) -> None:
+def write(file: Path, rows: list[dict[str, Any]], seconds: float) -> None:
     """Write what is measured so far, with what it was measured on."""
     facts = {
-        "command": "python benchmarks/own_networks.py",
+        "command": f"python benchmarks/own_networks.py CIFAR10 FILE.jsonl --seconds {seconds:g}",
         "hardware": describe_device(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "versions": versions(),
