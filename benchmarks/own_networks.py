@@ -58,8 +58,10 @@ def main() -> int:
 
 def trained(name: str, method: str, run: Callable[..., Run], seconds: float) -> dict[str, Any]:
     """Train for as many whole epochs as ``seconds`` allow, one at least."""
-    epochs = max(1, round(seconds / run(method=method, epochs=1).result["seconds"]))
-    result = run(method=method, epochs=epochs).result
+    result = run(method=method, epochs=1).result
+    epochs = max(1, round(seconds / result["seconds"]))
+    if epochs > 1:
+        result = run(method=method, epochs=epochs).result
     kept = (
         "test_accuracy",
         "epochs",

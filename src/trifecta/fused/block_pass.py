@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trifecta.fused.chunks import Rows, chunk_kept
+from trifecta._utils.chunks import Rows, chunk_kept
 from trifecta.fused.fused_block import FusedBlock, Parameters
 from trifecta.fused.norms import Statistics
 from trifecta.fused.pointwise import unpool

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trifecta.fused.chunks import chunk_rows
+from trifecta._utils.chunks import chunk_rows
 from trifecta.fused.fused_block import FusedBlock, as_input, compute_dtype, fused_block
 from trifecta.fused.norms import running_statistics
 from trifecta.fused.pointwise import channel_sums, relu_pool

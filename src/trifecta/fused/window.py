@@ -3,7 +3,7 @@
 The plain graph of a block keeps its normalised input, its response before the pool and eight bytes of
 index per pooled output, and lets every intermediate result travel through memory. Here a window keeps
 its input, each block's activations and two bits per pooled output; all else is made again piece by piece
-(:mod:`trifecta.fused.chunks`) while it is in cache. The mathematics is that of the blocks: the float64
+(:mod:`trifecta._utils.chunks`) while it is in cache. The mathematics is that of the blocks: the float64
 gradients agree to rounding (``tests/fused``).
 
 Shapes: N samples; a window's input (N, C, H, W) or (N, F), its features (N, O, h, w) or (N, O).
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trifecta.fused.block_pass import BlockPass
-from trifecta.fused.chunks import Rows
+from trifecta._utils.chunks import Rows
 from trifecta.fused.forward import forward_block
 from trifecta.fused.fused_block import FusedBlock, Parameters, as_input, compute_dtype
 from trifecta.fused.gradients import Source, input_source, parameter_gradients

@@ -8,6 +8,7 @@ from trifecta.losses.convolutional import AuxiliaryCrossEntropy
 from trifecta.losses.feedback import LocalTargets
 from trifecta.losses.goodness import ChannelSums, Goodness
 from trifecta.losses.head import Head, Objective, Term
+from trifecta.losses.label_goodness import LabelGoodness
 from trifecta.losses.pairs import Symmetric, Threshold
 from trifecta.losses.positions import PositionThresholds
 from trifecta.losses.prediction import LocalPrediction
@@ -29,6 +30,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         PositionThresholds,
         LocalPrediction,
         PositionCrossEntropy,
+        LabelGoodness,
     )
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "Goodness",
     "GroupCrossEntropy",
     "Head",
+    "LabelGoodness",
     "LocalPrediction",
     "LocalTargets",
     "Objective",
