@@ -51,7 +51,7 @@ mutants: .venv/installed
 
 # Kills, long runs and wrong input, far more of each than the tests have; takes long.
 soak: .venv/installed
-	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/soak_$$(date -u +%F).json
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/soak_$$(date -u +%F).json --processes 2
 
 # The lowest versions of pyproject.toml, and every Python that is here.
 supported:

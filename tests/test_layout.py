@@ -18,7 +18,7 @@ FLOORS = [
     {"network"},
     {"building"},
     {"learning"},
-    {"methods"},
+    {"methods", "distributed"},
     {"data"},
     {"training"},
     {"report", "shrinking"},

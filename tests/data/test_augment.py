@@ -70,6 +70,11 @@ def test_flip_mirrors_the_chosen_images() -> None:
     assert torch.equal(flip(pixels, flips), torch.stack(expected))
 
 
+def test_alternating_needs_flips() -> None:
+    with pytest.raises(ValueError, match="alternating says how images are flipped"):
+        Augmentation(alternating=True)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [(1, 1), (2, 7), (9, 4), (8, 8), (28, 28), (32, 32), (33, 21)])
 @pytest.mark.parametrize("largest", [15.0, 180.0])

@@ -55,6 +55,29 @@ def test_every_place_is_equally_likely() -> None:
         assert (counts - 500).abs().max() < 105
 
 
+def test_alternating_flips_show_both_sides_in_two_epochs() -> None:
+    ramp = torch.arange(6, dtype=torch.uint8).expand(500, 1, 4, 6).contiguous()
+    source = Batches(
+        ImageSet(ramp, torch.arange(500)),
+        batch_size=100,
+        augmentation=Augmentation(flip=True, alternating=True),
+        mean=MEAN,
+        std=STD,
+        seed=0,
+    )
+    mirrored = []
+    for epoch in range(4):
+        sides = torch.zeros(500, dtype=torch.bool)
+        for pixels, labels in source.epoch(epoch, generator=generator(epoch)):
+            sides[labels] = pixels[:, 0, 0, 0] > pixels[:, 0, 0, -1]
+        mirrored.append(sides)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2])
+    assert torch.equal(mirrored[1], mirrored[3])
+    # Binomial(500, 1/2): standard deviation 11.
+    assert abs(int(mirrored[0].sum()) - 250) < 56
+
+
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
 def test_starting_late_gives_the_rest_of_the_same_epoch(start: int) -> None:
     source = batches(augmentation=AUGMENTATIONS["crop-flip-cutout"])

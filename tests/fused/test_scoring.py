@@ -8,7 +8,8 @@ from torch import Tensor
 
 from matrix import methods
 from trifecta import build_network, get_method, prediction
-from trifecta.fused import FusedBlock, chunks, infer_block
+from trifecta._utils import chunks
+from trifecta.fused import FusedBlock, infer_block
 from trifecta.inputs.labels import LABEL_INPUTS
 from trifecta.learning.first_input import first_input
 from trifecta.network import LocalNetwork

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta import Learner, build_network, get_method
+from trifecta._utils import chunks
 from trifecta._utils.precision import autocast
-from trifecta.fused import FusedBlock, chunks, fused_blocks, run_window
+from trifecta.fused import FusedBlock, fused_blocks, run_window
 from trifecta.learning import window_loss as window_loss_module
 from trifecta.losses import Symmetric
 from trifecta.losses.functional import symmetric_loss

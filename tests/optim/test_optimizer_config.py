@@ -11,6 +11,13 @@ from trifecta import OptimizerConfig
 from trifecta.optim.muon import Muon
 
 
+def test_a_linear_rate_falls_by_equal_steps() -> None:
+    config = OptimizerConfig(learning_rate=0.4, decay="linear")
+    assert [config.rate(t) for t in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([0.4, 0.3, 0.2, 0.0])
+    assert config.rate(0.25, end=0.5) == pytest.approx(0.2)
+    assert config.rate(0.7, end=0.5) == 0
+
+
 def test_a_rate_falls_along_a_cosine_to_its_end_and_stays_there() -> None:
     config = OptimizerConfig(learning_rate=0.4, decay="cosine")
     shares = (0.0, 0.25, 0.5, 1.0, 1.7)
@@ -42,13 +49,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "weight_decay is Adam's: received 0.1 with another optimizer; give it in arguments where the "
         "optimizer has one",
     ),
-    ({"decay": "linear"}, "a decay is cosine or constant: received 'linear'"),
+    ({"decay": "step"}, "a decay is cosine, linear or constant: received 'step'"),
     ({"freeze_from": 0.0}, "freeze_from is a share of the run, above 0 and up to 1: received 0.0"),
     ({"freeze_from": 1.5}, "freeze_from is a share of the run, above 0 and up to 1: received 1.5"),
     (
         {"freeze_from": 0.5, "decay": "constant"},
         "a block freezes when its learning rate has decayed: received freeze_from 0.5 with decay constant; "
-        "use cosine",
+        "use cosine or linear",
     ),
     (
         {"learning_rate": 0.0},

@@ -7,7 +7,6 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from threading import RLock
 from types import TracebackType
 from typing import Self
@@ -43,17 +42,7 @@ def main(arguments: str) -> None:
         if variant.pipeline > 1 and isinstance(trainer, Learner):
             saved.follow(trainer)
         variant.train(trainer, [(images, labels)] * order["steps"])
-    peak = peak_resident_bytes() if setting.torch_device.type == "cpu" else peak_memory_bytes(images.device)
-    print(json.dumps({"peak_bytes": peak, "saved_bytes": saved.most}))
-
-
-def peak_resident_bytes() -> int:
-    """Return the peak resident bytes of this process; the kernel's own count where there is one."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return peak_memory_bytes(torch.device("cpu"))
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+    print(json.dumps({"peak_bytes": peak_memory_bytes(images.device), "saved_bytes": saved.most}))
 
 
 class SavedBytes:

@@ -18,6 +18,9 @@ from trifecta.cli.parameters import IMPORT
 @click.option(
     "--shortlist", type=int, metavar="N", help="Only the N likeliest labels to the end, 0 for all."
 )
+@click.option(
+    "--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 times the work."
+)
 @IMPORT
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def evaluate_command(**options: Any) -> None:

@@ -46,6 +46,12 @@ from trifecta.cli.parameters import IMPORT, image_size
     click.option("--precision", metavar="NAME", help="fp32, bf16 or auto, the faster.  [default: auto]"),
 )
 @in_group(
+    "Processes",
+    click.option("--processes", type=int, metavar="N", help="Start so many here, as torchrun would."),
+    click.option("--parallel", metavar="HOW", help="data, layers, or DxL: D replicas of L stages."),
+    click.option("--timeout", type=float, metavar="S", help="Seconds to wait for one.  [default: 60]"),
+)
+@in_group(
     "Output",
     click.option("--out", metavar="RUN", help="Folder for the run.  [default: runs/NAME-NUMBER]"),
     click.option("--resume", metavar="RUN", help="Continue this run from its checkpoint."),

@@ -2,7 +2,7 @@
 
 Shapes: B images, C channels, H rows, W columns. Everything random is drawn from the generator
 passed in, in a fixed order: shifts, angles, flips, centres of the cutout; what is switched off
-draws nothing. Nothing here waits for the device.
+or given draws nothing. Nothing here waits for the device.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,9 @@ class Augmentation:
         rotation: degrees r; angles are uniform in [−r, r]. What the crop left is turned about its
             centre, by nearest neighbour, and black comes in from outside.
         flip: whether to mirror left and right, with probability 1/2.
+        alternating: whether an image is mirrored in every other epoch instead, half of the images from the
+            first on, so that two epochs show both sides of each (Jordan 2024, arXiv 2404.00498); with
+            ``flip``.
         cutout: side in pixels of a square set to 0 (the mean) after normalisation. Its centre is
             uniform over the image, and what lies outside is lost (DeVries & Taylor, 2017).
 
@@ -33,6 +36,7 @@ class Augmentation:
     crop_padding: int = 0
     rotation: float = 0.0
     flip: bool = False
+    alternating: bool = False
     cutout: int = 0
 
     def __post_init__(self) -> None:
@@ -41,6 +45,8 @@ class Augmentation:
                 raise ValueError(f"{name} is in pixels, 0 or more, got {getattr(self, name)}")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation is in degrees, 0 to 180, got {self.rotation}")
+        if self.alternating and not self.flip:
+            raise ValueError("alternating says how images are flipped, got flip false: set flip too")
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -77,6 +83,7 @@ def augment(
     mean: Sequence[float],
     std: Sequence[float],
     generator: torch.Generator,
+    mirrored: Tensor | None = None,
 ) -> Tensor:
     """Change every image at random, and normalise it.
 
@@ -89,6 +96,7 @@ def augment(
         mean: of the C channels, in 0..1.
         std: of the C channels, in 0..1.
         generator: of the images' device.
+        mirrored: ``(B,)`` bool, which images to flip; None draws them.
 
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
@@ -104,7 +112,9 @@ def augment(
         uniform = torch.rand(batch, generator=generator, device=device)
         images = rotate(images, (uniform * 2 - 1) * config.rotation)
     if config.flip:
-        images = flip(images, torch.rand(batch, generator=generator, device=device) < 0.5)
+        if mirrored is None:
+            mirrored = torch.rand(batch, generator=generator, device=device) < 0.5
+        images = flip(images, mirrored)
     result = normalize(images, mean, std)
     if config.cutout:
         centres = [

@@ -78,9 +78,17 @@ class Batches:
             raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
         order = epoch_order(len(self.images), seed=self.seed, epoch=index)
         chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        return self._batches(chosen.to(self.images.labels.device), generator)
+        mirrored = self._mirrored(index) if self.augmentation.alternating else None
+        return self._batches(chosen.to(self.images.labels.device), generator, mirrored)
 
-    def _batches(self, order: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def _mirrored(self, epoch: int) -> Tensor:
+        """Say which images are mirrored in an epoch, (count,) bool: half at first, then the others."""
+        first = np.random.default_rng([self.seed, 0, 1]).random(len(self.images)) < 0.5
+        return torch.from_numpy(first ^ (epoch % 2 == 1))
+
+    def _batches(
+        self, order: Tensor, generator: torch.Generator, mirrored: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for indices in order.view(-1, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
@@ -89,6 +97,7 @@ class Batches:
                 mean=self.mean,
                 std=self.std,
                 generator=generator,
+                mirrored=None if mirrored is None else mirrored[indices.cpu()].to(generator.device),
             )
             yield images, batch.labels.to(generator.device)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trifecta.fused.block_pass import BlockPass, empty
 from trifecta._utils.chunks import Rows
+from trifecta.fused.block_pass import BlockPass, empty
 from trifecta.fused.fused_block import Parameters
 from trifecta.fused.norms import NormContext, Statistics, Totals
 

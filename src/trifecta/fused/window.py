@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta.fused.block_pass import BlockPass
 from trifecta._utils.chunks import Rows
+from trifecta.fused.block_pass import BlockPass
 from trifecta.fused.forward import forward_block
 from trifecta.fused.fused_block import FusedBlock, Parameters, as_input, compute_dtype
 from trifecta.fused.gradients import Source, input_source, parameter_gradients

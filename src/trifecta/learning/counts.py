@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from trifecta.learning.first_input import first_input
 from trifecta.learning.learner import Learner
 from trifecta.learning.trial import trial_batch
 from trifecta.network import LocalNetwork
@@ -64,6 +65,25 @@ def block_parameters(network: LocalNetwork) -> int:
     """Parameters of the blocks and of the label's own input: all but the heads'."""
     modules = [network.blocks, *([] if network.label_input is None else [network.label_input])]
     return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def block_costs(network: LocalNetwork) -> list[float]:
+    """Count three times the multiply-adds of each block's forward pass for one image, and of its head's.
+
+    A forward and a backward pass, as near as a plan needs it.
+    """
+    samples, labels = trial_batch(network, _SIZES[0])
+    costs = []
+    with torch.no_grad():
+        copied = copy.deepcopy(network).eval()
+        x = first_input(copied, samples, labels, torch.Generator(samples.device).manual_seed(0))
+        for k in range(len(copied.blocks)):
+            with WorkCounter() as counter:
+                seen, x = copied.pass_block(k, copied.renewed(k, x, len(labels), None))
+                if k in copied.scored_blocks:
+                    copied.head(k).scores(seen)
+            costs.append(3 * counter.multiply_adds / len(labels))
+    return costs
 
 
 def step_multiply_adds(

@@ -12,20 +12,29 @@ from trifecta.network import LocalNetwork
 
 
 def first_input(
-    network: LocalNetwork, images: Tensor, labels: Tensor, generator: torch.Generator | None
+    network: LocalNetwork,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator | None,
+    rows: slice = slice(None),
 ) -> Tensor:
-    """The images (B, …), or for pairs (2B, …), positives first; tells the error where it feeds back."""
+    """The images (B, …), or for pairs (2B, …), positives first; tells the error where it feeds back.
+
+    Of a batch only the images in ``rows`` are wanted; everything random is drawn for all of them.
+    """
     if network.method.objective.uses_feedback:
-        _feed_back(network, images, labels)
+        _feed_back(network, images[rows], labels[rows])
     if network.image_pairs is not None:
-        return network.image_pairs.pairs(images, generator)
+        positives, negatives = network.image_pairs.pairs(images, generator).chunk(2)
+        return torch.cat([positives[rows], negatives[rows]])
     if network.label_input is None:
-        return images
+        return images[rows]
     if network.method.negatives == "hard":
         wrong = hard_labels(labels, _predict(network, images), generator)
     else:
         wrong = wrong_labels(labels, network.num_classes, generator)
-    return network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
+    samples = images[rows]
+    return network.labelled(torch.cat([samples, samples]), torch.cat([labels[rows], wrong[rows]]))
 
 
 def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:

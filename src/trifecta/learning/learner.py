@@ -65,16 +65,31 @@ class Learner:
     ) -> None:
         self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
         self.network, self.generator = network, generator
-        self.device = next(network.parameters()).device
+        self.device = next(p for k in self.blocks for p in network.own_parameters(k)).device
         self._asked_precision = precision
         self.precision = narrow_precision(precision, self.device)
         self.on_nan = on_nan
         self.steps = 0
         # Steps in which some window was skipped.
         self.skipped: set[int] = set()
-        self.optimizers = build_optimizers(network)
+        self.optimizers = build_optimizers(network, self.blocks)
         self._step_optimizer = step_optimizer
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
+
+    def twin(self, network: LocalNetwork, generator: torch.Generator) -> "Learner":
+        """Return a new learner of ``network`` with the same settings, in fp32 and in this process alone."""
+        return Learner(
+            network,
+            generator=generator,
+            total_steps=self.total_steps,
+            steps_per_epoch=self.steps_per_epoch,
+            fused=self.fused,
+        )
+
+    @property
+    def blocks(self) -> range:
+        """Those that learn here: all of them."""
+        return range(len(self.network.blocks))
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         """Learn from one batch; return the loss of each block that closed a window, L × (), else None.
@@ -100,11 +115,21 @@ class Learner:
         if self.precision == "auto":
             self.precision = time_precisions(self, len(images)).faster
         self.network.train()
+        rows = self._rows(len(labels))
+        with autocast(self.precision, self.device):
+            x = first_input(self.network, images, labels, self.generator, rows)
+        labels = labels[rows]
+        return self._new_step(x, labels, self._draw_offsets(len(labels)))
+
+    def _rows(self, images: int) -> slice:
+        """The images of a batch of so many that are learnt from here: all of them."""
+        return slice(None)
+
+    def _new_step(self, x: Tensor, labels: Tensor, offsets: Tensor | None) -> LocalStep:
+        """Count a step, whose first block to learn here receives ``x``."""
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
         progress = self.steps / self.total_steps if self.total_steps else 0.0
         frozen = config.frozen_blocks(progress, num_blocks)
-        with autocast(self.precision, self.device):
-            x = first_input(self.network, images, labels, self.generator)
         step = LocalStep(
             number=self.steps,
             progress=progress,
@@ -113,7 +138,7 @@ class Learner:
             x=x,
             labels=labels,
             losses=[None] * num_blocks,
-            offsets=self._draw_offsets(len(labels)),
+            offsets=offsets,
         )
         self.steps += 1
         return step
@@ -121,21 +146,41 @@ class Learner:
     def learn(self, step: LocalStep) -> None:
         """Let the step's next window learn."""
         window = step.windows[step.windows_done]
-        self._set_epoch(window, step.number)
         if step.windows_done == 0:
             step.x = self._pass(step, range(step.frozen))
+        self._learn_window(step, window)
+        step.windows_done += 1
+        idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
+        if idle:
+            # Blocks that idle are run all the same: their running statistics follow their input.
+            self._pass(step, idle)
+
+    def _learn_window(self, step: LocalStep, window: Window) -> None:
+        """Forward, loss, backward and update of ``window``, whose output becomes the step's ``x``."""
+        self._set_epoch(window, step.number)
         blocks = range(window.first, window.last + 1)
         kept = self._kept(blocks)
         with autocast(self.precision, self.device), self._masks(blocks, step.number):
             loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
             torch.autograd.backward(loss)
-        self._set_learning_rate(window, step.progress)
-        updates = [self.optimizers[owner] for owner in owners(self.network, window)]
+        updates = self._updates(window)
         skips = self.on_nan == "skip" and not is_finite(loss, updates)
         if skips:
             kept.restore()
             self.skipped.add(step.number)
-        for optimizer in updates:
+        self._update_window(window, step.progress, skips=skips)
+        step.losses[window.last] = None if skips else loss.detach()
+        step.x = map_tensors(Tensor.detach, output)
+
+    def _updates(self, window: Window) -> list[torch.optim.Optimizer]:
+        """The optimizers that step when ``window`` has learnt."""
+        own = owners(self.network, window)
+        return [self.optimizers[owner] for owner in own if owner in self.optimizers]
+
+    def _update_window(self, window: Window, progress: float, *, skips: bool = False) -> None:
+        """Step the optimizers of ``window``, unless the step ``skips`` it, and drop all its gradients."""
+        self._set_learning_rate(window, progress)
+        for optimizer in self._updates(window):
             if not skips:
                 self._update(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -143,13 +188,6 @@ class Learner:
             # The gradient of a label that another objective owns is thrown away.
             for parameter in self.network.label_parameters():
                 parameter.grad = None
-        step.losses[window.last] = None if skips else loss.detach()
-        step.x = map_tensors(Tensor.detach, output)
-        step.windows_done += 1
-        idle = range(window.last + 1, len(self.network.blocks)) if step.is_done else range(0)
-        if idle:
-            # Blocks that idle are run all the same: their running statistics follow their input.
-            self._pass(step, idle)
 
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
@@ -219,6 +257,8 @@ class Learner:
         if config.decay == "constant" or self.total_steps is None:
             return
         for owner in owners(self.network, window):
+            if owner not in self.optimizers:
+                continue
             rate = config.rate(progress, end=config.end(owner, num_blocks))
             for group in self.optimizers[owner].param_groups:
                 if "initial_lr" in group:

@@ -7,8 +7,8 @@ from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
 
 
-def build_optimizers(network: LocalNetwork) -> dict[int, torch.optim.Optimizer]:
-    """Optimizers by owner: a block, or the block whose objective it is."""
+def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.optim.Optimizer]:
+    """Optimizers of the blocks ``held``, by owner: a block, or the block whose objective it is."""
     config, num_blocks = network.method.optimizer, len(network.blocks)
     if config.ownership == "objective":
         schedule = network.method.schedule
@@ -18,7 +18,10 @@ def build_optimizers(network: LocalNetwork) -> dict[int, torch.optim.Optimizer]:
     # A label has one state, that of the first objective which reaches it.
     label = set(network.label_parameters())
     optimizers = {}
-    for owner, blocks in owned.items():
+    for owner, all_blocks in owned.items():
+        blocks = [k for k in all_blocks if k in held]
+        if not blocks:
+            continue
         own = [p for k in blocks for p in network.own_parameters(k)]
         optimizers[owner] = config.build(
             own if owner == min(owned) else [p for p in own if p not in label],

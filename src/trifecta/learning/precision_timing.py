@@ -97,14 +97,7 @@ class _Trial:
         # Hard negatives would cost a prediction of the batch, and the windows are no different.
         network.method = replace(network.method, negatives="uniform")
         draw = torch.Generator(device).manual_seed(0)
-        self.learner = type(learner)(
-            network,
-            generator=draw,
-            precision="fp32",
-            total_steps=learner.total_steps,
-            steps_per_epoch=learner.steps_per_epoch,
-            fused=learner.fused,
-        )
+        self.learner = learner.twin(network, draw)
         # Without a state, the trial needs no more memory than training does.
         self.learner.optimizers = {
             owner: _Still(optimizer.param_groups, {})

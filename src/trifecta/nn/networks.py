@@ -12,6 +12,7 @@ from typing import Protocol
 from torch import nn
 
 from trifecta._utils.names import lookup
+from trifecta.nn.airbench import LAYOUT, airbench_blocks
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
 from trifecta.nn.shapes import SampleShape
 
@@ -109,6 +110,18 @@ def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = 
     return nn.Sequential(*blocks)
 
 
+def airbench(
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = _PLAIN,
+) -> nn.Sequential:
+    """Patch whitening and 6 convolutional blocks, 64P-64-256P-256-256P-256 (Jordan 2024), 2.0 M weights."""
+    _check_images(input_shape)
+    _check_size(input_shape, 9)
+    return nn.Sequential(*airbench_blocks(input_shape, _sizes(_layout_sizes(LAYOUT), width, ()), style))
+
+
 def _vgg(
     layout: str,
     units: int,
@@ -132,11 +145,7 @@ def _convolutional(
     _check_images(input_shape)
     words = layout.split()
     smallest = 2 ** sum(word.endswith("P") for word in words)
-    if min(input_shape[1:]) < smallest:
-        raise ValueError(
-            f"this network halves its images until {smallest}×{smallest} pixels become one: "
-            f"received {input_shape[1]}×{input_shape[2]}; use --image-size {smallest} or more"
-        )
+    _check_size(input_shape, smallest)
     shape = input_shape
     blocks: list[nn.Module] = []
     for word, size in zip(words, _sizes(_layout_sizes(layout), width, channels), strict=True):
@@ -144,6 +153,14 @@ def _convolutional(
         blocks.append(conv_block(shape, size, style, pool=pool, first=not blocks))
         shape = (size, shape[1] // (1 + pool), shape[2] // (1 + pool))
     return nn.Sequential(*blocks)
+
+
+def _check_size(input_shape: SampleShape, smallest: int) -> None:
+    if min(input_shape[1:]) < smallest:
+        raise ValueError(
+            f"this network halves its images until {smallest}×{smallest} pixels become one: "
+            f"received {input_shape[1]}×{input_shape[2]}; use --image-size {smallest} or more"
+        )
 
 
 def _layout_sizes(layout: str) -> list[int]:
@@ -182,11 +199,12 @@ NETWORKS: dict[str, NetworkBuilder] = {
     "vgg8b": vgg8b,
     "vgg11b": vgg11b,
     "resnet": resnet,
+    "airbench": airbench,
 }
 
 
-# Blocks with a sum inside cannot lose a channel on one of its sides.
-RESIDUAL = ("resnet",)
+# Blocks that cannot lose channels: of a sum inside they would have two sides, whitening has a fixed number.
+UNSHRINKABLE = ("resnet", "airbench")
 
 
 def get_network(name: str) -> NetworkBuilder:

@@ -20,7 +20,7 @@ from trifecta.optim.muon import Muon
 OWNERSHIPS = ("weight", "objective")
 # Named algorithms; "adam" is AdamW where weight_decay > 0.
 ALGORITHMS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
-DECAYS = ("cosine", "constant")
+DECAYS = ("cosine", "linear", "constant")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class OptimizerConfig:
             ``torch.optim.SGD``.
         arguments: for an algorithm of your own.
         learning_rate: at the first step.
-        decay: ``cosine`` to 0 at the run's last step, or ``constant``; then a scheduler of your own may be
-            attached to the optimizers of a :class:`trifecta.Learner`.
+        decay: ``cosine`` or ``linear`` to 0 at the run's last step, or ``constant``; then a scheduler of
+            your own may be attached to the optimizers of a :class:`trifecta.Learner`.
         weight_decay: of Adam; decoupled, per step and learning rate.
         ownership: ``weight`` or ``objective``, see this module.
         freeze_from: the share of the run after which the first block stays as it is and costs a forward
@@ -70,7 +70,9 @@ class OptimizerConfig:
                 f"{self.algorithm}"
             )
         if self.decay not in DECAYS:
-            raise ValueError(f"a decay is {' or '.join(DECAYS)}: received '{self.decay}'")
+            raise ValueError(
+                f"a decay is {', '.join(DECAYS[:-1])} or {DECAYS[-1]}: received '{self.decay}'"
+            )
         if not 0 < self.freeze_from <= 1:
             raise ValueError(
                 f"freeze_from is a share of the run, above 0 and up to 1: received {self.freeze_from}"
@@ -78,7 +80,7 @@ class OptimizerConfig:
         if self.freeze_from < 1 and self.decay == "constant":
             raise ValueError(
                 "a block freezes when its learning rate has decayed: received freeze_from "
-                f"{self.freeze_from} with decay constant; use cosine"
+                f"{self.freeze_from} with decay constant; use cosine or linear"
             )
         if not self.learning_rate > 0 or self.weight_decay < 0:
             raise ValueError(
@@ -90,7 +92,10 @@ class OptimizerConfig:
         """Return the rate after a share ``progress`` of the run, of a block that learns to ``end``."""
         if self.decay == "constant":
             return self.learning_rate
-        return self.learning_rate * (1 + math.cos(math.pi * min(progress / end, 1.0))) / 2
+        share = min(progress / end, 1.0)
+        return self.learning_rate * (
+            1 - share if self.decay == "linear" else (1 + math.cos(math.pi * share)) / 2
+        )
 
     def end(self, block: int, num_blocks: int) -> float:
         """Return the share of the run for which ``block`` of so many learns, the last to its end."""

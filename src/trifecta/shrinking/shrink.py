@@ -10,7 +10,7 @@ import torch
 from trifecta.data import evaluation_batches
 from trifecta.losses import CrossEntropy
 from trifecta.network import LocalNetwork
-from trifecta.nn.networks import NETWORKS, RESIDUAL
+from trifecta.nn.networks import NETWORKS, UNSHRINKABLE
 from trifecta.shrinking.criterion import channel_importance, kept_channels
 from trifecta.shrinking.surgery import copy_kept
 from trifecta.training import Run, RunConfig, RunFolder, Trainer
@@ -66,8 +66,8 @@ def shrink(
 
 def _check(config: RunConfig, network: LocalNetwork) -> None:
     """Refuse what cannot be shrunk, in one line."""
-    if config.network not in NETWORKS or config.network in RESIDUAL:
-        plain = ", ".join(name for name in NETWORKS if name not in RESIDUAL)
+    if config.network not in NETWORKS or config.network in UNSHRINKABLE:
+        plain = ", ".join(name for name in NETWORKS if name not in UNSHRINKABLE)
         raise ValueError(f"networks of plain blocks can be shrunk ({plain}): received {config.network}")
     if len(network.scored_blocks) < len(network.blocks):
         raise ValueError(

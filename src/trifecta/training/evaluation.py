@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from trifecta._utils.devices import in_memory_format
+from trifecta._utils.names import lookup
 from trifecta._utils.precision import autocast
 from trifecta.data import ImageSet, evaluation_batches
 from trifecta.inputs.labels import wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.readout import fuse, named_readouts
+from trifecta.training.views import VIEWS
 
 BATCH_SIZE = 256
 
@@ -47,7 +49,6 @@ class Evaluation:
     cumulative_accuracy: list[float | None]
 
 
-@torch.inference_mode()
 def evaluate(
     network: LocalNetwork,
     images: ImageSet,
@@ -56,15 +57,28 @@ def evaluate(
     std: Sequence[float],
     precision: str = "fp32",
     batch_size: int = BATCH_SIZE,
+    views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
     """Score every image once, in order, without training anything.
 
     ``on_scored`` is called after every batch with its number of images. With a shortlist, scores of labels
-    that were left out are −∞.
+    that were left out are −∞. With ``views`` (:mod:`trifecta.training.views`) scores are means over them.
+
+    Raises:
+        ValueError: no such views, or samples that are no images.
     """
-    scores = _scores(network, images, mean, std, precision, batch_size, on_scored)
-    return _summarise(network, images.labels.to(next(network.parameters()).device), scores)
+    scores = score(
+        network,
+        images,
+        mean=mean,
+        std=std,
+        precision=precision,
+        batch_size=batch_size,
+        views=views,
+        on_scored=on_scored,
+    )
+    return summarise(network, images.labels.to(next(network.parameters()).device), scores)
 
 
 def warn_of_many_labels(network: LocalNetwork) -> None:
@@ -93,39 +107,60 @@ def choose_blocks(
 
     Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
     """
-    scores = _scores(network, images, mean, std, precision, batch_size, lambda images: None)
+    scores = score(network, images, mean=mean, std=std, precision=precision, batch_size=batch_size)
     blocks, labels = network.scored_blocks, images.labels.to(next(network.parameters()).device)
     ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
     return max(ranges, key=lambda run: (_accuracy(scores, run, labels), run[-1], -len(run)))
 
 
-def _scores(
+@torch.inference_mode()
+def score(
     network: LocalNetwork,
     images: ImageSet,
+    *,
     mean: Sequence[float],
     std: Sequence[float],
-    precision: str,
-    batch_size: int,
-    on_scored: Callable[[int], None],
+    precision: str = "fp32",
+    batch_size: int = BATCH_SIZE,
+    views: str = "none",
+    on_scored: Callable[[int], None] = lambda images: None,
 ) -> list[Tensor | None]:
-    """Score every image and class by every block, L × (N, K); None where a block has no head."""
+    """Score every image and class by every block, L × (N, K); None where a block has no head.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
+    make_views = lookup(VIEWS, views, "views")
+    if views != "none" and len(network.sample_shape) != 3:
+        raise ValueError(
+            f"views are of images (C, H, W): received samples of shape {network.sample_shape}; drop views"
+        )
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
     for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
-            scores = network.block_scores(in_memory_format(batch.to(device)))
+            seen = [
+                (network.block_scores(in_memory_format(view)), weight)
+                for view, weight in make_views(batch.to(device))
+            ]
         for k in network.scored_blocks:
-            block = scores[k]
-            assert block is not None
-            by_block[k].append(block)
+            by_block[k].append(_mean([(scores[k], weight) for scores, weight in seen]))
         on_scored(len(batch))
     network.train(was_training)
     return [torch.cat(parts) if parts else None for parts in by_block]
 
 
-def _summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> Evaluation:
+def _mean(views: list[tuple[Tensor | None, float]]) -> Tensor:
+    """Return the weighted mean of the scores of views; those of a single one as they are."""
+    scores = [(view, weight) for view, weight in views if view is not None]
+    first = scores[0][0]
+    return first if len(scores) == 1 else torch.stack([view * weight for view, weight in scores]).sum(0)
+
+
+@torch.inference_mode()
+def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> Evaluation:
+    """Measure what :func:`score` returned by the true ``labels``, (N,)."""
     num_classes = network.num_classes
     generator = torch.Generator(labels.device).manual_seed(0)
     wrong = wrong_labels(labels, num_classes, generator)

@@ -66,7 +66,8 @@ class LossMeter:
         """The losses so far, for a checkpoint within an epoch."""
         return {"losses": self._losses, "closed": self._closed}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self._losses.copy_(state["losses"])
-        self._closed.copy_(state["closed"])
+    def load_state_dict(self, state: dict[str, Any], blocks: range) -> None:
+        """Restore what :meth:`state_dict` returned of ``blocks``, those that learn in this process."""
+        own = slice(blocks.start, blocks.stop)
+        self._losses[:, own].copy_(state["losses"][:, own])
+        self._closed[:, own].copy_(state["closed"][:, own])

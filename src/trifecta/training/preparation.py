@@ -1,16 +1,20 @@
-"""What a run needs before its first step: data, superclasses, batches, a pipeline."""
+"""What a run needs before its first step: data, superclasses, filters, batches, a pipeline."""
 
 import warnings
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from trifecta.data import Augmentation, Batches, ImageData, LoaderBatches, load_data
+from trifecta.data.augment import normalize
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
+from trifecta.network import LocalNetwork
 from trifecta.training.config import RunConfig
 
 MOST_FOR_SUPERCLASSES = 20_000
+MOST_FOR_FILTERS = 5_000
 
 
 def loaded(config: RunConfig) -> ImageData:
@@ -55,6 +59,27 @@ def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
         train = train.select(torch.arange(0, len(train), max(1, len(train) // MOST_FOR_SUPERCLASSES)))
     found = find_superclasses(train.images, train.labels, len(data.classes))
     return replace(config, method=replace(method, superclasses=found))
+
+
+def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
+    """Show training images to the modules of ``network`` that are made of them (``fit_images``).
+
+    Raises:
+        ValueError: there is one, and the training images are those of a loader.
+    """
+    made_of_images: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
+    if not made_of_images:
+        return
+    if data.loader is not None:
+        raise ValueError(
+            "this network's filters are made of training images: received a loader; give tensors, or call "
+            "fit_images of its blocks yourself"
+        )
+    count = len(data.train)
+    some = data.train.select(torch.arange(0, count, max(1, count // MOST_FOR_FILTERS)))
+    images = normalize(some.images, data.mean, data.std)
+    for module in made_of_images:
+        module.fit_images(images.to(next(network.parameters()).device))
 
 
 def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:

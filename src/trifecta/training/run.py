@@ -13,6 +13,7 @@ from torch import nn
 from trifecta._utils.devices import describe_device, peak_memory_bytes
 from trifecta._utils.references import name_of
 from trifecta.data import Given, ImageData, data_from
+from trifecta.distributed.processes import Alone
 from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
 from trifecta.training.callbacks import Callback
@@ -153,6 +154,7 @@ def resumed_trainer(
     blocks: Iterable[nn.Module] | None = None,
     imports: Imported = (),
     callbacks: Sequence[Callback] = (),
+    processes: Alone | None = None,
     writes: bool = True,
 ) -> Trainer:
     """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded.
@@ -164,7 +166,9 @@ def resumed_trainer(
     config, facts = folder.read_settings(imports=imports)
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    trainer = Trainer(config, folder=folder, data=data, blocks=blocks, callbacks=callbacks)
+    trainer = Trainer(
+        config, folder=folder, data=data, blocks=blocks, callbacks=callbacks, processes=processes
+    )
     if not folder.has_begun:
         return trainer
     _check_same_data(folder, facts, trainer.facts)
@@ -174,7 +178,7 @@ def resumed_trainer(
             f"{folder.path} has trained {trainer.position.epoch} epochs already: "
             f"received --epochs {config.epochs}; ask for more"
         )
-    if writes:
+    if writes and trainer.written is not None:
         folder.write_config(config, trainer.facts, trainer.learner.precision)
     return trainer
 
@@ -220,9 +224,11 @@ def finish(trainer: Trainer) -> Run:
     seconds = time.perf_counter() - began
     warn_of_untrained_blocks(test)
     warn_of_skipped_steps(trainer.learner)
-    run = Run(result=_result(trainer, test, seconds), test=test, trainer=trainer)
-    if trainer.folder is not None:
-        trainer.folder.write_result(run.result)
+    with trainer.processes.whole(trainer.network):
+        result = _result(trainer, test, seconds)
+    run = Run(result=result, test=test, trainer=trainer)
+    if trainer.written is not None:
+        trainer.written.write_result(run.result)
     return run
 
 

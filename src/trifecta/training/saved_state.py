@@ -19,12 +19,12 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
     """Return everything that the rest of the run depends on."""
     return {
         "network": trainer.network.state_dict(),
-        "learner": trainer.learner.state_dict(),
+        "learner": trainer.processes.learner_state(trainer.learner),
         "position": {"epoch": trainer.position.epoch, "batch": trainer.position.batch},
         "history": trainer.history,
         "epoch_seconds": trainer.epoch_seconds,
         "total_seconds": trainer.total_seconds,
-        "meter": trainer.meter.state_dict(),
+        "meter": {name: trainer.processes.total(t) for name, t in trainer.meter.state_dict().items()},
         "precision_choice": trainer.precision_choice,
     }
 
@@ -39,9 +39,11 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     file = trainer.folder.checkpoint
     with reading(file, "network"):
         tensors = dict(state["network"])
-    load_weights(trainer.network, tensors, source=file)
+    with trainer.processes.whole(trainer.network):
+        load_weights(trainer.network, tensors, source=file)
     with reading(file, "learner"):
-        trainer.learner.load_state_dict(state["learner"])
+        own = trainer.processes.own_learner_state(trainer.learner, state["learner"])
+        trainer.learner.load_state_dict(own)
     with reading(file, "position"):
         trainer.position = _position(state["position"], trainer.batches.steps_per_epoch)
     with reading(file, "history"):
@@ -51,7 +53,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     with reading(file, "total_seconds"):
         trainer.earlier_seconds = _seconds(state["total_seconds"])
     with reading(file, "meter"):
-        trainer.meter.load_state_dict(state["meter"])
+        trainer.meter.load_state_dict(state["meter"], trainer.learner.blocks)
     with reading(file, "precision_choice"):
         choice = state["precision_choice"]
         trainer.precision_choice = None if choice is None else dict(choice)

@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
 from trifecta.data import ImageData, ImageSet
-from trifecta.learning import Learner
+from trifecta.distributed.processes import Alone
 from trifecta.learning.pipeline import Losses
 from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
-from trifecta.training.evaluation import Evaluation, choose_blocks, evaluate, warn_of_many_labels
+from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.position import Position
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
 from trifecta.training.preparation import (
+    fit_to_images,
     for_labels,
     loaded,
     pipeline_for,
@@ -47,6 +48,7 @@ class Trainer:
         data: the images, if they are loaded already; else ``config.data`` is loaded.
         blocks: of the network, in place of those that ``config.network`` names.
         callbacks: called in this order, see :class:`Callback`.
+        processes: those of the run, where there are several; only the first one writes files.
 
     Raises:
         ValueError: the configuration, its data or the device cannot be used; nothing was written.
@@ -60,7 +62,9 @@ class Trainer:
         data: ImageData | None = None,
         blocks: Iterable[nn.Module] | None = None,
         callbacks: Sequence[Callback] = (),
+        processes: Alone | None = None,
     ) -> None:
+        self.processes = processes or Alone()
         self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
         self.data = loaded(config) if data is None else data
@@ -72,8 +76,9 @@ class Trainer:
         self.facts = DatasetFacts.of(self.data)
         config = self.config
         self.network = network_for(config, self.facts, blocks=blocks).to(self.device)
+        fit_to_images(self.network, self.data)
         self.batches = training_batches(config, self.data, self.device)
-        self.learner = Learner(
+        self.learner = self.processes.learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(config.seed),
             precision=config.precision,
@@ -94,6 +99,11 @@ class Trainer:
         """Wall time of the run since its images were loaded; of a resumed one the sum over its parts."""
         return self.earlier_seconds + time.perf_counter() - self._began
 
+    @property
+    def written(self) -> RunFolder | None:
+        """The folder where this process writes the run's files; None where it writes none."""
+        return self.folder if self.processes.is_first else None
+
     def fit(self) -> None:
         """Train to the last epoch.
 
@@ -103,14 +113,13 @@ class Trainer:
             StorageError: a file of the run cannot be written; the checkpoint is the last one that could.
             ValueError: another process is training in the folder.
         """
-        with nullcontext() if self.folder is None else self.folder.claim():
+        with nullcontext() if self.written is None else self.written.claim():
             self._fit()
 
     def _fit(self) -> None:
         if self.learner.precision == "auto":
-            self.precision_choice = choose_precision(self.learner, self.config)
-        if self.folder is not None:
-            self._prepare(self.folder)
+            self._choose_precision()
+        self._prepare()
         warn_of_many_labels(self.network)
         for callback in self.callbacks:
             callback.on_train_begin(self)
@@ -129,14 +138,18 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_evaluation_step(self, count)
 
-        return evaluate(
-            self.network,
-            images,
-            mean=self.data.mean,
-            std=self.data.std,
-            precision=self.learner.precision,
-            on_scored=on_scored,
-        )
+        with self.processes.whole(self.network) as network:
+            share = self.processes.share(len(images))
+            scores = score(
+                network,
+                images if len(share) == len(images) else images.part(torch.tensor(share)),
+                mean=self.data.mean,
+                std=self.data.std,
+                precision=self.learner.precision,
+                on_scored=on_scored,
+            )
+        labels = images.labels.to(self.device)
+        return summarise(self.network, labels, self.processes.collected(scores))
 
     def choose_readout(self) -> None:
         """Choose the read-out on validation images, where that is asked for, and note it in the folder."""
@@ -146,17 +159,17 @@ class Trainer:
             raise ValueError(
                 "a read-out is chosen on validation images: received readout chosen without any"
             )
-        blocks = choose_blocks(
-            self.network,
-            self.data.validation,
-            mean=self.data.mean,
-            std=self.data.std,
-            precision=self.learner.precision,
-        )
+        with self.processes.whole(self.network) as network:
+            blocks = choose_blocks(
+                network,
+                self.data.validation,
+                mean=self.data.mean,
+                std=self.data.std,
+                precision=self.learner.precision,
+            )
         self.network.readout_blocks = blocks
-        if self.folder is not None:
-            method = replace(self.config.method, readout=",".join(map(str, blocks)))
-            self._write_config(replace(self.config, method=method))
+        method = replace(self.config.method, readout=",".join(map(str, blocks)))
+        self._write_config(replace(self.config, method=method))
 
     def resume(self) -> None:
         """Take up the run where its folder's checkpoint left it.
@@ -167,17 +180,27 @@ class Trainer:
         assert self.folder is not None
         restore(self, self.folder.read_checkpoint(self.device))
 
-    def _prepare(self, folder: RunFolder) -> None:
+    def _choose_precision(self) -> None:
+        """Take the faster precision, as the first process times them."""
+        with self.processes.whole(self.network):
+            choice = choose_precision(self.learner, self.config) if self.processes.is_first else None
+        self.precision_choice = self.processes.agreed(choice)
+        self.learner.precision = self.processes.agreed(self.learner.precision)
+
+    def _prepare(self) -> None:
         """Make the folder's files those of this moment."""
         if self.position == Position():
             self._write_config(self.config)
             self._save()
             return
-        if self.position.epoch < self.config.epochs:
-            folder.remove_result()
-        # A kill may have come between a checkpoint and these.
-        folder.write_history(self.history)
-        folder.write_model(self.network)
+        with self.processes.whole(self.network):
+            if self.written is None:
+                return
+            if self.position.epoch < self.config.epochs:
+                self.written.remove_result()
+            # A kill may have come between a checkpoint and these.
+            self.written.write_history(self.history)
+            self.written.write_model(self.network)
 
     def _train_epoch(self) -> None:
         epoch, start = self.position.epoch, self.position.batch
@@ -195,8 +218,13 @@ class Trainer:
                 callback.on_step_end(self)
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - began
-        if self.stop_requested:
+        if self._stops:
             self._stop(done)
+
+    @property
+    def _stops(self) -> bool:
+        """Whether the run stops after the step that is done."""
+        return self.processes.stops(self.learner, self.stop_requested)
 
     def _steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
         if self.pipeline is not None:
@@ -206,8 +234,9 @@ class Trainer:
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
         for images, labels in batches:
+            self.processes.announce_stop(self.learner, self.stop_requested)
             yield in_memory_format(images), labels
-            if self.stop_requested:
+            if self._stops:
                 return
 
     def _stop(self, batch: int) -> None:
@@ -224,6 +253,7 @@ class Trainer:
                 raise DivergenceError("every update was skipped, from the first step")
         record = self._record(losses)
         self.history.append(record)
+        self.stop_after_epoch = self.processes.agreed(self.stop_after_epoch)
         self.position = Position(epoch=self.position.epoch + 1)
         self.epoch_seconds = 0.0
         self.meter = self._new_meter()
@@ -256,11 +286,17 @@ class Trainer:
     def _check_finite(self) -> list[float | None]:
         """Return each block's mean loss, if all losses and weights are numbers."""
         with self._explained():
-            losses = self.meter.means()
+            losses = self._merged(self.meter.means())
             for name, parameter in self.network.named_parameters():
-                if not bool(parameter.isfinite().all()):
+                if not (parameter.is_meta or bool(parameter.isfinite().all())):
                     raise DivergenceError(f"a weight is not finite: {name}, at the end")
         return losses
+
+    def _merged(self, losses: list[float | None]) -> list[float | None]:
+        """Join the losses of the blocks that this process holds with those of the others."""
+        given = torch.tensor([[0.0 if loss is None else loss, float(loss is not None)] for loss in losses])
+        values, are_given = self.processes.total(given.double().to(self.device)).T.tolist()
+        return [value if is_given else None for value, is_given in zip(values, are_given, strict=True)]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -282,15 +318,19 @@ class Trainer:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
     def _write_config(self, config: RunConfig) -> None:
-        assert self.folder is not None
-        self.folder.write_config(config, self.facts, self.learner.precision)
+        if self.written is not None:
+            self.written.write_config(config, self.facts, self.learner.precision)
 
     def _save(self) -> None:
         if self.folder is None:
             return
-        self.folder.write_checkpoint(state_of(self))
-        self.folder.write_history(self.history)
-        self.folder.write_model(self.network)
+        with self.processes.whole(self.network):
+            state = state_of(self)
+            if self.written is None:
+                return
+            self.written.write_checkpoint(state)
+            self.written.write_history(self.history)
+            self.written.write_model(self.network)
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:

@@ -21,6 +21,7 @@ def evaluate_run(
     device: str,
     precision: str | None,
     shortlist: int | None,
+    views: str,
     imports: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -43,10 +44,11 @@ def evaluate_run(
             mean=facts.mean,
             std=facts.std,
             precision=model.precision,
+            views=views,
             on_scored=on_scored,
         )
     if as_json:
-        click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)), indent=2))
+        click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)) | {"views": views}, indent=2))
     else:
         print_blocks(measured.block_accuracy)
         click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")

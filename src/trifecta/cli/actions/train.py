@@ -3,8 +3,9 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from rich.console import Console
 
 from trifecta._utils.references import name_of
 from trifecta.cli.actions.options import build_config, given_names
+from trifecta.cli.actions.processes import joined_processes, start, starts_processes
 from trifecta.cli.actions.progress import ConsoleProgress, waiting
 from trifecta.cli.actions.signals import stop_on_signal
+from trifecta.distributed.processes import Alone
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
@@ -23,25 +26,58 @@ from trifecta.training.run import finish, resumed_trainer
 MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--import"}
 
 
-def train(as_json: bool, **options: Any) -> None:
+def train(
+    as_json: bool, processes: int | None, parallel: str | None, timeout: float | None, **options: Any
+) -> None:
     """Train a network on images; leave a run folder."""
+    if starts_processes(processes):
+        assert processes is not None
+        start(processes)
+        return
+    with joined_processes(parallel, timeout, options["device"]) as those:
+        _train_in(those, as_json, options)
+
+
+def _train_in(processes: Alone, as_json: bool, options: dict[str, Any]) -> None:
+    """Train as one of ``processes``, of which the first says what happens and writes the files."""
     out, resume = options.pop("out"), options.pop("resume")
-    console = Console(stderr=True, quiet=as_json)
+    console = Console(stderr=True, quiet=as_json or not processes.is_first)
+    if not processes.is_first:
+        warnings.simplefilter("ignore")
     if resume is None:
         config = build_config(options)
-        folder = RunFolder(_new_folder(config) if out is None else out)
-        with folder.begin(config), _stopped_early(folder):
-            run = _train(_new(config, folder, console), console)
+        name = None if not processes.is_first else _new_folder(config) if out is None else Path(out)
+        folder = RunFolder(processes.agreed(name))
+        with _held(processes, lambda: folder.begin(config)), _stopped_early(folder):
+            with waiting(console, f"reading {'data' if config.data is None else config.data.source}"):
+                trainer = Trainer(config, folder=folder, processes=processes)
+            run = _train(trainer, console)
     else:
         _check_resume(resume, out, options)
         folder = RunFolder(resume)
         folder.read_settings(imports=options["imports"])
-        with folder.claim(), _stopped_early(folder):
-            run = _train(_resumed(folder, options), console)
+        with _held(processes, folder.claim), _stopped_early(folder):
+            trainer = resumed_trainer(
+                folder.path,
+                epochs=options["epochs"],
+                device=options["device"],
+                imports=options["imports"],
+                processes=processes,
+            )
+            run = _train(trainer, console)
+    if not processes.is_first:
+        return
     if as_json:
         click.echo(json.dumps(run.result | {"run": str(folder.path)}, indent=2))
     else:
         print_run(run, folder.path)
+
+
+def _held(
+    processes: Alone, hold: Callable[[], AbstractContextManager[None]]
+) -> AbstractContextManager[None]:
+    """Hold the folder, in the process that writes to it."""
+    return hold() if processes.is_first else nullcontext()
 
 
 def _train(trainer: Trainer, console: Console) -> Run:
@@ -54,7 +90,8 @@ def _train(trainer: Trainer, console: Console) -> Run:
         raise Interrupted(
             f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
         ) from None
-    write_report(run)
+    if trainer.written is not None:
+        write_report(run)
     return run
 
 
@@ -67,12 +104,6 @@ def _stopped_early(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from None
 
 
-def _new(config: RunConfig, folder: RunFolder, console: Console) -> Trainer:
-    source = "data" if config.data is None else config.data.source
-    with waiting(console, f"reading {source}"):
-        return Trainer(config, folder=folder)
-
-
 def _check_resume(path: str, out: str | None, options: dict[str, Any]) -> None:
     """Refuse what a resumed run cannot change."""
     given = given_names(options | {"out": out})
@@ -82,12 +113,6 @@ def _check_resume(path: str, out: str | None, options: dict[str, Any]) -> None:
             f"a resumed run keeps its settings: received {', '.join(fixed)}; drop it, or start "
             f"a new run with --recipe {path}/config.yaml and --out"
         )
-
-
-def _resumed(folder: RunFolder, options: dict[str, Any]) -> Trainer:
-    return resumed_trainer(
-        folder.path, epochs=options["epochs"], device=options["device"], imports=options["imports"]
-    )
 
 
 def _new_folder(config: RunConfig) -> Path:

@@ -1,0 +1,235 @@
+"""A run's processes, as one of them sees them: what it holds, and what all of them do together.
+
+:class:`Alone` is a run of one process, in which nothing has to be shared.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from trifecta.distributed.optimizer_states import OptimizerLayout, gather_states, own_states
+from trifecta.distributed.plan import Layout, Plan, make_plan
+from trifecta.distributed.replicas import Replicas, synchronize_statistics
+from trifecta.distributed.stage import StageLearner
+from trifecta.learning import Learner
+from trifecta.learning.counts import block_costs
+from trifecta.network import LocalNetwork
+
+FIRST = 0
+
+
+class Alone:
+    """One process, which holds all blocks and sees all images.
+
+    Attributes:
+        rank: of this process, from 0.
+    """
+
+    rank: int = FIRST
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run's files and says what happens."""
+        return self.rank == FIRST
+
+    @property
+    def draws_batches(self) -> bool:
+        """Whether batches begin here, and do not come from another process."""
+        return True
+
+    def learner(self, network: LocalNetwork, **options: Any) -> Learner:
+        """Build the learner of the blocks that this process holds."""
+        return Learner(network, **options)
+
+    def agreed(self, value: Any) -> Any:
+        """Return the first process's ``value``."""
+        return value
+
+    @contextmanager
+    def whole(self, network: LocalNetwork) -> Iterator[LocalNetwork]:
+        """Hold all of the network's blocks for a while."""
+        yield network
+
+    def announce_stop(self, learner: Learner, requested: bool) -> None:
+        """Let all processes know, before a step, whether it is the last one."""
+
+    def stops(self, learner: Learner, requested: bool) -> bool:
+        """Say, after a step, whether it was the last one."""
+        return requested
+
+    def share(self, count: int) -> range:
+        """Return which of so many images this process evaluates."""
+        return range(count)
+
+    def collected(self, scores: list[Tensor | None]) -> list[Tensor | None]:
+        """Join the scores of every process's share, L × (n, K) → L × (N, K)."""
+        return scores
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add up values over the processes, replicas counted once."""
+        return values
+
+    def learner_state(self, learner: Learner) -> dict[str, Any]:
+        """Return the state of all processes' learners as that of one: complete in the first process."""
+        return learner.state_dict()
+
+    def own_learner_state(self, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
+        """Return what of such a state is this process's."""
+        return state
+
+
+class Together(Alone):
+    """One of several processes.
+
+    Args:
+        layout: how blocks and images are shared among them.
+        synchronized: whether batch normalisations use the statistics of all replicas.
+
+    Raises:
+        ValueError: another number of processes than the layout has.
+    """
+
+    def __init__(self, layout: Layout, *, synchronized: bool = False) -> None:
+        self.rank, self.layout, self.synchronized = dist.get_rank(), layout, synchronized
+        if dist.get_world_size() != layout.ranks:
+            raise ValueError(
+                f"layout {layout} needs {layout.ranks} processes: received {dist.get_world_size()}"
+            )
+        # Every process has to take part in the making of every group.
+        groups = [
+            dist.new_group([layout.rank(replica, stage) for replica in range(layout.data)])
+            for stage in range(layout.layers)
+        ]
+        self.replica, self.stage = layout.replica(self.rank), layout.stage(self.rank)
+        self.group = groups[self.stage]
+        self.plan: Plan | None = None
+        self._optimizers = OptimizerLayout()
+
+    @property
+    def draws_batches(self) -> bool:
+        """Whether this is a first stage."""
+        return self.stage == 0
+
+    def learner(self, network: LocalNetwork, **options: Any) -> Learner:
+        """Place the blocks by their work, and give up those of other stages."""
+        assert dist.group.WORLD is not None
+        self.plan = make_plan(self.layout, block_costs(network), network.method.schedule)
+        self._optimizers = OptimizerLayout.of(network)
+        if self.synchronized:
+            synchronize_statistics(network, self.group)
+        replicas = None
+        if self.layout.data > 1:
+            replicas = Replicas(self.group, self.layout.data, self.replica)
+        learner = StageLearner(network, self.plan, self.rank, replicas=replicas, **options)
+        self._release(network)
+        return learner
+
+    def agreed(self, value: Any) -> Any:
+        """Return the first process's ``value``; all of them have to ask."""
+        values = [value]
+        dist.broadcast_object_list(values, src=FIRST)
+        return values[0]
+
+    @contextmanager
+    def whole(self, network: LocalNetwork) -> Iterator[LocalNetwork]:
+        """Bring all blocks here, as their stage in the first replica has them; all have to ask."""
+        assert self.plan is not None
+        device = next(p for k in self.plan.stages[self.stage] for p in network.own_parameters(k)).device
+        for stage, modules in enumerate(self._by_stage(network)):
+            for module in modules:
+                if stage != self.stage:
+                    module.to_empty(device=device)
+                for tensor in (*module.parameters(), *module.buffers()):
+                    dist.broadcast(tensor.data, src=self.layout.rank(0, stage))
+        try:
+            yield network
+        finally:
+            self._release(network)
+
+    def announce_stop(self, learner: Learner, requested: bool) -> None:
+        """Agree with the other first stages, whose batches then say so to the stages behind them."""
+        assert isinstance(learner, StageLearner)
+        if not self.draws_batches:
+            return
+        wanted = torch.tensor(int(requested), device=learner.device)
+        if self.layout.data > 1:
+            dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self.group)
+        learner.is_last_step = bool(wanted)
+
+    def stops(self, learner: Learner, requested: bool) -> bool:
+        """Say what was agreed."""
+        assert isinstance(learner, StageLearner)
+        return learner.is_last_step
+
+    def share(self, count: int) -> range:
+        """Return an equal part, but for a remainder."""
+        each, more = divmod(count, self.layout.ranks)
+        first = self.rank * each + min(self.rank, more)
+        return range(first, first + each + (self.rank < more))
+
+    def collected(self, scores: list[Tensor | None]) -> list[Tensor | None]:
+        """Join the scores in the order of ranks."""
+        parts: list[Any] = [None] * self.layout.ranks
+        dist.all_gather_object(parts, [None if s is None else s.cpu() for s in scores])
+        joined_scores: list[Tensor | None] = []
+        for k in range(len(scores)):
+            # A process that had no images has no scores.
+            given = [part[k] for part in parts if part[k] is not None]
+            joined_scores.append(torch.cat(given) if given else None)
+        return joined_scores
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add up over stages, and take the mean over replicas."""
+        total = values.double().clone()
+        dist.all_reduce(total)
+        return (total / self.layout.data).to(values.dtype)
+
+    def learner_state(self, learner: Learner) -> dict[str, Any]:
+        """Gather optimizer states in the first process; elsewhere they are this process's own."""
+        state = learner.state_dict()
+        gathered = gather_states(self._optimizers, learner, self.layout)
+        return state if gathered is None else {**state, "optimizers": gathered}
+
+    def own_learner_state(self, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
+        """Pick the states of this stage's parameters."""
+        if "optimizers" not in state:
+            return state
+        return {**state, "optimizers": own_states(self._optimizers, learner, state["optimizers"])}
+
+    def _by_stage(self, network: LocalNetwork) -> list[list[nn.Module]]:
+        """Blocks and heads of every stage; a label learns with the first block."""
+        assert self.plan is not None
+        modules: list[list[nn.Module]] = []
+        for blocks in self.plan.stages:
+            modules.append([network.blocks[k] for k in blocks])
+            modules[-1] += [network.head(k) for k in blocks if k in network.scored_blocks]
+        if network.label_input is not None:
+            modules[0].append(network.label_input)
+        return modules
+
+    def _release(self, network: LocalNetwork) -> None:
+        """Give up the memory of other stages' parameters and buffers."""
+        for stage, modules in enumerate(self._by_stage(network)):
+            for module in modules if stage != self.stage else ():
+                module.to("meta")
+
+
+@contextmanager
+def joined(device: torch.device, timeout: float) -> Iterator[None]:
+    """Meet the other processes that ``torchrun`` started, by gloo on CPUs and nccl on GPUs.
+
+    Args:
+        device: of this process.
+        timeout: seconds after which a process that does not answer ends the run.
+    """
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

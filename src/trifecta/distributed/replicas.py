@@ -1,0 +1,137 @@
+"""Replicas: processes that hold the same blocks and learn from different images of every batch.
+
+Shapes: B images of a batch, N those of a replica.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """The replicas of one stage.
+
+    Attributes:
+        group: their processes.
+        count: how many there are.
+        index: of this one.
+    """
+
+    group: dist.ProcessGroup
+    count: int
+    index: int
+
+    def rows(self, images: int) -> slice:
+        """Return the share of a batch of so many images that is this replica's.
+
+        Raises:
+            ValueError: the replicas cannot have equal shares.
+        """
+        if images % self.count:
+            raise ValueError(
+                f"replicas have equal shares of a batch: received {images} images for {self.count}; use "
+                f"--batch-size {max(1, images // self.count) * self.count}"
+            )
+        share = images // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+    def average(self, parameters: Iterable[nn.Parameter]) -> "Averaging":
+        """Begin to average the gradients of ``parameters`` over the replicas."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        together = torch.cat([gradient.flatten() for gradient in gradients])
+        work = dist.all_reduce(together, group=self.group, async_op=True)
+        assert work is not None
+        return Averaging(work=work, together=together, gradients=gradients, count=self.count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging:
+    """Gradients whose average is under way."""
+
+    work: dist.Work
+    together: Tensor
+    gradients: list[Tensor]
+    count: int
+
+    def finish(self) -> None:
+        """Wait for the average, which then stands in place of the gradients."""
+        self.work.wait()
+        pieces = torch.split(self.together / self.count, [g.numel() for g in self.gradients])
+        for gradient, piece in zip(self.gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.group = group
+        total = x.clone()
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        total = gradients[0].clone()
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class SynchronizedBatchNorm(_BatchNorm):
+    """Batch normalisation by the mean and variance of all replicas' samples.
+
+    The same as :class:`torch.nn.SyncBatchNorm`, which needs a GPU, and in two passes: the variance is that
+    around the mean of all. Replicas have equally many samples.
+    """
+
+    group: dist.ProcessGroup
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, …) → (N, C, …)."""
+        if not self.training:
+            return super().forward(x)
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        dims = [d for d in range(x.ndim) if d != 1]
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        count = self._sum(torch.full((), x.numel() // x.shape[1], dtype=wide.dtype, device=x.device))
+        mean = self._sum(wide.sum(dims)) / count
+        centred = wide - mean.view(shape)
+        variance = self._sum(centred.square().sum(dims)) / count
+        self._follow(mean.detach(), variance.detach() * count / (count - 1))
+        normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+    def _sum(self, values: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(values, self.group)  # type: ignore[no-untyped-call]
+        return total
+
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Take samples of any dimensions."""
+
+
+def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let every batch normalisation in ``network`` use the statistics of all replicas."""
+    for module in list(network.modules()):
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            # The layer keeps its place, its parameters and its buffers.
+            module.__class__ = SynchronizedBatchNorm
+            module.group = group  # type: ignore[assignment]

@@ -1,0 +1,258 @@
+"""A learner that holds some of the blocks: one stage of a replica.
+
+A stage receives what the one before passes on, detached, lets its own blocks learn, and sends what they
+pass on as soon as it is there. Nothing comes back, and so a stage goes on with the next batch while later
+ones still work on this one. A window that stands on two stages is the exception: the later one, which has
+its loss, sends back the gradient of what the window's part there received. The blocks of the earlier one
+wait for that before they see the next batch; all others go on.
+
+Every block sees the batches in order, with the weights that it would have had in one process, so results
+are the same to the bit.
+
+Shapes: B images, of which a replica has b = B / replicas; L blocks.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trifecta._utils.precision import autocast
+from trifecta.distributed.links import Receiver, Sender
+from trifecta.distributed.plan import Plan
+from trifecta.distributed.replicas import Averaging, Replicas
+from trifecta.learning import Learner
+from trifecta.learning.step import LocalStep
+from trifecta.learning.window_loss import plain_window_loss
+from trifecta.network import LocalNetwork
+from trifecta.schedules import Window
+
+
+@dataclass(kw_only=True)
+class _Waiting:
+    """The part of a window that waits for its gradient.
+
+    Attributes:
+        window: the blocks of it that are here.
+        update: these and those behind them, whose objective may own an optimizer here.
+        output: of the last of them, in the graph.
+        received: what the first of them received; a leaf that wants a gradient where the window began on an
+            earlier stage still.
+        step: of the batch.
+    """
+
+    window: Window
+    update: Window
+    output: Tensor
+    received: Tensor
+    step: LocalStep
+
+
+class _LateUpdate(NamedTuple):
+    """An update that waits for the average of its gradients over the replicas."""
+
+    averaging: Averaging
+    window: Window
+    progress: float
+
+
+class StageLearner(Learner):
+    """Trains the blocks of one stage of ``plan``.
+
+    Every process calls :meth:`step` with every batch; those behind the first stage ignore it, and take what
+    the stage before sends.
+
+    Args:
+        network: whose blocks of this stage are trained; the others are not touched.
+        plan: which stage holds which blocks.
+        rank: of this process.
+        replicas: of this stage, which share the images of every batch; None where there is one.
+        options: of :class:`trifecta.Learner`.
+
+    Raises:
+        ValueError: a method whose blocks need the whole network's prediction, a network that passes on
+            values beside its features, or updates that are skipped, which stages could not agree on.
+    """
+
+    def __init__(
+        self,
+        network: LocalNetwork,
+        plan: Plan,
+        rank: int,
+        *,
+        replicas: Replicas | None = None,
+        **options: Any,
+    ) -> None:
+        self.plan, self.rank, self.replicas = plan, rank, replicas
+        self.stage = plan.layout.stage(rank)
+        _check(network, plan, options.get("on_nan", "stop"))
+        super().__init__(network, **options)
+        before, after = self._neighbour(-1), self._neighbour(1)
+        self._receives = None if before is None else Receiver(before, self.device)
+        self._sends = None if after is None else Sender(after, self.device)
+        self._gradients_in = None if after is None else Receiver(after, self.device)
+        self._gradients_out = None if before is None else Sender(before, self.device)
+        self._waiting: _Waiting | None = None
+        self._late: _LateUpdate | None = None
+        # Told by the first stage, and passed on with every batch.
+        self.is_last_step = False
+
+    @property
+    def blocks(self) -> range:
+        """Those of this stage."""
+        return self.plan.stages[self.stage]
+
+    def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """Learn from one batch; return the losses of this stage's blocks, L × (), None for all others."""
+        step = self.begin(images, labels) if self._receives is None else self._received()
+        has_sent = False
+        for window, learns in self._parts(step):
+            self._finish_waiting(window)
+            if not learns:
+                step.x = self._pass(step, range(window.first, window.last + 1))
+            elif window in step.windows:
+                self._learn_window(step, window)
+            else:
+                has_sent = self._learn_part(step, window)
+        if not has_sent:
+            self._send(step.x, step)
+        self._finish_late()
+        return step.losses
+
+    def finish(self) -> None:
+        """Wait for the last gradient, and until everything is sent."""
+        self._finish_waiting(Window(self.blocks.start, self.blocks.stop - 1))
+        for sender in (self._sends, self._gradients_out):
+            if sender is not None:
+                sender.flush()
+
+    def _neighbour(self, distance: int) -> int | None:
+        stage, layout = self.stage + distance, self.plan.layout
+        if not 0 <= stage < layout.layers:
+            return None
+        return layout.rank(layout.replica(self.rank), stage)
+
+    def _received(self) -> LocalStep:
+        """Begin a step with what the stage before sent."""
+        assert self._receives is not None
+        self.network.train()
+        x, labels, is_last, *offsets = self._receives.receive()
+        self.is_last_step = bool(is_last)
+        step = self._new_step(x, labels, offsets[0] if offsets else None)
+        if self.total_steps is not None and self.steps < self.total_steps and not self.is_last_step:
+            self._receives.expect()
+        return step
+
+    def _parts(self, step: LocalStep) -> list[tuple[Window, bool]]:
+        """Parts of windows, which learn, and blocks that only pass a batch on, in order."""
+        parts, at = [], self.blocks.start
+        for window in step.windows:
+            part = Window(max(window.first, self.blocks.start), min(window.last, self.blocks.stop - 1))
+            if part.first > part.last:
+                continue
+            if at < part.first:
+                parts.append((Window(at, part.first - 1), False))
+            parts.append((part, True))
+            at = part.last + 1
+        if at < self.blocks.stop:
+            parts.append((Window(at, self.blocks.stop - 1), False))
+        return parts
+
+    def _learn_part(self, step: LocalStep, part: Window) -> bool:
+        """Learn as much of a window as is here; return whether its output has been sent."""
+        window = next(w for w in step.windows if w.first <= part.first <= w.last)
+        begins_here, ends_here = part.first == window.first, part.last == window.last
+        received = step.x if begins_here else step.x.requires_grad_()
+        blocks = range(part.first, part.last + 1)
+        self._set_epoch(part, step.number)
+        # Masks depend on a layer's place in its whole window.
+        whole = range(window.first, window.last + 1)
+        with autocast(self.precision, self.device), self._masks(whole, step.number):
+            if ends_here:
+                loss, output = plain_window_loss(self.network, part, received, step.labels, step.offsets)
+            else:
+                output = received
+                for k in blocks:
+                    output = self.network.renewed(k, output, len(step.labels), step.offsets)
+                    _, output = self.network.pass_block(k, output)
+        if not ends_here:
+            self._send(output, step)
+            assert self._gradients_in is not None
+            self._gradients_in.expect()
+            update = Window(part.first, window.last)
+            self._waiting = _Waiting(
+                window=part, update=update, output=output, received=received, step=step
+            )
+            return True
+        torch.autograd.backward(loss)
+        self._send_gradient(received)
+        self._update_window(part, step.progress)
+        step.losses[part.last] = loss.detach()
+        step.x = output.detach()
+        return False
+
+    def _finish_waiting(self, window: Window) -> None:
+        """Let the part of a window that waits learn, before any of its blocks in ``window`` run again."""
+        waiting = self._waiting
+        if waiting is None or waiting.window.last < window.first or window.last < waiting.window.first:
+            return
+        assert self._gradients_in is not None
+        (gradient,) = self._gradients_in.receive()
+        torch.autograd.backward(waiting.output, gradient)
+        self._waiting = None
+        if waiting.received.requires_grad:
+            self._send_gradient(waiting.received)
+        self._update_window(waiting.update, waiting.step.progress)
+        self._finish_late()
+
+    def _rows(self, images: int) -> slice:
+        return slice(None) if self.replicas is None else self.replicas.rows(images)
+
+    def _update_window(self, window: Window, progress: float, *, skips: bool = False) -> None:
+        """Update at once, or where there are replicas when their gradients have been averaged.
+
+        That goes on while the next window is computed, which does not see this one's new weights.
+        """
+        if self.replicas is None:
+            super()._update_window(window, progress, skips=skips)
+            return
+        self._finish_late()
+        parameters = [p for o in self._updates(window) for group in o.param_groups for p in group["params"]]
+        self._late = _LateUpdate(self.replicas.average(parameters), window, progress)
+
+    def _finish_late(self) -> None:
+        """Make the update that waits for an average."""
+        late, self._late = self._late, None
+        if late is not None:
+            late.averaging.finish()
+            super()._update_window(late.window, late.progress)
+
+    def _send(self, x: Tensor, step: LocalStep) -> None:
+        if self._sends is not None:
+            is_last = torch.tensor(int(self.is_last_step), device=self.device)
+            offsets = [] if step.offsets is None else [step.offsets]
+            self._sends.send([x, step.labels, is_last, *offsets])
+
+    def _send_gradient(self, received: Tensor) -> None:
+        assert self._gradients_out is not None
+        assert received.grad is not None
+        self._gradients_out.send([received.grad])
+
+
+def _check(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
+    if plan.layout.ranks == 1:
+        return
+    if on_nan == "skip":
+        raise ValueError("processes cannot agree in time to skip an update: received on_nan skip; use stop")
+    if plan.layout.layers == 1:
+        return
+    if network.method.steered_by_later_blocks:
+        raise ValueError(
+            f"blocks of method {network.method.name} need the whole network's prediction before every "
+            "step, so that none could go ahead: use --parallel data"
+        )
+    if network.carries:
+        raise ValueError(
+            "stages pass on features alone, and these blocks pass on other values too: use --parallel data"
+        )

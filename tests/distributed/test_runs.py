@@ -1,0 +1,116 @@
+"""Whole runs in several processes: the files of one process, whatever the layout."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from processes import in_processes
+from stopping import StopAt
+from trifecta import get_method
+from trifecta.data import ImageData
+from trifecta.distributed.plan import Layout
+from trifecta.distributed.processes import Together
+from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, train
+from trifecta.training.run import finish, resumed_trainer
+
+CONFIG = RunConfig(width=0.05, epochs=3, batch_size=60, precision="fp32", data=None)
+
+
+def config_of(method: str) -> RunConfig:
+    return replace(CONFIG, method=get_method(method))
+
+
+def run_in(rank: int, layout: Layout, folder: Path, method: str, data: ImageData, stop: int | None) -> Any:
+    """Train, or go on where a run is there already; the accuracy, or why it stopped."""
+    processes = Together(layout, synchronized=layout.data > 1)
+    target = RunFolder(folder)
+    begins = not target.path.exists()
+    begins = processes.agreed(begins)
+    callbacks = [] if stop is None else [StopAt(stop)]
+    if begins:
+        hold = target.begin(config_of(method)) if rank == 0 else nullcontext()
+        with hold:
+            trainer = Trainer(
+                config_of(method), folder=target, data=data, callbacks=callbacks, processes=processes
+            )
+            return finished(trainer)
+    with target.claim() if rank == 0 else nullcontext():
+        trainer = resumed_trainer(folder, data=data, callbacks=callbacks, processes=processes)
+        return finished(trainer)
+
+
+def finished(trainer: Trainer) -> Any:
+    try:
+        return finish(trainer).test_accuracy
+    except Interrupted as error:
+        return str(error)
+
+
+def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    run = RunFolder(folder)
+    result = {k: v for k, v in run.read_result().items() if "second" not in k and k != "peak_memory_bytes"}
+    history = [{k: v for k, v in r.items() if "second" not in k} for r in run.read_history()]
+    return result, history
+
+
+def assert_equal_weights(folder: Path, whole: Run, *, exactly: bool) -> None:
+    weights, _ = RunFolder(folder).read_model()
+    for name, tensor in whole.network.state_dict().items():
+        if exactly:
+            assert torch.equal(tensor, weights[name]), name
+        else:
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As every process has: the order of sums depends on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta"])
+def test_the_files_of_stages_are_those_of_one_process(
+    method: str, stripes: ImageData, tmp_path: Path
+) -> None:
+    whole = train(config_of(method), data=stripes, out=tmp_path / "whole")
+    found = in_processes(2, tmp_path, run_in, Layout(layers=2), tmp_path / "stages", method, stripes, None)
+    assert found == [whole.test_accuracy] * 2
+    assert_equal_weights(tmp_path / "stages", whole, exactly=True)
+    assert untimed(tmp_path / "stages") == untimed(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [Layout(layers=4), Layout(layers=1), Layout(layers=2)], ids=str)
+@pytest.mark.parametrize("then", [Layout(layers=1), Layout(layers=2), Layout(layers=3)], ids=str)
+def test_a_run_goes_on_with_another_layout(
+    first: Layout, then: Layout, stripes: ImageData, tmp_path: Path
+) -> None:
+    whole = train(config_of("trifecta"), data=stripes, out=tmp_path / "whole")
+    folder = tmp_path / "run"
+    stopped = in_processes(first.ranks, tmp_path / "a", run_in, first, folder, "trifecta", stripes, 6)
+    assert all("stopped in epoch" in message for message in stopped)
+    again = in_processes(then.ranks, tmp_path / "b", run_in, then, folder, "trifecta", stripes, None)
+    assert again == [whole.test_accuracy] * then.ranks
+    assert_equal_weights(folder, whole, exactly=True)
+    assert untimed(folder) == untimed(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [Layout(data=2), Layout(data=2, layers=2)], ids=str)
+def test_replicas_learn_what_one_process_does(layout: Layout, stripes: ImageData, tmp_path: Path) -> None:
+    whole = train(config_of("superfecta"), data=stripes, out=tmp_path / "whole")
+    found = in_processes(
+        layout.ranks, tmp_path, run_in, layout, tmp_path / "run", "superfecta", stripes, None
+    )
+    assert len(set(found)) == 1
+    assert found[0] == pytest.approx(whole.test_accuracy, abs=0.05)
+    _, history = untimed(tmp_path / "run")
+    assert len(history) == 3

@@ -1,0 +1,160 @@
+"""Stages in processes of their own against one process, to the bit."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from processes import in_processes
+from trifecta import LocalNetwork, build_network, get_method
+from trifecta.distributed.plan import Layout, make_plan
+from trifecta.distributed.replicas import Replicas, synchronize_statistics
+from trifecta.distributed.stage import StageLearner
+from trifecta.learning import Learner
+from trifecta.method import Method
+from trifecta.schedules import Schedule
+
+STEPS, IMAGES = 20, 12
+METHODS: dict[str, Method] = {
+    "strict": get_method("superfecta"),
+    "overlapping": get_method("class-groups"),
+    "pairs": get_method("trifecta"),
+    "published": get_method("trifecta"),
+    "new pairs in every block": get_method("scff"),
+    "wide windows": replace(get_method("mono-forward"), schedule=Schedule(size=5)),
+    "freezing": replace(
+        get_method("mono-forward"),
+        optimizer=replace(get_method("mono-forward").optimizer, freeze_from=0.4),
+    ),
+    "backprop": get_method("backprop"),
+    "dropout": replace(get_method("trifecta"), dropout=0.2),
+}
+METHODS["published"] = replace(
+    METHODS["published"],
+    schedule=replace(METHODS["published"].schedule, trains_remainder=False, restarts=True),
+    optimizer=replace(METHODS["published"].optimizer, ownership="objective"),
+)
+State = tuple[dict[str, Tensor], dict[int, Any], list[list[float | None]]]
+
+
+def network_for(method: Method) -> LocalNetwork:
+    torch.manual_seed(0)
+    return build_network(method, "small", sample_shape=(3, 8, 8), num_classes=4, width=0.05).double()
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        (
+            torch.randn(IMAGES, 3, 8, 8, generator=draw, dtype=torch.float64),
+            torch.randint(0, 4, (IMAGES,), generator=draw),
+        )
+        for _ in range(STEPS)
+    ]
+
+
+def options() -> dict[str, Any]:
+    return {
+        "generator": torch.Generator().manual_seed(2),
+        "total_steps": STEPS,
+        "steps_per_epoch": 7,
+        "fused": False,
+    }
+
+
+def trained(learner: Learner) -> State:
+    """What is left after all steps of the blocks that learnt here."""
+    losses = [
+        [None if loss is None else loss.item() for loss in learner.step(images, labels)]
+        for images, labels in batches()
+    ]
+    if isinstance(learner, StageLearner):
+        learner.finish()
+    network = learner.network
+    tensors = {
+        f"{k}.{name}": tensor
+        for k in learner.blocks
+        for module in (network.blocks[k], *([network.head(k)] if k in network.scored_blocks else []))
+        for name, tensor in module.state_dict().items()
+    }
+    return tensors, {k: o.state_dict()["state"] for k, o in learner.optimizers.items()}, losses
+
+
+def stage(rank: int, name: str, stages: int) -> State:
+    network = network_for(METHODS[name])
+    plan = make_plan(Layout(layers=stages), [1.0] * len(network.blocks), METHODS[name].schedule)
+    return trained(StageLearner(network, plan, rank, **options()))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As every process has: the order of sums depends on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "backprop"])
+def test_stages_equal_one_process_to_the_bit(name: str, stages: int, tmp_path: Path) -> None:
+    tensors, optimizers, losses = trained(Learner(network_for(METHODS[name]), **options()))
+    found = in_processes(stages, tmp_path, stage, name, stages)
+    held: dict[str, Tensor] = {}
+    for own, _, _ in found:
+        assert not held.keys() & own.keys()
+        held |= own
+    assert held.keys() == tensors.keys()
+    assert [k for k, tensor in tensors.items() if not torch.equal(tensor, held[k])] == []
+    for step in range(STEPS):
+        by_stage = [own[step] for _, _, own in found]
+        merged = [
+            next((v for v in values if v is not None), None) for values in zip(*by_stage, strict=True)
+        ]
+        assert merged == losses[step]
+    if METHODS[name].optimizer.ownership == "weight":
+        for _, own, _ in found:
+            for owner, state in own.items():
+                assert_equal_states(optimizers[owner], state)
+
+
+def replica(rank: int, name: str, layout: Layout) -> State:
+    network = network_for(METHODS[name])
+    plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
+    groups = [dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)]
+    group = groups[layout.stage(rank)]
+    synchronize_statistics(network, group)
+    replicas = Replicas(group, layout.data, layout.replica(rank))
+    return trained(StageLearner(network, plan, rank, replicas=replicas, **options()))
+
+
+@pytest.mark.parametrize("layout", [Layout(data=2), Layout(data=2, layers=2)], ids=str)
+@pytest.mark.parametrize("name", ["strict", "overlapping", "pairs", "backprop"])
+def test_replicas_equal_one_process_to_rounding(name: str, layout: Layout, tmp_path: Path) -> None:
+    if name == "backprop" and layout.layers > 1:
+        layout = Layout(data=4)
+    tensors, _, losses = trained(Learner(network_for(METHODS[name]), **options()))
+    found = in_processes(layout.ranks, tmp_path, replica, name, layout)
+    for own, _, _ in found:
+        for k, tensor in own.items():
+            torch.testing.assert_close(tensor, tensors[k], rtol=1e-9, atol=1e-11)
+    assert {k for own, _, _ in found for k in own} == tensors.keys()
+    # Shares of a batch differ, so that their mean loss is the batch's.
+    for block in range(6):
+        for step in range(STEPS):
+            shares = [own[step][block] for _, _, own in found if own[step][block] is not None]
+            if losses[step][block] is not None:
+                assert sum(shares) / len(shares) == pytest.approx(losses[step][block], rel=1e-9)
+
+
+def assert_equal_states(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> None:
+    assert one.keys() == other.keys()
+    for index, entries in one.items():
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(other[index][k])) for k, v in entries.items()
+        )
