@@ -24,8 +24,9 @@ import torch
 from fuzz import Fuzzer
 from kills import MOMENTS, kill_loop
 from longevity import growth, many_steps, many_trainings
-from trifecta import DataConfig, ImageData, RunConfig, get_method, load_data
+from trifecta import DataConfig, RunConfig, get_method, load_data
 from trifecta._utils.devices import describe_device
+from trifecta.data import ImageData
 from trifecta.training.versions import versions
 
 KILLED = (

@@ -46,7 +46,7 @@ def bytes_of(count: int) -> Tensor:
 
 def run_of(method: str, folder: Path) -> Path:
     labels = torch.arange(60) % CLASSES
-    config = RunConfig(method=get_method(method), width=0.1, epochs=1, batch_size=12)
+    config = RunConfig(method=get_method(method), width=0.1, epochs=1, batch_size=12, precision="fp32")
     train(config, data=(bytes_of(60), labels), classes=["à", "b", "c"], out=folder)
     return folder
 
@@ -99,7 +99,9 @@ def test_networks_of_ones_own_are_exported(method: str, tmp_path: Path) -> None:
         "table": (None, torch.randn(60, 5)),
     }
     for name, (make, samples) in cases.items():
-        config = RunConfig(method=get_method(method), network="mlp", width=0.01, epochs=1, batch_size=12)
+        config = RunConfig(
+            method=get_method(method), network="mlp", width=0.01, epochs=1, batch_size=12, precision="fp32"
+        )
         blocks = None if make is None else from_module(make())
         out = tmp_path / name
         train(config, data=(samples, torch.arange(60) % CLASSES), network=blocks, out=out)

@@ -55,6 +55,9 @@ class Alone:
         """Hold all of the network's blocks for a while."""
         yield network
 
+    def settle(self, learner: Learner) -> None:
+        """Finish every update of the steps so far."""
+
     def announce_stop(self, learner: Learner, requested: bool) -> None:
         """Let all processes know, before a step, whether it is the last one."""
 
@@ -150,6 +153,11 @@ class Together(Alone):
             yield network
         finally:
             self._release(network)
+
+    def settle(self, learner: Learner) -> None:
+        """Wait for the last gradient of a window on two stages, and until everything is sent."""
+        assert isinstance(learner, StageLearner)
+        learner.finish()
 
     def announce_stop(self, learner: Learner, requested: bool) -> None:
         """Agree with the other first stages, whose batches then say so to the stages behind them."""

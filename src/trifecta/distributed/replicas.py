@@ -90,7 +90,7 @@ class SynchronizedBatchNorm(_BatchNorm):
     around the mean of all. Replicas have equally many samples.
     """
 
-    group: dist.ProcessGroup
+    shared: "_Uncopied"
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
@@ -110,7 +110,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         return normal.to(x.dtype)
 
     def _sum(self, values: Tensor) -> Tensor:
-        total: Tensor = _Sum.apply(values, self.group)  # type: ignore[no-untyped-call]
+        total: Tensor = _Sum.apply(values, self.shared.group)  # type: ignore[no-untyped-call]
         return total
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
@@ -128,10 +128,20 @@ class SynchronizedBatchNorm(_BatchNorm):
         """Take samples of any dimensions."""
 
 
+@dataclass(frozen=True)
+class _Uncopied:
+    """Processes, which the copy of a module shares with it."""
+
+    group: dist.ProcessGroup
+
+    def __deepcopy__(self, memo: object) -> "_Uncopied":
+        return self
+
+
 def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:
     """Let every batch normalisation in ``network`` use the statistics of all replicas."""
     for module in list(network.modules()):
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             # The layer keeps its place, its parameters and its buffers.
             module.__class__ = SynchronizedBatchNorm
-            module.group = group  # type: ignore[assignment]
+            module.shared = _Uncopied(group)  # type: ignore[assignment]

@@ -37,15 +37,14 @@ class _Waiting:
         window: the blocks of it that are here.
         update: these and those behind them, whose objective may own an optimizer here.
         output: of the last of them, in the graph.
-        received: what the first of them received; a leaf that wants a gradient where the window began on an
-            earlier stage still.
+        received: what the first of them received, a leaf; None where the window begins here.
         step: of the batch.
     """
 
     window: Window
     update: Window
     output: Tensor
-    received: Tensor
+    received: Tensor | None
     step: LocalStep
 
 
@@ -105,6 +104,9 @@ class StageLearner(Learner):
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         """Learn from one batch; return the losses of this stage's blocks, L × (), None for all others."""
+        if self._receives is None and self.network.label_parameters():
+            # The first input depends on the labels' pictures, which learn with the first block.
+            self._finish_waiting(Window(0, 0))
         step = self.begin(images, labels) if self._receives is None else self._received()
         has_sent = False
         for window, learns in self._parts(step):
@@ -182,8 +184,15 @@ class StageLearner(Learner):
             self._gradients_in.expect()
             update = Window(part.first, window.last)
             self._waiting = _Waiting(
-                window=part, update=update, output=output, received=received, step=step
+                window=part,
+                update=update,
+                output=output,
+                received=None if begins_here else received,
+                step=step,
             )
+            if not begins_here:
+                # The stage before waits, too, and may have to before it sends the next batch.
+                self._finish_waiting(part)
             return True
         torch.autograd.backward(loss)
         self._send_gradient(received)
@@ -201,7 +210,7 @@ class StageLearner(Learner):
         (gradient,) = self._gradients_in.receive()
         torch.autograd.backward(waiting.output, gradient)
         self._waiting = None
-        if waiting.received.requires_grad:
+        if waiting.received is not None:
             self._send_gradient(waiting.received)
         self._update_window(waiting.update, waiting.step.progress)
         self._finish_late()

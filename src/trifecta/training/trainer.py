@@ -216,6 +216,7 @@ class Trainer:
             done += 1
             for callback in self.callbacks:
                 callback.on_step_end(self)
+        self.processes.settle(self.learner)
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - began
         if self._stops:
