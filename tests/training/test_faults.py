@@ -159,6 +159,18 @@ def test_contents_that_are_not_the_run_s_are_refused_by_name(
         resume(stopped, data=stripes)
 
 
+@pytest.mark.parametrize(("field", "value"), [("skipped", ["two"]), ("skipped", 3), ("steps", -1)])
+def test_a_learner_s_state_that_cannot_be_is_refused(
+    stopped: Path, stripes: ImageData, field: str, value: object
+) -> None:
+    file = stopped / "checkpoint/state.pt"
+    state = torch.load(file, weights_only=True)
+    state["learner"][field] = value
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=r"state.pt.*learner"):
+        resume(stopped, data=stripes)
+
+
 def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes: ImageData) -> None:
     file = stopped / "checkpoint/state.pt"
     state = torch.load(file, weights_only=True)

@@ -286,7 +286,8 @@ class Learner:
         ``auto`` then is the precision that the state was trained in. A state without ``optimizers`` is for
         those whose optimizers somebody else restores.
         """
-        self.steps, self.skipped = whole_number(state["steps"]), set(state["skipped"])
+        self.steps = whole_number(state["steps"])
+        self.skipped = {whole_number(step) for step in state["skipped"]}
         self.precision = kept_precision(self._asked_precision, state["precision"], self.device)
         if "optimizers" in state:
             for owner, optimizer in self.optimizers.items():

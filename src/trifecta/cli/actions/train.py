@@ -90,8 +90,9 @@ def _train(trainer: Trainer, console: Console) -> Run:
         raise Interrupted(
             f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
         ) from None
-    if trainer.written is not None:
-        write_report(run)
+    with trainer.processes.whole(trainer.network):
+        if trainer.written is not None:
+            write_report(run)
     return run
 
 
