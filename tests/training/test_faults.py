@@ -374,3 +374,11 @@ def test_a_line_of_another_epoch_is_refused(finished: tuple[Path, Run], tmp_path
     folder.write_history([{k: v for k, v in record.items() if k != "crc32"} for record in records[1:]])
     with pytest.raises(ValueError, match=r"history.jsonl is not a run's history: epoch 1 is missing"):
         folder.read_history()
+
+
+def test_seconds_that_are_none_are_refused(finished: tuple[Path, Run], tmp_path: Path) -> None:
+    folder = RunFolder(Path(shutil.copytree(finished[0], tmp_path / "run")))
+    records = [{**record, "evaluation_seconds": None} for record in folder.read_history()]
+    folder.write_history(records)
+    with pytest.raises(ValueError, match="epoch 1: evaluation_seconds is None"):
+        folder.read_history()

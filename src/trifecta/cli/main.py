@@ -102,9 +102,10 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _status_of(error: Exception) -> int:
     """Tell a run that was stopped or diverged from a fault of ours, which is raised again."""
+    from trifecta.distributed.faults import ProcessError
     from trifecta.training import DivergenceError, Interrupted
 
-    if isinstance(error, DivergenceError):
+    if isinstance(error, DivergenceError | ProcessError):
         return FAILED
     if isinstance(error, Interrupted):
         return INTERRUPTED

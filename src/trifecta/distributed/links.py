@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trifecta.distributed.faults import waiting_for
+
 # Messages that a sender may be ahead of its receiver.
 AHEAD = 2
 # Of the first message's description: number of tensors, then type, layout, dimensions and sizes of each.
@@ -75,8 +77,9 @@ class Sender:
             self._wait_for_oldest()
 
     def _wait_for_oldest(self) -> None:
-        for work, _ in self._on_their_way.popleft():
-            work.wait()
+        with waiting_for([self.peer]):
+            for work, _ in self._on_their_way.popleft():
+                work.wait()
 
 
 class Receiver:
@@ -102,25 +105,29 @@ class Receiver:
         """Wait for the next message."""
         if not self._specs:
             header = torch.empty(_HEADER, dtype=torch.int64, device=self.device)
-            _irecv(header, self.peer).wait()
+            with waiting_for([self.peer]):
+                _irecv(header, self.peer).wait()
             self._specs = _specs_of(header.tolist())
         if not self._expected:
             self.expect()
         tensors = []
         for spec, (work, tensor) in zip(self._specs, self._expected.popleft(), strict=True):
-            work.wait()
+            with waiting_for([self.peer]):
+                work.wait()
             tensors.append(tensor.movedim(-1, 1) if spec.channels_last else tensor)
         return tensors
 
 
 def _isend(tensor: Tensor, peer: int) -> dist.Work:
-    work = dist.isend(tensor, peer)
+    with waiting_for([peer]):
+        work = dist.isend(tensor, peer)
     assert work is not None
     return work
 
 
 def _irecv(tensor: Tensor, peer: int) -> dist.Work:
-    work = dist.irecv(tensor, peer)
+    with waiting_for([peer]):
+        work = dist.irecv(tensor, peer)
     assert work is not None
     return work
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
+from trifecta.distributed.faults import waiting_for
 from trifecta.distributed.plan import Layout
 from trifecta.learning import Learner
 from trifecta.learning.ownership import build_optimizers
@@ -58,7 +59,8 @@ def gather_states(optimizers: OptimizerLayout, learner: Learner, layout: Layout)
     own = {owner: _held(learner.network, optimizer) for owner, optimizer in learner.optimizers.items()}
     found: list[dict[int, _Held]] = [{} for _ in range(layout.ranks)]
     # Replicas have equal states: those of the first are sent.
-    dist.gather_object(own if layout.replica(rank) == 0 else {}, found if rank == 0 else None, dst=0)
+    with waiting_for():
+        dist.gather_object(own if layout.replica(rank) == 0 else {}, found if rank == 0 else None, dst=0)
     if rank:
         return None
     return {

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trifecta.distributed.faults import waiting_for
 from trifecta.distributed.optimizer_states import OptimizerLayout, gather_states, own_states
 from trifecta.distributed.plan import Layout, Plan, make_plan
 from trifecta.distributed.replicas import Replicas, synchronize_statistics
@@ -135,7 +136,8 @@ class Together(Alone):
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``; all of them have to ask."""
         values = [value]
-        dist.broadcast_object_list(values, src=FIRST)
+        with waiting_for():
+            dist.broadcast_object_list(values, src=FIRST)
         return values[0]
 
     @contextmanager
@@ -147,8 +149,9 @@ class Together(Alone):
             for module in modules:
                 if stage != self.stage:
                     module.to_empty(device=device)
-                for tensor in (*module.parameters(), *module.buffers()):
-                    dist.broadcast(tensor.data, src=self.layout.rank(0, stage))
+                with waiting_for():
+                    for tensor in (*module.parameters(), *module.buffers()):
+                        dist.broadcast(tensor.data, src=self.layout.rank(0, stage))
         try:
             yield network
         finally:
@@ -166,7 +169,8 @@ class Together(Alone):
             return
         wanted = torch.tensor(int(requested), device=learner.device)
         if self.layout.data > 1:
-            dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self.group)
+            with waiting_for():
+                dist.all_reduce(wanted, dist.ReduceOp.MAX, group=self.group)
         learner.is_last_step = bool(wanted)
 
     def stops(self, learner: Learner, requested: bool) -> bool:
@@ -183,7 +187,8 @@ class Together(Alone):
     def collected(self, scores: list[Tensor | None]) -> list[Tensor | None]:
         """Join the scores in the order of ranks."""
         parts: list[Any] = [None] * self.layout.ranks
-        dist.all_gather_object(parts, [None if s is None else s.cpu() for s in scores])
+        with waiting_for():
+            dist.all_gather_object(parts, [None if s is None else s.cpu() for s in scores])
         joined_scores: list[Tensor | None] = []
         for k in range(len(scores)):
             # A process that had no images has no scores.
@@ -194,7 +199,8 @@ class Together(Alone):
     def total(self, values: Tensor) -> Tensor:
         """Add up over stages, and take the mean over replicas."""
         total = values.double().clone()
-        dist.all_reduce(total)
+        with waiting_for():
+            dist.all_reduce(total)
         return (total / self.layout.data).to(values.dtype)
 
     def learner_state(self, learner: Learner) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trifecta.distributed.faults import waiting_for
+
 
 @dataclass(frozen=True)
 class Replicas:
@@ -44,7 +46,8 @@ class Replicas:
         """Begin to average the gradients of ``parameters`` over the replicas."""
         gradients = [p.grad for p in parameters if p.grad is not None]
         together = torch.cat([gradient.flatten() for gradient in gradients])
-        work = dist.all_reduce(together, group=self.group, async_op=True)
+        with waiting_for():
+            work = dist.all_reduce(together, group=self.group, async_op=True)
         assert work is not None
         return Averaging(work=work, together=together, gradients=gradients, count=self.count)
 
@@ -60,7 +63,8 @@ class Averaging:
 
     def finish(self) -> None:
         """Wait for the average, which then stands in place of the gradients."""
-        self.work.wait()
+        with waiting_for():
+            self.work.wait()
         pieces = torch.split(self.together / self.count, [g.numel() for g in self.gradients])
         for gradient, piece in zip(self.gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
@@ -73,13 +77,15 @@ class _Sum(torch.autograd.Function):
     def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.group = group
         total = x.clone()
-        dist.all_reduce(total, group=group)
+        with waiting_for():
+            dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
     def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         total = gradients[0].clone()
-        dist.all_reduce(total, group=ctx.group)
+        with waiting_for():
+            dist.all_reduce(total, group=ctx.group)
         return total, None
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from torch import nn
 
+from trifecta._utils.checks import MOST_UNITS
 from trifecta._utils.names import lookup
 from trifecta.nn.airbench import LAYOUT, airbench_blocks
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
@@ -173,7 +174,13 @@ def _sizes(whole: Sequence[int], width: float, channels: Channels) -> list[int]:
         raise ValueError(
             f"channels are one number for each of the {len(whole)} blocks: received {len(channels)}"
         )
-    return list(channels) or [_scaled(size, width) for size in whole]
+    return [_bounded(size) for size in channels] or [_scaled(size, width) for size in whole]
+
+
+def _bounded(size: int) -> int:
+    if size > MOST_UNITS:
+        raise ValueError(f"a block has {MOST_UNITS:,} channels at most: received {size:,}")
+    return size
 
 
 def _check_images(input_shape: SampleShape) -> None:
@@ -189,7 +196,7 @@ def _scaled(size: int, width: float) -> int:
         raise ValueError(f"a width multiplies channels and must be above 0: received {width}")
     if size * width < LEAST_WIDTH:
         raise ValueError(f"width {width:g} leaves none of {size} channels: give {1 / size:.1g} or more")
-    return max(1, round(size * width))
+    return _bounded(max(1, round(size * width)))
 
 
 NETWORKS: dict[str, NetworkBuilder] = {

@@ -29,9 +29,11 @@ def check_history(records: Sequence[Any]) -> None:
         if not isinstance(record, Mapping) or record.get("epoch") != number:
             raise ValueError(f"epoch {number} is missing")
         _check(record, _OF_EPOCH, f"epoch {number}: ")
-        for name in ("validation_accuracy", "evaluation_seconds"):
-            if not _is_number_or_none(record.get(name)):
-                raise ValueError(f"epoch {number}: {name} is {record[name]!r:.40}, not a number")
+        if not _is_number_or_none(record.get("validation_accuracy")):
+            accuracy = record["validation_accuracy"]
+            raise ValueError(f"epoch {number}: validation_accuracy is {accuracy!r:.40}, not a number")
+        if "evaluation_seconds" in record:
+            _check(record, {"evaluation_seconds": _NUMBER}, f"epoch {number}: ")
         for name in _BY_BLOCK:
             values = record.get(name)
             if values is None and name != "loss":

@@ -1,6 +1,8 @@
 """Training in several processes: joining them, and starting them on this machine."""
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from click.core import ParameterSource
 
 from trifecta._utils.devices import resolve_device
+from trifecta.distributed.faults import ProcessError
 from trifecta.distributed.plan import parse_layout
 from trifecta.distributed.processes import Alone, Together, joined
 
@@ -37,7 +40,8 @@ def start(processes: int) -> None:
     """Run the command that was given in so many processes, by PyTorch's own launcher.
 
     Raises:
-        SystemExit: one of them failed.
+        SystemExit: one of them failed, and said why.
+        ProcessError: one of them was ended from outside.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -50,11 +54,22 @@ def start(processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
+    # What it has to say stands in its error, too.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
     try:
-        elastic_launch(config, "python")("-m", "trifecta", "train", *given_arguments())
+        elastic_launch(config, sys.executable)("-m", "trifecta", "train", *given_arguments())
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        raise SystemExit(failure.exitcode if failure.exitcode > 0 else 1) from None
+        rank, failure = error.get_first_failure()
+        if failure.exitcode > 0:
+            raise SystemExit(failure.exitcode) from None
+        raise ProcessError(
+            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
+        ) from None
+
+
+def was_restarted() -> bool:
+    """Whether ``torchrun --max-restarts`` started this process again, with the same arguments."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def given_arguments() -> list[str]:

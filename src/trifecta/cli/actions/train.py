@@ -14,7 +14,7 @@ from rich.console import Console
 
 from trifecta._utils.references import name_of
 from trifecta.cli.actions.options import build_config, given_names
-from trifecta.cli.actions.processes import joined_processes, start, starts_processes
+from trifecta.cli.actions.processes import joined_processes, start, starts_processes, was_restarted
 from trifecta.cli.actions.progress import ConsoleProgress, waiting
 from trifecta.cli.actions.signals import stop_on_signal
 from trifecta.distributed.processes import Alone
@@ -41,6 +41,8 @@ def train(
 def _train_in(processes: Alone, as_json: bool, options: dict[str, Any]) -> None:
     """Train as one of ``processes``, of which the first says what happens and writes the files."""
     out, resume = options.pop("out"), options.pop("resume")
+    if resume is None and out is not None and was_restarted() and RunFolder(out).config.is_file():
+        resume, out, options = out, None, dict.fromkeys(options) | {"imports": options["imports"]}
     console = Console(stderr=True, quiet=as_json or not processes.is_first)
     if not processes.is_first:
         warnings.simplefilter("ignore")
