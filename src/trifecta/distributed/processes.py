@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trifecta.distributed.faults import waiting_for
+from trifecta.distributed.faults import ProcessError, waiting_for
 from trifecta.distributed.optimizer_states import OptimizerLayout, gather_states, own_states
 from trifecta.distributed.plan import Layout, Plan, make_plan
 from trifecta.distributed.replicas import Replicas, synchronize_statistics
@@ -22,6 +22,8 @@ from trifecta.learning.counts import block_costs
 from trifecta.network import LocalNetwork
 
 FIRST = 0
+# Seconds.
+TIMEOUT = 60.0
 
 
 class Alone:
@@ -93,12 +95,13 @@ class Together(Alone):
     Args:
         layout: how blocks and images are shared among them.
         synchronized: whether batch normalisations use the statistics of all replicas.
+        timeout: seconds after which a process that does not answer ends the run.
 
     Raises:
         ValueError: another number of processes than the layout has.
     """
 
-    def __init__(self, layout: Layout, *, synchronized: bool = False) -> None:
+    def __init__(self, layout: Layout, *, synchronized: bool = False, timeout: float = TIMEOUT) -> None:
         self.rank, self.layout, self.synchronized = dist.get_rank(), layout, synchronized
         if dist.get_world_size() != layout.ranks:
             raise ValueError(
@@ -106,7 +109,10 @@ class Together(Alone):
             )
         # Every process has to take part in the making of every group.
         groups = [
-            dist.new_group([layout.rank(replica, stage) for replica in range(layout.data)])
+            dist.new_group(
+                [layout.rank(replica, stage) for replica in range(layout.data)],
+                timeout=timedelta(seconds=timeout),
+            )
             for stage in range(layout.layers)
         ]
         self.replica, self.stage = layout.replica(self.rank), layout.stage(self.rank)
@@ -234,15 +240,22 @@ class Together(Alone):
 
 
 @contextmanager
-def joined(device: torch.device, timeout: float) -> Iterator[None]:
+def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     """Meet the other processes that ``torchrun`` started, by gloo on CPUs and nccl on GPUs.
 
     Args:
         device: of this process.
         timeout: seconds after which a process that does not answer ends the run.
+
+    Raises:
+        ProcessError: they do not meet in time.
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ProcessError(f"the processes of this run did not meet ({reason:.160})") from None
     try:
         yield
     finally:

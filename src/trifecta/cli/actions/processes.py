@@ -14,9 +14,8 @@ from click.core import ParameterSource
 from trifecta._utils.devices import resolve_device
 from trifecta.distributed.faults import ProcessError
 from trifecta.distributed.plan import parse_layout
-from trifecta.distributed.processes import Alone, Together, joined
+from trifecta.distributed.processes import TIMEOUT, Alone, Together, joined
 
-TIMEOUT = 60.0
 DEFAULT_LAYOUT = "layers"
 
 
@@ -50,6 +49,7 @@ def start(processes: int) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
+        run_id=f"trifecta-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -110,5 +110,6 @@ def joined_processes(parallel: str | None, timeout: float | None, device: str | 
     own = resolve_device(device or "auto")
     if own.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    with joined(own, TIMEOUT if timeout is None else timeout):
-        yield Together(layout)
+    seconds = TIMEOUT if timeout is None else timeout
+    with joined(own, seconds):
+        yield Together(layout, timeout=seconds)
