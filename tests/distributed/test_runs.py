@@ -76,6 +76,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["superfecta", "trifecta"])
 def test_the_files_of_stages_are_those_of_one_process(
     method: str, stripes: ImageData, tmp_path: Path

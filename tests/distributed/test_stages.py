@@ -100,8 +100,14 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "backprop"])
+CASES = [(name, stages) for name in METHODS if name != "backprop" for stages in (2, 4)]
+FAST = [("pairs", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+)
 def test_stages_equal_one_process_to_the_bit(name: str, stages: int, tmp_path: Path) -> None:
     tensors, optimizers, losses = trained(Learner(network_for(METHODS[name]), **options()))
     found = in_processes(stages, tmp_path, stage, name, stages)
@@ -133,6 +139,7 @@ def replica(rank: int, name: str, layout: Layout) -> State:
     return trained(StageLearner(network, plan, rank, replicas=replicas, **options()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [Layout(data=2), Layout(data=2, layers=2)], ids=str)
 @pytest.mark.parametrize("name", ["strict", "overlapping", "pairs", "backprop"])
 def test_replicas_equal_one_process_to_rounding(name: str, layout: Layout, tmp_path: Path) -> None:
