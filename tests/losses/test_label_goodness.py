@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -48,16 +49,26 @@ def test_the_gradient_passes_gradcheck() -> None:
     assert gradcheck(label_goodness, (response((4, 3)).requires_grad_(), shifts(4).requires_grad_()))
 
 
-def test_of_two_labels_the_loss_is_the_symmetric_one() -> None:
-    head = LabelGoodness(alpha=3.0).head((4, 3, 3), 2).double()
+@pytest.mark.parametrize("pool", [0, 2])
+def test_of_two_labels_the_loss_is_the_symmetric_one(pool: int) -> None:
+    head = LabelGoodness(alpha=3.0, pool=pool).head((4, 3, 3), 2).double()
     r, labels = response((4, 3, 3)), torch.tensor([0, 1, 1, 0, 1])
     goodness = head.scores(r) / 3.0
     true, wrong = (goodness.gather(1, k.unsqueeze(1)).squeeze(1) for k in (labels, 1 - labels))
     torch.testing.assert_close(head.loss(r, labels), symmetric_loss(true, wrong, alpha=3.0))
 
 
+def test_patches_have_shifts_of_their_own() -> None:
+    head = LabelGoodness(alpha=2.0, pool=2).head((4, 6, 6), CLASSES).double()
+    (own,) = head.parameters()
+    r = response((4, 6, 6))
+    means = F.avg_pool2d(r, 3).permute(0, 2, 3, 1).flatten(1)
+    assert own.shape == (CLASSES, 16)
+    torch.testing.assert_close(head.scores(r), 2.0 * written_out(means, own))
+
+
 def test_half_precision_is_reduced_in_float32() -> None:
-    head = LabelGoodness().head((4, 3, 3), CLASSES)
+    head = LabelGoodness(pool=0).head((4, 3, 3), CLASSES)
     r = response((4, 3, 3), torch.float32).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scores = head.scores(r)

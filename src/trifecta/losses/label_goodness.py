@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta._utils.checks import require_ranges
+from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta._utils.chunks import chunk_rows
 from trifecta.losses.head import Head, Objective, at_least_float32
+from trifecta.nn.pooling import patch_means
 from trifecta.nn.shapes import FeatureShape
 
 
@@ -74,12 +75,18 @@ def _as_maps(shifts: Tensor, response: Tensor) -> Tensor:
 
 
 class LabelGoodnessHead(Head):
-    """Cross-entropy over ``alpha`` times the goodness of each label: :func:`label_goodness`."""
+    """Cross-entropy over ``alpha`` times the goodness of each label: :func:`label_goodness`.
 
-    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, alpha: float) -> None:
+    Of the means of the response in P×P patches, with a shift for each channel and patch; or of the response
+    itself, with one for each channel, where ``pool`` is 0.
+    """
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, alpha: float, pool: int) -> None:
         super().__init__()
-        self.alpha = alpha
-        self.shifts = nn.Parameter(torch.empty(num_classes, feature_shape[0]))
+        positions = len(feature_shape) - 1
+        self.alpha, self.pool = alpha, pool if positions else 0
+        features = feature_shape[0] * max(1, self.pool) ** positions
+        self.shifts = nn.Parameter(torch.empty(num_classes, features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -92,6 +99,8 @@ class LabelGoodnessHead(Head):
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""
+        if self.pool:
+            features = patch_means(features, self.pool)
         with torch.autocast(features.device.type, enabled=False):
             wide = at_least_float32(features)
             return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
@@ -105,16 +114,18 @@ class LabelGoodness(Objective):
 
     Attributes:
         alpha: what a goodness is multiplied by, as in :class:`trifecta.losses.Symmetric`.
+        pool: goodness of the response's means in P×P patches; 0 for the response as it is.
     """
 
     kind: ClassVar[str] = "label-goodness"
     reads: ClassVar[str] = "response"
     alpha: float = 16.0
+    pool: int = 4
 
     def __post_init__(self) -> None:
         """Reject what no head can have."""
-        require_ranges(self, alpha=(1e-9, math.inf))
+        require_ranges(self, alpha=(1e-9, math.inf), pool=(0, MOST_UNITS))
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for a block whose response is ``(N, *feature_shape)``."""
-        return LabelGoodnessHead(feature_shape, num_classes, alpha=self.alpha)
+        return LabelGoodnessHead(feature_shape, num_classes, alpha=self.alpha, pool=self.pool)
