@@ -80,3 +80,18 @@ def test_a_process_that_ends_or_hangs_ends_the_run(
         check=False,
     )
     assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_resumes_by_itself(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = started(
+        *("-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"),
+        *("-m", "trifecta", "train", *TRAIN, "--epochs", "40", "--out", str(run)),
+    )
+    wait_for_epochs(run, 2)
+    os.kill(children(launcher.pid)[1], signal.SIGKILL)
+    _, error = launcher.communicate(timeout=200)
+    assert launcher.returncode == 0, error
+    assert [record["epoch"] for record in RunFolder(run).read_history()] == list(range(1, 41))
+    assert RunFolder(run).read_result()["epochs"] == 40

@@ -3,6 +3,7 @@
 :class:`Alone` is a run of one process, in which nothing has to be shared.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from trifecta.distributed.faults import ProcessError, waiting_for
 from trifecta.distributed.optimizer_states import OptimizerLayout, gather_states, own_states
@@ -252,7 +254,16 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        # A launcher that starts processes again may keep the addresses of those that have ended.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(f"attempt-{attempt}", store),  # type: ignore[attr-defined]
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout),
+        )
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ProcessError(f"the processes of this run did not meet ({reason:.160})") from None
