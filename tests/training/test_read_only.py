@@ -65,7 +65,7 @@ def test_a_run_in_a_read_only_folder_is_refused_before_it_trains(
             train(SMALL, data=stripes, out=folder / "run")
         status = exit_status("train", "--data", "digits", "--width", "0.05", "--out", str(folder / "run"))
     error = capsys.readouterr().err
-    assert status in (2, 3)
+    assert status == 2
     assert str(folder / "run") in error
     assert "Traceback" not in error
     assert list(folder.iterdir()) == []
@@ -100,7 +100,7 @@ def test_a_read_only_run_is_read_and_not_resumed(folder: Path, capsys: pytest.Ca
         assert exit_status("evaluate", str(run)) == 0
         capsys.readouterr()
         assert exit_status("report", str(run)) == 3
-        assert exit_status("train", "--resume", str(run)) in (2, 3)
+        assert exit_status("train", "--resume", str(run)) == 2
     assert len(labels) == 4
     assert "<html" in elsewhere.read_text()
     error = capsys.readouterr().err

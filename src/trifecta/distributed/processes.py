@@ -129,7 +129,6 @@ class Together(Alone):
 
     def learner(self, network: LocalNetwork, **options: Any) -> Learner:
         """Place the blocks by their work, and give up those of other stages."""
-        assert dist.group.WORLD is not None
         self.plan = make_plan(self.layout, block_costs(network), network.method.schedule)
         self._optimizers = OptimizerLayout.of(network)
         if self.synchronized:

@@ -7,7 +7,8 @@ its loss, sends back the gradient of what the window's part there received. The 
 wait for that before they see the next batch; all others go on.
 
 Every block sees the batches in order, with the weights that it would have had in one process, so results
-are the same to the bit.
+are the same to the bit; but a window on two stages runs by the plain graph, and where one process would
+fuse it, its results differ by rounding.
 
 Shapes: B images, of which a replica has b = B / replicas; L blocks.
 """

@@ -23,7 +23,7 @@ def starts_processes(processes: int | None) -> bool:
     """Whether this process is to start others, which then do the work.
 
     Raises:
-        ValueError: a number that starts none, or inside of a process that was started so.
+        ValueError: a number below 1.
     """
     if processes is None:
         return False
@@ -98,8 +98,13 @@ def joined_processes(parallel: str | None, timeout: float | None, device: str | 
     """Meet the other processes where ``torchrun`` started several.
 
     Raises:
-        ValueError: a layout for another number of processes.
+        ValueError: a layout for another number of processes, or where nobody started several.
     """
+    if "WORLD_SIZE" not in os.environ and (parallel is not None or timeout is not None):
+        raise ValueError(
+            "--parallel and --timeout are for several processes: received one; give --processes 2 or more, "
+            "or start them by torchrun"
+        )
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         if parallel is not None:
