@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trifecta._utils.devices import in_memory_format
 from trifecta._utils.precision import autocast, kept_precision, narrow_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.learning.first_input import check_batch, first_input
@@ -42,8 +43,8 @@ class Learner:
         steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
             without it the whole run counts as the first epoch.
         fused: whether windows run by :mod:`trifecta.fused` where their blocks allow, which takes less
-            memory, or by the plain graph. By default where it is faster, convolutions with enough work, and
-            where a loss that skips samples would gain nothing otherwise.
+            memory, or by the plain graph. By default where it is faster, on a CPU: convolutions with enough
+            work, and losses that skip samples, which would gain nothing otherwise.
         on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` leaves a window's weights,
             optimizer and running statistics as they were where its loss or a gradient is not finite, and
             its loss None. On a GPU that waits for every window.
@@ -117,7 +118,8 @@ class Learner:
         self.network.train()
         rows = self._rows(len(labels))
         with autocast(self.precision, self.device):
-            x = first_input(self.network, images, labels, self.generator, rows)
+            # A label's picture beside an image would leave the layout that convolutions like.
+            x = in_memory_format(first_input(self.network, images, labels, self.generator, rows))
         labels = labels[rows]
         return self._new_step(x, labels, self._draw_offsets(len(labels)))
 

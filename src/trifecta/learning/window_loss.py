@@ -11,6 +11,7 @@ from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
 
 # A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
+# So is every window on a GPU, whose launches are large: there it is fused where that is asked for only.
 LEAST_FUSED_BYTES = 4 * 2**20
 # A single block gains earlier: the plain graph also computes the gradient of its input, which is not used.
 SINGLE_BLOCK_DIVISOR = 4
@@ -59,7 +60,7 @@ def plain_window_loss(
     for k in range(window.first, window.last + 1):
         seen, x = network.pass_block(k, network.renewed(k, x, len(labels), offsets))
         if k == window.last or network.method.schedule.deep_supervision:
-            losses.append(network.head(k).loss(seen, labels))
+            losses.append(network.loss(k, seen, labels))
     return torch.stack(losses).sum(), x
 
 
@@ -67,7 +68,9 @@ def _fused_blocks(
     network: LocalNetwork, window: Window, x: Tensor, fused: bool | None
 ) -> tuple[FusedBlock, ...] | None:
     """Return the window's blocks for a fused pass over ``x``; None for a plain one."""
-    if fused is False or network.method.schedule.deep_supervision:
+    if fused is False or network.method.schedule.deep_supervision or network.is_compiled:
+        return None
+    if fused is None and x.device.type != "cpu":
         return None
     if network.reads != "output" or network.renews_pairs:
         return None

@@ -44,14 +44,14 @@ def mean_square(activations: Tensor | ChannelSums) -> Tensor:
     """
     if isinstance(activations, ChannelSums):
         return activations.squares.mean(1) / activations.positions
-    return _features(activations).square().mean(1)
+    return _wide(activations).square().mean(_but_first(activations))
 
 
 def sum_square(activations: Tensor | ChannelSums) -> Tensor:
     """Sum of the squared activations, (N, …) → (N,): ``Σ_i a_i²``. Source: Hinton 2022, section 2."""
     if isinstance(activations, ChannelSums):
         return activations.squares.sum(1)
-    return _features(activations).square().sum(1)
+    return _wide(activations).square().sum(_but_first(activations))
 
 
 def mean(activations: Tensor | ChannelSums) -> Tensor:
@@ -61,7 +61,7 @@ def mean(activations: Tensor | ChannelSums) -> Tensor:
     """
     if isinstance(activations, ChannelSums):
         return activations.sums.mean(1) / activations.positions
-    return _features(activations).mean(1)
+    return _wide(activations).mean(_but_first(activations))
 
 
 def group_mean_square(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
@@ -111,8 +111,9 @@ def group_means(values: Tensor, groups: Tensor) -> Tensor:
         return values @ groups.to(values.dtype) / groups.sum(0)
 
 
-def _features(activations: Tensor) -> Tensor:
-    return _wide(activations).flatten(1)
+def _but_first(activations: Tensor) -> tuple[int, ...]:
+    """All dimensions but the samples': flattening them would copy channels-last maps."""
+    return tuple(range(1, activations.ndim))
 
 
 def _wide(activations: Tensor) -> Tensor:

@@ -49,6 +49,8 @@ class RunConfig:
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
         on_nan: what to do where a loss or gradient is not finite: ``stop``, or ``skip`` the update.
+        compiled: whether to compile blocks and losses by ``torch.compile``, which takes half a minute at
+            the start and pays in long runs on a GPU.
         pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
         recipe: the recipe that this started from, if any; a note, nothing follows from it.
         budget: the recipe's size, likewise.
@@ -69,6 +71,7 @@ class RunConfig:
     device: str = "auto"
     precision: str = "auto"
     on_nan: str = "stop"
+    compiled: bool = False
     pipeline: int = 1
     recipe: str | None = None
     budget: str | None = None

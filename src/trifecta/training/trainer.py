@@ -77,6 +77,8 @@ class Trainer:
         config = self.config
         self.network = network_for(config, self.facts, blocks=blocks).to(self.device)
         fit_to_images(self.network, self.data)
+        if config.compiled:
+            self.network.compile(dynamic=False)
         self.batches = training_batches(config, self.data, self.device)
         self.learner = self.processes.learner(
             self.network,

@@ -17,12 +17,14 @@ class Budget:
         epochs: passes over the training split.
         batch_size: images a step.
         augmentation: of the training images.
+        compiled: whether to compile blocks, see :class:`trifecta.RunConfig`.
     """
 
     width: float
     epochs: int
     batch_size: int = 128
     augmentation: Augmentation = field(default_factory=Augmentation)
+    compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,7 @@ class Recipe:
             epochs=size.epochs,
             batch_size=size.batch_size,
             augmentation=size.augmentation,
+            compiled=size.compiled,
             seed=seed,
             recipe=self.name,
             budget=name,
