@@ -1,15 +1,19 @@
 """What was tried to bring local learning near backprop on the fast trunk, on CIFAR-10's validation split.
 
-Network *airbench* at batches of 1,000, crops of 2 pixels and alternating flips, one seed. One line a
-variant is appended to a result file; variants that it has are not run again. The test split is not read.
+Network *airbench*, batches of 1,000, crops of 2 pixels and alternating flips, one seed. Three rounds: Muon
+as superfecta has it; Muon that keeps the norm of its matrices, over its rate, its momentum and Adam's rate
+for everything else; then losses, schedules and sizes at the settings that were best. One line a variant is
+appended to a result file; variants that it has are not run again. The test split is not read.
 
-    python benchmarks/search_airbench.py FOLDER RESULTS.jsonl [VARIANT …]
+    python benchmarks/search_airbench.py FOLDER RESULTS.jsonl [PATTERN …]
 """
 
 import argparse
 import json
 import time
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +30,42 @@ from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig, Trainer
 
 AUGMENTATION = Augmentation(crop_padding=2, flip=True, alternating=True)
-HIDDEN = CrossEntropy(pool=4, hidden=256, smoothing=0.2)
+HIDDEN = CrossEntropy(pool=4, hidden=512, smoothing=0.2)
+NARROW = replace(HIDDEN, hidden=256)
+PAIRS, THREES = Schedule(size=2, overlapping=True), Schedule(size=3, overlapping=True)
 
 
-def muon(rate: float) -> OptimizerConfig:
+def muon(rate: float, **arguments: Any) -> OptimizerConfig:
     """Muon that decays along a line, as the trunk's own recipe does."""
-    return OptimizerConfig(algorithm="muon", learning_rate=rate, decay="linear")
+    return OptimizerConfig(algorithm="muon", learning_rate=rate, decay="linear", arguments=arguments)
 
 
-def end_to_end(rate: float, objective: Objective | None = None) -> dict[str, Any]:
+def keeping_norm(rate: float = 0.025, momentum: float = 0.6, adam_scale: float = 0.1) -> OptimizerConfig:
+    """Muon that keeps the norm of its matrices; as chosen in the second round where nothing is said."""
+    return muon(rate, momentum=momentum, normalized=True, adam_scale=adam_scale)
+
+
+CHOSEN = keeping_norm()
+
+
+def end_to_end(
+    optimizer: OptimizerConfig = CHOSEN, objective: Objective | None = None, **settings: Any
+) -> dict[str, Any]:
     """Backprop for the epochs of the trunk's own recipe."""
     objective = CrossEntropy(smoothing=0.2) if objective is None else objective
-    return {"method": replace(backprop(), objective=objective, optimizer=muon(rate)), "epochs": 10}
+    method = replace(backprop(), objective=objective, optimizer=optimizer)
+    return {"method": method, "epochs": 10, **settings}
 
 
 def local(
-    objective: Objective = HIDDEN, *, rate: float = 0.012, schedule: Schedule = LAYER_WISE, **settings: Any
+    objective: Objective = HIDDEN,
+    optimizer: OptimizerConfig = CHOSEN,
+    *,
+    schedule: Schedule = LAYER_WISE,
+    **settings: Any,
 ) -> dict[str, Any]:
-    """Superfecta with another loss, rate or schedule."""
-    method = replace(superfecta(), objective=objective, optimizer=muon(rate), schedule=schedule)
+    """Superfecta with another loss, optimizer or schedule."""
+    method = replace(superfecta(), objective=objective, optimizer=optimizer, schedule=schedule)
     return {"method": method, "epochs": 16, **settings}
 
 
@@ -53,29 +74,50 @@ def with_term(term: Similarity | SupervisedContrastive) -> Combined:
     return Combined(scoring=HIDDEN, terms=(term,))
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    **{f"backprop, rate {rate:g}": end_to_end(rate) for rate in (0.006, 0.012, 0.024, 0.048)},
-    **{f"strict, rate {rate:g}": local(rate=rate) for rate in (0.006, 0.012, 0.024)},
-    "strict, 512 hidden units": local(replace(HIDDEN, hidden=512)),
-    "strict, 1,024 hidden units": local(replace(HIDDEN, hidden=1024)),
-    "strict, no smoothing": local(replace(HIDDEN, smoothing=0.0)),
-    "strict, smoothing 0.1": local(replace(HIDDEN, smoothing=0.1)),
-    "strict, linear": local(replace(HIDDEN, hidden=0, normalized=True)),
-    "strict, 7×7 patches": local(replace(HIDDEN, pool=7)),
-    "strict, 2×2 patches": local(replace(HIDDEN, pool=2)),
-    "strict, contrastive term": local(with_term(SupervisedContrastive(weight=0.5))),
-    "strict, similarity term": local(with_term(Similarity())),
-    "strict, convolutional classifiers": local(AuxiliaryCrossEntropy()),
-    "strict, batches of 500": local(batch_size=500),
-    "strict, twice the width": local(width=2.0),
-    "strict, 40 epochs": local(epochs=40),
-    "overlapping pairs": local(schedule=Schedule(size=2, overlapping=True)),
-    "overlapping threes": local(schedule=Schedule(size=3, overlapping=True)),
-    "three modules": local(schedule=Schedule(size=2)),
-    "two modules": local(schedule=Schedule(size=3)),
-    "backprop, the same classifier": end_to_end(0.012, HIDDEN),
-    "overlapping threes, 40 epochs": local(schedule=Schedule(size=3, overlapping=True), epochs=40),
+GRID = list(product((0.0125, 0.025, 0.05), (0.6, 0.95), (0.1, 1.0)))
+
+
+def grid_name(rate: float, momentum: float, adam_scale: float) -> str:
+    """The settings of a cell in words."""
+    return f"rate {rate:g}, momentum {momentum:g}, Adam × {adam_scale:g}"
+
+
+FIRST: dict[str, dict[str, Any]] = {
+    **{f"backprop, rate {rate:g}": end_to_end(muon(rate)) for rate in (0.006, 0.012, 0.024, 0.048)},
+    **{f"strict, rate {rate:g}": local(NARROW, muon(rate)) for rate in (0.006, 0.012, 0.024)},
+    "strict, 512 hidden units": local(HIDDEN, muon(0.012)),
+    "strict, 1,024 hidden units": local(replace(HIDDEN, hidden=1024), muon(0.012)),
+    "strict, no smoothing": local(replace(NARROW, smoothing=0.0), muon(0.012)),
+    "strict, smoothing 0.1": local(replace(NARROW, smoothing=0.1), muon(0.012)),
+    "strict, linear": local(replace(NARROW, hidden=0, normalized=True), muon(0.012)),
 }
+SECOND: dict[str, dict[str, Any]] = {
+    **{f"2: backprop, {grid_name(*cell)}": end_to_end(keeping_norm(*cell)) for cell in GRID},
+    **{f"2: strict, {grid_name(*cell)}": local(HIDDEN, keeping_norm(*cell)) for cell in GRID},
+}
+THIRD: dict[str, dict[str, Any]] = {
+    "3: overlapping threes": local(schedule=THREES),
+    "3: overlapping pairs": local(schedule=PAIRS),
+    "3: strict, 40 epochs": local(epochs=40),
+    "3: strict, twice the width": local(width=2.0),
+    "3: strict, contrastive term": local(with_term(SupervisedContrastive(weight=0.5))),
+    "3: strict, convolutional classifiers": local(AuxiliaryCrossEntropy()),
+    "3: two modules": local(schedule=Schedule(size=3)),
+    "3: three modules": local(schedule=Schedule(size=2)),
+    "3: strict, 256 hidden units": local(NARROW),
+    "3: strict, similarity term": local(with_term(Similarity())),
+    "3: strict, 7×7 patches": local(replace(HIDDEN, pool=7)),
+    "3: strict, 2×2 patches": local(replace(HIDDEN, pool=2)),
+    "3: strict, no smoothing": local(replace(HIDDEN, smoothing=0.0)),
+    "3: strict, batches of 500": local(batch_size=500),
+    "3: backprop, 16 epochs": end_to_end(epochs=16),
+    "3: backprop, 40 epochs": end_to_end(epochs=40),
+    "3: backprop, batches of 500": end_to_end(batch_size=500),
+    "3: backprop, the same classifier": end_to_end(objective=HIDDEN),
+    "3: overlapping threes, twice the width, 40 epochs": local(schedule=THREES, epochs=40, width=2.0),
+    "3: strict, twice the width, 40 epochs": local(epochs=40, width=2.0),
+}
+VARIANTS = FIRST | SECOND | THIRD
 
 
 def configuration(folder: Path, variant: dict[str, Any]) -> RunConfig:
@@ -118,9 +160,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("variants", nargs="*", default=list(VARIANTS))
+    parser.add_argument("patterns", nargs="*", default=["*"])
     options = parser.parse_args()
-    for name in options.variants:
+    for name in VARIANTS:
+        if not any(fnmatchcase(name, pattern) for pattern in options.patterns):
+            continue
         lock = FileLock(f"{options.results}.{name.replace(' ', '-')}.lock")
         try:
             with lock.acquire(timeout=0):

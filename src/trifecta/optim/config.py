@@ -20,6 +20,7 @@ from trifecta.optim.muon import Muon
 OWNERSHIPS = ("weight", "objective")
 # Named algorithms; "adam" is AdamW where weight_decay > 0.
 ALGORITHMS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
+MUON_ARGUMENTS = ("momentum", "normalized", "adam_scale")
 DECAYS = ("cosine", "linear", "constant")
 
 
@@ -31,7 +32,7 @@ class OptimizerConfig:
         algorithm: ``adam``, ``muon`` for the matrices of blocks (:class:`trifecta.optim.Muon`), or a class
             or function that is called as ``algorithm(parameters, lr=learning_rate, **arguments)``, such as
             ``torch.optim.SGD``.
-        arguments: for an algorithm of your own.
+        arguments: for an algorithm of your own, or Muon's beside its learning rate.
         learning_rate: at the first step.
         decay: ``cosine`` or ``linear`` to 0 at the run's last step, or ``constant``; then a scheduler of
             your own may be attached to the optimizers of a :class:`trifecta.Learner`.
@@ -64,10 +65,12 @@ class OptimizerConfig:
                 f"weight_decay is Adam's: received {self.weight_decay} with another optimizer; give it in "
                 "arguments where the optimizer has one"
             )
-        if self.arguments and isinstance(self.algorithm, str):
+        taken = MUON_ARGUMENTS if self.algorithm == "muon" else ()
+        unknown = [name for name in self.arguments if name not in taken]
+        if unknown and isinstance(self.algorithm, str):
             raise ValueError(
-                f"arguments are for an optimizer of your own: received {', '.join(self.arguments)} with "
-                f"{self.algorithm}"
+                f"arguments are for an optimizer of your own, or muon's {', '.join(MUON_ARGUMENTS)}: "
+                f"received {', '.join(unknown)} with {self.algorithm}"
             )
         if self.decay not in DECAYS:
             raise ValueError(
@@ -115,7 +118,7 @@ class OptimizerConfig:
         if callable(self.algorithm):
             return self.algorithm(parameters, lr=self.learning_rate, **self.arguments)
         if self.algorithm == "muon":
-            return Muon(_grouped(parameters, hidden), lr=self.learning_rate)
+            return Muon(_grouped(parameters, hidden), lr=self.learning_rate, **self.arguments)
         if self.weight_decay:
             return torch.optim.AdamW(
                 parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True

@@ -4,7 +4,8 @@ Shapes: a weight (O, …) counts as the matrix (O, I), a convolution's filters a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ _ROUNDS, _A, _B, _C = 5, 3.4445, -4.7750, 2.0315
 class Muon(torch.optim.Adam):
     """Muon for parameter groups that say ``orthogonalized``, Adam for all others.
 
-    ``momentum ← lerp(momentum, gradient, 1 − 0.95)``, then
-    ``weight ← weight − lr · 0.2 · sqrt(max(O, I)) · orthogonalised(lerp(gradient, momentum, 0.95))``.
+    ``momentum ← lerp(momentum, gradient, 1 − m)`` with m = 0.95, then
+    ``weight ← weight − lr · 0.2 · sqrt(max(O, I)) · orthogonalised(lerp(gradient, momentum, m))``.
     Source: Jordan et al. 2024, *Muon: an optimizer for hidden layers in neural networks*; the scale of the
     step from Liu et al. 2025, *Muon is scalable for LLM training* (arXiv 2502.16982). PyTorch's own takes
     weights of two dimensions only, which filters of convolutions are not.
@@ -31,12 +32,33 @@ class Muon(torch.optim.Adam):
         params: parameters, which Adam steps, or groups of them; a group with ``"orthogonalized": True`` has
             matrices of hidden layers, which Muon steps. Leave gains, biases and classifiers to Adam.
         lr: the learning rate of both.
+        momentum: the share of the past in Muon's momentum, 0 to 1.
+        normalized: whether matrices are brought to norm ``sqrt(O)`` before every step. For matrices behind
+            which a normalisation stands their norm means nothing, but it grows, and steps of one size turn
+            a longer matrix less: so the learning rate would decay by itself. Source: Jordan 2024, the
+            published code of *airbench94_muon*.
+        adam_scale: Adam's learning rate, as a multiple of ``lr``.
     """
 
-    def __init__(self, params: ParamsT, *, lr: float = 3e-3) -> None:
+    def __init__(
+        self,
+        params: ParamsT,
+        *,
+        lr: float = 3e-3,
+        momentum: float = MOMENTUM,
+        normalized: bool = False,
+        adam_scale: float = 1.0,
+    ) -> None:
+        if not (0 <= momentum < 1 and adam_scale > 0):
+            raise ValueError(
+                "muon's momentum is 0 or more and below 1, and adam_scale above 0: received "
+                f"{momentum} and {adam_scale}"
+            )
         super().__init__(params, lr=lr, fused=True)
+        own = {"momentum": momentum, "normalized": normalized, "adam_scale": adam_scale}
         for group in self.param_groups:
-            group.setdefault("orthogonalized", False)
+            # In the groups, so that copies and checkpoints have them.
+            group |= {"orthogonalized": False} | own | group
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -51,23 +73,38 @@ class Muon(torch.optim.Adam):
         for group in self.param_groups:
             for weight in group["params"] if group["orthogonalized"] else ():
                 if weight.grad is not None:
-                    self._step_orthogonalized(weight, weight.grad, group["lr"])
+                    self._step_orthogonalized(weight, weight.grad, group)
                     # Adam skips parameters without a gradient.
                     weight.grad = None
-        super().step()
+        with self._adam_rates():
+            super().step()
         return loss
 
-    def _step_orthogonalized(self, weight: nn.Parameter, gradient: Tensor, rate: float) -> None:
-        state = self.state[weight]
+    @contextmanager
+    def _adam_rates(self) -> Iterator[None]:
+        """Give every group Adam's learning rate for a while."""
+        rates = [group["lr"] for group in self.param_groups]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate * group.get("adam_scale", 1.0)
+        try:
+            yield
+        finally:
+            for group, rate in zip(self.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def _step_orthogonalized(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, momentum = self.state[weight], group.get("momentum", MOMENTUM)
         if not state:
             # Adam looks for a step in every state that it loads.
             state["step"] = torch.zeros(())
             state["momentum"] = torch.zeros_like(weight)
         state["step"] += 1
-        state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        matrix = gradient.lerp(state["momentum"], MOMENTUM).flatten(1)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        matrix = gradient.lerp(state["momentum"], momentum).flatten(1)
+        if group.get("normalized"):
+            weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
         scale = UPDATE_RMS * math.sqrt(max(matrix.shape))
-        weight.sub_(orthogonalised(matrix).view(weight.shape), alpha=rate * scale)
+        weight.sub_(orthogonalised(matrix).view(weight.shape), alpha=group["lr"] * scale)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

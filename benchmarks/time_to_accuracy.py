@@ -1,0 +1,110 @@
+"""Seconds of training until CIFAR-10's validation split is read well enough, on the fast trunk.
+
+Rows take turns, seed after seed, on a machine that does nothing else. A row's schedule ends with its last
+epoch, so a threshold is reached soonest by the shortest row that reaches it. Evaluation is left out of the
+seconds and reported; the test split is read once, at the end, as it is and with its views averaged.
+
+    python benchmarks/time_to_accuracy.py FOLDER RESULTS.jsonl [--seeds 3] [ROW …]
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from conditions import conditions
+from search_airbench import HIDDEN, THREES, configuration, end_to_end, local
+from trifecta.bench.work import training_multiply_adds
+from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.training import RunConfig, Trainer
+from trifecta.training.evaluation import score, summarise
+from trifecta.training.views import VIEWS
+
+THRESHOLDS = (0.8, 0.85, 0.9, 0.92, 0.93, 0.94)
+ROWS: dict[str, dict[str, Any]] = {
+    "backprop, 10 epochs": end_to_end(),
+    "backprop, 16 epochs": end_to_end(epochs=16),
+    "backprop, 40 epochs": end_to_end(epochs=40),
+    "superfecta, 10 epochs": local(epochs=10),
+    "superfecta, 16 epochs": local(),
+    "superfecta, 40 epochs": local(epochs=40),
+    "superfecta, overlapping threes, 16 epochs": local(schedule=THREES),
+    "superfecta, overlapping threes, 40 epochs": local(schedule=THREES, epochs=40),
+    "superfecta, twice the width, 40 epochs": local(epochs=40, width=2.0),
+    "superfecta, overlapping threes, twice the width, 40 epochs": local(
+        schedule=THREES, epochs=40, width=2.0
+    ),
+    "backprop, the same classifier, twice the width, 40 epochs": end_to_end(
+        objective=HIDDEN, epochs=40, width=2.0
+    ),
+}
+
+
+def measure(config: RunConfig, data: ImageData) -> dict[str, Any]:
+    """Train, then say when each threshold was passed and how the test split is read."""
+    trainer = Trainer(config, data=data)
+    trainer.fit()
+    history = trainer.history
+    test, labels = trainer.data.test, trainer.data.test.labels.to(trainer.device)
+    accuracy = {}
+    for name in VIEWS:
+        scores = score(
+            trainer.network,
+            test,
+            mean=trainer.data.mean,
+            std=trainer.data.std,
+            precision=trainer.learner.precision,
+            views=name,
+        )
+        accuracy[name] = summarise(trainer.network, labels, scores).accuracy
+    work = training_multiply_adds(trainer.network)
+    reached = {}
+    for threshold in THRESHOLDS:
+        passed = next((h["epoch"] for h in history if h["validation_accuracy"] >= threshold), None)
+        if passed is not None:
+            images = passed * trainer.batches.images_per_epoch
+            seconds = sum(h["seconds"] for h in history[:passed])
+            reached[str(threshold)] = {"epoch": passed, "seconds": seconds, "multiply_adds": images * work}
+    return {
+        "reached": reached,
+        "seconds": sum(h["seconds"] for h in history),
+        "evaluation_seconds": sum(h["evaluation_seconds"] for h in history),
+        "validation_accuracy": [h["validation_accuracy"] for h in history],
+        "test_accuracy": accuracy,
+        "locality": config.method.locality,
+        "parameters": sum(p.numel() for p in trainer.network.parameters()),
+        **conditions(trainer),
+    }
+
+
+def main() -> None:
+    """Read the arguments, run what is missing, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("rows", nargs="*", default=list(ROWS))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    data = load_data(DataConfig(source=str(options.folder)))
+    for name in options.rows:
+        # The first steps of a process set things up, which is no part of learning.
+        Trainer(replace(configuration(options.folder, ROWS[name]), epochs=1), data=data).fit()
+    for seed in range(options.seeds):
+        for name in options.rows:
+            lines = options.results.read_text().splitlines() if options.results.exists() else []
+            if (name, seed) in {(row["row"], row["seed"]) for row in map(json.loads, lines)}:
+                continue
+            config = replace(configuration(options.folder, ROWS[name]), seed=seed)
+            command = (
+                f"python benchmarks/time_to_accuracy.py FOLDER RESULTS.jsonl --seeds {seed + 1} '{name}'"
+            )
+            row = {"command": command, "row": name, "seed": seed, **measure(config, data)}
+            with options.results.open("a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            views = ", ".join(f"{view} {value:.2%}" for view, value in row["test_accuracy"].items())
+            print(f"{name}, seed {seed}: {row['seconds']:.1f} s, test {views}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
