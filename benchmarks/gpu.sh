@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu.sh STEP DATA OUT [BUDGET]
 #
-# STEP is one of: speed memory cifar10 cifar10-longer mnist fashion-mnist search times. DATA is a folder with
+# STEP is one of: speed memory cifar10 mnist fashion-mnist search times. DATA is a folder with
 # mnist, fashion_mnist and cifar10; result files go to OUT. BUDGET is full, or quick for a dry run on a CPU.
 # What is done is not done again; rows of a table share the GPU, so their result files hold no times.
 set -euo pipefail
@@ -38,13 +38,13 @@ case $step in
     table $step trifecta-large-$step symba-large-$step &
     table $step backprop-large-$step &
     wait ;;
-  cifar10-longer)
-    table cifar10 longer-trifecta-large-cifar10 ;;
   search)
     for _ in $(seq "${WORKERS:-3}"); do
       python3 "$here/search_airbench.py" "$data/cifar10" "$out/search.jsonl" &
     done
     wait ;;
+  times)
+    python3 "$here/time_to_accuracy.py" "$data/cifar10" "$out/times.jsonl" --seeds "${SEEDS:-3}" ;;
   *)
     echo "no step '$step': see the head of $0" >&2
     exit 2 ;;

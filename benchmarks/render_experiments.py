@@ -41,8 +41,8 @@ def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
 
 
 def experiments(table: str) -> str:
-    """Published beside ours, at the table's budget, and at ``full`` where a figure was published."""
-    full = [row for row in rows_of(table, budget="full") if row.recipe.published is not None]
+    """Published beside ours, at the table's budget, and at ``full`` where either has a figure."""
+    full = [row for row in rows_of(table, budget="full") if row.recipe.published is not None or row.runs]
     rows = [*rows_of(table), *full]
     notes = "".join(f"\n{note}\n" for note in sources(rows))
     return markdown(*row_table(rows)) + notes + made_with(rows)

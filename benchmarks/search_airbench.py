@@ -10,7 +10,6 @@ appended to a result file; variants that it has are not run again. The test spli
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
@@ -130,14 +129,12 @@ def configuration(folder: Path, variant: dict[str, Any]) -> RunConfig:
 def measure(config: RunConfig) -> dict[str, Any]:
     """Validation accuracy after every epoch, and of every block and read-out at the end."""
     trainer = Trainer(config)
-    began = time.perf_counter()
     trainer.fit()
     assert trainer.data.validation is not None
     return {
         "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
         "block_accuracy": trainer.history[-1]["block_accuracy"],
         "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
-        "seconds": time.perf_counter() - began,
         **conditions(trainer),
     }
 
@@ -152,7 +149,7 @@ def make(folder: Path, results: Path, name: str) -> None:
     row = {"command": command, "variant": name, **measured}
     with results.open("a") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{name}: {row['validation_accuracy'][-1]:.2%} in {row['seconds']:.0f} s", flush=True)
+    print(f"{name}: {row['validation_accuracy'][-1]:.2%}", flush=True)
 
 
 def main() -> None:

@@ -14,30 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from search_airbench import HIDDEN, THREES, configuration, end_to_end, local
+from search_airbench import configuration, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.schedules import Schedule
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.evaluation import score, summarise
 from trifecta.training.views import VIEWS
 
 THRESHOLDS = (0.8, 0.85, 0.9, 0.92, 0.93, 0.94)
+TWO_MODULES = Schedule(size=3)
 ROWS: dict[str, dict[str, Any]] = {
     "backprop, 10 epochs": end_to_end(),
-    "backprop, 16 epochs": end_to_end(epochs=16),
-    "backprop, 40 epochs": end_to_end(epochs=40),
-    "superfecta, 10 epochs": local(epochs=10),
     "superfecta, 16 epochs": local(),
-    "superfecta, 40 epochs": local(epochs=40),
-    "superfecta, overlapping threes, 16 epochs": local(schedule=THREES),
-    "superfecta, overlapping threes, 40 epochs": local(schedule=THREES, epochs=40),
-    "superfecta, twice the width, 40 epochs": local(epochs=40, width=2.0),
-    "superfecta, overlapping threes, twice the width, 40 epochs": local(
-        schedule=THREES, epochs=40, width=2.0
+    "superfecta, two modules, 16 epochs": local(schedule=TWO_MODULES),
+    "superfecta, twice the width, 25 epochs": local(epochs=25, width=2.0),
+    "superfecta, two modules, twice the width, 25 epochs": local(
+        schedule=TWO_MODULES, epochs=25, width=2.0
     ),
-    "backprop, the same classifier, twice the width, 40 epochs": end_to_end(
-        objective=HIDDEN, epochs=40, width=2.0
-    ),
+    "backprop, twice the width, 25 epochs": end_to_end(epochs=25, width=2.0),
 }
 
 

@@ -70,12 +70,14 @@ def _fused_blocks(
     """Return the window's blocks for a fused pass over ``x``; None for a plain one."""
     if fused is False or network.method.schedule.deep_supervision or network.is_compiled:
         return None
-    if fused is None and x.device.type != "cpu":
-        return None
     if network.reads != "output" or network.renews_pairs:
         return None
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
-    if blocks is None or fused or network.head(window.last).skips_samples:
+    if blocks is None or fused:
+        return blocks
+    if x.device.type != "cpu":
+        return None
+    if network.head(window.last).skips_samples:
         return blocks
     least = LEAST_FUSED_BYTES // (SINGLE_BLOCK_DIVISOR if len(blocks) == 1 else 1)
     is_faster = all(block.linear.is_faster_fused for block in blocks)
