@@ -8,17 +8,12 @@ appended to a result file; variants that it has are not run again. The test spli
     python benchmarks/search_airbench.py FOLDER RESULTS.jsonl [PATTERN …]
 """
 
-import argparse
-import json
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from conditions import conditions
+from searching import search
 from trifecta.data import Augmentation, DataConfig
 from trifecta.losses import Combined, CrossEntropy, Similarity, SupervisedContrastive
 from trifecta.losses.convolutional import AuxiliaryCrossEntropy
@@ -26,7 +21,7 @@ from trifecta.losses.head import Objective
 from trifecta.methods import backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
-from trifecta.training import RunConfig, Trainer
+from trifecta.training import RunConfig
 
 AUGMENTATION = Augmentation(crop_padding=2, flip=True, alternating=True)
 HIDDEN = CrossEntropy(pool=4, hidden=512, smoothing=0.2)
@@ -119,56 +114,16 @@ THIRD: dict[str, dict[str, Any]] = {
 VARIANTS = FIRST | SECOND | THIRD
 
 
-def configuration(folder: Path, variant: dict[str, Any]) -> RunConfig:
-    """The run of one variant."""
+def configured(folder: Path, variant: dict[str, Any]) -> RunConfig:
+    """The run of a variant's settings."""
     usual: dict[str, Any] = {"batch_size": 1000, "augmentation": AUGMENTATION, "precision": "bf16"}
-    settings = usual | variant
-    return RunConfig(data=DataConfig(source=str(folder)), network="airbench", **settings)
+    return RunConfig(data=DataConfig(source=str(folder)), network="airbench", **(usual | variant))
 
 
-def measure(config: RunConfig) -> dict[str, Any]:
-    """Validation accuracy after every epoch, and of every block and read-out at the end."""
-    trainer = Trainer(config)
-    trainer.fit()
-    assert trainer.data.validation is not None
-    return {
-        "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
-        "block_accuracy": trainer.history[-1]["block_accuracy"],
-        "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
-        **conditions(trainer),
-    }
-
-
-def make(folder: Path, results: Path, name: str) -> None:
-    """Run a variant that the result file lacks, and append it."""
-    lines = results.read_text().splitlines() if results.exists() else []
-    if name in {json.loads(line)["variant"] for line in lines}:
-        return
-    measured = measure(configuration(folder, VARIANTS[name]))
-    command = f"python benchmarks/search_airbench.py FOLDER RESULTS.jsonl '{name}'"
-    row = {"command": command, "variant": name, **measured}
-    with results.open("a") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{name}: {row['validation_accuracy'][-1]:.2%}", flush=True)
-
-
-def main() -> None:
-    """Read the arguments, run what is missing, append; several of these at once share the work."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("patterns", nargs="*", default=["*"])
-    options = parser.parse_args()
-    for name in VARIANTS:
-        if not any(fnmatchcase(name, pattern) for pattern in options.patterns):
-            continue
-        lock = FileLock(f"{options.results}.{name.replace(' ', '-')}.lock")
-        try:
-            with lock.acquire(timeout=0):
-                make(options.folder, options.results, name)
-        except Timeout:
-            continue
+def configuration(folder: Path, name: str) -> RunConfig:
+    """The run of one variant."""
+    return configured(folder, VARIANTS[name])
 
 
 if __name__ == "__main__":
-    main()
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)

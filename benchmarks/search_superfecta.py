@@ -5,22 +5,19 @@ not run again. The first trains *small* at an eighth of its width without augmen
 variants for 5 epochs and all others for 4, about what takes the same time; the second at a quarter of the
 width for 4 epochs with crops and flips. The test split is not read.
 
-    python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl [VARIANT …]
+    python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl [PATTERN …]
 """
 
-import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from conditions import conditions
+from searching import search
 from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
-from trifecta.training import RunConfig, Trainer
+from trifecta.training import RunConfig
 
 RAW, NORMALIZED = CrossEntropy(pool=4), CrossEntropy(pool=4, normalized=True)
 
@@ -100,36 +97,5 @@ def configuration(folder: Path, name: str) -> RunConfig:
     return RunConfig(data=data, method=method, width=0.125, epochs=5 if longer else 4)
 
 
-def measure(config: RunConfig) -> dict[str, Any]:
-    """Validation accuracy after every epoch, and of every block and read-out at the end."""
-    trainer = Trainer(config)
-    trainer.fit()
-    assert trainer.data.validation is not None
-    return {
-        "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
-        "block_accuracy": trainer.history[-1]["block_accuracy"],
-        "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
-        **conditions(trainer),
-    }
-
-
-def main() -> None:
-    """Read the arguments, run what is missing, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("variants", nargs="*", default=list(VARIANTS))
-    options = parser.parse_args()
-    lines = options.results.read_text().splitlines() if options.results.exists() else []
-    done = {json.loads(line)["variant"] for line in lines}
-    for name in options.variants:
-        if name not in done:
-            command = f"python benchmarks/search_superfecta.py FOLDER RESULTS.jsonl '{name}'"
-            measured = measure(configuration(options.folder, name))
-            row = {"command": command, "variant": name, **measured}
-            with options.results.open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 if __name__ == "__main__":
-    main()
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from search_airbench import configuration, end_to_end, local
+from search_airbench import configured, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.schedules import Schedule
@@ -84,13 +84,13 @@ def main() -> None:
     data = load_data(DataConfig(source=str(options.folder)))
     for name in options.rows:
         # The first steps of a process set things up, which is no part of learning.
-        Trainer(replace(configuration(options.folder, ROWS[name]), epochs=1), data=data).fit()
+        Trainer(replace(configured(options.folder, ROWS[name]), epochs=1), data=data).fit()
     for seed in range(options.seeds):
         for name in options.rows:
             lines = options.results.read_text().splitlines() if options.results.exists() else []
             if (name, seed) in {(row["row"], row["seed"]) for row in map(json.loads, lines)}:
                 continue
-            config = replace(configuration(options.folder, ROWS[name]), seed=seed)
+            config = replace(configured(options.folder, ROWS[name]), seed=seed)
             command = (
                 f"python benchmarks/time_to_accuracy.py FOLDER RESULTS.jsonl --seeds {seed + 1} '{name}'"
             )

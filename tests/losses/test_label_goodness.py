@@ -9,7 +9,9 @@ from torch.autograd import gradcheck
 from trifecta._utils import chunks
 from trifecta.losses import LabelGoodness
 from trifecta.losses.functional import symmetric_loss
+from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.label_goodness import label_goodness
+from trifecta.nn.pooling import patch_means
 
 CLASSES = 3
 
@@ -76,6 +78,17 @@ def test_half_precision_is_reduced_in_float32() -> None:
     torch.testing.assert_close(scores, head.scores(r.float()))
 
 
-def test_alpha_must_be_positive() -> None:
+def test_means_of_patches_stand_in_for_the_features() -> None:
+    head = LabelGoodness(pool=2).head((4, 6, 6), CLASSES).double()
+    r = response((4, 6, 6))
+    assert head.reads_patch_means == 2
+    none = torch.empty(0)
+    sums = ChannelSums(sums=none, squares=none, positions=36, patch_means=patch_means(r, 2))
+    assert torch.equal(head.scores(sums), head.scores(r))
+
+
+def test_settings_that_no_head_has_are_refused() -> None:
     with pytest.raises(ValueError, match="alpha is a number from 1e-09"):
         LabelGoodness(alpha=0.0)
+    with pytest.raises(ValueError, match=r"^label goodness reads output or response: received 'input'$"):
+        LabelGoodness(reads="input")

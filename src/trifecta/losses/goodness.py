@@ -30,6 +30,8 @@ class ChannelSums(NamedTuple):
     patch_means: Tensor | None = None
 
 
+# The strongest activations, one in so many, are the top.
+TOP_ONE_IN = 50
 # (N, …) → (N,). One of the table below may be given :class:`ChannelSums` in place of activations.
 Goodness = Callable[[Any], Tensor]
 # (N, C, …), (C, K) bool → (N, K), likewise.
@@ -62,6 +64,17 @@ def mean(activations: Tensor | ChannelSums) -> Tensor:
     if isinstance(activations, ChannelSums):
         return activations.sums.mean(1) / activations.positions
     return _wide(activations).mean(_but_first(activations))
+
+
+def top_mean_square(activations: Tensor) -> Tensor:
+    """Mean of the squares of the strongest activations, one in fifty, (N, …) → (N,).
+
+    Source: the idea of *Sparse Goodness* (arXiv 2604.13081, 2026), of which the abstract was at hand; the
+    share is ours.
+    """
+    features = _wide(activations).flatten(1)
+    strongest, _ = features.topk(max(1, features.shape[1] // TOP_ONE_IN), dim=1, sorted=False)
+    return strongest.square().mean(1)
 
 
 def group_mean_square(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
@@ -121,7 +134,12 @@ def _wide(activations: Tensor) -> Tensor:
     return activations.float() if half else activations
 
 
-GOODNESS: dict[str, Goodness] = {"mean-square": mean_square, "sum-square": sum_square, "mean": mean}
+GOODNESS: dict[str, Goodness] = {
+    "mean-square": mean_square,
+    "sum-square": sum_square,
+    "mean": mean,
+    "top-k": top_mean_square,
+}
 GROUP_GOODNESS: dict[str, GroupGoodness] = {
     "mean-square": group_mean_square,
     "mean": group_mean,
@@ -129,5 +147,5 @@ GROUP_GOODNESS: dict[str, GroupGoodness] = {
 
 
 def reads_channel_sums(goodness: Goodness | GroupGoodness) -> bool:
-    """Whether :class:`ChannelSums` will do in place of activations: for the functions of this module."""
-    return any(goodness is known for known in (*GOODNESS.values(), *GROUP_GOODNESS.values()))
+    """Whether :class:`ChannelSums` will do in place of activations."""
+    return goodness in (mean_square, sum_square, mean, *GROUP_GOODNESS.values())

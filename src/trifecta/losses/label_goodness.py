@@ -1,9 +1,9 @@
 """Goodness of every label at once, in one pass without negatives.
 
-The label enters a block behind its weights, as a learned shift of each channel, and only there: what goes
-on to the next block knows no label, so that one pass trains and one pass predicts.
+The label enters beside a block, as a learned shift of what it computed, and only there: what goes on to the
+next block knows no label, so that one pass trains and one pass predicts.
 
-Shapes: N samples, K classes; a block's response before its activation (N, C, …) or (N, C).
+Shapes: N samples, K classes; a block's features (N, C, …) or (N, C).
 """
 
 import math
@@ -16,18 +16,21 @@ from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta._utils.chunks import chunk_rows
+from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Head, Objective, at_least_float32
-from trifecta.nn.pooling import patch_means
+from trifecta.nn.pooling import divides, patch_means
 from trifecta.nn.shapes import FeatureShape
 
+READS = ("output", "response")
 
-def label_goodness(response: Tensor, shifts: Tensor) -> Tensor:
-    """Goodness of each label, (N, C, …), (K, C) → (N, K): ``mean_i relu(response_i + shifts_k)²``.
 
-    The mean is over channels and positions. Kept for the backward pass is the response alone, not one map
+def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:
+    """Goodness of each label, (N, C, …), (K, C) → (N, K): ``mean_i relu(features_i + shifts_k)²``.
+
+    The mean is over channels and positions. The features alone are kept for the backward pass, not one map
     for each label.
     """
-    goodness: Tensor = _LabelGoodness.apply(response, shifts)  # type: ignore[no-untyped-call]
+    goodness: Tensor = _LabelGoodness.apply(features, shifts)  # type: ignore[no-untyped-call]
     return goodness
 
 
@@ -35,57 +38,59 @@ class _LabelGoodness(torch.autograd.Function):
     """Pieces of the batch that stay in cache, one label after the other."""
 
     @staticmethod
-    def forward(ctx: Any, response: Tensor, shifts: Tensor) -> Tensor:
-        ctx.save_for_backward(response, shifts)
-        goodness = response.new_empty(len(response), len(shifts))
-        features = tuple(range(1, response.ndim))
-        for rows in _pieces(response):
-            piece = response[rows]
+    def forward(ctx: Any, features: Tensor, shifts: Tensor) -> Tensor:
+        ctx.save_for_backward(features, shifts)
+        goodness = features.new_empty(len(features), len(shifts))
+        but_samples = tuple(range(1, features.ndim))
+        for rows in _pieces(features):
+            piece = features[rows]
             buffer = torch.empty_like(piece)
-            for k, shift in enumerate(_as_maps(shifts, response)):
+            for k, shift in enumerate(_as_maps(shifts, features)):
                 torch.add(piece, shift, out=buffer).relu_()
-                goodness[rows, k] = torch.linalg.vector_norm(buffer, dim=features)
-        return goodness.square_().div_(response[0].numel())
+                goodness[rows, k] = torch.linalg.vector_norm(buffer, dim=but_samples)
+        return goodness.square_().div_(features[0].numel())
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        response, shifts = ctx.saved_tensors
-        # d goodness_k / d response_i = 2 · relu(response_i + shifts_k) / number of i
-        factors = gradients[0] * (2 / response[0].numel())
-        by_response, by_shifts = torch.zeros_like(response), torch.zeros_like(shifts)
-        all_but_channels = (0, *range(2, response.ndim))
-        for rows in _pieces(response):
-            piece, total = response[rows], by_response[rows]
+        features, shifts = ctx.saved_tensors
+        # d goodness_k / d features_i = 2 · relu(features_i + shifts_k) / number of i
+        factors = gradients[0] * (2 / features[0].numel())
+        by_features, by_shifts = torch.zeros_like(features), torch.zeros_like(shifts)
+        all_but_channels = (0, *range(2, features.ndim))
+        for rows in _pieces(features):
+            piece, total = features[rows], by_features[rows]
             buffer = torch.empty_like(piece)
-            for k, shift in enumerate(_as_maps(shifts, response)):
+            for k, shift in enumerate(_as_maps(shifts, features)):
                 torch.add(piece, shift, out=buffer).relu_()
-                buffer.mul_(factors[rows, k].view(-1, *[1] * (response.ndim - 1)))
+                buffer.mul_(factors[rows, k].view(-1, *[1] * (features.ndim - 1)))
                 total.add_(buffer)
                 by_shifts[k] += buffer.sum(all_but_channels)
-        return by_response, by_shifts
+        return by_features, by_shifts
 
 
-def _pieces(response: Tensor) -> list[slice]:
-    return chunk_rows(len(response), 2 * response[0].numel() * response.itemsize, response.device)
+def _pieces(features: Tensor) -> list[slice]:
+    return chunk_rows(len(features), 2 * features[0].numel() * features.itemsize, features.device)
 
 
-def _as_maps(shifts: Tensor, response: Tensor) -> Tensor:
-    return shifts.view(*shifts.shape, *[1] * (response.ndim - 2))
+def _as_maps(shifts: Tensor, features: Tensor) -> Tensor:
+    return shifts.view(*shifts.shape, *[1] * (features.ndim - 2))
 
 
 class LabelGoodnessHead(Head):
     """Cross-entropy over ``alpha`` times the goodness of each label: :func:`label_goodness`.
 
-    Of the means of the response in P×P patches, with a shift for each channel and patch; or of the response
-    itself, with one for each channel, where ``pool`` is 0.
+    Of the means of P×P patches, with a shift for each channel and patch; or of every position, with one for
+    each channel, where ``pool`` is 0.
     """
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, alpha: float, pool: int) -> None:
         super().__init__()
-        positions = len(feature_shape) - 1
+        positions = feature_shape[1:]
         self.alpha, self.pool = alpha, pool if positions else 0
-        features = feature_shape[0] * max(1, self.pool) ** positions
+        if self.pool > 1 and len(positions) == 2 and divides(self.pool, positions):
+            self.reads_patch_means = self.pool
+        features = feature_shape[0] * max(1, self.pool) ** len(positions)
         self.shifts = nn.Parameter(torch.empty(num_classes, features))
         self.reset_parameters()
 
@@ -93,13 +98,16 @@ class LabelGoodnessHead(Head):
         """Small shifts: labels differ little at first."""
         nn.init.normal_(self.shifts, std=0.1)
 
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
         """(B, …), (B,) → ()."""
         return F.cross_entropy(self.scores(features), labels)
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """(N, …) → (N, K)."""
-        if self.pool:
+        if isinstance(features, ChannelSums):
+            assert features.patch_means is not None
+            features = features.patch_means
+        elif self.pool:
             features = patch_means(features, self.pool)
         with torch.autocast(features.device.type, enabled=False):
             wide = at_least_float32(features)
@@ -114,18 +122,21 @@ class LabelGoodness(Objective):
 
     Attributes:
         alpha: what a goodness is multiplied by, as in :class:`trifecta.losses.Symmetric`.
-        pool: goodness of the response's means in P×P patches; 0 for the response as it is.
+        pool: goodness of the means of P×P patches; 0 for that of every position.
+        reads: ``output`` or ``response``: behind the block's activation and pool, or before both.
     """
 
     kind: ClassVar[str] = "label-goodness"
-    reads: ClassVar[str] = "response"
-    alpha: float = 16.0
+    alpha: float = 128.0
     pool: int = 4
+    reads: str = "output"
 
     def __post_init__(self) -> None:
         """Reject what no head can have."""
         require_ranges(self, alpha=(1e-9, math.inf), pool=(0, MOST_UNITS))
+        if self.reads not in READS:
+            raise ValueError(f"label goodness reads {' or '.join(READS)}: received '{self.reads}'")
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose response is ``(N, *feature_shape)``."""
+        """Build the head for a block that shows it ``(N, *feature_shape)``."""
         return LabelGoodnessHead(feature_shape, num_classes, alpha=self.alpha, pool=self.pool)

@@ -25,11 +25,13 @@ from trifecta.methods.rec_lra import rec_lra
 from trifecta.methods.scff import scff
 from trifecta.methods.superfecta import superfecta
 from trifecta.methods.symba import symba
+from trifecta.methods.tierce import tierce
 from trifecta.methods.trifecta import trifecta
 
 METHODS: dict[str, Callable[[], Method]] = {
     "superfecta": superfecta,
     "trifecta": trifecta,
+    "tierce": tierce,
     "ff": ff,
     "symba": symba,
     "class-groups": class_groups,
@@ -107,5 +109,6 @@ __all__ = [
     "sim",
     "superfecta",
     "symba",
+    "tierce",
     "trifecta",
 ]

@@ -1,0 +1,69 @@
+"""What the searches share: variants on validation images, a line each in a result file."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from conditions import conditions
+from trifecta.training import RunConfig, Trainer
+
+Configure = Callable[[Path, str], RunConfig]
+
+
+def search(script: str, description: str, variants: Iterable[str], configure: Configure) -> None:
+    """Read the arguments, run the variants that the result file lacks, append a line for each.
+
+    Several of these at once share the work.
+
+    Args:
+        script: its file.
+        description: of the command.
+        variants: their names.
+        configure: returns a variant's run on the data in a folder.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("patterns", nargs="*", default=["*"])
+    options = parser.parse_args()
+    for name in variants:
+        if not any(fnmatchcase(name, pattern) for pattern in options.patterns):
+            continue
+        lock = FileLock(f"{options.results}.{name.replace(' ', '-')}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                if name not in _done(options.results):
+                    command = f"python benchmarks/{Path(script).name} FOLDER RESULTS.jsonl '{name}'"
+                    _append(options.results, command, name, measure(configure(options.folder, name)))
+        except Timeout:
+            continue
+
+
+def measure(config: RunConfig) -> dict[str, Any]:
+    """Validation accuracy after every epoch, and of every block and read-out at the end."""
+    trainer = Trainer(config)
+    trainer.fit()
+    assert trainer.data.validation is not None
+    return {
+        "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
+        "block_accuracy": trainer.history[-1]["block_accuracy"],
+        "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
+        **conditions(trainer),
+    }
+
+
+def _done(results: Path) -> set[str]:
+    lines = results.read_text().splitlines() if results.exists() else []
+    return {json.loads(line)["variant"] for line in lines}
+
+
+def _append(results: Path, command: str, name: str, measured: dict[str, Any]) -> None:
+    row = {"command": command, "variant": name, **measured}
+    with results.open("a") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    print(f"{name}: {row['validation_accuracy'][-1]:.2%}", flush=True)
