@@ -10,6 +10,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from render_experiments import (
 )
 from render_overview import draw_overview
 from render_soak import soak
+from render_trunk import trunk_search, trunk_times
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -64,10 +66,20 @@ def made_with(rows: list[Row]) -> str:
     return "".join(f"\n{made}; {', '.join(sorted(days))}.\n" for made, days in sorted(dates.items()))
 
 
-def benchmark(what: str, *, only: Callable[[Row], bool] = lambda row: True) -> str:
-    """Every report that `trifecta bench` left: its table, and what it was measured on."""
+def benchmark(
+    what: str,
+    *,
+    only: Callable[[Row], bool] = lambda row: True,
+    about: Callable[[Row], bool] = lambda row: True,
+) -> str:
+    """Every report that `trifecta bench` left: its table, and what it was measured on.
+
+    Of each the rows that ``only`` keeps, and of the reports those that have a row to be ``about``.
+    """
     parts = []
     for report in rows_of(what):
+        if not any(about(row) for row in report["rows"]):
+            continue
         report["rows"] = [row for row in report["rows"] if only(row)]
         if report["rows"]:
             parts.append(f"{table(*bench_table(report))}\n{measured_on(report)}.\n")
@@ -82,6 +94,15 @@ def is_kept(row: Row) -> bool:
 def is_basis(row: Row) -> bool:
     """Whether a row is what those that were left out must beat."""
     return row["name"] in ("trifecta", "class-groups", "backprop")
+
+
+def left_out(what: str) -> str:
+    """What was measured and left out, beside what it had to beat."""
+    return benchmark(
+        what,
+        only=lambda row: not is_kept(row) or is_basis(row),
+        about=lambda row: not is_kept(row),
+    )
 
 
 def settled_accuracy() -> str:
@@ -201,11 +222,19 @@ def own_memory() -> str:
     return table(["", *(f"batch {size}" for size in sizes)], body) + made_with(rows)
 
 
+def searched_trunk(rounds: str) -> str:
+    """One round of the search on the fast trunk."""
+    rows = rows_of("search-airbench")
+    return table(*trunk_search(rows, rounds)) + made_with(rows)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
+    **{f"trunk-search-{rounds}": partial(searched_trunk, rounds) for rounds in ("1", "2", "3")},
+    "trunk-times": lambda: table(*trunk_times(rows_of("times"))) + made_with(rows_of("times")),
     "deviations": deviations,
     "speed": lambda: benchmark("speed", only=is_kept),
-    "left-out-speed": lambda: benchmark("speed", only=lambda row: not is_kept(row) or is_basis(row)),
-    "left-out-memory": lambda: benchmark("memory", only=lambda row: not is_kept(row) or is_basis(row)),
+    "left-out-speed": lambda: left_out("speed"),
+    "left-out-memory": lambda: left_out("memory"),
     "inference": lambda: benchmark("inference"),
     "memory": lambda: benchmark("memory", only=is_kept),
     "settled": lambda: benchmark("settled"),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from searching import search
-from trifecta.data import Augmentation, DataConfig
+from trifecta.data import DataConfig
+from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
 from trifecta.losses import Combined, CrossEntropy, Similarity, SupervisedContrastive
 from trifecta.losses.convolutional import AuxiliaryCrossEntropy
 from trifecta.losses.head import Objective
@@ -23,8 +24,7 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
 
-AUGMENTATION = Augmentation(crop_padding=2, flip=True, alternating=True)
-HIDDEN = CrossEntropy(pool=4, hidden=512, smoothing=0.2)
+HIDDEN = CLASSIFIER
 NARROW = replace(HIDDEN, hidden=256)
 PAIRS, THREES = Schedule(size=2, overlapping=True), Schedule(size=3, overlapping=True)
 
@@ -34,12 +34,13 @@ def muon(rate: float, **arguments: Any) -> OptimizerConfig:
     return OptimizerConfig(algorithm="muon", learning_rate=rate, decay="linear", arguments=arguments)
 
 
-def keeping_norm(rate: float = 0.025, momentum: float = 0.6, adam_scale: float = 0.1) -> OptimizerConfig:
-    """Muon that keeps the norm of its matrices; as chosen in the second round where nothing is said."""
+def keeping_norm(rate: float, momentum: float, adam_scale: float) -> OptimizerConfig:
+    """Muon that keeps the norm of its matrices."""
     return muon(rate, momentum=momentum, normalized=True, adam_scale=adam_scale)
 
 
-CHOSEN = keeping_norm()
+# The best of the second round for backprop.
+CHOSEN = OPTIMIZER
 
 
 def end_to_end(

@@ -8,6 +8,7 @@ from trifecta._utils.names import lookup
 from trifecta.experiments.recipes.ablation import FACTORS, grid_recipes
 from trifecta.experiments.recipes.data_sets import DATA_SETS
 from trifecta.experiments.recipes.factors import batch_size_recipes, factor_recipes
+from trifecta.experiments.recipes.fast import fast_recipes
 from trifecta.experiments.recipes.paper import paper_recipes
 from trifecta.experiments.recipes.recipe import Recipe, data_of
 from trifecta.experiments.recipes.superfecta import longer_recipes, superfecta_recipes
@@ -72,7 +73,13 @@ def _tables() -> list[ResultTable]:
         recipes=longer_recipes("small", "cifar10"),
         budget="cpu",
     )
-    return [*by_data, *grids, *factors, ours, longer]
+    fast = ResultTable(
+        name="fast",
+        title="Local learning on the trunk of the fast recipe: airbench, cifar10",
+        recipes=fast_recipes("cifar10"),
+        budget="full",
+    )
+    return [*by_data, *grids, *factors, ours, longer, fast]
 
 
 def _grid(network: str, data: str) -> ResultTable:

@@ -1,0 +1,49 @@
+"""Tables about the fast trunk: what was tried on it, and how long it takes to an accuracy."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Row = dict[str, Any]
+Cells = tuple[list[str], list[list[str]]]
+THRESHOLDS = ("0.85", "0.9", "0.92", "0.93", "0.94")
+
+
+def trunk_search(rows: Sequence[Row], rounds: str) -> Cells:
+    """Validation accuracy of the variants whose names begin with ``2:`` and the like; ``1:`` have none."""
+    body = []
+    for row in rows:
+        number, _, name = row["variant"].rpartition(": ")
+        if (number or "1") == rounds:
+            fused = row["readout_accuracy"]
+            accuracies = [f"{100 * fused[readout]:.1f}%" for readout in ("last", "all-but-first")]
+            body.append([name, str(row["settings"]["epochs"]), *accuracies])
+    return ["", "epochs", "last block", "all but the first"], body
+
+
+def trunk_times(rows: Sequence[Row]) -> Cells:
+    """Seconds to each threshold, then test accuracy by the views that are averaged; a row for each row."""
+    body = []
+    for name in dict.fromkeys(row["row"] for row in rows):
+        runs = [row for row in rows if row["row"] == name]
+        reached = [_reached(runs, threshold) for threshold in THRESHOLDS]
+        tests = [
+            _spread([100 * run["test_accuracy"][view] for run in runs]) for view in ("none", "flip-shift")
+        ]
+        parameters = f"{runs[0]['parameters'] / 1e6:.1f} M"
+        body.append([name, runs[0]["locality"], parameters, *reached, *tests, str(len(runs))])
+    percents = [f"s to {100 * float(threshold):.0f}%" for threshold in THRESHOLDS]
+    return ["", "crosses a block", "parameters", *percents, "test", "test, views averaged", "n"], body
+
+
+def _reached(runs: Sequence[Row], threshold: str) -> str:
+    """Mean seconds of the runs, where all of them reached it; else how many did."""
+    seconds = [run["reached"][threshold]["seconds"] for run in runs if threshold in run["reached"]]
+    if len(seconds) < len(runs):
+        return f"{len(seconds)} of {len(runs)} runs" if seconds else "–"
+    return _spread(seconds, digits=1)
+
+
+def _spread(values: Sequence[float], *, digits: int = 2) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
