@@ -70,16 +70,14 @@ def benchmark(
     what: str,
     *,
     only: Callable[[Row], bool] = lambda row: True,
-    about: Callable[[Row], bool] = lambda row: True,
+    where: Callable[[Row], bool] = lambda report: True,
 ) -> str:
-    """Every report that `trifecta bench` left: its table, and what it was measured on.
+    """Reports that `trifecta bench` left: their tables, and what they were measured on.
 
-    Of each the rows that ``only`` keeps, and of the reports those that have a row to be ``about``.
+    Those ``where`` it holds, and of each the rows that ``only`` keeps.
     """
     parts = []
-    for report in rows_of(what):
-        if not any(about(row) for row in report["rows"]):
-            continue
+    for report in filter(where, rows_of(what)):
         report["rows"] = [row for row in report["rows"] if only(row)]
         if report["rows"]:
             parts.append(f"{table(*bench_table(report))}\n{measured_on(report)}.\n")
@@ -89,6 +87,11 @@ def benchmark(
 def is_kept(row: Row) -> bool:
     """Whether a row is of something that is still in the library."""
     return not row["name"].endswith(("-recompute", "-compiled"))
+
+
+def is_on_cpu(report: Row) -> bool:
+    """Whether a report was measured on a CPU."""
+    return str(report["device"]).startswith("cpu")
 
 
 def is_basis(row: Row) -> bool:
@@ -101,7 +104,7 @@ def left_out(what: str) -> str:
     return benchmark(
         what,
         only=lambda row: not is_kept(row) or is_basis(row),
-        about=lambda row: not is_kept(row),
+        where=lambda report: not all(map(is_kept, report["rows"])),
     )
 
 
@@ -232,11 +235,13 @@ FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{rounds}": partial(searched_trunk, rounds) for rounds in ("1", "2", "3")},
     "trunk-times": lambda: table(*trunk_times(rows_of("times"))) + made_with(rows_of("times")),
     "deviations": deviations,
-    "speed": lambda: benchmark("speed", only=is_kept),
+    "speed": lambda: benchmark("speed", only=is_kept, where=is_on_cpu),
+    "speed-gpu": lambda: benchmark("speed", where=lambda report: not is_on_cpu(report)),
     "left-out-speed": lambda: left_out("speed"),
     "left-out-memory": lambda: left_out("memory"),
     "inference": lambda: benchmark("inference"),
-    "memory": lambda: benchmark("memory", only=is_kept),
+    "memory": lambda: benchmark("memory", only=is_kept, where=is_on_cpu),
+    "memory-gpu": lambda: benchmark("memory", where=lambda report: not is_on_cpu(report)),
     "settled": lambda: benchmark("settled"),
     "accuracy": lambda: benchmark("accuracy"),
     "settled-accuracy": settled_accuracy,

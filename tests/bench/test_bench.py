@@ -149,8 +149,10 @@ def test_the_plain_published_rule_moves_weights_as_the_library_does(
         torch.testing.assert_close(plain.predict(images), plain.network.eval()(images))
 
 
-def test_checkpointed_backprop_moves_weights_as_backprop_does() -> None:
-    network = network_of("backprop")
+@pytest.mark.parametrize("normalization", ["batch", "class-groups"])
+def test_checkpointed_backprop_moves_weights_as_backprop_does(normalization: str) -> None:
+    # Blocks with a norm by class groups are not fused.
+    network = network_of("backprop", normalization=normalization)
     checkpointed = CheckpointedLearner(copy.deepcopy(network))
     learner = Learner(network)
     for _ in range(3):

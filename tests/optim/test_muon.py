@@ -119,6 +119,34 @@ def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
     assert optimizer.state[members["hidden"]]["step"] == 3
 
 
+def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own() -> None:
+    members = parameters()
+    groups: list[dict[str, Any]] = [
+        {"params": [members["hidden"]], "orthogonalized": True},
+        {"params": [members["classifier"]]},
+    ]
+    optimizer = Muon(groups, lr=0.01, momentum=0.6, normalized=True, adam_scale=0.1)
+    copied, others = copy.deepcopy((optimizer, members))
+    take_steps(optimizer, members, range(3))
+
+    alone = {"classifier": parameters()["classifier"]}
+    take_steps(torch.optim.Adam(alone.values(), lr=0.001, fused=True), alone, range(3))
+    assert torch.equal(members["classifier"], alone["classifier"])
+    assert {group["lr"] for group in optimizer.param_groups} == {0.01}
+
+    weight, momentum = parameters()["hidden"].detach().flatten(1), torch.zeros(4, 27, dtype=torch.float64)
+    for step in range(3):
+        gradient = gradients(step)["hidden"].flatten(1)
+        momentum = 0.6 * momentum + 0.4 * gradient
+        nesterov = 0.4 * gradient + 0.6 * momentum
+        weight = weight * 4**0.5 / weight.norm()
+        weight = weight - 0.01 * 0.2 * 27**0.5 * orthogonalised(nesterov)
+    torch.testing.assert_close(members["hidden"].flatten(1), weight)
+    # A copy has the same settings.
+    take_steps(copied, others, range(3))
+    assert torch.equal(others["hidden"], members["hidden"])
+
+
 def test_a_closure_is_called_before_any_weight_moves() -> None:
     members, expected = parameters(), parameters()
     take_steps(muon_of(expected), expected, range(1))

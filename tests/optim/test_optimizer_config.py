@@ -81,6 +81,19 @@ def test_arguments_are_for_an_optimizer_of_ones_own() -> None:
         OptimizerConfig(algorithm="adm")
 
 
+def test_muon_takes_its_own_arguments() -> None:
+    weight = nn.Parameter(torch.ones(2, 3))
+    config = OptimizerConfig(algorithm="muon", arguments={"momentum": 0.5, "normalized": True})
+    (group,) = config.build([weight], hidden=[weight]).param_groups
+    assert (group["momentum"], group["normalized"], group["adam_scale"]) == (0.5, True, 1.0)
+    with pytest.raises(ValueError, match=r"or muon's momentum, normalized, adam_scale: received betas"):
+        OptimizerConfig(algorithm="muon", arguments={"betas": 0.9})
+    with pytest.raises(
+        ValueError, match=r"^muon's momentum is 0 or more and below 1, and"
+    ):
+        OptimizerConfig(algorithm="muon", arguments={"momentum": 1.0}).build([weight])
+
+
 def test_an_optimizer_is_built_as_it_is_described() -> None:
     weights = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))]
     adam = OptimizerConfig(learning_rate=0.2).build(weights)

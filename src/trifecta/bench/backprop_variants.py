@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trifecta._utils.precision import autocast
@@ -16,7 +16,8 @@ from trifecta.schedules import Window
 class CheckpointedLearner(Learner):
     """Keeps only the ends of √L segments and runs each again for its gradient.
 
-    Each segment is itself a fused window, so that backprop has every economy that local windows have.
+    Each segment is itself a fused window where its blocks allow, so that backprop has every economy that
+    local windows have.
     """
 
     def window_loss(
@@ -29,10 +30,15 @@ class CheckpointedLearner(Learner):
         sums: ChannelSums | None = None
         for start in range(0, len(blocks), size):
             segment = fused_blocks(blocks[start : start + size])
-            assert segment is not None
-            x, sums = checkpoint(run_window, segment, x, use_reentrant=False)
-        assert sums is not None
-        return head.loss(sums if head.reads_channel_sums else x, labels), x
+            if segment is None:
+                # Statistics of the batch are counted twice here, as whenever a graph is run again.
+                x, sums = (
+                    checkpoint(nn.Sequential(*blocks[start : start + size]), x, use_reentrant=False),
+                    None,
+                )
+            else:
+                x, sums = checkpoint(run_window, segment, x, use_reentrant=False)
+        return head.loss(sums if sums is not None and head.reads_channel_sums else x, labels), x
 
 
 class AccumulatedLearner(Learner):
