@@ -88,9 +88,7 @@ def test_muon_takes_its_own_arguments() -> None:
     assert (group["momentum"], group["normalized"], group["adam_scale"]) == (0.5, True, 1.0)
     with pytest.raises(ValueError, match=r"or muon's momentum, normalized, adam_scale: received betas"):
         OptimizerConfig(algorithm="muon", arguments={"betas": 0.9})
-    with pytest.raises(
-        ValueError, match=r"^muon's momentum is 0 or more and below 1, and"
-    ):
+    with pytest.raises(ValueError, match=r"^muon's momentum is 0 or more and below 1, and"):
         OptimizerConfig(algorithm="muon", arguments={"momentum": 1.0}).build([weight])
 
 

@@ -12,7 +12,9 @@ _PATH: click.Path = click.Path(path_type=Path)
 
 @click.command("reproduce")
 @click.argument("table", required=False)
-@click.option("--budget", metavar="NAME", help="quick, grid, cpu or full.  [default: the table's own]")
+@click.option(
+    "--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]"
+)
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="How many.")
 @click.option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as `ff-*`.")
 @click.option(

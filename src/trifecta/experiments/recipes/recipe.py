@@ -18,6 +18,8 @@ class Budget:
         batch_size: images a step.
         augmentation: of the training images.
         compiled: whether to compile blocks, see :class:`trifecta.RunConfig`.
+        validation: the share of the training split that is held out, for a curve over epochs; None for the
+            data's own.
     """
 
     width: float
@@ -25,6 +27,7 @@ class Budget:
     batch_size: int = 128
     augmentation: Augmentation = field(default_factory=Augmentation)
     compiled: bool = False
+    validation: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +73,10 @@ class Recipe:
         """
         name = list(self.budgets)[-1] if budget is None else budget
         size = lookup(self.budgets, name, f"budget of {self.name}")
+        data = data_of(self)
         return replace(
             self.base,
+            data=data if size.validation is None else replace(data, validation=size.validation),
             width=size.width,
             epochs=size.epochs,
             batch_size=size.batch_size,
