@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.references import name_of
+from trifecta.compiled import CompiledParts, compile_parts
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
-from trifecta.losses.head import HeadLoss
 from trifecta.method import Method
 from trifecta.nn.blocks import split_block
 from trifecta.nn.carried import features_of, passed_on
@@ -30,9 +30,6 @@ from trifecta.readout import (
     select_blocks,
     usual_shortlist,
 )
-
-# A block that learns, alone or behind another one in its window, and one that idles.
-COMPILATIONS_PER_BLOCK = 4
 
 
 class LocalNetwork(nn.Module):
@@ -92,8 +89,7 @@ class LocalNetwork(nn.Module):
         self._halves = {k: split_block(block, self.reads) for k, block in enumerate(self.blocks)}
         if front is not None:
             self._halves[0] = front, nn.Identity()
-        self._compiled: dict[int, tuple[Any, Any]] = {}
-        self._compiled_losses: dict[int, Any] = {}
+        self._compiled: CompiledParts | None = None
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         self.layouts, self.feature_shapes, self.carries = self._trace(channels)
@@ -162,37 +158,30 @@ class LocalNetwork(nn.Module):
 
     def pass_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
         """Pass ``x`` through ``block``; return the features that its head reads, and the block's output."""
-        halves = self._compiled if self.training and self.is_compiled else self._halves
-        front, back = halves[block]
+        compiled = self._compiled if self.training else None
+        front, back = (self._halves if compiled is None else compiled.halves)[block]
         seen = front(x)
         return channels_first(features_of(seen), self.layouts[block]), passed_on(back(seen))
 
     def loss(self, block: int, seen: Tensor, labels: Tensor) -> Tensor:
         """Return the local loss of ``block``, (), for the features that its head reads."""
-        if self.is_compiled:
-            compiled: Tensor = self._compiled_losses[block](seen, labels)
-            return compiled
-        return self.head(block).loss(seen, labels)
+        if self._compiled is None:
+            return self.head(block).loss(seen, labels)
+        compiled: Tensor = self._compiled.losses[block](seen, labels)
+        return compiled
 
     @property
     def is_compiled(self) -> bool:
         """Whether :meth:`compile` was called."""
-        return bool(self._compiled)
+        return self._compiled is not None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what training runs, each block and each head's loss, as ``torch.compile`` does.
 
         Predictions run as they did: their batches have other shapes. Arguments are ``torch.compile``'s.
         """
-        # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
-        limits = torch._dynamo.config
-        limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(self.blocks))
-        self._compiled = {
-            k: (torch.compile(front, *args, **kwargs), back) for k, (front, back) in self._halves.items()
-        }
-        self._compiled_losses = {
-            k: torch.compile(HeadLoss(self.head(k)), *args, **kwargs) for k in self.scored_blocks
-        }
+        heads = {k: self.head(k) for k in self.scored_blocks}
+        self._compiled = compile_parts(self._halves, heads, *args, **kwargs)
 
     def renewed(self, block: int, x: Tensor, positives: int, offsets: Tensor | None) -> Tensor:
         """Return the input of ``block`` for the previous one's output (N, …): new pairs, where it has them.

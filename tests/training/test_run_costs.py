@@ -27,7 +27,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("trifecta.training.trainer.time", clock)
+    for module in ("trainer", "epoch_record"):
+        monkeypatch.setattr(f"trifecta.training.{module}.time", clock)
     monkeypatch.setattr("trifecta.training.run.time", clock)
     return clock
 

@@ -3,7 +3,6 @@
 Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format
-from trifecta._utils.precision import autocast, kept_precision, narrow_precision
+from trifecta._utils.precision import autocast, narrow_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.learning.first_input import check_batch, first_input
+from trifecta.learning.learner_state import restore, state_of
 from trifecta.learning.ownership import build_optimizers, owners
 from trifecta.learning.precision_timing import time_precisions
-from trifecta.learning.saved_optimizer import load_optimizer, whole_number
 from trifecta.learning.skipping import KeptBuffers, is_finite
 from trifecta.learning.step import LocalStep
 from trifecta.learning.window_loss import window_loss
@@ -67,7 +66,7 @@ class Learner:
         self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
         self.network, self.generator = network, generator
         self.device = next(p for k in self.blocks for p in network.own_parameters(k)).device
-        self._asked_precision = precision
+        self.asked_precision = precision
         self.precision = narrow_precision(precision, self.device)
         self.on_nan = on_nan
         self.steps = 0
@@ -273,14 +272,7 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the network's weights that the next step depends on."""
-        return {
-            "steps": self.steps,
-            "skipped": sorted(self.skipped),
-            "optimizers": {k: o.state_dict() for k, o in self.optimizers.items()},
-            "generator": None if self.generator is None else self.generator.get_state(),
-            "device": self.device.type,
-            "precision": self.precision,
-        }
+        return state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
@@ -288,19 +280,4 @@ class Learner:
         ``auto`` then is the precision that the state was trained in. A state without ``optimizers`` is for
         those whose optimizers somebody else restores.
         """
-        self.steps = whole_number(state["steps"])
-        self.skipped = {whole_number(step) for step in state["skipped"]}
-        self.precision = kept_precision(self._asked_precision, state["precision"], self.device)
-        if "optimizers" in state:
-            for owner, optimizer in self.optimizers.items():
-                load_optimizer(optimizer, state["optimizers"][owner])
-        if self.generator is None or state["generator"] is None:
-            return
-        if state["device"] == self.device.type:
-            self.generator.set_state(state["generator"].cpu())
-        else:
-            warnings.warn(
-                f"random numbers of {state['device']} do not continue on {self.device.type}: the run goes "
-                "on, with other wrong labels and augmentation than it would have had",
-                stacklevel=2,
-            )
+        restore(self, state)

@@ -46,18 +46,6 @@ class Head(nn.Module, ABC):
         """Pairs: goodness (N,) of the label each sample carries. Others: class scores (N, K)."""
 
 
-class HeadLoss(nn.Module):
-    """A head's loss as a module of its own, which is what ``torch.compile`` and copying understand."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Any, labels: Tensor) -> Tensor:
-        """``head.loss(features, labels)``."""
-        return self.head.loss(features, labels)
-
-
 class Objective(Protocol):
     """Declares a local loss. Inherit from it in a frozen dataclass, or write the same members."""
 

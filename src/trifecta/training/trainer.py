@@ -16,6 +16,7 @@ from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
+from trifecta.training.epoch_record import check_weights, epoch_record, joined_losses
 from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
@@ -254,7 +255,7 @@ class Trainer:
         with self._explained():
             if all(loss is None for loss in losses):
                 raise DivergenceError("every update was skipped, from the first step")
-        record = self._record(losses)
+        record = epoch_record(self, losses)
         self.history.append(record)
         self.stop_after_epoch = self.processes.agreed(self.stop_after_epoch)
         self.position = Position(epoch=self.position.epoch + 1)
@@ -264,42 +265,12 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
 
-    def _record(self, losses: list[float | None]) -> Record:
-        images = self.batches.images_per_epoch
-        record: Record = {
-            "epoch": self.position.epoch + 1,
-            "seconds": self.epoch_seconds,
-            "images_per_second": images / self.epoch_seconds,
-            "loss": losses,
-            "validation_accuracy": None,
-            "block_accuracy": None,
-        }
-        if self.data.validation is not None:
-            began = time.perf_counter()
-            measured = self.evaluate(self.data.validation)
-            record |= {
-                "validation_accuracy": measured.accuracy,
-                "block_accuracy": measured.block_accuracy,
-                "positive_score": _means(measured.positive),
-                "negative_score": _means(measured.negative),
-                "evaluation_seconds": time.perf_counter() - began,
-            }
-        return record
-
     def _check_finite(self) -> list[float | None]:
         """Return each block's mean loss, if all losses and weights are numbers."""
         with self._explained():
-            losses = self._merged(self.meter.means())
-            for name, parameter in self.network.named_parameters():
-                if not (parameter.is_meta or bool(parameter.isfinite().all())):
-                    raise DivergenceError(f"a weight is not finite: {name}, at the end")
+            losses = joined_losses(self.processes, self.meter.means(), self.device)
+            check_weights(self.network)
         return losses
-
-    def _merged(self, losses: list[float | None]) -> list[float | None]:
-        """Join the losses of the blocks that this process holds with those of the others."""
-        given = torch.tensor([[0.0 if loss is None else loss, float(loss is not None)] for loss in losses])
-        values, are_given = self.processes.total(given.double().to(self.device)).T.tolist()
-        return [value if is_given else None for value, is_given in zip(values, are_given, strict=True)]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -334,9 +305,3 @@ class Trainer:
             self.written.write_checkpoint(state)
             self.written.write_history(self.history)
             self.written.write_model(self.network)
-
-
-def _means(scores: list[Tensor | None]) -> list[float | None]:
-    """Mean score a block, of the samples whose label was not left out."""
-    finite = [None if s is None else s[s.isfinite()] for s in scores]
-    return [None if s is None or not len(s) else s.mean().item() for s in finite]
