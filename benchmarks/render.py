@@ -151,9 +151,9 @@ def many_classes() -> str:
     return table(head, body) + made_with(rows) if body else "Not measured.\n"
 
 
-def search(*, width: float) -> str:
-    """Validation accuracy of what was tried on the way to superfecta, in the round of one width."""
-    body, rows = [], [row for row in rows_of("search") if row["settings"]["width"] == width]
+def search(what: str, *, width: float) -> str:
+    """Validation accuracy of what was tried, in the round of one width."""
+    body, rows = [], [row for row in rows_of(what) if row["settings"]["width"] == width]
     for row in rows:
         epochs = " ".join(f"{100 * value:.1f}" for value in row["validation_accuracy"])
         fused = row["readout_accuracy"]
@@ -262,8 +262,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "superfecta": lambda: readouts("superfecta"),
     "superfecta-cpu": lambda: side_by_side("superfecta", "cpu"),
     "superfecta-longer": lambda: side_by_side("superfecta-longer", "cpu"),
-    "search": lambda: search(width=0.125),
-    "search-hidden": lambda: search(width=0.25),
+    "search": lambda: search("search", width=0.125),
+    "search-hidden": lambda: search("search", width=0.25),
+    "search-tierce": lambda: search("search-tierce", width=0.125),
     "compared-speed": lambda: benchmark("compared-speed"),
     "compared-memory": lambda: benchmark("compared-memory"),
     "own-networks": own_networks,

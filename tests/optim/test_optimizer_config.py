@@ -86,9 +86,11 @@ def test_muon_takes_its_own_arguments() -> None:
     config = OptimizerConfig(algorithm="muon", arguments={"momentum": 0.5, "normalized": True})
     (group,) = config.build([weight], hidden=[weight]).param_groups
     assert (group["momentum"], group["normalized"], group["adam_scale"]) == (0.5, True, 1.0)
-    with pytest.raises(ValueError, match=r"or muon's momentum, normalized, adam_scale: received betas"):
+    with pytest.raises(
+        ValueError, match=r"or muon's momentum, normalized, adam_scale, rounds: received betas"
+    ):
         OptimizerConfig(algorithm="muon", arguments={"betas": 0.9})
-    with pytest.raises(ValueError, match=r"^muon's momentum is 0 or more and below 1, and"):
+    with pytest.raises(ValueError, match=r"^muon's momentum is 0 or more and below 1, adam_scale"):
         OptimizerConfig(algorithm="muon", arguments={"momentum": 1.0}).build([weight])
 
 

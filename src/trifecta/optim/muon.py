@@ -15,8 +15,9 @@ from torch.optim.optimizer import ParamsT
 MOMENTUM = 0.95
 # Root mean square of an update's entries, that of Adam's usual step: the two share a learning rate.
 UPDATE_RMS = 0.2
-# Five rounds of x ← a·x + b·(x xᵀ)x + c·(x xᵀ)²x take singular values in (0, 1] to about 1.
-_ROUNDS, _A, _B, _C = 5, 3.4445, -4.7750, 2.0315
+# Rounds of x ← a·x + b·(x xᵀ)x + c·(x xᵀ)²x take singular values in (0, 1] to about 1.
+ROUNDS = 5
+_A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Adam):
@@ -38,6 +39,7 @@ class Muon(torch.optim.Adam):
             a longer matrix less: so the learning rate would decay by itself. Source: Jordan 2024, the
             published code of *airbench94_muon*.
         adam_scale: Adam's learning rate, as a multiple of ``lr``.
+        rounds: of the iteration in :func:`orthogonalised`, 1 or more; few leave small singular values small.
     """
 
     def __init__(
@@ -48,14 +50,20 @@ class Muon(torch.optim.Adam):
         momentum: float = MOMENTUM,
         normalized: bool = False,
         adam_scale: float = 1.0,
+        rounds: int = ROUNDS,
     ) -> None:
-        if not (0 <= momentum < 1 and adam_scale > 0):
+        if not (0 <= momentum < 1 and adam_scale > 0 and rounds >= 1):
             raise ValueError(
-                "muon's momentum is 0 or more and below 1, and adam_scale above 0: received "
-                f"{momentum} and {adam_scale}"
+                "muon's momentum is 0 or more and below 1, adam_scale above 0, and rounds are 1 or more: "
+                f"received {momentum}, {adam_scale} and {rounds}"
             )
         super().__init__(params, lr=lr, fused=True)
-        own = {"momentum": momentum, "normalized": normalized, "adam_scale": adam_scale}
+        own = {
+            "momentum": momentum,
+            "normalized": normalized,
+            "adam_scale": adam_scale,
+            "rounds": rounds,
+        }
         for group in self.param_groups:
             # In the groups, so that copies and checkpoints have them.
             group |= {"orthogonalized": False} | own | group
@@ -104,10 +112,13 @@ class Muon(torch.optim.Adam):
         if group.get("normalized"):
             weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
         scale = UPDATE_RMS * math.sqrt(max(matrix.shape))
-        weight.sub_(orthogonalised(matrix).view(weight.shape), alpha=group["lr"] * scale)
+        weight.sub_(
+            orthogonalised(matrix, group.get("rounds", ROUNDS)).view(weight.shape),
+            alpha=group["lr"] * scale,
+        )
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
+def orthogonalised(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:
     """The nearest matrix whose singular values are all 1, but roughly so: 0.7 to 1.2; (O, I) → (O, I).
 
     Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one. Every round multiplies x from
@@ -118,17 +129,17 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     wide = x.shape[0] <= x.shape[1]
     # Squared singular values near 0 grow by a² a round: in half precision their rounding errors do too.
     with torch.autocast(x.device.type, enabled=False):
-        x = _by_gram(x if wide else x.T)
+        x = _by_gram(x if wide else x.T, rounds)
     return (x if wide else x.T).to(matrix.dtype)
 
 
-def _by_gram(x: Tensor) -> Tensor:
+def _by_gram(x: Tensor, rounds: int) -> Tensor:
     """:func:`orthogonalised` for (R, C) with R ≤ C."""
     # Before its squares are taken, which of a small gradient would be 0.
     x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
     gram = x @ x.T
     product = None
-    for last in (*[False] * (_ROUNDS - 1), True):
+    for last in (*[False] * (rounds - 1), True):
         z = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
         z.diagonal().add_(_A)
         product = z if product is None else product @ z
