@@ -39,7 +39,7 @@ class Muon(torch.optim.Adam):
             a longer matrix less: so the learning rate would decay by itself. Source: Jordan 2024, the
             published code of *airbench94_muon*.
         adam_scale: Adam's learning rate, as a multiple of ``lr``.
-        rounds: of the iteration in :func:`orthogonalised`, 1 or more; few leave small singular values small.
+        rounds: of :func:`orthogonalised`, 1 or more; few leave small singular values small.
     """
 
     def __init__(
