@@ -23,6 +23,7 @@ COMMANDS = {
     "export": Place("trifecta.cli.export", "export_command", "Write a trained network for other runtimes."),
     "report": Place("trifecta.cli.report", "report_command", "Write the page of a run, or compare runs."),
     "list": Place("trifecta.cli.listing", "list_command", "Show methods, networks and recipes."),
+    "plan": Place("trifecta.cli.plan", "plan_command", "Show which process would hold which blocks."),
     "bench": Place("trifecta.cli.bench", "bench_command", "Measure speed and memory beside backprop."),
     "reproduce": Place("trifecta.cli.reproduce", "reproduce_command", "Make the paper's tables."),
     "compare": Place("trifecta.cli.compare", "compare_command", "Train methods on equal work."),

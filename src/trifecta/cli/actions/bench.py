@@ -19,7 +19,7 @@ from trifecta.bench.memory import DEPTHS
 from trifecta.bench.report import check_figure, draw_bench, print_bench
 from trifecta.bench.speed import STEPS_A_TURN, Say
 from trifecta.bench.variants import select
-from trifecta.cli.actions.options import accuracy_configs
+from trifecta.cli.actions.options import accuracy_configs, image_shape
 from trifecta.cli.actions.progress import waiting
 from trifecta.cli.parameters import command_line
 
@@ -63,7 +63,7 @@ def accuracy(
 
 def _finish(options: dict[str, Any], measure: Callable[[Setting, Say], dict[str, Any]]) -> None:
     shown = {name: options.pop(name) for name in ("as_json", "out", "figure")}
-    setting = Setting(**options | {"image_shape": _image_shape(options["image_shape"])})
+    setting = Setting(**options | {"image_shape": image_shape(options["image_shape"])})
     _report(shown, lambda say: measure(setting, say))
 
 
@@ -83,13 +83,6 @@ def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> 
         click.echo(json.dumps(report, indent=2))
     else:
         print_bench(report)
-
-
-def _image_shape(text: str) -> tuple[int, int, int]:
-    words = text.lower().split("x")
-    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
-        raise ValueError(f"--image-shape is CHANNELSxHEIGHTxWIDTH, such as 3x32x32: received '{text}'")
-    return int(words[0]), int(words[1]), int(words[2])
 
 
 def share(text: str, option: str) -> float:

@@ -65,6 +65,18 @@ def accuracy_configs(options: Options) -> list[RunConfig]:
     ]
 
 
+def image_shape(text: str) -> tuple[int, int, int]:
+    """Read the shape of images, such as ``3x32x32``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    words = text.lower().split("x")
+    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
+        raise ValueError(f"--image-shape is CHANNELSxHEIGHTxWIDTH, such as 3x32x32: received '{text}'")
+    return int(words[0]), int(words[1]), int(words[2])
+
+
 def given_names(options: Options) -> list[str]:
     """Return the options that the user gave, as spelled on the command line."""
     spelled = {"assignments": "set", "imports": "import"}
