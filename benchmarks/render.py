@@ -260,6 +260,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "batch-sizes": lambda: readouts("batch-sizes"),
     "depth": depth,
     "superfecta": lambda: readouts("superfecta"),
+    "tierce": lambda: readouts("tierce"),
     "superfecta-cpu": lambda: side_by_side("superfecta", "cpu"),
     "superfecta-longer": lambda: side_by_side("superfecta-longer", "cpu"),
     "search": lambda: search("search", width=0.125),

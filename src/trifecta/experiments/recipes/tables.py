@@ -12,6 +12,7 @@ from trifecta.experiments.recipes.fast import fast_recipes
 from trifecta.experiments.recipes.paper import paper_recipes
 from trifecta.experiments.recipes.recipe import Recipe, data_of
 from trifecta.experiments.recipes.superfecta import longer_recipes, superfecta_recipes
+from trifecta.experiments.recipes.tierce import tierce_recipes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,13 @@ def _tables() -> list[ResultTable]:
         recipes=fast_recipes("cifar10"),
         budget="full",
     )
-    return [*by_data, *grids, *factors, ours, longer, fast]
+    tierce = ResultTable(
+        name="tierce",
+        title="Tierce, one thing changed at a time, and the Trifecta: small, cifar10",
+        recipes=tierce_recipes("small", "cifar10"),
+        budget="grid",
+    )
+    return [*by_data, *grids, *factors, ours, longer, tierce, fast]
 
 
 def _grid(network: str, data: str) -> ResultTable:
