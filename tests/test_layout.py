@@ -14,7 +14,7 @@ FLOORS = [
     {"nn", "schedules"},
     {"losses", "inputs", "optim", "readout"},
     {"method", "fused"},
-    {"prediction"},
+    {"prediction", "compiled"},
     {"network"},
     {"building"},
     {"learning"},
