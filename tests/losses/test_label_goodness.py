@@ -47,6 +47,14 @@ def test_goodness_and_its_gradient_equal_the_formula(
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("shape", [(4,), (4, 3, 5)])
+def test_a_traced_goodness_is_the_same(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    r, v = response(shape), shifts(4)
+    expected = label_goodness(r, v)
+    monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
+    torch.testing.assert_close(label_goodness(r, v), expected)
+
+
 def test_the_gradient_passes_gradcheck() -> None:
     assert gradcheck(label_goodness, (response((4, 3)).requires_grad_(), shifts(4).requires_grad_()))
 

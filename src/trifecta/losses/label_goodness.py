@@ -30,6 +30,10 @@ def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:
     The mean is over channels and positions. The features alone are kept for the backward pass, not one map
     for each label.
     """
+    if torch.compiler.is_compiling():
+        # Traced for batches of any size, which pieces have not.
+        maps = _as_maps(shifts, features)
+        return (features.unsqueeze(1) + maps).relu().square().flatten(2).mean(2)
     goodness: Tensor = _LabelGoodness.apply(features, shifts)  # type: ignore[no-untyped-call]
     return goodness
 
