@@ -35,6 +35,6 @@ def tierce() -> Method:
         objective=LabelGoodness(alpha=128.0, pool=4),
         normalization="batch",
         schedule=OVERLAPPING,
-        readout="all-but-first",
+        readout="last",
         optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3),
     )
