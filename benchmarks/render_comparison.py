@@ -29,6 +29,7 @@ SHORT_ROWS = (
     "superfecta",
     "superfecta-small-heads",
     "mono-forward",
+    "tierce",
     "class-groups",
     "trifecta",
     "ff",
