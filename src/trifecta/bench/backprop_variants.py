@@ -29,13 +29,11 @@ class CheckpointedLearner(Learner):
         size = math.ceil(math.sqrt(len(blocks)))
         sums: ChannelSums | None = None
         for start in range(0, len(blocks), size):
-            segment = fused_blocks(blocks[start : start + size])
+            members = blocks[start : start + size]
+            segment, sums = fused_blocks(members), None
             if segment is None:
                 # Statistics of the batch are counted twice here, as whenever a graph is run again.
-                x, sums = (
-                    checkpoint(nn.Sequential(*blocks[start : start + size]), x, use_reentrant=False),
-                    None,
-                )
+                x = checkpoint(nn.Sequential(*members), x, use_reentrant=False)
             else:
                 x, sums = checkpoint(run_window, segment, x, use_reentrant=False)
         return head.loss(sums if sums is not None and head.reads_channel_sums else x, labels), x

@@ -78,8 +78,10 @@ class Batches:
             raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
         order = epoch_order(len(self.images), seed=self.seed, epoch=index)
         chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        mirrored = self._mirrored(index) if self.augmentation.alternating else None
-        return self._batches(chosen.to(self.images.labels.device), generator, mirrored)
+        # Where the indices are, so that no batch waits for the device.
+        device = self.images.labels.device
+        mirrored = self._mirrored(index).to(device) if self.augmentation.alternating else None
+        return self._batches(chosen.to(device), generator, mirrored)
 
     def _mirrored(self, epoch: int) -> Tensor:
         """Say which images are mirrored in an epoch, (count,) bool: half at first, then the others."""
@@ -97,7 +99,7 @@ class Batches:
                 mean=self.mean,
                 std=self.std,
                 generator=generator,
-                mirrored=None if mirrored is None else mirrored[indices.cpu()].to(generator.device),
+                mirrored=None if mirrored is None else mirrored[indices].to(generator.device),
             )
             yield images, batch.labels.to(generator.device)
 

@@ -48,45 +48,38 @@ def _tables() -> list[ResultTable]:
     grids = [
         _grid(network, data) for network, data in product(("small", "large"), ("cifar10", "fashion-mnist"))
     ]
-    factors = [
-        ResultTable(
-            name="factors",
-            title="One factor at a time: small, cifar10",
-            recipes=factor_recipes("small", "cifar10"),
-            budget="grid",
+    return [*by_data, *grids, *_single_tables()]
+
+
+def _single_tables() -> list[ResultTable]:
+    """Tables of one network on one data set: name, title, rows, budget."""
+    tables: list[tuple[str, str, Sequence[Recipe], str]] = [
+        ("factors", "One factor at a time: small", factor_recipes("small", "cifar10"), "grid"),
+        ("batch-sizes", "Batch sizes at one epoch: small", batch_size_recipes("small", "cifar10"), "grid"),
+        (
+            "superfecta",
+            "Superfecta, one thing changed at a time: small",
+            superfecta_recipes("small", "cifar10"),
+            "grid",
         ),
-        ResultTable(
-            name="batch-sizes",
-            title="Batch sizes at one epoch: small, cifar10",
-            recipes=batch_size_recipes("small", "cifar10"),
-            budget="grid",
+        (
+            "superfecta-longer",
+            "Superfecta beside backprop for 8 epochs: small",
+            longer_recipes("small", "cifar10"),
+            "cpu",
         ),
+        (
+            "tierce",
+            "Tierce, one thing changed at a time, and the Trifecta: small",
+            tierce_recipes("small", "cifar10"),
+            "grid",
+        ),
+        ("fast", "Local learning on the fast trunk: airbench", fast_recipes("cifar10"), "full"),
     ]
-    ours = ResultTable(
-        name="superfecta",
-        title="Superfecta, one thing changed at a time: small, cifar10",
-        recipes=superfecta_recipes("small", "cifar10"),
-        budget="grid",
-    )
-    longer = ResultTable(
-        name="superfecta-longer",
-        title="Superfecta beside backprop for 8 epochs: small, cifar10",
-        recipes=longer_recipes("small", "cifar10"),
-        budget="cpu",
-    )
-    fast = ResultTable(
-        name="fast",
-        title="Local learning on the trunk of the fast recipe: airbench, cifar10",
-        recipes=fast_recipes("cifar10"),
-        budget="full",
-    )
-    tierce = ResultTable(
-        name="tierce",
-        title="Tierce, one thing changed at a time, and the Trifecta: small, cifar10",
-        recipes=tierce_recipes("small", "cifar10"),
-        budget="grid",
-    )
-    return [*by_data, *grids, *factors, ours, longer, tierce, fast]
+    return [
+        ResultTable(name=name, title=f"{title}, cifar10", recipes=recipes, budget=budget)
+        for name, title, recipes, budget in tables
+    ]
 
 
 def _grid(network: str, data: str) -> ResultTable:
