@@ -24,8 +24,8 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
 
-HIDDEN = CLASSIFIER
-NARROW = replace(HIDDEN, hidden=256)
+NARROW = CLASSIFIER
+HIDDEN = replace(CLASSIFIER, hidden=512)
 PAIRS, THREES = Schedule(size=2, overlapping=True), Schedule(size=3, overlapping=True)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from search_airbench import configured, end_to_end, local
+from search_airbench import NARROW, THREES, configured, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.schedules import Schedule
@@ -33,6 +33,10 @@ ROWS: dict[str, dict[str, Any]] = {
         schedule=TWO_MODULES, epochs=25, width=2.0
     ),
     "backprop, twice the width, 25 epochs": end_to_end(epochs=25, width=2.0),
+    "backprop, 6 epochs": end_to_end(epochs=6),
+    "superfecta, 256 hidden units, 12 epochs": local(NARROW, epochs=12),
+    "superfecta, two modules, 256 hidden units, 8 epochs": local(NARROW, schedule=TWO_MODULES, epochs=8),
+    "superfecta, overlapping threes, 256 hidden units, 24 epochs": local(NARROW, schedule=THREES, epochs=24),
 }
 
 
