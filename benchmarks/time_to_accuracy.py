@@ -36,7 +36,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "backprop, 6 epochs": end_to_end(epochs=6),
     "superfecta, 256 hidden units, 12 epochs": local(NARROW, epochs=12),
     "superfecta, two modules, 256 hidden units, 8 epochs": local(NARROW, schedule=TWO_MODULES, epochs=8),
-    "superfecta, overlapping threes, 256 hidden units, 24 epochs": local(NARROW, schedule=THREES, epochs=24),
+    "superfecta, overlapping threes, 256 hidden units, 24 epochs": local(
+        NARROW, schedule=THREES, epochs=24
+    ),
 }
 
 
@@ -77,6 +79,13 @@ def measure(config: RunConfig, data: ImageData) -> dict[str, Any]:
     }
 
 
+def warm_up(trainer: Trainer) -> None:
+    """Take the first steps of a process, which set things up and are no part of learning."""
+    for _ in range(2):
+        images = trainer.data.train.images[: trainer.config.batch_size].float() / 255
+        trainer.learner.step(images, trainer.data.train.labels[: len(images)].to(images.device))
+
+
 def main() -> None:
     """Read the arguments, run what is missing, append."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -87,8 +96,7 @@ def main() -> None:
     options = parser.parse_args()
     data = load_data(DataConfig(source=str(options.folder)))
     for name in options.rows:
-        # The first steps of a process set things up, which is no part of learning.
-        Trainer(replace(configured(options.folder, ROWS[name]), epochs=1), data=data).fit()
+        warm_up(Trainer(configured(options.folder, ROWS[name]), data=data))
     for seed in range(options.seeds):
         for name in options.rows:
             lines = options.results.read_text().splitlines() if options.results.exists() else []
