@@ -27,6 +27,7 @@ from render_experiments import (
     readouts,
 )
 from render_overview import draw_overview
+from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
 from render_trunk import trunk_search, trunk_times
 from trifecta.bench.report import bench_table, draw_bench, measured_on
@@ -231,9 +232,25 @@ def searched_trunk(rounds: str) -> str:
     return table(*trunk_search(rows, rounds)) + made_with(rows)
 
 
+def trunk_times_on(*, cpu: bool) -> str:
+    """Seconds to an accuracy on the fast trunk."""
+    rows = [row for row in rows_of("times") if ("NVIDIA" not in row["hardware"]) == cpu]
+    return table(*trunk_times(rows)) + made_with(rows)
+
+
+def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]]]]) -> str:
+    """A table of the rows about ``what``, and what they were made with."""
+    return table(*show(rows_of(what))) + made_with(rows_of(what))
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{rounds}": partial(searched_trunk, rounds) for rounds in ("1", "2", "3")},
-    "trunk-times": lambda: table(*trunk_times(rows_of("times"))) + made_with(rows_of("times")),
+    "trunk-times": lambda: trunk_times_on(cpu=False),
+    "trunk-times-cpu": lambda: trunk_times_on(cpu=True),
+    "scaling": lambda: benchmark("scaling"),
+    "scaling-check": lambda: cells("scaling-check", checked_simulator),
+    "scaling-predicted": lambda: cells("scaling-predicted", predictions),
+    "hosts": lambda: cells("hosts", hosts),
     "deviations": deviations,
     "speed": lambda: benchmark("speed", only=is_kept, where=is_on_cpu),
     "speed-gpu": lambda: benchmark("speed", where=lambda report: not is_on_cpu(report)),
@@ -289,6 +306,7 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
     "overview.svg": draw_memory_over_depth,
     "depth.svg": draw_depth,
     "memory.svg": lambda path: draw_bench(_memory_over_depth(), path),
+    "scaling.svg": lambda path: draw_scaling(path, rows_of("scaling-predicted")),
     "comparison.svg": lambda path: draw_accuracy(path, data="cifar10", budget="grid"),
 }
 

@@ -202,6 +202,7 @@ MISTAKES = {
     "width that leaves nothing": (["--width", "1e-9"], r"width 1e-09 leaves none of 128 channels"),
     "width beyond all memory": (["--width", "2000"], r"a network of .* weights would take .* GiB"),
     "a layout of one process": (["--parallel", "layers"], r"are for several processes: received one"),
+    "replicas of one process": (["--sync-batch-norm"], r"are for several processes: received one"),
     "width beyond all numbers": (["--width", "1e17"], r"a block has 1,048,576 channels at most"),
     "rate without end": (["--learning-rate", "inf"], r"learning_rate is a finite number: received inf"),
     "alpha that is no number": (

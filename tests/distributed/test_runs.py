@@ -114,3 +114,17 @@ def test_replicas_learn_what_one_process_does(layout: Layout, stripes: ImageData
     assert found[0] == pytest.approx(whole.test_accuracy, abs=0.05)
     _, history = untimed(tmp_path / "run")
     assert len(history) == 3
+
+
+def batches_of(rank: int, layout: Layout, data: ImageData) -> tuple[str, list[int]]:
+    """What a process's batches are, and how many images each has before it is received."""
+    trainer = Trainer(config_of("superfecta"), data=data, processes=Together(layout))
+    batches = trainer.batches.epoch(0, start=1, generator=torch.Generator())
+    return type(trainer.batches).__name__, [len(labels) for _, labels in batches]
+
+
+@pytest.mark.slow
+def test_only_first_stages_prepare_batches(stripes: ImageData, tmp_path: Path) -> None:
+    found = in_processes(2, tmp_path, batches_of, Layout(layers=2), stripes)
+    assert found[0] == ("Batches", [CONFIG.batch_size] * 3)
+    assert found[1] == ("ReceivedBatches", [0] * 3)

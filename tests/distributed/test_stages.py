@@ -1,5 +1,6 @@
 """Stages in processes of their own against one process, to the bit."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,24 @@ def test_replicas_equal_one_process_to_rounding(name: str, layout: Layout, tmp_p
             shares = [own[step][block] for _, _, own in found if own[step][block] is not None]
             if losses[step][block] is not None:
                 assert sum(shares) / len(shares) == pytest.approx(losses[step][block], rel=1e-9)
+
+
+def copied_outputs(rank: int) -> Tensor | None:
+    network = network_for(METHODS["strict"])
+    synchronize_statistics(network, dist.new_group([0, 1]))
+    if rank:
+        return None
+    # The other process takes no part in this.
+    copied = copy.deepcopy(network).train()
+    output: Tensor = copied.blocks[0](batches()[0][0])
+    return output.detach()
+
+
+@pytest.mark.slow
+def test_a_copy_of_a_replica_has_statistics_of_its_own(tmp_path: Path) -> None:
+    plain = network_for(METHODS["strict"]).train().blocks[0](batches()[0][0])
+    found = in_processes(2, tmp_path, copied_outputs)
+    torch.testing.assert_close(found[0], plain.detach(), rtol=0, atol=0)
 
 
 def assert_equal_states(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> None:

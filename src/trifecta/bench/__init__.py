@@ -2,6 +2,7 @@
 
 from trifecta.bench.accuracy import measure_accuracy
 from trifecta.bench.memory import measure_memory
+from trifecta.bench.scaling import measure_scaling
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import measure_inference, measure_speed
 from trifecta.bench.variants import VARIANTS
@@ -12,5 +13,6 @@ __all__ = [
     "measure_accuracy",
     "measure_inference",
     "measure_memory",
+    "measure_scaling",
     "measure_speed",
 ]

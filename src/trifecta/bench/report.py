@@ -1,6 +1,6 @@
 """Benchmark reports as tables and figures. matplotlib is imported where it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ FIGURES = (".svg", ".png", ".pdf")
 
 def bench_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """The heading and the cells of a report, for a terminal or a page."""
-    tables = {"memory": _memory_table, "accuracy": _accuracy_table}
+    tables = {"memory": _memory_table, "accuracy": _accuracy_table, "scaling": _scaling_table}
     return tables.get(report["benchmark"], _speed_table)(report)
 
 
@@ -47,6 +47,8 @@ def _synthetic_setting(report: Report) -> str:
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
     if "steps_a_turn" in report:
         rounds += f" of {report['steps_a_turn']} batches"
+    if "micro_batches" in report:
+        rounds += f", {report['micro_batches']} micro-batches, one thread a process"
     return (
         f"{network}{data}{images}, batch {report['batch_size']}, {report['num_classes']} classes, "
         f"{report['precision']}, {rounds}"
@@ -120,6 +122,25 @@ def _memory_table(report: Report) -> tuple[list[str], list[list[str]]]:
     return head, body
 
 
+def _scaling_table(report: Report) -> tuple[list[str], list[list[str]]]:
+    head = ["", "processes", "images/s", "over one process", "over 1F1B"]
+    head += ["resident MiB", "counted MiB", "crosses a block"]
+    body = [
+        [
+            row["title"],
+            str(len(row["resident_bytes"])),
+            _spread(row["images_per_second"], ".0f"),
+            _spread(row.get("over_one_process"), ".2f", "×"),
+            _spread(row.get("over_1f1b"), ".2f", "×"),
+            _mebibytes(row["resident_bytes"]),
+            _mebibytes(map(sum, zip(row["model_bytes"], row["saved_bytes"], strict=True))),
+            row["locality"],
+        ]
+        for row in report["rows"]
+    ]
+    return head, body
+
+
 def _accuracy_table(report: Report) -> tuple[list[str], list[list[str]]]:
     thresholds = [f"{t:g}" for t in report["thresholds"]]
     head = ["", "seed", *(f"s to {percent(float(t))}" for t in thresholds), "last epoch", "images/s"]
@@ -183,6 +204,10 @@ def _spread(value: Mapping[str, float] | None, form: str, unit: str = "") -> str
         return "–"
     middle, low, high = (format(value[key], form) for key in ("median", "low", "high"))
     return f"{middle}{unit} ({low} to {high})"
+
+
+def _mebibytes(values: Iterable[float]) -> str:
+    return ", ".join(f"{value / 2**20:.0f}" for value in values)
 
 
 def _times(value: float | None) -> str:

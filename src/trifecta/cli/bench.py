@@ -92,6 +92,23 @@ def memory_command(**options: Any) -> None:
     act("bench", "memory", options)
 
 
+@bench_command.command("scaling")
+@_options(
+    _NETWORK,
+    click.option("--method", default="superfecta", metavar="NAME", show_default=True),
+    _rows(None),
+    click.option("--processes", type=click.IntRange(2), default=2, show_default=True),
+    click.option(
+        "--micro-batches", type=click.IntRange(1), default=4, show_default=True, help="Backprop's."
+    ),
+    *_SETTING,
+    click.option("--steps", type=click.IntRange(1), default=16, show_default=True, help="Of a turn."),
+)
+def scaling_command(**options: Any) -> None:
+    """One process beside several, one thread each: layers, data, and backprop's pipelines."""
+    act("bench", "scaling", options)
+
+
 @bench_command.command("accuracy")
 @_options(
     _DATA,

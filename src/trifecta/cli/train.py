@@ -49,6 +49,7 @@ from trifecta.cli.parameters import IMPORT, image_size
     "Processes",
     click.option("--processes", type=int, metavar="N", help="Start so many here, as torchrun would."),
     click.option("--parallel", metavar="HOW", help="data, layers, or DxL: D replicas of L stages."),
+    click.option("--sync-batch-norm", is_flag=True, help="Batch statistics of all replicas' images."),
     click.option("--timeout", type=float, metavar="S", help="Seconds to wait for one.  [default: 60]"),
 )
 @in_group(

@@ -5,6 +5,7 @@ from trifecta.data.augment import Augmentation as Augmentation
 from trifecta.data.augment import augment as augment
 from trifecta.data.augment import normalize as normalize
 from trifecta.data.batches import Batches as Batches
+from trifecta.data.batches import ReceivedBatches as ReceivedBatches
 from trifecta.data.batches import evaluation_batches as evaluation_batches
 from trifecta.data.config import DataConfig as DataConfig
 from trifecta.data.files import find_images as find_images

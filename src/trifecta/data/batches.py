@@ -1,5 +1,6 @@
 """One pass over the images: shuffled and augmented for training, in order for evaluation."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 
@@ -102,6 +103,26 @@ class Batches:
                 mirrored=None if mirrored is None else mirrored[indices].to(generator.device),
             )
             yield images, batch.labels.to(generator.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReceivedBatches:
+    """Batches that another process draws and passes on: so many in an epoch, empty until they are received.
+
+    Attributes:
+        steps_per_epoch: whole batches in an epoch.
+        images_per_epoch: images in whole batches.
+    """
+
+    steps_per_epoch: int
+    images_per_epoch: int
+
+    def epoch(
+        self, index: int, *, start: int = 0, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield nothing but their number; see :meth:`Batches.epoch`."""
+        nothing = torch.empty(0, device=generator.device)
+        return itertools.repeat((nothing, nothing), self.steps_per_epoch - start)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:

@@ -168,10 +168,19 @@ def _balanced(costs: tuple[float, ...], stages: int) -> tuple[range, ...]:
     best: list[list[tuple[float, int]]] = [[(0.0 if n == 0 else float("inf"), 0) for n in range(count + 1)]]
     for stage in range(1, stages + 1):
         row = [(float("inf"), 0)] * (count + 1)
+        begin = stage - 1
         for n in range(stage, count + 1):
-            row[n] = min(
-                (max(best[-1][begin][0], sums[n] - sums[begin]), begin) for begin in range(stage - 1, n)
-            )
+
+            def largest(begin: int, n: int = n) -> float:
+                return max(best[-1][begin][0], sums[n] - sums[begin])
+
+            # The later the last stage begins, the smaller it is, and the larger are those before.
+            while begin < n - 1 and best[-1][begin][0] < sums[n] - sums[begin]:
+                begin += 1
+            first = min((b for b in (begin - 1, begin) if b >= stage - 1), key=lambda b: (largest(b), b))
+            while first > stage - 1 and largest(first - 1) == largest(first):
+                first -= 1
+            row[n] = (largest(first), first)
         best.append(row)
     cuts, end = [], count
     for stage in range(stages, 0, -1):

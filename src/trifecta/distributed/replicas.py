@@ -100,7 +100,7 @@ class SynchronizedBatchNorm(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
-        if not self.training:
+        if not self.training or self.shared.group is None:
             return super().forward(x)
         wide = x.float() if x.dtype.itemsize < 4 else x
         dims = [d for d in range(x.ndim) if d != 1]
@@ -136,12 +136,12 @@ class SynchronizedBatchNorm(_BatchNorm):
 
 @dataclass(frozen=True)
 class _Uncopied:
-    """Processes, which the copy of a module shares with it."""
+    """Processes; None in a copy of a module, which is not one of the replicas."""
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
 
     def __deepcopy__(self, memo: object) -> "_Uncopied":
-        return self
+        return _Uncopied(None)
 
 
 def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:

@@ -60,8 +60,8 @@ class _LateUpdate(NamedTuple):
 class StageLearner(Learner):
     """Trains the blocks of one stage of ``plan``.
 
-    Every process calls :meth:`step` with every batch; those behind the first stage ignore it, and take what
-    the stage before sends.
+    Every process calls :meth:`step` for every batch; those behind the first stage ignore its arguments, and
+    take what the stage before sends.
 
     Args:
         network: whose blocks of this stage are trained; the others are not touched.
@@ -108,6 +108,10 @@ class StageLearner(Learner):
         if self._receives is None and self.network.label_parameters():
             # The first input depends on the labels' pictures, which learn with the first block.
             self._finish_waiting(Window(0, 0))
+        if self._receives is not None:
+            # What the next batch's first window needs anyway is done while that batch is on its way.
+            for part in self._next_parts():
+                self._finish_waiting(part)
         step = self.begin(images, labels) if self._receives is None else self._received()
         has_sent = False
         for window, learns in self._parts(step):
@@ -146,6 +150,11 @@ class StageLearner(Learner):
         if self.total_steps is not None and self.steps < self.total_steps and not self.is_last_step:
             self._receives.expect()
         return step
+
+    def _next_parts(self) -> list[Window]:
+        """The first of this stage's blocks that learn together in the next step, if any do."""
+        windows = [w for w in self._windows() if w.last >= self.blocks.start]
+        return [Window(max(w.first, self.blocks.start), w.last) for w in windows[:1]]
 
     def _parts(self, step: LocalStep) -> list[tuple[Window, bool]]:
         """Parts of windows, which learn, and blocks that only pass a batch on, in order."""

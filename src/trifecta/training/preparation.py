@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from trifecta.data import Augmentation, Batches, ImageData, LoaderBatches, load_data
+from trifecta.data import Augmentation, Batches, ImageData, LoaderBatches, ReceivedBatches, load_data
 from trifecta.data.augment import normalize
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
@@ -94,8 +94,29 @@ def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:
     return replace(config, batch_size=count)
 
 
-def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
-    """Return shuffled, augmented batches of the training images, or those of their loader."""
+TrainingBatches = Batches | LoaderBatches | ReceivedBatches
+
+
+def training_batches(
+    config: RunConfig, data: ImageData, device: torch.device, *, received: bool = False
+) -> TrainingBatches:
+    """Return shuffled, augmented batches of the training images, or those of their loader.
+
+    Args:
+        config: of the run.
+        data: its images, or their loader.
+        device: where batches are to go.
+        received: this process receives them from another one, and prepares none.
+    """
+    batches = _drawn_batches(config, data, device)
+    if not received:
+        return batches
+    return ReceivedBatches(
+        steps_per_epoch=batches.steps_per_epoch, images_per_epoch=batches.images_per_epoch
+    )
+
+
+def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
     if data.loader is not None:
         if config.augmentation != Augmentation():
             warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)

@@ -80,7 +80,8 @@ class Trainer:
         fit_to_images(self.network, self.data)
         if config.compiled:
             self.network.compile(dynamic=False)
-        self.batches = training_batches(config, self.data, self.device)
+        received = not self.processes.draws_batches
+        self.batches = training_batches(config, self.data, self.device, received=received)
         self.learner = self.processes.learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(config.seed),

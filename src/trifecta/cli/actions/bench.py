@@ -13,10 +13,12 @@ from trifecta.bench import (
     measure_accuracy,
     measure_inference,
     measure_memory,
+    measure_scaling,
     measure_speed,
 )
 from trifecta.bench.memory import DEPTHS
 from trifecta.bench.report import check_figure, draw_bench, print_bench
+from trifecta.bench.scaling import select_rows
 from trifecta.bench.speed import STEPS_A_TURN, Say
 from trifecta.bench.variants import select
 from trifecta.cli.actions.options import accuracy_configs, image_shape
@@ -48,6 +50,13 @@ def memory(networks: str | None, rows: str | None, rounds: int, **options: Any) 
         options,
         lambda setting, say: measure_memory(setting, select(rows), names, rounds=rounds, say=say),
     )
+
+
+def scaling(rows: str | None, **options: Any) -> None:
+    """One process beside several, one thread each: layers, data, and backprop's pipelines."""
+    names = ("method", "processes", "micro_batches", "steps", "rounds")
+    how = {name: options.pop(name) for name in names}
+    _finish(options, lambda setting, say: measure_scaling(setting, rows=select_rows(rows), say=say, **how))
 
 
 def accuracy(

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from trifecta._utils.devices import resolve_device
 from trifecta.distributed.faults import ProcessError
-from trifecta.distributed.plan import parse_layout
+from trifecta.distributed.plan import Layout, parse_layout
 from trifecta.distributed.processes import TIMEOUT, Alone, Together, joined
 
 DEFAULT_LAYOUT = "layers"
@@ -67,6 +67,21 @@ def start(processes: int) -> None:
         ) from None
 
 
+def chosen_layout(parallel: str | None, processes: int, *, sync_batch_norm: bool) -> Layout:
+    """Read the layout of so many processes.
+
+    Raises:
+        ValueError: a layout of another number of processes, or statistics of replicas without any.
+    """
+    layout = parse_layout(parallel or DEFAULT_LAYOUT, processes)
+    if sync_batch_norm and layout.data == 1:
+        raise ValueError(
+            "--sync-batch-norm is for replicas, which share the images of a batch: received "
+            f"--parallel {parallel or DEFAULT_LAYOUT}; use data, or both as in 2x3"
+        )
+    return layout
+
+
 def was_restarted() -> bool:
     """Whether ``torchrun --max-restarts`` started this process again, with the same arguments."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -94,16 +109,19 @@ def _spelt(option: str, value: Any) -> list[str]:
 
 
 @contextmanager
-def joined_processes(parallel: str | None, timeout: float | None, device: str | None) -> Iterator[Alone]:
+def joined_processes(
+    parallel: str | None, timeout: float | None, device: str | None, *, sync_batch_norm: bool = False
+) -> Iterator[Alone]:
     """Meet the other processes where ``torchrun`` started several.
 
     Raises:
-        ValueError: a layout for another number of processes, or where nobody started several.
+        ValueError: as :func:`chosen_layout`, or what is for several processes where nobody started them.
     """
-    if "WORLD_SIZE" not in os.environ and (parallel is not None or timeout is not None):
+    given = parallel is not None or timeout is not None or sync_batch_norm
+    if "WORLD_SIZE" not in os.environ and given:
         raise ValueError(
-            "--parallel and --timeout are for several processes: received one; give --processes 2 or more, "
-            "or start them by torchrun"
+            "--parallel, --sync-batch-norm and --timeout are for several processes: received one; give "
+            "--processes 2 or more, or start them by torchrun"
         )
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -111,10 +129,10 @@ def joined_processes(parallel: str | None, timeout: float | None, device: str | 
             parse_layout(parallel, 1)
         yield Alone()
         return
-    layout = parse_layout(parallel or DEFAULT_LAYOUT, count)
+    layout = chosen_layout(parallel, count, sync_batch_norm=sync_batch_norm)
     own = resolve_device(device or "auto")
     if own.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     seconds = TIMEOUT if timeout is None else timeout
     with joined(own, seconds):
-        yield Together(layout, timeout=seconds)
+        yield Together(layout, synchronized=sync_batch_norm, timeout=seconds)

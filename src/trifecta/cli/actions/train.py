@@ -14,7 +14,13 @@ from rich.console import Console
 
 from trifecta._utils.references import name_of
 from trifecta.cli.actions.options import build_config, given_names
-from trifecta.cli.actions.processes import joined_processes, start, starts_processes, was_restarted
+from trifecta.cli.actions.processes import (
+    chosen_layout,
+    joined_processes,
+    start,
+    starts_processes,
+    was_restarted,
+)
 from trifecta.cli.actions.progress import ConsoleProgress, waiting
 from trifecta.cli.actions.signals import stop_on_signal
 from trifecta.distributed.processes import Alone
@@ -27,14 +33,21 @@ MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--import"}
 
 
 def train(
-    as_json: bool, processes: int | None, parallel: str | None, timeout: float | None, **options: Any
+    as_json: bool,
+    processes: int | None,
+    parallel: str | None,
+    sync_batch_norm: bool,
+    timeout: float | None,
+    **options: Any,
 ) -> None:
     """Train a network on images; leave a run folder."""
     if starts_processes(processes):
         assert processes is not None
+        # Here, so that it is said once.
+        chosen_layout(parallel, processes, sync_batch_norm=sync_batch_norm)
         start(processes)
         return
-    with joined_processes(parallel, timeout, options["device"]) as those:
+    with joined_processes(parallel, timeout, options["device"], sync_batch_norm=sync_batch_norm) as those:
         _train_in(those, as_json, options)
 
 
