@@ -114,3 +114,13 @@ def test_scaling_refuses_a_batch_that_cannot_be_shared(capsys: pytest.CaptureFix
     status, _, error = run(capsys, "bench", "scaling", "--batch-size", "6", "--micro-batches", "4")
     assert status == 2
     assert "received 6 images for 4 micro-batches; use --batch-size 4" in error
+
+
+@pytest.mark.slow
+def test_what_a_process_refuses_is_said_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "scaling", "--method", "rec-lra", "--rows", "layers", *TINY]
+    status, _, error = run(capfd, *words)
+    assert status == 2
+    lines = [line for line in error.splitlines() if "round 1 of 1" not in line]
+    assert len(lines) == 1
+    assert "need the whole network's prediction" in lines[0]

@@ -3,6 +3,7 @@
 Every process has one thread. Rows take turns, each in processes of its own.
 """
 
+import logging
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -149,7 +150,8 @@ def launch(run: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
     """Call ``run`` in so many processes of their own; return what each returned, by rank.
 
     Raises:
-        ProcessError: one of them failed.
+        ValueError: one of them raised it.
+        ProcessError: one of them failed in another way.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -166,11 +168,18 @@ def launch(run: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
         max_restarts=0,
         start_method="spawn",
     )
+    # What it has to say stands in its error, too.
+    for name in ("torch.distributed", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         found = elastic_launch(config, run)(*arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        raise ProcessError(f"process {rank} failed: {failure.message}") from None
+        said = failure.message
+        kind, _, rule = str(said["message"] if isinstance(said, dict) else said).partition(": ")
+        if kind == "ValueError":
+            raise ValueError(rule) from None
+        raise ProcessError(f"process {rank} failed: {kind}: {rule}") from None
     return [found[rank] for rank in range(ranks)]
 
 

@@ -1,0 +1,67 @@
+"""Accuracy over the epochs of budget *night*, and what more epochs would bring if the curve goes on."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from trifecta.experiments.results import StoredRun
+from trifecta.experiments.summary import RowSummary
+
+# Epochs that a curve is fitted from: those before follow another line.
+FITTED_FROM = 5
+TARGETS = (0.75, 0.84)
+
+
+def draw_night(path: Path, rows: Sequence[RowSummary]) -> None:
+    """Validation accuracy after every epoch, one line a run."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
+        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[["top", "right"]].set_visible(False)
+        for row in rows:
+            for run in row.runs:
+                accuracy = [100 * value for value in _accuracies(run)]
+                axes.plot(range(1, len(accuracy) + 1), accuracy, marker=".", label=row.recipe.title)
+        axes.set(xlabel="epoch", ylabel="validation accuracy, %, CIFAR-10", xlim=(0, None))
+        axes.legend(loc="lower right")
+        figure.savefig(path, metadata={"Date": None})
+
+
+def night_fits(rows: Sequence[RowSummary]) -> tuple[list[str], list[list[str]]]:
+    """A power of the epochs fitted to each run's error, and the epochs after which it passes targets."""
+    body = []
+    for row in rows:
+        for run in row.runs:
+            accuracies = _accuracies(run)
+            scale, power = _fitted([1 - value for value in accuracies])
+            body.append(
+                [
+                    row.recipe.title,
+                    f"{scale:.2f} · epochs^{power:.2f}",
+                    f"{100 * accuracies[-1]:.1f}%",
+                    *(_epochs(scale, power, 1 - target) for target in TARGETS),
+                ]
+            )
+    heads = [f"{100 * target:.0f}% after, extrapolated" for target in TARGETS]
+    return ["", "error", "last epoch, validation", *heads], body
+
+
+def _accuracies(run: StoredRun) -> list[float]:
+    return [record["validation_accuracy"] for record in run.history]
+
+
+def _fitted(errors: Sequence[float]) -> tuple[float, float]:
+    """Least squares of log error = log scale + power · log epoch."""
+    points = [(math.log(k), math.log(error)) for k, error in enumerate(errors, 1) if k >= FITTED_FROM]
+    power, intercept = statistics.linear_regression(*zip(*points, strict=True))
+    return math.exp(intercept), power
+
+
+def _epochs(scale: float, power: float, error: float) -> str:
+    if power >= 0:
+        return "never"
+    return f"{(error / scale) ** (1 / power):,.0f} epochs"
