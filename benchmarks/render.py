@@ -24,8 +24,11 @@ from render_experiments import (
     grid,
     grid_by_depth,
     grid_ends,
+    night_rows,
     readouts,
 )
+from render_experiments import made_with as experiments_made_with
+from render_night import draw_night, night_fits
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
@@ -269,6 +272,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
     "paper-svhn": lambda: experiments("svhn"),
     "paper-cifar10": lambda: experiments("cifar10"),
+    "night": lambda: (
+        table(*night_fits(night_rows("cifar10"))) + experiments_made_with(night_rows("cifar10"))
+    ),
     "grid-cifar10": lambda: grid("ablation-small-cifar10"),
     "grid-fashion-mnist": lambda: grid("ablation-small-fashion-mnist"),
     "grid-depth-cifar10": lambda: grid_by_depth("cifar10"),
@@ -306,6 +312,7 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
     "overview.svg": draw_memory_over_depth,
     "depth.svg": draw_depth,
     "memory.svg": lambda path: draw_bench(_memory_over_depth(), path),
+    "night.svg": lambda path: draw_night(path, night_rows("cifar10")),
     "scaling.svg": lambda path: draw_scaling(path, rows_of("scaling-predicted")),
     "comparison.svg": lambda path: draw_accuracy(path, data="cifar10", budget="grid"),
 }

@@ -42,11 +42,16 @@ def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
 
 def experiments(table: str) -> str:
     """Published beside ours, at the table's budget and larger ones: those that have a figure."""
-    night = [row for row in rows_of(table, budget="night") if row.runs]
+    night = night_rows(table)
     full = [row for row in rows_of(table, budget="full") if row.recipe.published is not None or row.runs]
     rows = [*rows_of(table), *night, *full]
     notes = "".join(f"\n{note}\n" for note in sources(rows))
     return markdown(*row_table(rows)) + notes + made_with(rows)
+
+
+def night_rows(table: str) -> list[RowSummary]:
+    """The rows of a table that have a run of budget *night*."""
+    return [row for row in rows_of(table, budget="night") if row.runs]
 
 
 def grid(table: str) -> str:
