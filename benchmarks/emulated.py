@@ -6,14 +6,15 @@ work is emulated, by waiting as long as it is said to take for so many images.
 
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from trifecta import LocalNetwork, get_method
 from trifecta.bench.end_to_end_ranks import PipelinedBackprop
+from trifecta.bench.rank import seconds_of
 from trifecta.distributed.plan import Layout
 from trifecta.distributed.processes import Together, joined
 from trifecta.distributed.simulated_layouts import BlockTimes
@@ -102,13 +103,7 @@ def measure(emulation: Emulation) -> float:
         for _ in range(WARM_UP):
             step(images, labels)
         finish()
-        dist.barrier()
-        began = time.perf_counter()
-        for _ in range(emulation.steps):
-            step(images, labels)
-        finish()
-        dist.barrier()
-        return time.perf_counter() - began
+        return seconds_of(emulation.steps, partial(step, images, labels), finish, images.device)
 
 
 def _trainer(emulation: Emulation) -> tuple[Any, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Cells = tuple[list[str], list[list[str]]]
-THRESHOLDS = ("0.85", "0.9", "0.92", "0.93", "0.94")
+THRESHOLDS = ("0.8", "0.85", "0.9", "0.92", "0.93", "0.94")
 
 
 def trunk_search(rows: Sequence[Row], rounds: str) -> Cells:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -62,19 +63,26 @@ def measure(order: Order) -> dict[str, float]:
             for _ in range(WARM_UP):
                 step(images, labels)
             finish()
-        dist.barrier()
-        began = time.perf_counter()
-        for _ in range(order.steps):
-            step(images, labels)
-        finish()
-        synchronize(device)
-        dist.barrier()
         return {
-            "seconds": time.perf_counter() - began,
+            "seconds": seconds_of(order.steps, partial(step, images, labels), finish, device),
             "resident_bytes": peak_memory_bytes(device) - before,
             "model_bytes": _bytes(parts),
             "saved_bytes": saved.most,
         }
+
+
+def seconds_of(
+    steps: int, step: Callable[[], object], finish: Callable[[], object], device: torch.device
+) -> float:
+    """Seconds in which all processes of a row have taken and finished so many steps."""
+    dist.barrier()
+    began = time.perf_counter()
+    for _ in range(steps):
+        step()
+    finish()
+    synchronize(device)
+    dist.barrier()
+    return time.perf_counter() - began
 
 
 Step = Callable[[Tensor, Tensor], object]

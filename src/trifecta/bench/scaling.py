@@ -31,7 +31,6 @@ class Row:
         title: in tables; the method's name stands in for ``{}``.
         how: see :class:`trifecta.bench.rank.Order`.
         end_to_end: for backprop, with the method's own optimizer.
-        alone: in one process, to which the others of its kind are compared.
     """
 
     name: str
@@ -41,7 +40,7 @@ class Row:
 
     @property
     def alone(self) -> bool:
-        """Whether it is the row of one process."""
+        """Whether it is the row of one process, to which the others of its kind are compared."""
         return self.how == "one"
 
 

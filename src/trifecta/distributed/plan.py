@@ -170,17 +170,16 @@ def _balanced(costs: tuple[float, ...], stages: int) -> tuple[range, ...]:
         row = [(float("inf"), 0)] * (count + 1)
         begin = stage - 1
         for n in range(stage, count + 1):
-
-            def largest(begin: int, n: int = n) -> float:
-                return max(best[-1][begin][0], sums[n] - sums[begin])
-
             # The later the last stage begins, the smaller it is, and the larger are those before.
             while begin < n - 1 and best[-1][begin][0] < sums[n] - sums[begin]:
                 begin += 1
-            first = min((b for b in (begin - 1, begin) if b >= stage - 1), key=lambda b: (largest(b), b))
-            while first > stage - 1 and largest(first - 1) == largest(first):
-                first -= 1
-            row[n] = (largest(first), first)
+            # The least is here or a block earlier; blocks that cost nothing make equal ones.
+            earliest = max(begin - 1, stage - 1)
+            while earliest > stage - 1 and sums[earliest - 1] == sums[earliest]:
+                earliest -= 1
+            row[n] = min(
+                (max(best[-1][cut][0], sums[n] - sums[cut]), cut) for cut in range(earliest, begin + 1)
+            )
         best.append(row)
     cuts, end = [], count
     for stage in range(stages, 0, -1):

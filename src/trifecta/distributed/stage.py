@@ -110,8 +110,9 @@ class StageLearner(Learner):
             self._finish_waiting(Window(0, 0))
         if self._receives is not None:
             # What the next batch's first window needs anyway is done while that batch is on its way.
-            for part in self._next_parts():
-                self._finish_waiting(part)
+            window = next((w for w in self._windows() if w.last >= self.blocks.start), None)
+            if window is not None:
+                self._finish_waiting(window)
         step = self.begin(images, labels) if self._receives is None else self._received()
         has_sent = False
         for window, learns in self._parts(step):
@@ -150,11 +151,6 @@ class StageLearner(Learner):
         if self.total_steps is not None and self.steps < self.total_steps and not self.is_last_step:
             self._receives.expect()
         return step
-
-    def _next_parts(self) -> list[Window]:
-        """The first of this stage's blocks that learn together in the next step, if any do."""
-        windows = [w for w in self._windows() if w.last >= self.blocks.start]
-        return [Window(max(w.first, self.blocks.start), w.last) for w in windows[:1]]
 
     def _parts(self, step: LocalStep) -> list[tuple[Window, bool]]:
         """Parts of windows, which learn, and blocks that only pass a batch on, in order."""

@@ -14,7 +14,7 @@ from trifecta.training.config import RunConfig
 
 AUGMENTATION = Augmentation(crop_padding=2, flip=True, alternating=True)
 SMOOTHING = 0.2
-# 512 hidden units are no better (docs/fast.md) and cost a tenth of the speed.
+# 512 hidden units are no better (docs/fast.md).
 CLASSIFIER = CrossEntropy(pool=4, hidden=256, smoothing=SMOOTHING)
 # Chosen for backprop on validation images (docs/fast.md), and best or nearly so for local blocks.
 OPTIMIZER = OptimizerConfig(
