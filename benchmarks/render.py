@@ -32,7 +32,7 @@ from render_night import draw_night, night_fits
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
-from render_trunk import trunk_search, trunk_times
+from render_trunk import Cells, trunk_search, trunk_times, trunk_whole
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -235,10 +235,14 @@ def searched_trunk(rounds: str) -> str:
     return table(*trunk_search(rows, rounds)) + made_with(rows)
 
 
-def trunk_times_on(*, cpu: bool) -> str:
-    """Seconds to an accuracy on the fast trunk."""
-    rows = [row for row in rows_of("times") if ("NVIDIA" not in row["hardware"]) == cpu]
-    return table(*trunk_times(rows)) + made_with(rows)
+def trunk(show: Callable[[Sequence[Row]], Cells], *, cpu: bool, whole: bool = False) -> str:
+    """A table of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
+    rows = [
+        row
+        for row in rows_of("times")
+        if ("NVIDIA" not in row["hardware"]) == cpu and (not row["settings"]["data"]["validation"]) == whole
+    ]
+    return table(*show(rows)) + made_with(rows)
 
 
 def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]]]]) -> str:
@@ -248,8 +252,9 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{rounds}": partial(searched_trunk, rounds) for rounds in ("1", "2", "3")},
-    "trunk-times": lambda: trunk_times_on(cpu=False),
-    "trunk-times-cpu": lambda: trunk_times_on(cpu=True),
+    "trunk-times": lambda: trunk(trunk_times, cpu=False),
+    "trunk-times-cpu": lambda: trunk(trunk_times, cpu=True),
+    "trunk-whole": lambda: trunk(trunk_whole, cpu=True, whole=True),
     "scaling": lambda: benchmark("scaling"),
     "scaling-check": lambda: cells("scaling-check", checked_simulator),
     "scaling-predicted": lambda: cells("scaling-predicted", predictions),

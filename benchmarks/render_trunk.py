@@ -7,6 +7,7 @@ from typing import Any
 Row = dict[str, Any]
 Cells = tuple[list[str], list[list[str]]]
 THRESHOLDS = ("0.8", "0.85", "0.9", "0.92", "0.93", "0.94")
+VIEWS = ("none", "flip-shift")
 
 
 def trunk_search(rows: Sequence[Row], rounds: str) -> Cells:
@@ -24,16 +25,33 @@ def trunk_search(rows: Sequence[Row], rounds: str) -> Cells:
 def trunk_times(rows: Sequence[Row]) -> Cells:
     """Seconds to each threshold, then test accuracy by the views that are averaged; a row for each row."""
     body = []
-    for name in dict.fromkeys(row["row"] for row in rows):
-        runs = [row for row in rows if row["row"] == name]
+    for name, runs in _by_row(rows).items():
         reached = [_reached(runs, threshold) for threshold in THRESHOLDS]
-        tests = [
-            _spread([100 * run["test_accuracy"][view] for run in runs]) for view in ("none", "flip-shift")
-        ]
         parameters = f"{runs[0]['parameters'] / 1e6:.1f} M"
-        body.append([name, runs[0]["locality"], parameters, *reached, *tests, str(len(runs))])
+        body.append([name, runs[0]["locality"], parameters, *reached, *_tests(runs), str(len(runs))])
     percents = [f"s to {100 * float(threshold):.0f}%" for threshold in THRESHOLDS]
     return ["", "crosses a block", "parameters", *percents, "test", "test, views averaged", "n"], body
+
+
+def trunk_whole(rows: Sequence[Row]) -> Cells:
+    """Minutes and test accuracy of the runs that kept no image for validation."""
+    body = []
+    for name, runs in _by_row(rows).items():
+        minutes = _spread([run["seconds"] / 60 for run in runs], digits=1)
+        title = name.removesuffix(", all images")
+        body.append([title, runs[0]["locality"], minutes, *_tests(runs), str(len(runs))])
+    return ["", "crosses a block", "minutes", "test", "test, views averaged", "n"], body
+
+
+def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Runs by the name of their row."""
+    names = dict.fromkeys(row["row"] for row in rows)
+    return {name: [row for row in rows if row["row"] == name] for name in names}
+
+
+def _tests(runs: Sequence[Row]) -> list[str]:
+    """Test accuracy as images are, and with views averaged."""
+    return [_spread([100 * run["test_accuracy"][view] for run in runs]) for view in VIEWS]
 
 
 def _reached(runs: Sequence[Row], threshold: str) -> str:

@@ -57,10 +57,13 @@ def local(
     optimizer: OptimizerConfig = CHOSEN,
     *,
     schedule: Schedule = LAYER_WISE,
+    readout: str = "all-but-first",
     **settings: Any,
 ) -> dict[str, Any]:
-    """Superfecta with another loss, optimizer or schedule."""
-    method = replace(superfecta(), objective=objective, optimizer=optimizer, schedule=schedule)
+    """Superfecta with another loss, optimizer, schedule or read-out."""
+    method = replace(
+        superfecta(), objective=objective, optimizer=optimizer, schedule=schedule, readout=readout
+    )
     return {"method": method, "epochs": 16, **settings}
 
 

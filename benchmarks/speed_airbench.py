@@ -1,0 +1,42 @@
+"""Images a second on the fast trunk: superfecta and backprop, with one optimizer, at three widths.
+
+Rows take turns on a machine that does nothing else; a report for each width is appended.
+
+    python benchmarks/speed_airbench.py RESULTS.jsonl [--rounds 7]
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from trifecta.bench.report import bench_table
+from trifecta.bench.setting import Setting
+from trifecta.bench.speed import measure_speed
+from trifecta.bench.variants import variant_of
+from trifecta.experiments.recipes import get_recipe
+
+WIDTHS = (1.0, 0.5, 0.25)
+RECIPES = ("fast-superfecta", "fast-backprop")
+
+
+def main() -> None:
+    """Measure every width, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    variants = [variant_of(get_recipe(f"{recipe}-airbench-cifar10")("full")) for recipe in RECIPES]
+    variants = [replace(variant, title=variant.name) for variant in variants]
+    for width in WIDTHS:
+        setting = Setting(network="airbench", width=width, batch_size=1000, precision="bf16")
+        report = measure_speed(setting, variants, rounds=options.rounds, say=lambda _: None)
+        report["command"] = "python benchmarks/speed_airbench.py RESULTS.jsonl"
+        with options.results.open("a") as file:
+            file.write(json.dumps(report) + "\n")
+        for cells in bench_table(report)[1]:
+            print(f"width {width:g}: {' | '.join(cells)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
