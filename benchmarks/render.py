@@ -32,7 +32,7 @@ from render_night import draw_night, night_fits
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
-from render_trunk import Cells, trunk_search, trunk_times, trunk_whole
+from render_trunk import Cells, round_of, trunk_search, trunk_times, trunk_whole
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -229,10 +229,10 @@ def own_memory() -> str:
     return table(["", *(f"batch {size}" for size in sizes)], body) + made_with(rows)
 
 
-def searched_trunk(rounds: str) -> str:
+def searched_trunk(number: str) -> str:
     """One round of the search on the fast trunk."""
-    rows = rows_of("search-airbench")
-    return table(*trunk_search(rows, rounds)) + made_with(rows)
+    rows = [row for row in rows_of("search-airbench") if round_of(row) == number]
+    return table(*trunk_search(rows)) + made_with(rows)
 
 
 def trunk(show: Callable[[Sequence[Row]], Cells], *, cpu: bool, whole: bool = False) -> str:
@@ -251,7 +251,8 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    **{f"trunk-search-{rounds}": partial(searched_trunk, rounds) for rounds in ("1", "2", "3")},
+    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in ("1", "2", "3", "4")},
+    "speed-airbench": lambda: benchmark("speed-airbench"),
     "trunk-times": lambda: trunk(trunk_times, cpu=False),
     "trunk-times-cpu": lambda: trunk(trunk_times, cpu=True),
     "trunk-whole": lambda: trunk(trunk_whole, cpu=True, whole=True),

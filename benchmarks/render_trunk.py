@@ -10,15 +10,20 @@ THRESHOLDS = ("0.8", "0.85", "0.9", "0.92", "0.93", "0.94")
 VIEWS = ("none", "flip-shift")
 
 
-def trunk_search(rows: Sequence[Row], rounds: str) -> Cells:
-    """Validation accuracy of the variants whose names begin with ``2:`` and the like; ``1:`` have none."""
+def round_of(row: Row) -> str:
+    """The round of the search that a variant belongs to: names of the first have no number."""
+    number, _, _ = str(row["variant"]).rpartition(": ")
+    return number or "1"
+
+
+def trunk_search(rows: Sequence[Row]) -> Cells:
+    """Validation accuracy of variants."""
     body = []
     for row in rows:
-        number, _, name = row["variant"].rpartition(": ")
-        if (number or "1") == rounds:
-            fused = row["readout_accuracy"]
-            accuracies = [f"{100 * fused[readout]:.1f}%" for readout in ("last", "all-but-first")]
-            body.append([name, str(row["settings"]["epochs"]), *accuracies])
+        fused = row["readout_accuracy"]
+        accuracies = [f"{100 * fused[readout]:.1f}%" for readout in ("last", "all-but-first")]
+        name = row["variant"].rpartition(": ")[2]
+        body.append([name, str(row["settings"]["epochs"]), *accuracies])
     return ["", "epochs", "last block", "all but the first"], body
 
 

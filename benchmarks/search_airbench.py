@@ -1,9 +1,10 @@
 """What was tried to bring local learning near backprop on the fast trunk, on CIFAR-10's validation split.
 
-Network *airbench*, batches of 1,000, crops of 2 pixels and alternating flips, one seed. Three rounds: Muon
+Network *airbench*, batches of 1,000, crops of 2 pixels and alternating flips, one seed. Four rounds: Muon
 as superfecta has it; Muon that keeps the norm of its matrices, over its rate, its momentum and Adam's rate
-for everything else; then losses, schedules and sizes at the settings that were best. One line a variant is
-appended to a result file; variants that it has are not run again. The test split is not read.
+for everything else; then losses, schedules and sizes at the settings that were best; and what lets a block
+look ahead, at a quarter of the width. One line a variant is appended to a result file; variants that it has
+are not run again. The test split is not read.
 
     python benchmarks/search_airbench.py FOLDER RESULTS.jsonl [PATTERN …]
 """
@@ -16,7 +17,7 @@ from typing import Any
 from searching import search
 from trifecta.data import DataConfig
 from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
-from trifecta.losses import Combined, CrossEntropy, Similarity, SupervisedContrastive
+from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
 from trifecta.losses.convolutional import AuxiliaryCrossEntropy
 from trifecta.losses.head import Objective
 from trifecta.methods import backprop, superfecta
@@ -27,6 +28,7 @@ from trifecta.training import RunConfig
 NARROW = CLASSIFIER
 HIDDEN = replace(CLASSIFIER, hidden=512)
 PAIRS, THREES = Schedule(size=2, overlapping=True), Schedule(size=3, overlapping=True)
+TWO_MODULES = Schedule(size=3)
 
 
 def muon(rate: float, **arguments: Any) -> OptimizerConfig:
@@ -115,7 +117,22 @@ THIRD: dict[str, dict[str, Any]] = {
     "3: overlapping threes, twice the width, 40 epochs": local(schedule=THREES, epochs=40, width=2.0),
     "3: strict, twice the width, 40 epochs": local(epochs=40, width=2.0),
 }
-VARIANTS = FIRST | SECOND | THIRD
+QUARTER: dict[str, Any] = {"width": 0.25, "epochs": 8}
+FOURTH: dict[str, dict[str, Any]] = {
+    "4: backprop": end_to_end(**QUARTER),
+    "4: strict": local(NARROW, **QUARTER),
+    "4: strict, 64 hidden units": local(replace(NARROW, hidden=64), **QUARTER),
+    **{
+        f"4: strict, {depth} of the later layers": local(LaterLayers(depth=depth, smoothing=0.2), **QUARTER)
+        for depth in (1, 2, 3)
+    },
+    "4: overlapping pairs": local(NARROW, schedule=PAIRS, **QUARTER),
+    "4: overlapping threes": local(NARROW, schedule=THREES, **QUARTER),
+    "4: overlapping fours": local(NARROW, schedule=Schedule(size=4, overlapping=True), **QUARTER),
+    "4: two modules": local(NARROW, schedule=TWO_MODULES, **QUARTER),
+    "4: strict, twice the width": local(NARROW, width=0.5, epochs=8),
+}
+VARIANTS = FIRST | SECOND | THIRD | FOURTH
 
 
 def configured(folder: Path, variant: dict[str, Any]) -> RunConfig:

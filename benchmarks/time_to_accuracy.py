@@ -15,16 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from search_airbench import NARROW, THREES, configured, end_to_end, local
+from search_airbench import NARROW, THREES, TWO_MODULES, configured, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
-from trifecta.schedules import Schedule
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.evaluation import score, summarise
 from trifecta.training.views import VIEWS
 
 THRESHOLDS = (0.8, 0.85, 0.9, 0.92, 0.93, 0.94)
-TWO_MODULES = Schedule(size=3)
 ALL_IMAGES = "all images"
 ROWS: dict[str, dict[str, Any]] = {
     "backprop, 10 epochs": end_to_end(),

@@ -1,6 +1,6 @@
 """A method: one choice on every axis of local learning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -9,7 +9,7 @@ from trifecta._utils.references import check_part, name_of, part_of
 from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
 from trifecta.inputs.labels import LABEL_INPUTS, LabelInput
 from trifecta.losses.coarse import Levels, check_superclasses, coarsened, superclasses_of
-from trifecta.losses.head import Head, Objective, at_block
+from trifecta.losses.head import Head, Objective, at_block, head_at
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
 from trifecta.nn.shapes import FeatureShape, SampleShape
@@ -115,15 +115,15 @@ class Method:
             num_classes=num_classes,
         )
 
-    def head(self, block: int, num_blocks: int, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head on ``block`` of so many, for features ``(N, *feature_shape)``.
+    def head(self, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int) -> Head:
+        """Build the head on ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
 
         Raises:
             ValueError: superclasses that do not fit the number of classes.
         """
         check_superclasses(self.superclasses, num_classes)
-        head: Head = at_block(self.objective, block).head(feature_shape, num_classes)
-        coarse = superclasses_of(block, num_blocks, self.superclasses)
+        head = head_at(at_block(self.objective, block), block, feature_shapes, num_classes)
+        coarse = superclasses_of(block, len(feature_shapes), self.superclasses)
         return head if coarse is None else coarsened(head, coarse)
 
     def at_positions(self) -> "Method":

@@ -100,10 +100,7 @@ class LocalNetwork(nn.Module):
                 "other values too: use another method, or blocks as a list"
             )
         self._heads = nn.ModuleDict(
-            {
-                str(k): method.head(k, len(self.blocks), self.feature_shapes[k], num_classes)
-                for k in self.scored_blocks
-            }
+            {str(k): method.head(k, self.feature_shapes, num_classes) for k in self.scored_blocks}
         )
 
     def head(self, block: int) -> Head:

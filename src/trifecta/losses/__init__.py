@@ -9,6 +9,7 @@ from trifecta.losses.feedback import LocalTargets
 from trifecta.losses.goodness import ChannelSums, Goodness
 from trifecta.losses.head import Head, Objective, Term
 from trifecta.losses.label_goodness import LabelGoodness
+from trifecta.losses.later_layers import LaterLayers
 from trifecta.losses.pairs import Symmetric, Threshold
 from trifecta.losses.positions import PositionThresholds
 from trifecta.losses.prediction import LocalPrediction
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
         Symmetric,
         CrossEntropy,
         AuxiliaryCrossEntropy,
+        LaterLayers,
         CentroidMargin,
         GroupCrossEntropy,
         ProjectedCrossEntropy,
@@ -47,6 +49,7 @@ __all__ = [
     "GroupCrossEntropy",
     "Head",
     "LabelGoodness",
+    "LaterLayers",
     "LocalPrediction",
     "LocalTargets",
     "Objective",

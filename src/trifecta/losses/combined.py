@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from trifecta.losses.classifiers import CrossEntropy
-from trifecta.losses.head import Head, Objective, Term, with_share
+from trifecta.losses.head import Head, Objective, Term, head_at, with_share
 from trifecta.nn.shapes import FeatureShape
 
 
@@ -81,6 +81,10 @@ class Combined(Objective):
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Build the head for features ``(N, *feature_shape)``."""
-        scoring = self.scoring.head(feature_shape, num_classes)
-        terms = [(term, term.module(feature_shape, num_classes)) for term in self.terms]
+        return self.head_at(0, [feature_shape], num_classes)
+
+    def head_at(self, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int) -> Head:
+        """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``."""
+        scoring = head_at(self.scoring, block, feature_shapes, num_classes)
+        terms = [(term, term.module(feature_shapes[block], num_classes)) for term in self.terms]
         return CombinedHead(scoring, self.share, terms, weight=self.weight)

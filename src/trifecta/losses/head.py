@@ -6,6 +6,7 @@ a block's output, (2B, …) for objectives that compare pairs (positives first),
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -103,6 +104,19 @@ class Term(Protocol):
 def at_block(part: Any, block: int) -> Any:
     """Return a part of a method at ``block``: ``part.at(block)`` where it differs between blocks."""
     return part.at(block) if hasattr(part, "at") else part
+
+
+def head_at(
+    objective: Objective, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int
+) -> Head:
+    """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
+
+    An objective that has ``head_at(block, feature_shapes, num_classes)`` sees the shapes of all blocks.
+    """
+    if hasattr(objective, "head_at"):
+        made: Head = objective.head_at(block, feature_shapes, num_classes)
+        return made
+    return objective.head(feature_shapes[block], num_classes)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

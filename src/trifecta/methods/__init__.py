@@ -8,6 +8,7 @@ from trifecta._utils.names import lookup
 from trifecta._utils.references import Imports, installed_methods, is_reference
 from trifecta.method import Method
 from trifecta.methods.asge import asge
+from trifecta.methods.auglocal import auglocal
 from trifecta.methods.backprop import backprop
 from trifecta.methods.class_groups import class_groups
 from trifecta.methods.cwcomp import cwcomp
@@ -48,6 +49,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "sim": sim,
     "predsim": predsim,
     "dgl": dgl,
+    "auglocal": auglocal,
     "rec-lra": rec_lra,
     "backprop": backprop,
     "deep-supervision": deep_supervision,
@@ -89,6 +91,7 @@ __all__ = [
     "Method",
     "all_methods",
     "asge",
+    "auglocal",
     "backprop",
     "class_groups",
     "cwcomp",
