@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from trifecta._utils.devices import describe_device
-from trifecta.data import DataConfig
 from trifecta.training import Trainer, to_plain
 from trifecta.training.run import versions
 
@@ -14,7 +13,7 @@ from trifecta.training.run import versions
 def conditions(trainer: Trainer) -> dict[str, Any]:
     """Settings, hardware, versions and date; of the data set its name and no folder."""
     assert trainer.config.data is not None
-    data = DataConfig(source=Path(trainer.config.data.source).name)
+    data = replace(trainer.config.data, source=Path(trainer.config.data.source).name)
     return {
         "settings": to_plain(replace(trainer.config, data=data)),
         "hardware": describe_device(trainer.device),
