@@ -16,6 +16,19 @@ from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 
+def rectified_layer(channels: int, units: int, positions: int) -> list[nn.Module]:
+    """A convolution with a kernel of 3 on maps of 1 to 3 dimensions, batch normalisation, ReLU.
+
+    Of 0 dimensions it is a linear layer, (N, channels) → (N, units).
+    """
+    weights: nn.Module
+    if positions:
+        weights = CONVOLUTIONS[positions](channels, units, 3, padding=1, bias=False)
+    else:
+        weights = nn.Linear(channels, units, bias=False)
+    return [weights, BATCH_NORMS[positions](units), nn.ReLU()]
+
+
 class ConvolutionalHead(Head):
     """A network of its own: two 3×3 convolutions, averages to 2×2, a linear classifier.
 
@@ -32,11 +45,7 @@ class ConvolutionalHead(Head):
         positions = len(feature_shape) - 1
         if positions:
             for _ in range(2):
-                layers += [
-                    CONVOLUTIONS[positions](channels, channels, 3, padding=1, bias=False),
-                    BATCH_NORMS[positions](channels),
-                    nn.ReLU(),
-                ]
+                layers += rectified_layer(channels, channels, positions)
             layers += [ADAPTIVE_POOLS[positions](2), BATCH_NORMS[positions](channels), nn.Flatten()]
         else:
             layers.append(nn.BatchNorm1d(channels))

@@ -14,9 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
+from trifecta.losses.convolutional import rectified_layer
 from trifecta.losses.head import Head, Objective, at_least_float32
-from trifecta.nn.blocks import CONVOLUTIONS
-from trifecta.nn.norms import BATCH_NORMS
 from trifecta.nn.pooling import ADAPTIVE_POOLS, MAX_POOLS
 from trifecta.nn.shapes import FeatureShape
 
@@ -58,11 +57,8 @@ class LaterLayersHead(Head):
         channels, positions = feature_shape[0], tuple(feature_shape[1:])
         modules: list[nn.Module] = []
         for seen, units in layers:
-            modules += _resized(positions, seen)
-            positions = seen
-            modules += [_weights(channels, units, len(positions)), BATCH_NORMS[len(positions)](units)]
-            modules.append(nn.ReLU())
-            channels = units
+            modules += [*_resized(positions, seen), *rectified_layer(channels, units, len(seen))]
+            channels, positions = units, seen
         modules += _resized(positions, ())
         self.network = nn.Sequential(*modules, nn.Linear(channels, num_classes))
 
@@ -80,12 +76,6 @@ def _resized(positions: tuple[int, ...], seen: tuple[int, ...]) -> list[nn.Modul
     if positions and not seen:
         return [ADAPTIVE_POOLS[len(positions)](1), nn.Flatten()]
     return [MAX_POOLS[len(positions)](seen)] if positions != seen else []
-
-
-def _weights(channels: int, units: int, positions: int) -> nn.Module:
-    if not positions:
-        return nn.Linear(channels, units, bias=False)
-    return CONVOLUTIONS[positions](channels, units, 3, padding=1, bias=False)
 
 
 @dataclass(frozen=True, kw_only=True)
