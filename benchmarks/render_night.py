@@ -32,7 +32,7 @@ def draw_night(path: Path, rows: Sequence[RowSummary]) -> None:
 
 
 def night_fits(rows: Sequence[RowSummary]) -> tuple[list[str], list[list[str]]]:
-    """A power of the epochs fitted to each run's error, and the epochs after which it passes targets."""
+    """A power of the epochs fitted to each run's error, and the epochs to each target accuracy."""
     body = []
     for row in rows:
         for run in row.runs:
@@ -43,10 +43,10 @@ def night_fits(rows: Sequence[RowSummary]) -> tuple[list[str], list[list[str]]]:
                     row.recipe.title,
                     f"{scale:.2f} · epochs^{power:.2f}",
                     f"{100 * accuracies[-1]:.1f}%",
-                    *(_epochs(scale, power, 1 - target) for target in TARGETS),
+                    *(_passed(accuracies, scale, power, target) for target in TARGETS),
                 ]
             )
-    heads = [f"{100 * target:.0f}% after, extrapolated" for target in TARGETS]
+    heads = [f"{100 * target:.0f}% after" for target in TARGETS]
     return ["", "error", "last epoch, validation", *heads], body
 
 
@@ -61,7 +61,11 @@ def _fitted(errors: Sequence[float]) -> tuple[float, float]:
     return math.exp(intercept), power
 
 
-def _epochs(scale: float, power: float, error: float) -> str:
+def _passed(accuracies: Sequence[float], scale: float, power: float, target: float) -> str:
+    """The epoch that passed a target; where none did, the one that the fitted error would."""
+    for epoch, accuracy in enumerate(accuracies, 1):
+        if accuracy >= target:
+            return f"{epoch} epochs"
     if power >= 0:
         return "never"
-    return f"{(error / scale) ** (1 / power):,.0f} epochs"
+    return f"{((1 - target) / scale) ** (1 / power):,.0f} epochs (extrapolated)"
