@@ -102,7 +102,7 @@ THIRD: dict[str, dict[str, Any]] = {
     "3: strict, twice the width": local(width=2.0),
     "3: strict, contrastive term": local(with_term(SupervisedContrastive(weight=0.5))),
     "3: strict, convolutional classifiers": local(AuxiliaryCrossEntropy()),
-    "3: two modules": local(schedule=Schedule(size=3)),
+    "3: two modules": local(schedule=TWO_MODULES),
     "3: three modules": local(schedule=Schedule(size=2)),
     "3: strict, 256 hidden units": local(NARROW),
     "3: strict, similarity term": local(with_term(Similarity())),
