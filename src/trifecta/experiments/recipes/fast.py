@@ -24,7 +24,7 @@ OPTIMIZER = OptimizerConfig(
     arguments={"momentum": 0.6, "normalized": True, "adam_scale": 0.1},
 )
 # The trunk's own recipe takes 9.9 epochs.
-BACKPROP_EPOCHS, LOCAL_EPOCHS = 10, 16
+BACKPROP_EPOCHS, LOCAL_EPOCHS, OVERLAPPING_EPOCHS = 10, 16, 24
 
 
 def fast_backprop() -> Method:
@@ -49,8 +49,8 @@ ROWS: dict[str, tuple[str, Callable[[], Method], int]] = {
     ),
     "superfecta-threes": (
         "superfecta, overlapping threes",
-        lambda: fast_superfecta(Schedule(size=3, overlapping=True)),
-        LOCAL_EPOCHS,
+        lambda: replace(fast_superfecta(Schedule(size=3, overlapping=True)), readout="last"),
+        OVERLAPPING_EPOCHS,
     ),
     "superfecta-modules": (
         "superfecta, two modules",
