@@ -438,6 +438,17 @@ def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: 
     assert (done.returncode, done.stderr.strip()) == (status, f"trifecta: {line}")
 
 
+def test_a_signal_while_an_error_is_told_ends_without_a_traceback() -> None:
+    program = (
+        "import os, sys, time\nfrom trifecta.cli import main\n"
+        "module = sys.modules['trifecta.cli.main']\n"
+        "module._complain = lambda *_: (os.kill(os.getpid(), 15), time.sleep(60))\n"
+        "main(['train', '--data', 'nowhere'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (143, "")
+
+
 def test_a_config_that_was_cut_short_is_refused_wherever_it_was_cut(
     capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
 ) -> None:

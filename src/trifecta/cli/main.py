@@ -62,9 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     before there was anything to keep.
     """
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {printable(str(message))}", err=True)
-    previous = signal.signal(signal.SIGTERM, _terminate)
+    is_running = True
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if is_running:
+            raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
         status = _run(arguments)
+        is_running = False
+    except _Terminated:  # While another error was being told.
+        is_running = False
+        status = TERMINATED
     finally:
         signal.signal(signal.SIGTERM, previous)
     sys.exit(status)
@@ -72,10 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 class _Terminated(BaseException):
     """The process was asked to end while nothing of its own waits for that."""
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
 
 
 def _run(arguments: Sequence[str] | None) -> int:
