@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trifecta.data import AUGMENTATIONS, Augmentation, augment, normalize
@@ -62,6 +63,19 @@ def test_crop_moves_whole_pixels(shape: tuple[int, int, int]) -> None:
         reference.crop(image, int(dy), int(dx)) for image, (dy, dx) in zip(pixels, shifts, strict=True)
     ]
     assert torch.equal(crop(pixels, shifts, padding=3), torch.stack(expected))
+
+
+def test_a_reflected_crop_reads_the_mirror_image_outside() -> None:
+    pixels = images((3, 5, 8), batch=81)
+    shifts = torch.cartesian_prod(torch.arange(-4, 5), torch.arange(-4, 5))
+    padded = F.pad(pixels.float(), (4, 4, 4, 4), mode="reflect").to(torch.uint8)
+    expected = [
+        image[:, 4 + dy : 9 + dy, 4 + dx : 12 + dx]
+        for image, (dy, dx) in zip(padded, shifts.tolist(), strict=True)
+    ]
+    assert torch.equal(crop(pixels, shifts, padding=4, reflected=True), torch.stack(expected))
+    with pytest.raises(ValueError, match="got padding 5 for 5×8"):
+        crop(pixels, shifts, padding=5, reflected=True)
 
 
 def test_flip_mirrors_the_chosen_images() -> None:
@@ -206,6 +220,7 @@ def test_the_generator_decides_all(name: str) -> None:
         ({"cutout": -2}, "cutout .* got -2"),
         ({"rotation": -5.0}, "rotation .* got -5.0"),
         ({"rotation": 200.0}, "rotation .* got 200.0"),
+        ({"reflected": True}, "reflected .* set crop_padding too"),
     ],
 )
 def test_values_out_of_range(values: dict[str, float], message: str) -> None:

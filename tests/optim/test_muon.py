@@ -120,13 +120,14 @@ def test_hidden_weights_follow_the_formula_and_others_adam() -> None:
     assert optimizer.state[members["hidden"]]["step"] == 3
 
 
-def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own() -> None:
+@pytest.mark.parametrize("matched", [True, False])
+def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own(matched: bool) -> None:
     members = parameters()
     groups: list[dict[str, Any]] = [
         {"params": [members["hidden"]], "orthogonalized": True},
         {"params": [members["classifier"]]},
     ]
-    optimizer = Muon(groups, lr=0.01, momentum=0.6, normalized=True, adam_scale=0.1)
+    optimizer = Muon(groups, lr=0.01, momentum=0.6, normalized=True, matched=matched, adam_scale=0.1)
     copied, others = copy.deepcopy((optimizer, members))
     take_steps(optimizer, members, range(3))
 
@@ -141,7 +142,8 @@ def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own() -> None:
         momentum = 0.6 * momentum + 0.4 * gradient
         nesterov = 0.4 * gradient + 0.6 * momentum
         weight = weight * 4**0.5 / weight.norm()
-        weight = weight - 0.01 * 0.2 * 27**0.5 * orthogonalised(nesterov)
+        scale = 0.2 * 27**0.5 if matched else 1.0
+        weight = weight - 0.01 * scale * orthogonalised(nesterov)
     torch.testing.assert_close(members["hidden"].flatten(1), weight)
     # A copy has the same settings.
     take_steps(copied, others, range(3))

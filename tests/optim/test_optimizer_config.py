@@ -87,7 +87,7 @@ def test_muon_takes_its_own_arguments() -> None:
     (group,) = config.build([weight], hidden=[weight]).param_groups
     assert (group["momentum"], group["normalized"], group["adam_scale"]) == (0.5, True, 1.0)
     with pytest.raises(
-        ValueError, match=r"or muon's momentum, normalized, adam_scale, rounds: received betas"
+        ValueError, match=r"or muon's momentum, normalized, matched, adam_scale, rounds: received betas"
     ):
         OptimizerConfig(algorithm="muon", arguments={"betas": 0.9})
     with pytest.raises(ValueError, match=r"^muon's momentum is 0 or more and below 1, adam_scale"):

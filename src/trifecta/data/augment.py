@@ -20,6 +20,7 @@ class Augmentation:
     Attributes:
         crop_padding: pixels p of black padding to crop from: shifts are uniform in [−p, p] on
             each axis.
+        reflected: whether the padding mirrors the image at its border instead of being black.
         rotation: degrees r; angles are uniform in [−r, r]. What the crop left is turned about its
             centre, by nearest neighbour, and black comes in from outside.
         flip: whether to mirror left and right, with probability 1/2.
@@ -34,6 +35,7 @@ class Augmentation:
     """
 
     crop_padding: int = 0
+    reflected: bool = False
     rotation: float = 0.0
     flip: bool = False
     alternating: bool = False
@@ -47,6 +49,10 @@ class Augmentation:
             raise ValueError(f"rotation is in degrees, 0 to 180, got {self.rotation}")
         if self.alternating and not self.flip:
             raise ValueError("alternating says how images are flipped, got flip false: set flip too")
+        if self.reflected and not self.crop_padding:
+            raise ValueError(
+                "reflected says how a crop is padded, got crop_padding 0: set crop_padding too"
+            )
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -88,7 +94,8 @@ def augment(
     """Change every image at random, and normalise it.
 
     Images are cropped, then rotated, then flipped, all of it by moving whole pixels; black comes in
-    from outside. Then they are normalised, and the square of the cutout is set to 0.
+    from outside, or from a crop the mirror image. Then they are normalised, and the square of the cutout
+    is set to 0.
 
     Args:
         images: ``(B, C, H, W)`` uint8; samples of any kind where nothing is to change.
@@ -107,7 +114,7 @@ def augment(
     device, padding = images.device, config.crop_padding
     if padding:
         shifts = torch.randint(-padding, padding + 1, (batch, 2), generator=generator, device=device)
-        images = crop(images, shifts, padding)
+        images = crop(images, shifts, padding, reflected=config.reflected)
     if config.rotation:
         uniform = torch.rand(batch, generator=generator, device=device)
         images = rotate(images, (uniform * 2 - 1) * config.rotation)
@@ -124,23 +131,38 @@ def augment(
     return result
 
 
-def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
-    """Read every pixel (y, x) from (y + dy, x + dx), and black outside the image.
+def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = False) -> Tensor:
+    """Read every pixel (y, x) from (y + dy, x + dx), and black outside the image or its mirror image.
 
     Args:
         images: ``(B, C, H, W)``.
         shifts: ``(B, 2)`` int64, (dy, dx) in pixels, each in [−padding, padding].
-        padding: the largest shift.
+        padding: the largest shift; below H and W where ``reflected``.
+        reflected: whether pixel −i is pixel i, and likewise at the other border, which is not repeated.
 
     Returns:
         ``(B, C, H, W)`` of the same type.
     """
     batch, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    padded = _reflected(images, padding) if reflected else F.pad(images, (padding,) * 4)
     # A view of every possible crop: (B, C, 2p+1, 2p+1, H, W).
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     top, left = (shifts + padding).unbind(1)
     return crops[torch.arange(batch, device=images.device), :, top, left]
+
+
+def _reflected(images: Tensor, padding: int) -> Tensor:
+    """Pad with mirror images, as ``F.pad`` does to floating point ones."""
+    height, width = images.shape[2:]
+    if padding >= min(height, width):
+        raise ValueError(
+            f"reflected padding is smaller than the image, got padding {padding} for {height}×{width}"
+        )
+    rows, columns = (
+        (size - 1 - (torch.arange(-padding, size + padding, device=images.device).abs() - size + 1).abs())
+        for size in (height, width)
+    )
+    return images[:, :, rows][:, :, :, columns]
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from trifecta.optim.muon import Muon
 OWNERSHIPS = ("weight", "objective")
 # Named algorithms; "adam" is AdamW where weight_decay > 0.
 ALGORITHMS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
-MUON_ARGUMENTS = ("momentum", "normalized", "adam_scale", "rounds")
+MUON_ARGUMENTS = ("momentum", "normalized", "matched", "adam_scale", "rounds")
 DECAYS = ("cosine", "linear", "constant")
 
 

@@ -38,6 +38,9 @@ class Muon(torch.optim.Adam):
             which a normalisation stands their norm means nothing, but it grows, and steps of one size turn
             a longer matrix less: so the learning rate would decay by itself. Source: Jordan 2024, the
             published code of *airbench94_muon*.
+        matched: whether a step is as long as Adam's usual one, by the factor ``0.2 · sqrt(max(O, I))``.
+            Without, a step is ``lr · orthogonalised(…)``: with ``normalized``, lr is the share of a matrix
+            that a step replaces, whatever its shape. Source as of ``normalized``.
         adam_scale: Adam's learning rate, as a multiple of ``lr``.
         rounds: of :func:`orthogonalised`, 1 or more; few leave small singular values small.
     """
@@ -49,6 +52,7 @@ class Muon(torch.optim.Adam):
         lr: float = 3e-3,
         momentum: float = MOMENTUM,
         normalized: bool = False,
+        matched: bool = True,
         adam_scale: float = 1.0,
         rounds: int = ROUNDS,
     ) -> None:
@@ -61,6 +65,7 @@ class Muon(torch.optim.Adam):
         own = {
             "momentum": momentum,
             "normalized": normalized,
+            "matched": matched,
             "adam_scale": adam_scale,
             "rounds": rounds,
         }
@@ -111,7 +116,7 @@ class Muon(torch.optim.Adam):
         matrix = gradient.lerp(state["momentum"], momentum).flatten(1)
         if group.get("normalized"):
             weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
-        scale = UPDATE_RMS * math.sqrt(max(matrix.shape))
+        scale = UPDATE_RMS * math.sqrt(max(matrix.shape)) if group.get("matched", True) else 1.0
         weight.sub_(
             orthogonalised(matrix, group.get("rounds", ROUNDS)).view(weight.shape),
             alpha=group["lr"] * scale,

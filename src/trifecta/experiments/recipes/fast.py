@@ -12,16 +12,16 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import Schedule
 from trifecta.training.config import RunConfig
 
-AUGMENTATION = Augmentation(crop_padding=2, flip=True, alternating=True)
+AUGMENTATION = Augmentation(crop_padding=2, reflected=True, flip=True, alternating=True)
 SMOOTHING = 0.2
 # 512 hidden units are no better (docs/fast.md).
 CLASSIFIER = CrossEntropy(pool=4, hidden=256, smoothing=SMOOTHING)
-# Chosen for backprop on validation images (docs/fast.md), and best or nearly so for local blocks.
+# The trunk's own for matrices of blocks; Adam's rate for all else was chosen on validation images.
 OPTIMIZER = OptimizerConfig(
     algorithm="muon",
-    learning_rate=0.025,
+    learning_rate=0.24,
     decay="linear",
-    arguments={"momentum": 0.6, "normalized": True, "adam_scale": 0.1},
+    arguments={"momentum": 0.6, "normalized": True, "matched": False, "rounds": 3, "adam_scale": 0.01},
 )
 # The trunk's own recipe takes 9.9 epochs.
 BACKPROP_EPOCHS, LOCAL_EPOCHS, OVERLAPPING_EPOCHS = 10, 16, 24
