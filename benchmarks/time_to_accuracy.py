@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("results", type=Path)
     parser.add_argument("rows", nargs="*", default=list(SECOND))
     parser.add_argument("--seeds", type=int, default=3)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     splits = {name: split_of(options.folder, name) for name in options.rows}
     loaded = {split: load_data(split) for split in set(splits.values())}
     for name, split in splits.items():
