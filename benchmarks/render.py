@@ -235,12 +235,16 @@ def searched_trunk(number: str) -> str:
     return table(*trunk_search(rows)) + made_with(rows)
 
 
-def trunk(show: Callable[[Sequence[Row]], Cells], *, cpu: bool, whole: bool = False) -> str:
-    """A table of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
+def trunk(
+    show: Callable[[Sequence[Row]], Cells], number: str, *, cpu: bool = True, whole: bool = False
+) -> str:
+    """A round of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
     rows = [
         row
         for row in rows_of("times")
-        if ("NVIDIA" not in row["hardware"]) == cpu and (not row["settings"]["data"]["validation"]) == whole
+        if round_of(row) == number
+        and ("NVIDIA" not in row["hardware"]) == cpu
+        and (not row["settings"]["data"]["validation"]) == whole
     ]
     return table(*show(rows)) + made_with(rows)
 
@@ -251,11 +255,12 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in ("1", "2", "3", "4")},
+    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "12345"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
-    "trunk-times": lambda: trunk(trunk_times, cpu=False),
-    "trunk-times-cpu": lambda: trunk(trunk_times, cpu=True),
-    "trunk-whole": lambda: trunk(trunk_whole, cpu=True, whole=True),
+    "trunk-times": lambda: trunk(trunk_times, "1", cpu=False),
+    "trunk-times-cpu": lambda: trunk(trunk_times, "1"),
+    "trunk-whole-1": lambda: trunk(trunk_whole, "1", whole=True),
+    "trunk-whole": lambda: trunk(trunk_whole, "2", whole=True),
     "scaling": lambda: benchmark("scaling"),
     "scaling-check": lambda: cells("scaling-check", checked_simulator),
     "scaling-predicted": lambda: cells("scaling-predicted", predictions),

@@ -11,9 +11,13 @@ VIEWS = ("none", "flip-shift")
 
 
 def round_of(row: Row) -> str:
-    """The round of the search that a variant belongs to: names of the first have no number."""
-    number, _, _ = str(row["variant"]).rpartition(": ")
+    """The round of a variant of the search or of a row of the times; the first has no number."""
+    number, _, _ = _name(row).rpartition(": ")
     return number or "1"
+
+
+def _name(row: Row) -> str:
+    return str(row["variant"] if "variant" in row else row["row"])
 
 
 def trunk_search(rows: Sequence[Row]) -> Cells:
@@ -22,7 +26,7 @@ def trunk_search(rows: Sequence[Row]) -> Cells:
     for row in rows:
         fused = row["readout_accuracy"]
         accuracies = [f"{100 * fused[readout]:.1f}%" for readout in ("last", "all-but-first")]
-        name = row["variant"].rpartition(": ")[2]
+        name = _name(row).rpartition(": ")[2]
         body.append([name, str(row["settings"]["epochs"]), *accuracies])
     return ["", "epochs", "last block", "all but the first"], body
 
@@ -50,8 +54,8 @@ def trunk_whole(rows: Sequence[Row]) -> Cells:
 
 def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Runs by the name of their row."""
-    names = dict.fromkeys(row["row"] for row in rows)
-    return {name: [row for row in rows if row["row"] == name] for name in names}
+    names = dict.fromkeys(_name(row) for row in rows)
+    return {name.rpartition(": ")[2]: [row for row in rows if row["row"] == name] for name in names}
 
 
 def _tests(runs: Sequence[Row]) -> list[str]:

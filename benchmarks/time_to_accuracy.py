@@ -18,6 +18,7 @@ from conditions import conditions
 from search_airbench import BLACK, CHOSEN, NARROW, THREES, TWO_MODULES, configured, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.experiments.recipes.fast import STRICT_OPTIMIZER
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.evaluation import score, summarise
 from trifecta.training.views import VIEWS
@@ -47,7 +48,7 @@ SECOND: dict[str, dict[str, Any]] = {
     for images in ("", f", {ALL_IMAGES}")
     for name, variant in {
         "backprop, 10 epochs": end_to_end(),
-        "superfecta, 12 epochs": local(NARROW, epochs=12),
+        "superfecta, 12 epochs": local(NARROW, STRICT_OPTIMIZER, epochs=12),
         "superfecta, overlapping threes, 24 epochs": local(
             NARROW, schedule=THREES, readout="last", epochs=24
         ),
