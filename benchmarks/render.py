@@ -28,11 +28,12 @@ from render_experiments import (
     readouts,
 )
 from render_experiments import made_with as experiments_made_with
-from render_night import draw_night, night_fits
+from render_night import draw_night, night_fits, size_fit
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
 from render_trunk import Cells, round_of, trunk_search, trunk_times, trunk_whole
+from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -249,6 +250,11 @@ def trunk(
     return table(*show(rows)) + made_with(rows)
 
 
+def times_of(data: str) -> Callable[[Sequence[Row]], Cells]:
+    """What shows seconds to the accuracies that count on a data set."""
+    return partial(trunk_times, thresholds=THRESHOLDS[data])
+
+
 def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]]]]) -> str:
     """A table of the rows about ``what``, and what they were made with."""
     return table(*show(rows_of(what))) + made_with(rows_of(what))
@@ -257,8 +263,10 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "12345"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
-    "trunk-times": lambda: trunk(trunk_times, "1", cpu=False),
-    "trunk-times-cpu": lambda: trunk(trunk_times, "1"),
+    "trunk-times": lambda: trunk(times_of("cifar10"), "1", cpu=False),
+    "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "1"),
+    "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
+    "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),
     "trunk-whole-1": lambda: trunk(trunk_whole, "1", whole=True),
     "trunk-whole": lambda: trunk(trunk_whole, "2", whole=True),
     "scaling": lambda: benchmark("scaling"),
@@ -283,6 +291,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
     "paper-svhn": lambda: experiments("svhn"),
     "paper-cifar10": lambda: experiments("cifar10"),
+    "night-sizes": lambda: (
+        table(*size_fit(rows_of("pilot-night"), night_rows("cifar10"))) + made_with(rows_of("pilot-night"))
+    ),
     "night": lambda: (
         table(*night_fits(night_rows("cifar10"))) + experiments_made_with(night_rows("cifar10"))
     ),

@@ -2,15 +2,21 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
 
+Cells = tuple[list[str], list[list[str]]]
 # Epochs that a curve is fitted from: those before follow another line.
 FITTED_FROM = 5
 TARGETS = (0.75, 0.84)
+# Width and epochs: half of the network, then the published size.
+EXTRAPOLATED = ((0.5, 100), (1.0, 100))
 
 
 def draw_night(path: Path, rows: Sequence[RowSummary]) -> None:
@@ -31,7 +37,7 @@ def draw_night(path: Path, rows: Sequence[RowSummary]) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def night_fits(rows: Sequence[RowSummary]) -> tuple[list[str], list[list[str]]]:
+def night_fits(rows: Sequence[RowSummary]) -> Cells:
     """A power of the epochs fitted to each run's error, and the epochs to each target accuracy."""
     body = []
     for row in rows:
@@ -48,6 +54,38 @@ def night_fits(rows: Sequence[RowSummary]) -> tuple[list[str], list[list[str]]]:
             )
     heads = [f"{100 * target:.0f}% after" for target in TARGETS]
     return ["", "error", "last epoch, validation", *heads], body
+
+
+def size_fit(pilots: Sequence[Mapping[str, Any]], rows: Sequence[RowSummary]) -> Cells:
+    """A power of epochs and of width fitted to the last error of whole runs, and what it says of others.
+
+    Args:
+        pilots: lines of ``pilot_night.py``.
+        rows: of budget *night*, the Trifecta's among them.
+
+    Returns:
+        For each size its width, epochs, the accuracy that was measured, if it was, and the fitted one.
+    """
+    if not pilots:
+        return [], []
+    sizes = [(row["settings"]["width"], row["settings"]["epochs"]) for row in pilots]
+    errors = [1 - row["validation_accuracy"][-1] for row in pilots]
+    for row in rows:
+        if row.recipe.name.startswith("trifecta-"):
+            sizes += [(run.config["width"], run.config["epochs"]) for run in row.runs]
+            errors += [1 - _accuracies(run)[-1] for run in row.runs]
+    terms = np.array([[1, math.log(epochs), math.log(width)] for width, epochs in sizes])
+    powers = np.linalg.lstsq(terms, np.log(errors), rcond=None)[0]
+
+    def line(width: float, epochs: int, measured: str) -> list[str]:
+        fitted = math.exp(powers @ [1, math.log(epochs), math.log(width)])
+        return [f"{width:g}", str(epochs), measured, f"{100 * (1 - fitted):.1f}%"]
+
+    known = [
+        line(*size, f"{100 * (1 - error):.1f}%") for size, error in sorted(zip(sizes, errors, strict=True))
+    ]
+    unknown = [line(*size, "not measured: extrapolated") for size in EXTRAPOLATED]
+    return ["width", "epochs", "validation accuracy", "fitted"], known + unknown
 
 
 def _accuracies(run: StoredRun) -> list[float]:

@@ -6,7 +6,6 @@ from typing import Any
 
 Row = dict[str, Any]
 Cells = tuple[list[str], list[list[str]]]
-THRESHOLDS = ("0.8", "0.85", "0.9", "0.92", "0.93", "0.94")
 VIEWS = ("none", "flip-shift")
 
 
@@ -31,14 +30,14 @@ def trunk_search(rows: Sequence[Row]) -> Cells:
     return ["", "epochs", "last block", "all but the first"], body
 
 
-def trunk_times(rows: Sequence[Row]) -> Cells:
+def trunk_times(rows: Sequence[Row], thresholds: Sequence[float]) -> Cells:
     """Seconds to each threshold, then test accuracy by the views that are averaged; a row for each row."""
     body = []
     for name, runs in _by_row(rows).items():
-        reached = [_reached(runs, threshold) for threshold in THRESHOLDS]
+        reached = [_reached(runs, threshold) for threshold in map(str, thresholds)]
         parameters = f"{runs[0]['parameters'] / 1e6:.1f} M"
         body.append([name, runs[0]["locality"], parameters, *reached, *_tests(runs), str(len(runs))])
-    percents = [f"s to {100 * float(threshold):.0f}%" for threshold in THRESHOLDS]
+    percents = [f"s to {100 * threshold:.3g}%" for threshold in thresholds]
     return ["", "crosses a block", "parameters", *percents, "test", "test, views averaged", "n"], body
 
 
@@ -60,7 +59,12 @@ def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _tests(runs: Sequence[Row]) -> list[str]:
     """Test accuracy as images are, and with views averaged."""
-    return [_spread([100 * run["test_accuracy"][view] for run in runs]) for view in VIEWS]
+    return [
+        _spread([100 * run["test_accuracy"][view] for run in runs])
+        if view in runs[0]["test_accuracy"]
+        else "–"
+        for view in VIEWS
+    ]
 
 
 def _reached(runs: Sequence[Row], threshold: str) -> str:

@@ -1,0 +1,38 @@
+"""The Trifecta by width and epochs: which size a night should have, and what the paper's would bring.
+
+Network *small* on CIFAR-10 as recipe ``trifecta-small-cifar10`` has it for a night, but for width and
+epochs; validation accuracy, one seed. One line a variant is appended to a result file; variants that it has
+are not run again. The test split is not read.
+
+    python benchmarks/pilot_night.py FOLDER RESULTS.jsonl [PATTERN …]
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from searching import search
+from trifecta.data import DataConfig
+from trifecta.experiments.recipes import get_recipe
+from trifecta.training import RunConfig
+
+EPOCHS, WIDTHS = (5, 10), (0.125, 0.1875, 0.25, 0.375)
+VARIANTS = {
+    f"width {width:g}, {epochs} epochs": (width, epochs)
+    for epochs in EPOCHS
+    for width in WIDTHS
+    # An hour of one thread.
+    if (width, epochs) != (0.375, 10)
+}
+
+
+def configuration(folder: Path, name: str) -> RunConfig:
+    """The run of one variant."""
+    width, epochs = VARIANTS[name]
+    recipe = get_recipe("trifecta-small-cifar10")("night")
+    return replace(
+        recipe, data=DataConfig(source=str(folder)), width=width, epochs=epochs, precision="bf16"
+    )
+
+
+if __name__ == "__main__":
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)
