@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from render_trunk import Cells
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
 
-Cells = tuple[list[str], list[list[str]]]
 # Epochs that a curve is fitted from: those before follow another line.
 FITTED_FROM = 5
 TARGETS = (0.75, 0.84)
