@@ -261,7 +261,7 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "12345"},
+    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "123456"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
     "trunk-times": lambda: trunk(times_of("cifar10"), "1", cpu=False),
     "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "1"),

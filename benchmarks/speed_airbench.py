@@ -31,7 +31,7 @@ def main() -> None:
     for width in WIDTHS:
         setting = Setting(network="airbench", width=width, batch_size=1000, precision="bf16")
         report = measure_speed(setting, variants, rounds=options.rounds, say=lambda _: None)
-        report["command"] = "python benchmarks/speed_airbench.py RESULTS.jsonl"
+        report["command"] = f"python benchmarks/speed_airbench.py RESULTS.jsonl --rounds {options.rounds}"
         with options.results.open("a") as file:
             file.write(json.dumps(report) + "\n")
         for cells in bench_table(report)[1]:

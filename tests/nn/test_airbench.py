@@ -89,7 +89,7 @@ def test_sizes_and_what_learns() -> None:
     expected = [(64, 15, 15), (64, 15, 15), (256, 7, 7), (256, 7, 7), (256, 3, 3), (256, 1, 1)]
     assert shapes == expected
     learns = {name.split(".", 1)[1] for name, p in blocks.named_parameters() if p.requires_grad}
-    assert learns == {"whiten.bias", "weights.convolution.weight", "weights.normalize.bias"}
+    assert learns == {"weights.convolution.weight", "weights.normalize.bias"}
 
 
 def test_a_run_makes_filters_of_its_images_once(large_stripes: ImageData, tmp_path: Path) -> None:
