@@ -15,6 +15,8 @@ from trifecta.experiments.summary import RowSummary
 # Epochs that a curve is fitted from: those before follow another line.
 FITTED_FROM = 5
 TARGETS = (0.75, 0.84)
+# An extrapolation that lies further away says nothing.
+FURTHEST = 1000
 # Width and epochs: half of the network, then the published size.
 EXTRAPOLATED = ((0.5, 100), (1.0, 100))
 
@@ -104,6 +106,7 @@ def _passed(accuracies: Sequence[float], scale: float, power: float, target: flo
     for epoch, accuracy in enumerate(accuracies, 1):
         if accuracy >= target:
             return f"{epoch} epochs"
-    if power >= 0:
-        return "never"
-    return f"{((1 - target) / scale) ** (1 / power):,.0f} epochs (extrapolated)"
+    epochs = ((1 - target) / scale) ** (1 / power) if power < 0 else math.inf
+    if epochs > FURTHEST:
+        return f"over {FURTHEST:,} epochs (extrapolated)"
+    return f"{epochs:.0f} epochs (extrapolated)"
