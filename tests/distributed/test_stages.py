@@ -1,7 +1,7 @@
 """Stages in processes of their own against one process, to the bit."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,14 @@ def trained(learner: Learner) -> State:
     return tensors, {k: o.state_dict()["state"] for k, o in learner.optimizers.items()}, losses
 
 
-def stage(rank: int, name: str, stages: int) -> State:
-    network = network_for(METHODS[name])
-    plan = make_plan(Layout(layers=stages), [1.0] * len(network.blocks), METHODS[name].schedule)
-    return trained(StageLearner(network, plan, rank, **options()))
+def stage(rank: int, names: Sequence[str], stages: int) -> dict[str, State]:
+    """Every method in turn: processes take longer to start than to train."""
+    states = {}
+    for name in names:
+        network = network_for(METHODS[name])
+        plan = make_plan(Layout(layers=stages), [1.0] * len(network.blocks), METHODS[name].schedule)
+        states[name] = trained(StageLearner(network, plan, rank, **options()))
+    return states
 
 
 @pytest.fixture(autouse=True)
@@ -101,53 +105,82 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-CASES = [(name, stages) for name in METHODS if name != "backprop" for stages in (2, 4)]
-FAST = [("pairs", 2)]
+STAGED = [name for name in METHODS if name != "backprop"]
 
 
 @pytest.mark.parametrize(
-    ("name", "stages"),
-    [case if case in FAST else pytest.param(*case, marks=pytest.mark.slow) for case in CASES],
+    ("names", "stages"),
+    [
+        (["pairs"], 2),
+        pytest.param([name for name in STAGED if name != "pairs"], 2, marks=pytest.mark.slow),
+        pytest.param(STAGED, 4, marks=pytest.mark.slow),
+    ],
+    ids=["pairs-2", "others-2", "all-4"],
 )
-def test_stages_equal_one_process_to_the_bit(name: str, stages: int, tmp_path: Path) -> None:
+def test_stages_equal_one_process_to_the_bit(names: list[str], stages: int, tmp_path: Path) -> None:
+    found = in_processes(stages, tmp_path, stage, names, stages)
+    for name in names:
+        assert_equal_one_process(name, [own[name] for own in found])
+
+
+def assert_equal_one_process(name: str, found: Sequence[State]) -> None:
     tensors, optimizers, losses = trained(Learner(network_for(METHODS[name]), **options()))
-    found = in_processes(stages, tmp_path, stage, name, stages)
     held: dict[str, Tensor] = {}
     for own, _, _ in found:
         assert not held.keys() & own.keys()
         held |= own
     assert held.keys() == tensors.keys()
-    assert [k for k, tensor in tensors.items() if not torch.equal(tensor, held[k])] == []
+    assert [(name, k) for k, tensor in tensors.items() if not torch.equal(tensor, held[k])] == []
     for step in range(STEPS):
         by_stage = [own[step] for _, _, own in found]
         merged = [
             next((v for v in values if v is not None), None) for values in zip(*by_stage, strict=True)
         ]
-        assert merged == losses[step]
+        assert merged == losses[step], name
     if METHODS[name].optimizer.ownership == "weight":
         for _, own, _ in found:
             for owner, state in own.items():
                 assert_equal_states(optimizers[owner], state)
 
 
-def replica(rank: int, name: str, layout: Layout) -> State:
-    network = network_for(METHODS[name])
-    plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
-    groups = [dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)]
-    group = groups[layout.stage(rank)]
-    synchronize_statistics(network, group)
-    replicas = Replicas(group, layout.data, layout.replica(rank))
-    return trained(StageLearner(network, plan, rank, replicas=replicas, **options()))
+def replica(rank: int, layouts: Mapping[str, Layout]) -> dict[str, State]:
+    states = {}
+    for name, layout in layouts.items():
+        network = network_for(METHODS[name])
+        plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
+        groups = [
+            dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)
+        ]
+        group = groups[layout.stage(rank)]
+        synchronize_statistics(network, group)
+        replicas = Replicas(group, layout.data, layout.replica(rank))
+        states[name] = trained(StageLearner(network, plan, rank, replicas=replicas, **options()))
+    return states
+
+
+REPLICATED = ("strict", "overlapping", "pairs", "backprop")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layout", [Layout(data=2), Layout(data=2, layers=2)], ids=str)
-@pytest.mark.parametrize("name", ["strict", "overlapping", "pairs", "backprop"])
-def test_replicas_equal_one_process_to_rounding(name: str, layout: Layout, tmp_path: Path) -> None:
-    if name == "backprop" and layout.layers > 1:
-        layout = Layout(data=4)
+@pytest.mark.parametrize(
+    ("processes", "layouts"),
+    [
+        (2, dict.fromkeys(REPLICATED, Layout(data=2))),
+        # Backprop has one stage.
+        (4, {**dict.fromkeys(REPLICATED, Layout(data=2, layers=2)), "backprop": Layout(data=4)}),
+    ],
+    ids=["2", "4"],
+)
+def test_replicas_equal_one_process_to_rounding(
+    processes: int, layouts: dict[str, Layout], tmp_path: Path
+) -> None:
+    found = in_processes(processes, tmp_path, replica, layouts)
+    for name in layouts:
+        assert_replicas_equal_one_process(name, [own[name] for own in found])
+
+
+def assert_replicas_equal_one_process(name: str, found: Sequence[State]) -> None:
     tensors, _, losses = trained(Learner(network_for(METHODS[name]), **options()))
-    found = in_processes(layout.ranks, tmp_path, replica, name, layout)
     for own, _, _ in found:
         for k, tensor in own.items():
             torch.testing.assert_close(tensor, tensors[k], rtol=1e-9, atol=1e-11)
