@@ -1,4 +1,4 @@
-"""Accuracy over the epochs of budget *night*, and what more epochs would bring if the curve goes on."""
+"""Accuracy at budget *night*, over its epochs, and what more of them would bring if the curve goes on."""
 
 import math
 import statistics
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from render_trunk import Cells
+from trifecta.experiments.reproduction_report import NOT_MEASURED, accuracy_text
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
 
@@ -21,22 +22,54 @@ FURTHEST = 1000
 EXTRAPOLATED = ((0.5, 100), (1.0, 100))
 
 
-def draw_night(path: Path, rows: Sequence[RowSummary]) -> None:
-    """Validation accuracy after every epoch, one line a run."""
+# Recipes by the data set at their end.
+DATA_SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+# In every panel a method has the same colour.
+METHODS = ("trifecta", "published-trifecta", "published-ff", "symba", "backprop", "longer-backprop")
+
+
+def draw_night(path: Path, rows_by_data: Mapping[str, Sequence[RowSummary]]) -> None:
+    """Validation accuracy after every epoch: a panel a data set, one line a run."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[["top", "right"]].set_visible(False)
-        for row in rows:
-            for run in row.runs:
-                accuracy = [100 * value for value in _accuracies(run)]
-                axes.plot(range(1, len(accuracy) + 1), accuracy, marker=".", label=row.recipe.title)
-        axes.set(xlabel="epoch", ylabel="validation accuracy, %, CIFAR-10", xlim=(0, None))
-        axes.legend(loc="lower right")
+        figure = Figure(figsize=(9, 3.4), layout="constrained")
+        panels = figure.subplots(1, len(rows_by_data))
+        lines = {}
+        for axes, (data, rows) in zip(panels, rows_by_data.items(), strict=True):
+            axes.spines[["top", "right"]].set_visible(False)
+            for row in rows:
+                for run in row.runs:
+                    accuracy = [100 * value for value in _accuracies(run)]
+                    colour = f"C{METHODS.index(_method(row))}"
+                    (line,) = axes.plot(range(1, len(accuracy) + 1), accuracy, marker=".", color=colour)
+                    lines[row.recipe.title.removesuffix(", small")] = line
+            axes.set(xlabel="epoch", title=DATA_SETS[data], xlim=(0, None))
+        panels[0].set_ylabel("validation accuracy, %")
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines))
         figure.savefig(path, metadata={"Date": None})
+
+
+def night_table(rows_by_data: Mapping[str, Sequence[RowSummary]]) -> Cells:
+    """Test accuracy by method and data set, below what was published for the Trifecta."""
+    body: dict[str, list[str]] = {"published: Trifecta, large": []}
+    for data, rows in rows_by_data.items():
+        by_name = {row.recipe.name: row for row in rows}
+        published = by_name[f"published-trifecta-large-{data}"].recipe.published
+        body["published: Trifecta, large"].append("–" if published is None else f"{published.accuracy}%")
+        for method in METHODS:
+            row = by_name[f"{method}-small-{data}"]
+            body.setdefault(row.recipe.title, []).append(
+                NOT_MEASURED if row.accuracy is None else accuracy_text(row.accuracy)
+            )
+    return ["", *map(DATA_SETS.__getitem__, rows_by_data)], [
+        [title, *cells] for title, cells in body.items()
+    ]
+
+
+def _method(row: RowSummary) -> str:
+    return row.recipe.name.partition("-small-")[0]
 
 
 def night_fits(rows: Sequence[RowSummary]) -> Cells:

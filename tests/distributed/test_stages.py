@@ -138,8 +138,8 @@ def assert_equal_one_process(name: str, found: Sequence[State]) -> None:
         ]
         assert merged == losses[step], name
     if METHODS[name].optimizer.ownership == "weight":
-        for _, own, _ in found:
-            for owner, state in own.items():
+        for _, states, _ in found:
+            for owner, state in states.items():
                 assert_equal_states(optimizers[owner], state)
 
 
@@ -188,7 +188,7 @@ def assert_replicas_equal_one_process(name: str, found: Sequence[State]) -> None
     # Shares of a batch differ, so that their mean loss is the batch's.
     for block in range(6):
         for step in range(STEPS):
-            shares = [own[step][block] for _, _, own in found if own[step][block] is not None]
+            shares = [share for _, _, own in found if (share := own[step][block]) is not None]
             if losses[step][block] is not None:
                 assert sum(shares) / len(shares) == pytest.approx(losses[step][block], rel=1e-9)
 
