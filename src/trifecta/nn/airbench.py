@@ -4,7 +4,7 @@ Source: Jordan 2024, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU* (arXiv 24
 code. Taken from there: filters that whiten 2×2 patches, made of training images and fixed; convolutions
 that begin as the identity; pooling ahead of normalisation; batch normalisation of short memory, with a bias
 that learns and no gain; GELU. Left out is the filters' bias, which learns there for three epochs: accuracy
-is the same without it, and no gradient has to reach the largest maps (docs/fast.md). The optimizer, label
+is as good without it, and no gradient has to reach the largest maps (docs/fast.md). The optimizer, label
 smoothing and augmentation are settings of a run.
 
 Nothing here looks at a later block, so strictly local blocks may use all of it.
