@@ -3,7 +3,7 @@
 #
 #     benchmarks/gpu.sh STEP DATA OUT [BUDGET]
 #
-# STEP is one of: speed memory cifar10 mnist fashion-mnist search times. DATA is a folder with
+# STEP is one of: graphs speed memory cifar10 mnist fashion-mnist search times. DATA is a folder with
 # mnist, fashion_mnist and cifar10; result files go to OUT. BUDGET is full, or quick for a dry run on a CPU.
 # What is done is not done again; rows of a table share the GPU, so their result files hold no times.
 set -euo pipefail
@@ -25,6 +25,8 @@ table() {
 measured() { python3 -m trifecta bench "$@" --precision bf16 --batch-size "${BATCH:-512}"; }
 
 case $step in
+  graphs)
+    python3 "$here/compare_graphs.py" "$out/graphs.jsonl" ;;
   speed)
     for network in small large airbench; do
       measured speed --network $network --rounds "${ROUNDS:-5}" --steps "${STEPS:-20}" --width "${WIDTH:-1}" \
@@ -44,7 +46,7 @@ case $step in
     done
     wait ;;
   times)
-    python3 "$here/time_to_accuracy.py" "$data/cifar10" "$out/times.jsonl" --seeds "${SEEDS:-3}" ;;
+    python3 "$here/time_to_accuracy.py" "$data/cifar10" "$out/times.jsonl" --seeds "${SEEDS:-3}" '3: *' 'wide: *' ;;
   *)
     echo "no step '$step': see the head of $0" >&2
     exit 2 ;;

@@ -29,6 +29,7 @@ from render_experiments import (
 )
 from render_experiments import made_with as experiments_made_with
 from render_experiments import rows_of as experiment_rows
+from render_graphs import replayed
 from render_night import DATA_SETS, draw_night, night_fits, night_table, size_fit
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
@@ -245,17 +246,25 @@ def night_accuracies() -> str:
 
 
 def trunk(
-    show: Callable[[Sequence[Row]], Cells], number: str, *, cpu: bool = True, whole: bool = False
+    show: Callable[[Sequence[Row]], Cells], *rounds: str, cpu: bool = True, whole: bool = False
 ) -> str:
-    """A round of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
+    """Rounds of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
     rows = [
         row
         for row in rows_of("times")
-        if round_of(row) == number
+        if round_of(row) in rounds
         and ("NVIDIA" not in row["hardware"]) == cpu
         and (not row["settings"]["data"]["validation"]) == whole
     ]
     return table(*show(rows)) + made_with(rows)
+
+
+def graphs() -> str:
+    """What CUDA graphs gain."""
+    launched = rows_of("speed-launched")
+    recorded = [report for report in rows_of("speed") if not is_on_cpu(report)]
+    made = sorted({measured_on(report).rpartition("; ")[2] for report in launched + recorded})
+    return f"{table(*replayed(launched, recorded))}\n{launched[0]['hardware']}; {', '.join(made)}.\n"
 
 
 def times_of(data: str) -> Callable[[Sequence[Row]], Cells]:
@@ -271,7 +280,10 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "123456"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
-    "trunk-times": lambda: trunk(times_of("cifar10"), "1", cpu=False),
+    "trunk-times": lambda: trunk(times_of("cifar10"), "3", "wide", cpu=False),
+    "trunk-whole-gpu": lambda: trunk(
+        partial(trunk_whole, unit="seconds"), "3", "wide", cpu=False, whole=True
+    ),
     "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "1"),
     "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
     "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),
@@ -284,6 +296,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "deviations": deviations,
     "speed": lambda: benchmark("speed", only=is_kept, where=is_on_cpu),
     "speed-gpu": lambda: benchmark("speed", where=lambda report: not is_on_cpu(report)),
+    "speed-graphs": graphs,
     "left-out-speed": lambda: left_out("speed"),
     "left-out-memory": lambda: left_out("memory"),
     "inference": lambda: benchmark("inference"),

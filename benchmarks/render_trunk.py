@@ -7,6 +7,8 @@ from typing import Any
 Row = dict[str, Any]
 Cells = tuple[list[str], list[list[str]]]
 VIEWS = ("none", "flip-shift")
+# In seconds.
+UNITS = {"seconds": 1, "minutes": 60}
 
 
 def round_of(row: Row) -> str:
@@ -41,14 +43,14 @@ def trunk_times(rows: Sequence[Row], thresholds: Sequence[float]) -> Cells:
     return ["", "crosses a block", "parameters", *percents, "test", "test, views averaged", "n"], body
 
 
-def trunk_whole(rows: Sequence[Row]) -> Cells:
-    """Minutes and test accuracy of the runs that kept no image for validation."""
+def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes") -> Cells:
+    """Training time and test accuracy of the runs that kept no image for validation."""
     body = []
     for name, runs in _by_row(rows).items():
-        minutes = _spread([run["seconds"] / 60 for run in runs], digits=1)
+        times = _spread([run["seconds"] / UNITS[unit] for run in runs], digits=1)
         title = name.removesuffix(", all images")
-        body.append([title, runs[0]["locality"], minutes, *_tests(runs), str(len(runs))])
-    return ["", "crosses a block", "minutes", "test", "test, views averaged", "n"], body
+        body.append([title, runs[0]["locality"], times, *_tests(runs), str(len(runs))])
+    return ["", "crosses a block", unit, "test", "test, views averaged", "n"], body
 
 
 def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:

@@ -11,6 +11,7 @@ FOLDER is one of cifar10, mnist and fashion_mnist, and its name says which rows 
 """
 
 import argparse
+import fnmatch
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,19 @@ SECOND = {f"2: {name}, {ALL_IMAGES}": variant for name, variant in PRESENT.items
 THIRD = {
     f"3: {name}{images}": variant for images in ("", f", {ALL_IMAGES}") for name, variant in PRESENT.items()
 }
+# Twice the width, for a GPU.
+DOUBLE: dict[str, Any] = {"width": 2.0, "epochs": 24}
+WIDE = {
+    f"wide: {name}{images}": variant
+    for images in ("", f", {ALL_IMAGES}")
+    for name, variant in {
+        "backprop, twice the width, 24 epochs": end_to_end(**DOUBLE),
+        "superfecta, twice the width, 24 epochs": local(NARROW, STRICT_OPTIMIZER, **DOUBLE),
+        "superfecta, overlapping threes, twice the width, 24 epochs": local(
+            NARROW, schedule=THREES, readout="last", **DOUBLE
+        ),
+    }.items()
+}
 # At a quarter of the width, which these two need no more than.
 SMALLER: dict[str, dict[str, Any]] = {
     "backprop": end_to_end(**QUARTER),
@@ -85,7 +99,8 @@ CROPS = replace(AUGMENTATION, flip=False, alternating=False)
 ROWS = {
     "cifar10": {name: {"augmentation": BLACK} | variant for name, variant in FIRST.items()}
     | SECOND
-    | THIRD,
+    | THIRD
+    | WIDE,
     "mnist": {f"MNIST: {name}": variant | {"augmentation": CROPS} for name, variant in SMALLER.items()},
     "fashion_mnist": {f"Fashion-MNIST: {name}": variant for name, variant in SMALLER.items()},
 }
@@ -151,11 +166,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("results", type=Path)
-    parser.add_argument("rows", nargs="*")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="a name, or a pattern with * in it")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_intermixed_args()
     known = ROWS[options.folder.name]
-    rows = options.rows or DEFAULT.get(options.folder.name, list(known))
+    asked = options.rows or DEFAULT.get(options.folder.name, list(known))
+    rows = [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in asked)]
     splits = {name: split_of(options.folder, name) for name in rows}
     loaded = {split: load_data(split) for split in set(splits.values())}
     for name, split in splits.items():

@@ -13,7 +13,7 @@ from trifecta._utils.precision import autocast
 from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
-from trifecta.learning import Learner, Pipeline
+from trifecta.learning import Learner, Pipeline, fastest_learner
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.network import LocalNetwork
 from trifecta.training import RunConfig
@@ -84,7 +84,9 @@ class Variant:
         return predict
 
 
-def _learner(kind: type[Learner] = Learner, **options: Any) -> Callable[[LocalNetwork, str], Trains]:
+def _learner(
+    kind: Callable[..., Learner] = fastest_learner, **options: Any
+) -> Callable[[LocalNetwork, str], Trains]:
     def build(network: LocalNetwork, precision: str) -> Trains:
         generator = torch.Generator(next(network.parameters()).device).manual_seed(0)
         return kind(network, generator=generator, precision=precision, **options)

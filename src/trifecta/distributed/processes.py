@@ -19,7 +19,7 @@ from trifecta.distributed.optimizer_states import OptimizerLayout, gather_states
 from trifecta.distributed.plan import Layout, Plan, make_plan
 from trifecta.distributed.replicas import Replicas, synchronize_statistics
 from trifecta.distributed.stage import StageLearner
-from trifecta.learning import Learner
+from trifecta.learning import Learner, fastest_learner
 from trifecta.learning.counts import block_costs
 from trifecta.network import LocalNetwork
 
@@ -49,7 +49,7 @@ class Alone:
 
     def learner(self, network: LocalNetwork, **options: Any) -> Learner:
         """Build the learner of the blocks that this process holds."""
-        return Learner(network, **options)
+        return fastest_learner(network, **options)
 
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``."""

@@ -122,7 +122,9 @@ def region_masks(images: Tensor, generator: torch.Generator | None) -> Tensor:
     bits = torch.randint(0, 2, shape, generator=generator, device=images.device).to(images.dtype)
     if not positions:
         return bits
-    line = bits.new_tensor([0.25, 0.5, 0.25])
+    # Filled there, as copying it would wait for the device.
+    line = bits.new_full((3,), 0.25)
+    line[1] = 0.5
     for _ in range(BLURS):
         for side in range(2, bits.ndim):
             # Along the last dimension, whichever stands there.

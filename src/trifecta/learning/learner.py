@@ -128,17 +128,14 @@ class Learner:
 
     def _new_step(self, x: Tensor, labels: Tensor, offsets: Tensor | None) -> LocalStep:
         """Count a step, whose first block to learn here receives ``x``."""
-        config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
-        progress = self.steps / self.total_steps if self.total_steps else 0.0
-        frozen = config.frozen_blocks(progress, num_blocks)
         step = LocalStep(
             number=self.steps,
-            progress=progress,
-            frozen=frozen,
-            windows=[Window(max(w.first, frozen), w.last) for w in self._windows() if w.last >= frozen],
+            progress=self._progress,
+            frozen=self._frozen,
+            windows=self._next_windows(),
             x=x,
             labels=labels,
-            losses=[None] * num_blocks,
+            losses=[None] * len(self.network.blocks),
             offsets=offsets,
         )
         self.steps += 1
@@ -206,6 +203,21 @@ class Learner:
             return None
         return draw_offsets(len(self.network.blocks), images, self.generator, self.device)
 
+    @property
+    def _progress(self) -> float:
+        """The share of the run before the next step; 0 where its length is unknown."""
+        return self.steps / self.total_steps if self.total_steps else 0.0
+
+    @property
+    def _frozen(self) -> int:
+        """How many blocks, counted from the first, do not learn in the next step."""
+        return self.network.method.optimizer.frozen_blocks(self._progress, len(self.network.blocks))
+
+    def _next_windows(self) -> list[Window]:
+        """The windows that learn in the next step, in order."""
+        frozen = self._frozen
+        return [Window(max(w.first, frozen), w.last) for w in self._windows() if w.last >= frozen]
+
     def _windows(self) -> tuple[Window, ...]:
         schedule, step = self.network.method.schedule, self.steps
         if schedule.restarts and self.steps_per_epoch:
@@ -268,7 +280,10 @@ class Learner:
                         f"({config.decay}), which would overwrite the scheduler's: use "
                         "OptimizerConfig(decay='constant')"
                     )
-                group["lr"] = rate
+                self._assign_rate(group, rate)
+
+    def _assign_rate(self, group: dict[str, Any], rate: float) -> None:
+        group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the network's weights that the next step depends on."""

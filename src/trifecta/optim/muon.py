@@ -117,10 +117,12 @@ class Muon(torch.optim.Adam):
         if group.get("normalized"):
             weight.mul_(math.sqrt(len(weight)) / weight.norm().clamp(min=torch.finfo(weight.dtype).tiny))
         scale = UPDATE_RMS * math.sqrt(max(matrix.shape)) if group.get("matched", True) else 1.0
-        weight.sub_(
-            orthogonalised(matrix, group.get("rounds", ROUNDS)).view(weight.shape),
-            alpha=group["lr"] * scale,
-        )
+        update, rate = orthogonalised(matrix, group.get("rounds", ROUNDS)).view(weight.shape), group["lr"]
+        if isinstance(rate, Tensor):
+            # A number would have to be read from the device.
+            weight.addcmul_(update, rate, value=-scale)
+        else:
+            weight.sub_(update, alpha=rate * scale)
 
 
 def orthogonalised(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:
