@@ -1,13 +1,14 @@
 """What was tried to bring local learning near backprop on the fast trunk, on CIFAR-10's validation split.
 
-Network *airbench*, batches of 1,000, crops of 2 pixels and alternating flips, one seed. Six rounds: Muon
+Network *airbench*, batches of 1,000, crops of 2 pixels and alternating flips, one seed. Seven rounds: Muon
 as superfecta has it; Muon that keeps the norm of its matrices, over its rate, its momentum and Adam's rate
 for everything else; then losses, schedules and sizes at the settings that were best; what lets a block
 look ahead, at a quarter of the width; and there what the trunk's published code does otherwise, one by one:
 crops reflect the image instead of being padded with black, a step replaces one share of every matrix,
-three rounds orthogonalise it; last the trunk as it is now, whose whitening filters have no bias, where
-before they had one that learnt. One line a variant is appended to a result file; variants that it has are
-not run again. The test split is not read.
+three rounds orthogonalise it; then the trunk as it is now, whose whitening filters have no bias, where
+before they had one that learnt; last a reconstruction of the image, and weights averaged over steps. One
+line a variant is appended to a result file; variants that it has are not run again. The test split is not
+read.
 
     python benchmarks/search_airbench.py FOLDER RESULTS.jsonl [PATTERN …]
 """
@@ -17,16 +18,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from further_parts import Lookahead, Reconstructed, RememberImages
 from searching import search
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
 from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
 from trifecta.losses.convolutional import AuxiliaryCrossEntropy
 from trifecta.losses.head import Objective
-from trifecta.methods import backprop, superfecta
+from trifecta.methods import Method, backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
+from trifecta.training.callbacks import Callback
 
 NARROW = CLASSIFIER
 HIDDEN = replace(CLASSIFIER, hidden=512)
@@ -82,6 +85,11 @@ def local(
 def with_term(term: Similarity | SupervisedContrastive) -> Combined:
     """A term beside the classifier."""
     return Combined(scoring=HIDDEN, terms=(term,))
+
+
+def reconstructing(method: Method, weight: float) -> Method:
+    """A method whose blocks also decode the image."""
+    return replace(method, objective=Combined(scoring=NARROW, terms=(Reconstructed(weight=weight),)))
 
 
 GRID = list(product((0.0125, 0.025, 0.05), (0.6, 0.95), (0.1, 1.0)))
@@ -174,7 +182,24 @@ SIXTH: dict[str, dict[str, Any]] = {
     "6: strict": local(NARROW, replacing(0.12), **QUARTER),
     "6: overlapping threes": local(NARROW, schedule=THREES, **QUARTER),
 }
-VARIANTS = FORMER | FIFTH | SIXTH
+LOCAL: dict[str, dict[str, Any]] = {
+    "strict": local(NARROW, replacing(0.12), **QUARTER),
+    "overlapping threes": local(NARROW, schedule=THREES, **QUARTER),
+}
+LOOKAHEAD = ", averaged weights"
+SEVENTH: dict[str, dict[str, Any]] = {
+    **{
+        f"7: {name}, reconstruction × {weight:g}": {
+            **variant,
+            "method": reconstructing(variant["method"], weight),
+        }
+        for name, variant in LOCAL.items()
+        for weight in (0.1, 1.0)
+    },
+    **{f"7: {name}{LOOKAHEAD}": variant for name, variant in LOCAL.items()},
+    f"7: backprop{LOOKAHEAD}": end_to_end(**QUARTER),
+}
+VARIANTS = FORMER | FIFTH | SIXTH | SEVENTH
 
 
 def configured(folder: Path, variant: dict[str, Any]) -> RunConfig:
@@ -183,10 +208,17 @@ def configured(folder: Path, variant: dict[str, Any]) -> RunConfig:
     return RunConfig(data=DataConfig(source=str(folder)), network="airbench", **(usual | variant))
 
 
+def callbacks(name: str) -> list[Callback]:
+    """What one variant needs while it trains."""
+    if name.endswith(LOOKAHEAD):
+        return [Lookahead()]
+    return [RememberImages()] if "reconstruction" in name else []
+
+
 def configuration(folder: Path, name: str) -> RunConfig:
     """The run of one variant."""
     return configured(folder, VARIANTS[name])
 
 
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration, callbacks)

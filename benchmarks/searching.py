@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,19 @@ from filelock import FileLock, Timeout
 
 from conditions import conditions
 from trifecta.training import RunConfig, Trainer
+from trifecta.training.callbacks import Callback
 
 Configure = Callable[[Path, str], RunConfig]
+Callbacks = Callable[[str], Sequence[Callback]]
 
 
-def search(script: str, description: str, variants: Iterable[str], configure: Configure) -> None:
+def search(
+    script: str,
+    description: str,
+    variants: Iterable[str],
+    configure: Configure,
+    callbacks: Callbacks = lambda name: (),
+) -> None:
     """Read the arguments, run the variants that the result file lacks, append a line for each.
 
     Several of these at once share the work.
@@ -25,6 +33,7 @@ def search(script: str, description: str, variants: Iterable[str], configure: Co
         description: of the command.
         variants: their names.
         configure: returns a variant's run on the data in a folder.
+        callbacks: returns those of a variant.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
@@ -39,14 +48,15 @@ def search(script: str, description: str, variants: Iterable[str], configure: Co
             with lock.acquire(timeout=0):
                 if name not in _done(options.results):
                     command = f"python benchmarks/{Path(script).name} FOLDER RESULTS.jsonl '{name}'"
-                    _append(options.results, command, name, measure(configure(options.folder, name)))
+                    measured = measure(configure(options.folder, name), callbacks(name))
+                    _append(options.results, command, name, measured)
         except Timeout:
             continue
 
 
-def measure(config: RunConfig) -> dict[str, Any]:
+def measure(config: RunConfig, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Validation accuracy after every epoch, and of every block and read-out at the end."""
-    trainer = Trainer(config)
+    trainer = Trainer(config, callbacks=callbacks)
     trainer.fit()
     assert trainer.data.validation is not None
     return {
