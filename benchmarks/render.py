@@ -284,10 +284,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "trunk-whole-gpu": lambda: trunk(
         partial(trunk_whole, unit="seconds"), "3", "wide", cpu=False, whole=True
     ),
-    "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "1"),
+    "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "3"),
     "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
     "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),
-    "trunk-whole-1": lambda: trunk(trunk_whole, "1", whole=True),
     "trunk-whole": lambda: trunk(trunk_whole, "2", whole=True),
     "scaling": lambda: benchmark("scaling"),
     "scaling-check": lambda: cells("scaling-check", checked_simulator),

@@ -18,17 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conditions import conditions
-from search_airbench import (
-    BLACK,
-    CHOSEN,
-    NARROW,
-    QUARTER,
-    THREES,
-    TWO_MODULES,
-    configured,
-    end_to_end,
-    local,
-)
+from search_airbench import NARROW, QUARTER, THREES, TWO_MODULES, configured, end_to_end, local
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.experiments.recipes.fast import AUGMENTATION, STRICT_OPTIMIZER
@@ -43,23 +33,6 @@ THRESHOLDS = {
     "fashion_mnist": (0.88, 0.9, 0.92),
 }
 ALL_IMAGES = "all images"
-# Round 1, with the optimizer and the padding that rounds 2 to 4 of the search had.
-FIRST: dict[str, dict[str, Any]] = {
-    "backprop, 10 epochs": end_to_end(CHOSEN),
-    "superfecta, 16 epochs": local(optimizer=CHOSEN),
-    "superfecta, two modules, 16 epochs": local(optimizer=CHOSEN, schedule=TWO_MODULES),
-    "superfecta, twice the width, 25 epochs": local(optimizer=CHOSEN, epochs=25, width=2.0),
-    "superfecta, two modules, twice the width, 25 epochs": local(
-        optimizer=CHOSEN, schedule=TWO_MODULES, epochs=25, width=2.0
-    ),
-    "backprop, twice the width, 25 epochs": end_to_end(CHOSEN, epochs=25, width=2.0),
-    "superfecta, 256 hidden units, 12 epochs": local(NARROW, CHOSEN, epochs=12),
-    f"backprop, 10 epochs, {ALL_IMAGES}": end_to_end(CHOSEN),
-    f"superfecta, 12 epochs, {ALL_IMAGES}": local(NARROW, CHOSEN, epochs=12),
-    f"superfecta, overlapping threes, 24 epochs, {ALL_IMAGES}": local(
-        NARROW, CHOSEN, schedule=THREES, readout="last", epochs=24
-    ),
-}
 PRESENT: dict[str, dict[str, Any]] = {
     "backprop, 10 epochs": end_to_end(),
     "superfecta, 12 epochs": local(NARROW, STRICT_OPTIMIZER, epochs=12),
@@ -67,9 +40,9 @@ PRESENT: dict[str, dict[str, Any]] = {
     "superfecta, overlapping threes, 24 epochs": local(NARROW, schedule=THREES, readout="last", epochs=24),
     "superfecta, two modules, 12 epochs": local(NARROW, schedule=TWO_MODULES, epochs=12),
 }
-# Round 2, with those of the trunk's published code, had a bias of the whitening filters that learnt.
+# Round 2 had a bias of the whitening filters that learnt.
 SECOND = {f"2: {name}, {ALL_IMAGES}": variant for name, variant in PRESENT.items()}
-# Round 3, without it.
+# Round 3 is of the trunk as it is.
 THIRD = {
     f"3: {name}{images}": variant for images in ("", f", {ALL_IMAGES}") for name, variant in PRESENT.items()
 }
@@ -97,10 +70,7 @@ SMALLER: dict[str, dict[str, Any]] = {
 # A digit's mirror image is another sign.
 CROPS = replace(AUGMENTATION, flip=False, alternating=False)
 ROWS = {
-    "cifar10": {name: {"augmentation": BLACK} | variant for name, variant in FIRST.items()}
-    | SECOND
-    | THIRD
-    | WIDE,
+    "cifar10": SECOND | THIRD | WIDE,
     "mnist": {f"MNIST: {name}": variant | {"augmentation": CROPS} for name, variant in SMALLER.items()},
     "fashion_mnist": {f"Fashion-MNIST: {name}": variant for name, variant in SMALLER.items()},
 }
