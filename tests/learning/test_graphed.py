@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trifecta import Learner, LocalNetwork, Method, build_network, get_method
+from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, build_network, get_method
 from trifecta.experiments.recipes.fast import fast_superfecta
 from trifecta.learning import GraphedLearner, fastest_learner
 from trifecta.learning.graphed import WARM_UP
@@ -42,11 +43,13 @@ class Simulated(GraphedLearner):
 
 
 class Unrecordable(Simulated):
-    """Breaks off a recording as CUDA does, with the generator moved on."""
+    """Breaks off a recording as CUDA does, with the generator moved on and gradients without values."""
 
     def _capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         assert self.generator is not None
         torch.rand(3, generator=self.generator)
+        for parameter in self.network.parameters():
+            parameter.grad = torch.full_like(parameter, torch.nan)
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
 
@@ -166,7 +169,7 @@ def test_a_learner_takes_up_what_recorded_steps_left_and_the_other_way_round() -
     plain.load_state_dict(state)
     batch = next(batches(1))
     for loss, other in zip(plain.step(*batch), recorded.step(*batch), strict=True):
-        assert (loss is None) == (other is None)
+        torch.testing.assert_close(loss, other, rtol=1e-5, atol=1e-5)
 
 
 def test_an_assigned_learning_rate_is_taken_over() -> None:
@@ -194,3 +197,44 @@ def test_a_loss_stays_what_it_was() -> None:
 
 def test_a_cpu_has_no_graphs() -> None:
     assert type(fastest_learner(network_of(superfecta()))) is Learner
+
+
+class OwnAdam(torch.optim.Adam):
+    """May do anything in Python."""
+
+
+class OwnConvolution(nn.Conv2d):
+    """Likewise."""
+
+
+def with_optimizer(algorithm: str | type[torch.optim.Optimizer]) -> Method:
+    return replace(superfecta(), optimizer=OptimizerConfig(algorithm=algorithm))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "is_taken"),
+    [
+        (superfecta(), {}, True),
+        (with_optimizer("adam"), {}, True),
+        (with_optimizer(OwnAdam), {}, False),
+        (superfecta(), {"on_nan": "skip"}, False),
+        (superfecta(), {"step_optimizer": lambda optimizer: optimizer.step()}, False),
+        (get_method("hcl-ff"), {}, False),
+    ],
+    ids=["superfecta", "adam", "own optimizer", "on_nan", "step_optimizer", "dropout"],
+)
+def test_a_gpu_records_what_a_replay_can_do(
+    method: Method, options: dict[str, Any], is_taken: bool
+) -> None:
+    learner = Learner(network_of(method), **options)
+    assert not GraphedLearner.takes(learner)
+    learner.device = torch.device("cuda")
+    assert GraphedLearner.takes(learner) == is_taken
+
+
+def test_a_block_of_your_own_is_not_recorded() -> None:
+    network = network_of(superfecta())
+    network.blocks[1].add_module("own", OwnConvolution(2, 2, 1))
+    learner = Learner(network)
+    learner.device = torch.device("cuda")
+    assert not GraphedLearner.takes(learner)

@@ -18,8 +18,12 @@ from torch import Tensor
 from trifecta.learning.learner import Learner
 from trifecta.losses.head import Head
 from trifecta.network import LocalNetwork
+from trifecta.optim.muon import Muon
 from trifecta.schedules import Window
 
+# A replay runs no Python: parts of anybody else's may decide something there in every step.
+_PACKAGES = ("torch", "trifecta")
+_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, Muon)
 # Steps of a kind that are taken before one is recorded: they set up libraries and optimizer states.
 WARM_UP = 3
 
@@ -82,13 +86,13 @@ class GraphedLearner(Learner):
     @staticmethod
     def takes(learner: Learner) -> bool:
         """Whether the steps of ``learner`` can be recorded, as far as can be said before one is."""
-        is_own = type(learner) is Learner and learner._step_optimizer is None
         return (
-            is_own
-            and learner.device.type == "cuda"
+            learner.device.type == "cuda"
             and learner.on_nan == "stop"
+            and learner._step_optimizer is None
             and not any(learner._dropout)
-            and all(isinstance(o, torch.optim.Adam) for o in learner.optimizers.values())
+            and all(type(optimizer) in _OPTIMIZERS for optimizer in learner.optimizers.values())
+            and all(type(m).__module__.split(".")[0] in _PACKAGES for m in learner.network.modules())
         )
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
@@ -160,6 +164,8 @@ class GraphedLearner(Learner):
                 stacklevel=3,
             )
             self.records = False
+            # Gradients that were recorded were never computed.
+            self.network.zero_grad(set_to_none=True)
             if before is not None:
                 # The recording that broke off has left it unusable.
                 self.generator = torch.Generator(self.device)
