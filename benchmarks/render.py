@@ -34,7 +34,7 @@ from render_night import DATA_SETS, draw_night, night_fits, night_table, size_fi
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
-from render_trunk import Cells, round_of, trunk_search, trunk_times, trunk_whole
+from render_trunk import Cells, round_of, trunk_search, trunk_times, trunk_whole, trunk_work
 from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
@@ -272,6 +272,13 @@ def times_of(data: str) -> Callable[[Sequence[Row]], Cells]:
     return partial(trunk_times, thresholds=THRESHOLDS[data])
 
 
+def worked() -> str:
+    """Multiply-adds to the accuracies that count on CIFAR-10."""
+    work = rows_of("work")
+    show = partial(trunk_work, thresholds=THRESHOLDS["cifar10"], work=work)
+    return f"{trunk(show, '3', 'wide', cpu=False)}\nMultiply-adds of an epoch: {made_with(work).lstrip()}"
+
+
 def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]]]]) -> str:
     """A table of the rows about ``what``, and what they were made with."""
     return table(*show(rows_of(what))) + made_with(rows_of(what))
@@ -281,6 +288,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "123456"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
     "trunk-times": lambda: trunk(times_of("cifar10"), "3", "wide", cpu=False),
+    "trunk-work": worked,
     "trunk-whole-gpu": lambda: trunk(
         partial(trunk_whole, unit="seconds"), "3", "wide", cpu=False, whole=True
     ),

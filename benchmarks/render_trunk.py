@@ -36,11 +36,22 @@ def trunk_times(rows: Sequence[Row], thresholds: Sequence[float]) -> Cells:
     """Seconds to each threshold, then test accuracy by the views that are averaged; a row for each row."""
     body = []
     for name, runs in _by_row(rows).items():
-        reached = [_reached(runs, threshold) for threshold in map(str, thresholds)]
+        reached = [_reached(runs, threshold, "seconds") for threshold in map(str, thresholds)]
         parameters = f"{runs[0]['parameters'] / 1e6:.1f} M"
         body.append([name, runs[0]["locality"], parameters, *reached, *_tests(runs), str(len(runs))])
     percents = [f"s to {100 * threshold:.3g}%" for threshold in thresholds]
     return ["", "crosses a block", "parameters", *percents, "test", "test, views averaged", "n"], body
+
+
+def trunk_work(rows: Sequence[Row], thresholds: Sequence[float], *, work: Sequence[Row]) -> Cells:
+    """Multiply-adds to each threshold, in units of 10¹²; ``work`` has those of an epoch by row."""
+    of_epoch = {row["row"].rpartition(": ")[2]: row["multiply_adds_per_epoch"] / 1e12 for row in work}
+    body = []
+    for name, runs in _by_row(rows).items():
+        reached = [_reached(runs, str(goal), "epoch", unit=of_epoch[name]) for goal in thresholds]
+        body.append([name, runs[0]["locality"], *reached, str(len(runs))])
+    percents = [f"to {100 * threshold:.3g}%" for threshold in thresholds]
+    return ["", "crosses a block", *percents, "n"], body
 
 
 def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes") -> Cells:
@@ -69,12 +80,12 @@ def _tests(runs: Sequence[Row]) -> list[str]:
     ]
 
 
-def _reached(runs: Sequence[Row], threshold: str) -> str:
-    """Mean seconds of the runs, where all of them reached it; else how many did."""
-    seconds = [run["reached"][threshold]["seconds"] for run in runs if threshold in run["reached"]]
-    if len(seconds) < len(runs):
-        return f"{len(seconds)} of {len(runs)} runs" if seconds else "–"
-    return _spread(seconds, digits=1)
+def _reached(runs: Sequence[Row], threshold: str, what: str, *, unit: float = 1) -> str:
+    """Mean seconds, or epochs, times ``unit`` where all runs reached it; else how many did."""
+    taken = [run["reached"][threshold][what] * unit for run in runs if threshold in run["reached"]]
+    if len(taken) < len(runs):
+        return f"{len(taken)} of {len(runs)} runs" if taken else "–"
+    return _spread(taken, digits=1)
 
 
 def _spread(values: Sequence[float], *, digits: int = 2) -> str:

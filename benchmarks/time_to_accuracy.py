@@ -19,7 +19,6 @@ from typing import Any
 
 from conditions import conditions
 from search_airbench import NARROW, QUARTER, THREES, TWO_MODULES, configured, end_to_end, local
-from trifecta.bench.work import training_multiply_adds
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.experiments.recipes.fast import AUGMENTATION, STRICT_OPTIMIZER
 from trifecta.methods import tierce
@@ -102,15 +101,13 @@ def measure(config: RunConfig, data: ImageData) -> dict[str, Any]:
         )
         measured = summarise(trainer.network, labels, scores)
         accuracy[name], readouts[name] = measured.accuracy, measured.readout_accuracy
-    work = training_multiply_adds(trainer.network)
     reached = {}
     assert config.data is not None
     for threshold in THRESHOLDS[Path(config.data.source).name]:
         passed = next((h["epoch"] for h in history if (h["validation_accuracy"] or 0) >= threshold), None)
         if passed is not None:
-            images = passed * trainer.batches.images_per_epoch
             seconds = sum(h["seconds"] for h in history[:passed])
-            reached[str(threshold)] = {"epoch": passed, "seconds": seconds, "multiply_adds": images * work}
+            reached[str(threshold)] = {"epoch": passed, "seconds": seconds}
     return {
         "reached": reached,
         "seconds": sum(h["seconds"] for h in history),

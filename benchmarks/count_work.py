@@ -1,0 +1,62 @@
+"""Multiply-adds of an epoch on the fast trunk, by row of ``time_to_accuracy.py``.
+
+Counted over whole steps, as PyTorch's own counter sees them: convolutions and matrix products of blocks
+and classifiers, forward and backward, and of the optimizer. The same on every machine.
+
+    python benchmarks/count_work.py FOLDER RESULTS.jsonl [ROW …]
+
+FOLDER is one of cifar10, mnist and fashion_mnist, and its name says which rows there are.
+"""
+
+import argparse
+import fnmatch
+import json
+from pathlib import Path
+
+from torch.utils.flop_counter import FlopCounterMode
+
+from conditions import conditions
+from search_airbench import configured
+from time_to_accuracy import ALL_IMAGES, ROWS
+from trifecta.data import DataConfig, load_data
+from trifecta.training import Trainer
+
+
+def epoch_multiply_adds(trainer: Trainer) -> float:
+    """Count the multiply-adds of an epoch, from those of one cycle of the schedule."""
+    schedule = trainer.network.method.schedule
+    steps = schedule.size if schedule.overlapping else 1
+    size = trainer.config.batch_size
+    images = trainer.data.train.images[:size].float() / 255
+    with FlopCounterMode(display=False) as counter:
+        for _ in range(steps):
+            trainer.learner.step(images, trainer.data.train.labels[:size])
+    return float(counter.get_total_flops()) / 2 / steps * trainer.batches.steps_per_epoch
+
+
+def main() -> None:
+    """Read the arguments, count, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("rows", nargs="*", default=["*"], metavar="ROW", help="a name, or a pattern")
+    options = parser.parse_args()
+    data = load_data(DataConfig(source=str(options.folder)))
+    for name, variant in ROWS[options.folder.name].items():
+        asked = any(fnmatch.fnmatchcase(name, pattern) for pattern in options.rows)
+        if not asked or name.endswith(ALL_IMAGES):
+            continue
+        trainer = Trainer(configured(options.folder, variant), data=data)
+        row = {
+            "command": f"python benchmarks/count_work.py FOLDER RESULTS.jsonl '{name}'",
+            "row": name,
+            "multiply_adds_per_epoch": epoch_multiply_adds(trainer),
+            **conditions(trainer),
+        }
+        with options.results.open("a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        print(f"{name}: {row['multiply_adds_per_epoch'] / 1e12:.2f}e12", flush=True)
+
+
+if __name__ == "__main__":
+    main()
