@@ -9,8 +9,9 @@ are not run again. The test split is not read.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from searching import search
+from searching import search, trained
 from trifecta.data import DataConfig
 from trifecta.experiments.recipes import get_recipe
 from trifecta.training import RunConfig
@@ -34,5 +35,10 @@ def configuration(folder: Path, name: str) -> RunConfig:
     )
 
 
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """Train one variant."""
+    return trained(configuration(folder, name))
+
+
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, measure)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from further_parts import Lookahead, Reconstructed, RememberImages
-from searching import search
+from searching import search, trained
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
 from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
@@ -215,10 +215,10 @@ def callbacks(name: str) -> list[Callback]:
     return [RememberImages()] if "reconstruction" in name else []
 
 
-def configuration(folder: Path, name: str) -> RunConfig:
-    """The run of one variant."""
-    return configured(folder, VARIANTS[name])
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """Train one variant."""
+    return trained(configured(folder, VARIANTS[name]), callbacks(name))
 
 
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration, callbacks)
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, measure)

@@ -10,8 +10,9 @@ width for 4 epochs with crops and flips. The test split is not read.
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from searching import search
+from searching import search, trained
 from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
@@ -97,5 +98,10 @@ def configuration(folder: Path, name: str) -> RunConfig:
     return RunConfig(data=data, method=method, width=0.125, epochs=5 if longer else 4)
 
 
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """Train one variant."""
+    return trained(configuration(folder, name))
+
+
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, measure)

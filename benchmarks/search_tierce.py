@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from searching import search
+from searching import search, trained
 from trifecta.data import DataConfig
 from trifecta.losses import Combined, LabelGoodness, SupervisedContrastive, Symmetric
 from trifecta.methods import Method, superfecta, tierce, trifecta
@@ -76,5 +76,10 @@ def configuration(folder: Path, name: str) -> RunConfig:
     return RunConfig(data=data, method=VARIANTS[name], width=0.125, epochs=2, precision="bf16")
 
 
+def measure(folder: Path, name: str) -> dict[str, Any]:
+    """Train one variant."""
+    return trained(configuration(folder, name))
+
+
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, configuration)
+    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, measure)

@@ -13,16 +13,14 @@ from conditions import conditions
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.callbacks import Callback
 
-Configure = Callable[[Path, str], RunConfig]
-Callbacks = Callable[[str], Sequence[Callback]]
+Measure = Callable[[Path, str], dict[str, Any]]
 
 
 def search(
     script: str,
     description: str,
     variants: Iterable[str],
-    configure: Configure,
-    callbacks: Callbacks = lambda name: (),
+    measure: Measure,
 ) -> None:
     """Read the arguments, run the variants that the result file lacks, append a line for each.
 
@@ -32,8 +30,7 @@ def search(
         script: its file.
         description: of the command.
         variants: their names.
-        configure: returns a variant's run on the data in a folder.
-        callbacks: returns those of a variant.
+        measure: runs a variant on the data in a folder and returns what its line has.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
@@ -48,16 +45,20 @@ def search(
             with lock.acquire(timeout=0):
                 if name not in _done(options.results):
                     command = f"python benchmarks/{Path(script).name} FOLDER RESULTS.jsonl '{name}'"
-                    measured = measure(configure(options.folder, name), callbacks(name))
-                    _append(options.results, command, name, measured)
+                    _append(options.results, command, name, measure(options.folder, name))
         except Timeout:
             continue
 
 
-def measure(config: RunConfig, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
-    """Validation accuracy after every epoch, and of every block and read-out at the end."""
+def trained(config: RunConfig, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
+    """Train, and return what :func:`accuracies` does."""
     trainer = Trainer(config, callbacks=callbacks)
     trainer.fit()
+    return accuracies(trainer)
+
+
+def accuracies(trainer: Trainer) -> dict[str, Any]:
+    """Validation accuracy after every epoch, and of every block and read-out at the end."""
     assert trainer.data.validation is not None
     return {
         "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
