@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from muon_and_later_blocks import EARLIER
 from render_comparison import comparison, draw_accuracy, short_comparison, side_by_side
 from render_experiments import (
     depth,
@@ -34,7 +35,15 @@ from render_night import DATA_SETS, draw_night, night_fits, night_table, size_fi
 from render_overview import draw_overview
 from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
-from render_trunk import Cells, round_of, trunk_search, trunk_times, trunk_whole, trunk_work
+from render_trunk import (
+    Cells,
+    round_of,
+    trunk_optimizers,
+    trunk_search,
+    trunk_times,
+    trunk_whole,
+    trunk_work,
+)
 from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
@@ -287,6 +296,7 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "123456"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
+    "trunk-optimizers": lambda: cells("muon", partial(trunk_optimizers, block=EARLIER - 1)),
     "trunk-times": lambda: trunk(times_of("cifar10"), "3", "wide", cpu=False),
     "trunk-work": worked,
     "trunk-whole-gpu": lambda: trunk(

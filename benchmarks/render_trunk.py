@@ -32,6 +32,18 @@ def trunk_search(rows: Sequence[Row]) -> Cells:
     return ["", "epochs", "last block", "all but the first"], body
 
 
+def trunk_optimizers(rows: Sequence[Row], *, block: int) -> Cells:
+    """Validation accuracy, and the directions that features fill, of one block (from 0) and of the last."""
+    body = []
+    for row in rows:
+        accuracies = [row["block_accuracy"][k] for k in (block, -1)]
+        shown = ["–" if value is None else f"{100 * value:.1f}%" for value in accuracies]
+        filled = [f"{row['directions'][k]:.0f}" for k in (block, -1)]
+        body.append([_name(row), *shown, *filled])
+    name = f"block {block + 1}"
+    return ["", name, "last block", f"directions of {name}", "of the last block"], body
+
+
 def trunk_times(rows: Sequence[Row], thresholds: Sequence[float]) -> Cells:
     """Seconds to each threshold, then test accuracy by the views that are averaged; a row for each row."""
     body = []
