@@ -17,20 +17,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from conditions import conditions
 from search_airbench import configured
-from time_to_accuracy import ALL_IMAGES, ROWS
+from time_to_accuracy import ALL_IMAGES, ROWS, take_steps
 from trifecta.data import DataConfig, load_data
 from trifecta.training import Trainer
 
 
 def epoch_multiply_adds(trainer: Trainer) -> float:
     """Count the multiply-adds of an epoch, from those of one cycle of the schedule."""
-    schedule = trainer.network.method.schedule
-    steps = schedule.size if schedule.overlapping else 1
-    size = trainer.config.batch_size
-    images = trainer.data.train.images[:size].float() / 255
+    steps = trainer.network.method.schedule.cycle
     with FlopCounterMode(display=False) as counter:
-        for _ in range(steps):
-            trainer.learner.step(images, trainer.data.train.labels[:size])
+        take_steps(trainer, steps)
     return float(counter.get_total_flops()) / 2 / steps * trainer.batches.steps_per_epoch
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from searching import search, trained
 from trifecta.data import DataConfig
 from trifecta.experiments.recipes import get_recipe
-from trifecta.training import RunConfig
 
 EPOCHS, WIDTHS = (5, 10), (0.125, 0.1875, 0.25, 0.375)
 VARIANTS = {
@@ -26,18 +25,12 @@ VARIANTS = {
 }
 
 
-def configuration(folder: Path, name: str) -> RunConfig:
-    """The run of one variant."""
-    width, epochs = VARIANTS[name]
-    recipe = get_recipe("trifecta-small-cifar10")("night")
-    return replace(
-        recipe, data=DataConfig(source=str(folder)), width=width, epochs=epochs, precision="bf16"
-    )
-
-
 def measure(folder: Path, name: str) -> dict[str, Any]:
     """Train one variant."""
-    return trained(configuration(folder, name))
+    width, epochs = VARIANTS[name]
+    recipe = get_recipe("trifecta-small-cifar10")("night")
+    data = DataConfig(source=str(folder))
+    return trained(replace(recipe, data=data, width=width, epochs=epochs, precision="bf16"))
 
 
 if __name__ == "__main__":

@@ -87,20 +87,14 @@ SECOND: dict[str, Method] = {
 VARIANTS = FIRST | SECOND
 
 
-def configuration(folder: Path, name: str) -> RunConfig:
-    """The run of one variant."""
-    method, data = VARIANTS[name], DataConfig(source=str(folder))
-    if name in SECOND:
-        return RunConfig(
-            data=data, method=method, width=0.25, epochs=4, augmentation=AUGMENTATIONS["crop-flip"]
-        )
-    longer = method.schedule == LAYER_WISE or method.optimizer.freeze_from < 1
-    return RunConfig(data=data, method=method, width=0.125, epochs=5 if longer else 4)
-
-
 def measure(folder: Path, name: str) -> dict[str, Any]:
     """Train one variant."""
-    return trained(configuration(folder, name))
+    method, data = VARIANTS[name], DataConfig(source=str(folder))
+    if name in SECOND:
+        crops = AUGMENTATIONS["crop-flip"]
+        return trained(RunConfig(data=data, method=method, width=0.25, epochs=4, augmentation=crops))
+    longer = method.schedule == LAYER_WISE or method.optimizer.freeze_from < 1
+    return trained(RunConfig(data=data, method=method, width=0.125, epochs=5 if longer else 4))
 
 
 if __name__ == "__main__":

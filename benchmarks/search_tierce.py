@@ -70,15 +70,10 @@ VARIANTS: dict[str, Method] = {
 }
 
 
-def configuration(folder: Path, name: str) -> RunConfig:
-    """The run of one variant."""
-    data = DataConfig(source=str(folder))
-    return RunConfig(data=data, method=VARIANTS[name], width=0.125, epochs=2, precision="bf16")
-
-
 def measure(folder: Path, name: str) -> dict[str, Any]:
     """Train one variant."""
-    return trained(configuration(folder, name))
+    data = DataConfig(source=str(folder))
+    return trained(RunConfig(data=data, method=VARIANTS[name], width=0.125, epochs=2, precision="bf16"))
 
 
 if __name__ == "__main__":

@@ -121,9 +121,9 @@ def measure(config: RunConfig, data: ImageData) -> dict[str, Any]:
     }
 
 
-def warm_up(trainer: Trainer) -> None:
-    """Take the first steps of a process, which set things up and are no part of learning."""
-    for _ in range(2):
+def take_steps(trainer: Trainer, steps: int) -> None:
+    """Take steps on the first batch as it is."""
+    for _ in range(steps):
         images = trainer.data.train.images[: trainer.config.batch_size].float() / 255
         trainer.learner.step(images, trainer.data.train.labels[: len(images)].to(images.device))
 
@@ -142,7 +142,8 @@ def main() -> None:
     splits = {name: split_of(options.folder, name) for name in rows}
     loaded = {split: load_data(split) for split in set(splits.values())}
     for name, split in splits.items():
-        warm_up(Trainer(configured(options.folder, known[name]), data=loaded[split]))
+        # The first steps of a process set things up.
+        take_steps(Trainer(configured(options.folder, known[name]), data=loaded[split]), 2)
     for seed in range(options.seeds):
         for name in rows:
             lines = options.results.read_text().splitlines() if options.results.exists() else []

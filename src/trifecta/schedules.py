@@ -47,6 +47,11 @@ class Schedule:
                 f"{', overlapping' if self.overlapping else ''}; try overlapping:2 or blockwise:2"
             )
 
+    @property
+    def cycle(self) -> int:
+        """Steps after which the windows are the same again."""
+        return self.size if self.overlapping else 1
+
     def windows(self, step: int, num_blocks: int) -> tuple[Window, ...]:
         """The windows that learn at ``step`` (counted from 0), first to last."""
         size = self.size or num_blocks
@@ -60,16 +65,12 @@ class Schedule:
         """Blocks at which a loss stands at some step, and so need an objective, in order."""
         if self.deep_supervision:
             return tuple(range(num_blocks))
-        cycle = range(self.size if self.overlapping else 1)
-        return tuple(sorted({w.last for t in cycle for w in self.windows(t, num_blocks)}))
+        return tuple(sorted({w.last for t in range(self.cycle) for w in self.windows(t, num_blocks)}))
 
     def trained_by(self, last: int, num_blocks: int) -> range:
         """Blocks that the objective at block ``last`` trains at some step."""
-        cycle = range(self.size if self.overlapping else 1)
-        return range(
-            min(w.first for t in cycle for w in self.windows(t, num_blocks) if w.last == last),
-            last + 1,
-        )
+        windows = [w for t in range(self.cycle) for w in self.windows(t, num_blocks)]
+        return range(min(w.first for w in windows if w.last == last), last + 1)
 
     @property
     def locality(self) -> str:

@@ -35,13 +35,12 @@ def training_multiply_adds(network: LocalNetwork) -> float:
     """
     forward = forward_multiply_adds(network)
     schedule = network.method.schedule
-    cycle = schedule.size if schedule.overlapping else 1
     total = 0
-    for step in range(cycle):
+    for step in range(schedule.cycle):
         for window in schedule.windows(step, len(forward)):
             for k in range(window.first, window.last + 1):
                 total += forward[k] * (2 if k == window.first else 3)
-    return total / cycle * _passes(network)
+    return total / schedule.cycle * _passes(network)
 
 
 def prediction_multiply_adds(network: LocalNetwork) -> int:

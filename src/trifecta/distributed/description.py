@@ -32,7 +32,7 @@ def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
         "layout": str(layout),
         "stages": [_stage(network, plan, stage, passed) for stage in range(layout.layers)],
         "balance": plan.balance,
-        "cycle": schedule.size if schedule.overlapping else 1,
+        "cycle": schedule.cycle,
         "crossings": [
             {
                 "step": crossing.step,

@@ -120,7 +120,7 @@ class Plan:
     @property
     def crossings(self) -> tuple[Crossing, ...]:
         """Windows that cross from one stage to another, over a cycle of the schedule."""
-        cycle = self.schedule.size if self.schedule.overlapping else 1
+        cycle = self.schedule.cycle
         return tuple(
             Crossing(step, window, range(self.stage_of(window.first), self.stage_of(window.last) + 1))
             for step in range(cycle)

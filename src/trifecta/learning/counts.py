@@ -126,7 +126,7 @@ def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> Mapping[i
     A step's work follows from its place in the schedule's cycle and from which blocks are frozen.
     """
     method, num_blocks = network.method, len(network.blocks)
-    cycle = method.schedule.size if method.schedule.overlapping else 1
+    cycle = method.schedule.cycle
     if total_steps is None or method.optimizer.freeze_from == 1:
         return dict.fromkeys(range(cycle), 1)
     kinds: dict[tuple[int, int], int] = {}

@@ -103,7 +103,7 @@ def _memory(run: Run) -> str:
     samples, _ = insight.first_samples(data, _COUNTED_SAMPLES, run.trainer.device)
     held = [size / len(samples) / 2**10 for size in insight.held_bytes(network, samples)]
     schedule, count = run.trainer.config.method.schedule, len(held)
-    cycle = range(schedule.size if schedule.overlapping else 1)
+    cycle = range(schedule.cycle)
     most = max(sum(held[w.first : w.last + 1]) for step in cycle for w in schedule.windows(step, count))
     return figures.bars(
         [(str(block), size) for block, size in enumerate(held)],
