@@ -243,6 +243,8 @@ def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() 
     with SavedBytes() as saved:
         trainer.step(*wide.batch())
     assert found["saved_bytes"] == saved.most
+    (row,) = measure_memory(setting, [variant_of(config)], [setting.network], rounds=1, say=silent)["rows"]
+    assert row["saved_bytes"] == saved.most
     assert variant_of(replace(config, pipeline=2)).pipeline == 2
 
 

@@ -71,7 +71,8 @@ def training_memory(setting: Setting, variant: str | RunConfig) -> dict[str, int
 
 
 def _row(setting: Setting, variant: Variant, rounds: int) -> Report:
-    measured = [training_memory(setting, variant.name) for _ in range(rounds)]
+    who = variant.name if variant.run is None else variant.run
+    measured = [training_memory(setting, who) for _ in range(rounds)]
     extra = [m["training_bytes"] for m in measured]
     return {
         "name": variant.name,

@@ -46,6 +46,7 @@ class Variant:
         learner: builds what trains a network for it.
         shortlist: predict from the better half of the labels.
         pipeline: how many blocks learn at the same time, see :class:`trifecta.learning.pipeline.Pipeline`.
+        run: the one that it trains as; None for the variants that have a name of their own.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Variant:
     learner: Callable[[LocalNetwork, str], Trains]
     shortlist: bool = False
     pipeline: int = 1
+    run: RunConfig | None = None
 
     def build(self, setting: Setting) -> Trains:
         """Build a trainer, ready to step."""
@@ -146,6 +148,7 @@ def variant_of(config: RunConfig) -> Variant:
         method=config.method,
         learner=_learner(),
         pipeline=config.pipeline,
+        run=config,
     )
 
 

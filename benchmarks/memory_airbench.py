@@ -1,0 +1,40 @@
+"""Training memory on the fast trunk: backprop, and local learning by what crosses a block.
+
+A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench.memory`.
+
+    python benchmarks/memory_airbench.py RESULTS.jsonl [--rounds 3]
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from trifecta.bench.memory import measure_memory
+from trifecta.bench.report import bench_table
+from trifecta.bench.setting import Setting
+from trifecta.bench.variants import variant_of
+from trifecta.experiments.recipes import get_recipe
+
+ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")
+
+
+def main() -> None:
+    """Measure every row, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    recipes = [get_recipe(f"fast-{row}-airbench-cifar10") for row in ROWS]
+    variants = [replace(variant_of(recipe("full")), title=recipe.title) for recipe in recipes]
+    setting = Setting(network="airbench", batch_size=1000, precision="bf16")
+    report = measure_memory(setting, variants, ["airbench"], rounds=options.rounds, say=print)
+    report["command"] = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
+    with options.results.open("a") as file:
+        file.write(json.dumps(report) + "\n")
+    for cells in bench_table(report)[1]:
+        print(" | ".join(cells))
+
+
+if __name__ == "__main__":
+    main()
