@@ -1,9 +1,9 @@
 """What Muon leaves later blocks to work with, and what Adam does.
 
-Muon leaves them more, says arXiv 2607.01124 of linear networks. On the fast trunk, at a quarter of its
-width: validation accuracy of every block, and how many directions its features fill, for backprop and for
-strictly local blocks, by optimizer. Then strictly local blocks that all learn by Muon, on top of three that
-Adam or Muon trained before and that stay as they are. CIFAR-10, one seed; one line a variant is appended to
+In linear networks Muon leaves them more (arXiv 2607.01124). On the fast trunk, at a quarter of its width:
+validation accuracy of every block, and how many directions its features fill, for backprop and for strictly
+local blocks, by optimizer. Then strictly local blocks that all learn by Muon, on top of three that Adam or
+Muon trained before and that stay as they are. CIFAR-10, one seed; one line a variant is appended to
 a result file; variants that it has are not run again. The test split is not read.
 
     python benchmarks/muon_and_later_blocks.py FOLDER RESULTS.jsonl [PATTERN …]

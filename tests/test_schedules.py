@@ -62,6 +62,13 @@ def test_closing_blocks_and_reach_agree_with_the_windows(schedule: Schedule, num
         assert schedule.trained_by(last, num_blocks) == range(first, last + 1)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_windows_return_after_a_cycle_and_not_before(schedule: Schedule) -> None:
+    first = [schedule.windows(step, 12) for step in range(schedule.cycle)]
+    assert [schedule.windows(step + schedule.cycle, 12) for step in range(schedule.cycle)] == first
+    assert len(set(first)) == schedule.cycle
+
+
 def test_overlapping_neighbours_all_come_to_share_a_window() -> None:
     for size in (2, 3):
         schedule = Schedule(size=size, overlapping=True)

@@ -243,9 +243,23 @@ def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() 
     with SavedBytes() as saved:
         trainer.step(*wide.batch())
     assert found["saved_bytes"] == saved.most
-    (row,) = measure_memory(setting, [variant_of(config)], [setting.network], rounds=1, say=silent)["rows"]
-    assert row["saved_bytes"] == saved.most
     assert variant_of(replace(config, pipeline=2)).pipeline == 2
+
+
+def test_a_report_of_memory_measures_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a variant with a name of its own by that."""
+    asked: list[str | RunConfig] = []
+
+    def measured(_: Setting, variant: str | RunConfig) -> dict[str, int]:
+        asked.append(variant)
+        return {"training_bytes": 8, "saved_bytes": 4}
+
+    monkeypatch.setattr("trifecta.bench.memory.training_memory", measured)
+    config = RunConfig(data=DataConfig(source="digits"), method=get_method("superfecta"), pipeline=2)
+    variants = [variant_of(config), VARIANTS["backprop"]]
+    rows = measure_memory(TINY, variants, ["small"], rounds=1, say=silent)["rows"]
+    assert asked == [config, "backprop"]
+    assert [row["over_backprop"] for row in rows] == [1, 1]
 
 
 def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:

@@ -46,7 +46,7 @@ class Variant:
         learner: builds what trains a network for it.
         shortlist: predict from the better half of the labels.
         pipeline: how many blocks learn at the same time, see :class:`trifecta.learning.pipeline.Pipeline`.
-        run: the one that it trains as; None for the variants that have a name of their own.
+        run: the configuration that it trains by; None for those in ``VARIANTS``.
     """
 
     name: str
