@@ -294,7 +294,7 @@ def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]
 
 
 FIGURES: dict[str, Callable[[], str]] = {
-    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "123456"},
+    **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "1234567"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
     "memory-airbench": lambda: benchmark("memory-airbench"),
     "trunk-optimizers": lambda: cells("muon", partial(trunk_optimizers, block=EARLIER - 1)),
