@@ -13,7 +13,7 @@ from torch import Tensor
 from trifecta._utils.chunks import Rows, chunk_kept
 from trifecta.fused.fused_block import FusedBlock, Parameters
 from trifecta.fused.norms import Statistics
-from trifecta.fused.pointwise import unpool
+from trifecta.nn.products import unpool
 
 
 @dataclass(frozen=True, kw_only=True)

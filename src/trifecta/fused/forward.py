@@ -10,6 +10,7 @@ from trifecta.fused.block_pass import BlockPass, empty
 from trifecta.fused.fused_block import FusedBlock, Parameters
 from trifecta.fused.norms import Statistics, update_running_statistics
 from trifecta.fused.pointwise import channel_sums, relu_into, relu_pool_into
+from trifecta.nn.products import packed_channels
 
 
 def forward_block(
@@ -40,8 +41,7 @@ def forward_block(
     activations = empty(shape, x.dtype, x.device)
     indices = None
     if layers.pool:
-        packed = shape[1] if shape[1] % 4 else shape[1] // 4
-        indices = empty((shape[0], packed, *shape[2:]), torch.uint8, x.device)
+        indices = empty((shape[0], packed_channels(shape[1]), *shape[2:]), torch.uint8, x.device)
     block = BlockPass(
         layers=layers,
         parameters=parameters,

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trifecta.nn.products import input_gradient, weight_gradient
+
 
 class LinearMap(Protocol):
     """``response = weight · x``, without its bias.
@@ -52,22 +54,11 @@ class Convolution3x3:
 
     def weight_gradient(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`LinearMap`."""
-        found: Tensor = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-        )[1]
-        return found
+        return weight_gradient(gradient, x, weight)
 
     def input_gradient(self, gradient: Tensor, weight: Tensor) -> Tensor:
-        """See :class:`LinearMap`: the convolution with the kernel turned by half a circle.
-
-        Into a single channel, which convolutions are slow at, tap by tap.
-        """
-        if weight.shape[1] == 1:
-            taps = F.conv2d(gradient, weight.flatten(1).T[:, :, None, None])
-            wide = taps.to(torch.promote_types(taps.dtype, torch.float32)).flatten(2)
-            return F.fold(wide, gradient.shape[2:], 3, padding=1).to(gradient.dtype)
-        turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(gradient, turned, padding=1)
+        """See :class:`LinearMap`."""
+        return input_gradient(gradient, weight)
 
     def tap_sums(self, gradient: Tensor) -> Tensor:
         """See :class:`LinearMap`: all pixels, less the border rows and columns that the tap misses."""

@@ -1,14 +1,14 @@
 """The elementwise work of a block, each function one or few passes over a piece of a batch.
 
 Shapes: R rows of a piece; a block's response (R, O, H, W) before the ReLU, its activations (R, O, h, w)
-after ReLU and pooling; channel sums (R, O). Linear blocks have (R, O) throughout. The *index* of a
-maximum among its four pixels is 0 or 1 in the upper row and 2 or 3 in the lower; packed, four of them, of
-channels o, o + O/4, o + O/2 and o + 3·O/4, share a byte.
+after ReLU and pooling; channel sums (R, O). Linear blocks have (R, O) throughout. Packed indices of maxima
+are those of :mod:`trifecta.nn.products`.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from trifecta.nn.products import max_pool
 
 
 def channel_sums(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,24 +33,11 @@ def relu_into(response: Tensor, out: Tensor) -> None:
 def relu_pool_into(response: Tensor, out: Tensor, packed_indices: Tensor) -> None:
     """ReLU and 2×2 maximum into ``out``, with the indices of the maxima, packed.
 
-    The maximum of four ReLUs is the ReLU of the maximum, so the pool runs first. Where two are equal
-    the first is taken, as ``nn.MaxPool2d`` does.
+    The maximum of four ReLUs is the ReLU of the maximum, so the pool runs first.
     """
-    largest, index = F.max_pool2d(response, 2, return_indices=True)
+    largest, indices = max_pool(response)
     torch.clamp_min(largest, 0, out=out)
-    packed_indices.copy_(pack_indices(_window_indices(index, response.shape[3])))
-
-
-def _window_indices(index: Tensor, image_width: int) -> Tensor:
-    """Convert positions in the image, as max pooling counts them, to indices, (R, O, h, w)."""
-    height, width = index.shape[2:]
-    corner = torch.arange(height, device=index.device).unsqueeze(1) * (2 * image_width)
-    corner = corner + torch.arange(width, device=index.device) * 2
-    # The difference is one of 0, 1, image_width, image_width + 1, so bytes may overflow on the way.
-    small = torch.uint8 if image_width < 255 else torch.int32
-    offset = index.to(small).sub_(corner.to(small))
-    lower = torch.gt(offset, 1, out=torch.empty_like(offset))
-    return offset.sub_(lower, alpha=image_width).add_(lower, alpha=2).to(torch.uint8)
+    packed_indices.copy_(indices)
 
 
 def relu_pool(response: Tensor, *, pool: bool) -> Tensor:
@@ -60,42 +47,6 @@ def relu_pool(response: Tensor, *, pool: bool) -> Tensor:
     height, width = (n // 2 * 2 for n in response.shape[2:])
     rows = torch.maximum(response[:, :, 0:height:2], response[:, :, 1:height:2])
     return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2]).clamp_(min=0)
-
-
-def pack_indices(indices: Tensor) -> Tensor:
-    """Pack four indices into a byte, (R, O, h, w) → (R, O/4, h, w), where 4 divides O."""
-    if indices.shape[1] % 4:
-        return indices
-    a, b, c, d = indices.chunk(4, dim=1)
-    return a | (b << 2) | (c << 4) | (d << 6)
-
-
-def unpack_indices(packed: Tensor, channels: int) -> Tensor:
-    """The inverse of :func:`pack_indices`."""
-    if packed.shape[1] == channels:
-        return packed
-    return torch.cat([(packed >> shift) & 3 for shift in (0, 2, 4, 6)], dim=1)
-
-
-def unpool(gradient: Tensor, packed_indices: Tensor, height: int, width: int) -> Tensor:
-    """Put each value back among its four pixels, the others 0, (R, O, h, w) → (R, O, height, width)."""
-    indices = unpack_indices(packed_indices, gradient.shape[1])
-    shape = (*gradient.shape[:2], height, width)
-    out = torch.empty(
-        shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
-    )
-    if height % 2 or width % 2:
-        out.zero_()
-    lower, right = (indices >> 1).to(gradient.dtype), (indices & 1).to(gradient.dtype)
-    h, w = 2 * gradient.shape[2], 2 * gradient.shape[3]
-    # value · 1 or value · 0, and differences of equal values: exact in every precision.
-    below = gradient * lower
-    above = gradient - below
-    below_right = torch.mul(below, right, out=out[:, :, 1:h:2, 1:w:2])
-    above_right = torch.mul(above, right, out=out[:, :, 0:h:2, 1:w:2])
-    torch.sub(below, below_right, out=out[:, :, 1:h:2, 0:w:2])
-    torch.sub(above, above_right, out=out[:, :, 0:h:2, 0:w:2])
-    return out
 
 
 def sums_gradient(

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.nn.blocks import BlockStyle, Dropout
+from trifecta.nn.convolution import Convolution3x3
 
 LAYOUT = "64P 64 256P 256 256P 256"
 PATCH = 2
@@ -81,9 +82,11 @@ def airbench_blocks(
         if k == 0:
             parts["whiten"], parts["whitened"] = PatchWhitening(channels), nn.GELU()
             channels *= 2 * PATCH**2
-        weights: OrderedDict[str, nn.Module] = OrderedDict(convolution=_convolution(channels, size))
-        if k % 2 == 0:
-            weights["pool"] = nn.MaxPool2d(2)
+        pool = k % 2 == 0
+        weights: OrderedDict[str, nn.Module] = OrderedDict(
+            convolution=_convolution(channels, size, pool=pool)
+        )
+        if pool:
             height, width = height // 2, width // 2
         weights["normalize"] = _normalization((size, height, width), style)
         # All that comes before the activation is the response.
@@ -98,9 +101,9 @@ def airbench_blocks(
     return blocks
 
 
-def _convolution(channels: int, size: int) -> nn.Conv2d:
-    """A 3×3 convolution that begins by passing on what it receives, in its first filters."""
-    layer = nn.Conv2d(channels, size, 3, padding=1, bias=False)
+def _convolution(channels: int, size: int, *, pool: bool) -> Convolution3x3:
+    """A convolution that begins by passing on what it receives, in its first filters."""
+    layer = Convolution3x3(channels, size, pool=pool)
     nn.init.dirac_(layer.weight.data[: min(channels, size)])
     return layer
 
