@@ -19,7 +19,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Gradient of the weight, (R, O, H, W) and (R, C, H, W) → the shape of ``weight``.
 
     AMX sums over 32 positions of an image's row at a time, and fills up shorter rows. There narrow images
-    are laid side by side, with a column of zeros behind each, which takes a half to a seventh of the time.
+    are laid side by side, with a column of zeros behind each.
     """
     width = x.shape[3]
     together = _TILE // (width + 1)
