@@ -257,15 +257,19 @@ def night_accuracies() -> str:
 def trunk(
     show: Callable[[Sequence[Row]], Cells], *rounds: str, cpu: bool = True, whole: bool = False
 ) -> str:
-    """Rounds of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none."""
-    rows = [
-        row
-        for row in rows_of("times")
-        if round_of(row) in rounds
-        and ("NVIDIA" not in row["hardware"]) == cpu
-        and (not row["settings"]["data"]["validation"]) == whole
-    ]
-    return table(*show(rows)) + made_with(rows)
+    """Rounds of runs on the fast trunk, on CPUs or GPUs, that kept images for validation or none.
+
+    A table for each kind of hardware.
+    """
+    machines: dict[str, list[Row]] = {}
+    for row in rows_of("times"):
+        if (
+            round_of(row) in rounds
+            and ("NVIDIA" not in row["hardware"]) == cpu
+            and (not row["settings"]["data"]["validation"]) == whole
+        ):
+            machines.setdefault(row["hardware"], []).append(row)
+    return "\n".join(table(*show(rows)) + made_with(rows) for rows in machines.values())
 
 
 def graphs() -> str:
