@@ -1,12 +1,15 @@
 """Training memory on the fast trunk: backprop, and local learning by what crosses a block.
 
-A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench.memory`.
+A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench.memory`. With
+``--return-above BYTES`` the C library (glibc) gives back every freed block of that size or more to the
+operating system at once, where it otherwise learns to keep blocks of up to 32 MiB.
 
-    python benchmarks/memory_airbench.py RESULTS.jsonl [--rounds 3]
+    python benchmarks/memory_airbench.py RESULTS.jsonl [--rounds 3] [--return-above 1048576]
 """
 
 import argparse
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from trifecta.bench.setting import Setting
 from trifecta.bench.variants import variant_of
 from trifecta.experiments.recipes import get_recipe
 
+# Read by glibc when a process starts.
+THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")
 
 
@@ -24,12 +29,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--return-above", type=int, metavar="BYTES")
     options = parser.parse_args()
+    command = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
+    if options.return_above is not None:
+        os.environ[THRESHOLD] = str(options.return_above)
+        command += f" --return-above {options.return_above}"
     recipes = [get_recipe(f"fast-{row}-airbench-cifar10") for row in ROWS]
     variants = [replace(variant_of(recipe("full")), title=recipe.title) for recipe in recipes]
     setting = Setting(network="airbench", batch_size=1000, precision="bf16")
     report = measure_memory(setting, variants, ["airbench"], rounds=options.rounds, say=print)
-    report["command"] = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
+    report |= {"command": command, "returned_above_bytes": options.return_above}
     with options.results.open("a") as file:
         file.write(json.dumps(report) + "\n")
     for cells in bench_table(report)[1]:
