@@ -301,6 +301,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     **{f"trunk-search-{number}": partial(searched_trunk, number) for number in "1234567"},
     "speed-airbench": lambda: benchmark("speed-airbench"),
     "memory-airbench": lambda: benchmark("memory-airbench"),
+    "memory-airbench-returned": lambda: benchmark("memory-airbench-returned"),
     "memory-airbench-plain": lambda: benchmark("memory-airbench-plain"),
     "trunk-optimizers": lambda: cells("muon", partial(trunk_optimizers, block=EARLIER - 1)),
     "trunk-times": lambda: trunk(times_of("cifar10"), "3", "wide", cpu=False),
