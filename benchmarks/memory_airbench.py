@@ -1,8 +1,8 @@
 """Training memory on the fast trunk: backprop, and local learning by what crosses a block.
 
 A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench.memory`. With
-``--return-above BYTES`` the C library (glibc) gives back every freed block of that size or more to the
-operating system at once, where it otherwise learns to keep blocks of up to 32 MiB.
+``--return-above BYTES`` glibc returns every freed block of that size or more to the system at once;
+by default it may keep blocks of up to 32 MiB.
 
     python benchmarks/memory_airbench.py RESULTS.jsonl [--rounds 3] [--return-above 1048576]
 """
@@ -19,8 +19,6 @@ from trifecta.bench.setting import Setting
 from trifecta.bench.variants import variant_of
 from trifecta.experiments.recipes import get_recipe
 
-# Read by glibc when a process starts.
-THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")
 
 
@@ -33,13 +31,14 @@ def main() -> None:
     options = parser.parse_args()
     command = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
     if options.return_above is not None:
-        os.environ[THRESHOLD] = str(options.return_above)
+        # Read by glibc when a process starts.
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(options.return_above)
         command += f" --return-above {options.return_above}"
     recipes = [get_recipe(f"fast-{row}-airbench-cifar10") for row in ROWS]
     variants = [replace(variant_of(recipe("full")), title=recipe.title) for recipe in recipes]
     setting = Setting(network="airbench", batch_size=1000, precision="bf16")
     report = measure_memory(setting, variants, ["airbench"], rounds=options.rounds, say=print)
-    report |= {"command": command, "returned_above_bytes": options.return_above}
+    report["command"] = command
     with options.results.open("a") as file:
         file.write(json.dumps(report) + "\n")
     for cells in bench_table(report)[1]:

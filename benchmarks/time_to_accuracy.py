@@ -41,11 +41,11 @@ PRESENT: dict[str, dict[str, Any]] = {
 }
 # Round 2 had a bias of the whitening filters that learnt.
 SECOND = {f"2: {name}, {ALL_IMAGES}": variant for name, variant in PRESENT.items()}
-# Round 3 is of the trunk as it is.
 MORE: dict[str, dict[str, Any]] = {
     "superfecta, overlapping threes, 10 epochs": local(NARROW, schedule=THREES, readout="last", epochs=10),
     "tierce, 12 epochs": {"method": replace(tierce(), optimizer=STRICT_OPTIMIZER), "epochs": 12},
 }
+# Round 3 is of the trunk as it is.
 THIRD = {
     f"3: {name}{images}": variant
     for images in ("", f", {ALL_IMAGES}")
