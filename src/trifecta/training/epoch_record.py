@@ -4,6 +4,8 @@ Shapes: L blocks.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,6 +63,20 @@ def check_weights(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         if not (parameter.is_meta or bool(parameter.isfinite().all())):
             raise DivergenceError(f"a weight is not finite: {name}, at the end")
+
+
+@contextmanager
+def explained(trainer: "Trainer") -> Iterator[None]:
+    """Say of a divergence in which epoch it came, and what is safe."""
+    try:
+        yield
+    except DivergenceError as error:
+        folder = trainer.folder
+        last_good = "" if folder is None else f"the last good checkpoint is {folder.checkpoint}; "
+        raise DivergenceError(
+            f"{error} of epoch {trainer.position.epoch + 1}; {last_good}"
+            "try a lower --learning-rate or --precision fp32"
+        ) from None
 
 
 def _means(scores: list[Tensor | None]) -> list[float | None]:

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from trifecta.training.trainer import Trainer
 
 
+def save(trainer: "Trainer") -> None:
+    """Write the checkpoint of a run, its history and its model, if it has a folder."""
+    if trainer.folder is None:
+        return
+    with trainer.processes.whole(trainer.network):
+        state = state_of(trainer)
+        if trainer.written is None:
+            return
+        trainer.written.write_checkpoint(state)
+        trainer.written.write_history(trainer.history)
+        trainer.written.write_model(trainer.network)
+
+
 def state_of(trainer: "Trainer") -> dict[str, Any]:
     """Return everything that the rest of the run depends on."""
     return {

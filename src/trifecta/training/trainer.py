@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
-from trifecta.training.epoch_record import check_weights, epoch_record, joined_losses
+from trifecta.training.epoch_record import check_weights, epoch_record, explained, joined_losses
 from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
@@ -33,7 +33,7 @@ from trifecta.training.preparation import (
 )
 from trifecta.training.run_folder import RunFolder
 from trifecta.training.saved_network import network_for
-from trifecta.training.saved_state import restore, state_of
+from trifecta.training.saved_state import restore, save
 
 
 class Trainer:
@@ -195,7 +195,7 @@ class Trainer:
         """Make the folder's files those of this moment."""
         if self.position == Position():
             self._write_config(self.config)
-            self._save()
+            save(self)
             return
         with self.processes.whole(self.network):
             if self.written is None:
@@ -215,7 +215,7 @@ class Trainer:
         batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
         done = start
         for losses in self._steps(self._until_stopped(batches)):
-            with self._explained():
+            with explained(self):
                 self.meter.add(done, losses)
             done += 1
             for callback in self.callbacks:
@@ -248,12 +248,12 @@ class Trainer:
         """Save in the middle of an epoch, unless what would be saved is no longer good."""
         self.position = Position(epoch=self.position.epoch, batch=batch)
         self._check_finite()
-        self._save()
+        save(self)
         raise Interrupted(f"stopped in epoch {self.position.epoch + 1} after batch {batch}")
 
     def _finish_epoch(self) -> None:
         losses = self._check_finite()
-        with self._explained():
+        with explained(self):
             if all(loss is None for loss in losses):
                 raise DivergenceError("every update was skipped, from the first step")
         record = epoch_record(self, losses)
@@ -262,32 +262,16 @@ class Trainer:
         self.position = Position(epoch=self.position.epoch + 1)
         self.epoch_seconds = 0.0
         self.meter = self._new_meter()
-        self._save()
+        save(self)
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
 
     def _check_finite(self) -> list[float | None]:
         """Return each block's mean loss, if all losses and weights are numbers."""
-        with self._explained():
+        with explained(self):
             losses = joined_losses(self.processes, self.meter.means(), self.device)
             check_weights(self.network)
         return losses
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say of a divergence in which epoch it came, and what is safe."""
-        try:
-            yield
-        except DivergenceError as error:
-            raise DivergenceError(
-                f"{error} of epoch {self.position.epoch + 1}; {self._last_good()}"
-                "try a lower --learning-rate or --precision fp32"
-            ) from None
-
-    def _last_good(self) -> str:
-        if self.folder is None:
-            return ""
-        return f"the last good checkpoint is {self.folder.checkpoint}; "
 
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
@@ -295,14 +279,3 @@ class Trainer:
     def _write_config(self, config: RunConfig) -> None:
         if self.written is not None:
             self.written.write_config(config, self.facts, self.learner.precision)
-
-    def _save(self) -> None:
-        if self.folder is None:
-            return
-        with self.processes.whole(self.network):
-            state = state_of(self)
-            if self.written is None:
-                return
-            self.written.write_checkpoint(state)
-            self.written.write_history(self.history)
-            self.written.write_model(self.network)
