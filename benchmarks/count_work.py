@@ -1,7 +1,8 @@
 """Multiply-adds of an epoch on the fast trunk, by row of ``time_to_accuracy.py``.
 
 Counted over whole steps, as PyTorch's own counter sees them: convolutions and matrix products of blocks
-and classifiers, forward and backward, and of the optimizer. The same on every machine.
+and classifiers, forward and backward, and of the optimizer. In fp32, as AMX pads channels in bf16: so the
+work is the same on every machine.
 
     python benchmarks/count_work.py FOLDER RESULTS.jsonl [ROW …]
 
@@ -11,6 +12,7 @@ FOLDER is one of cifar10, mnist and fashion_mnist, and its name says which rows 
 import argparse
 import fnmatch
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,7 +44,8 @@ def main() -> None:
         asked = any(fnmatch.fnmatchcase(name, pattern) for pattern in options.rows)
         if not asked or name.endswith(ALL_IMAGES):
             continue
-        trainer = Trainer(configured(options.folder, variant), data=data)
+        config = replace(configured(options.folder, variant), precision="fp32")
+        trainer = Trainer(config, data=data)
         row = {
             "command": f"python benchmarks/count_work.py FOLDER RESULTS.jsonl '{name}'",
             "row": name,

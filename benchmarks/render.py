@@ -37,6 +37,7 @@ from render_scaling import checked_simulator, draw_scaling, hosts, predictions
 from render_soak import soak
 from render_trunk import (
     Cells,
+    returned_blocks,
     round_of,
     trunk_optimizers,
     trunk_search,
@@ -285,11 +286,11 @@ def times_of(data: str) -> Callable[[Sequence[Row]], Cells]:
     return partial(trunk_times, thresholds=THRESHOLDS[data])
 
 
-def worked() -> str:
-    """Multiply-adds to the accuracies that count on CIFAR-10."""
-    work = rows_of("work")
-    show = partial(trunk_work, thresholds=THRESHOLDS["cifar10"], work=work)
-    return f"{trunk(show, '3', 'wide', cpu=False)}\nMultiply-adds of an epoch: {made_with(work).lstrip()}"
+def worked(data: str, *rounds: str, cpu: bool = True) -> str:
+    """Multiply-adds to the accuracies that count on a data set."""
+    work = [row for row in rows_of("work") if round_of(row) in rounds]
+    show = partial(trunk_work, thresholds=THRESHOLDS[data], work=work)
+    return f"{trunk(show, *rounds, cpu=cpu)}\nMultiply-adds of an epoch: {made_with(work).lstrip()}"
 
 
 def cells(what: str, show: Callable[[list[Row]], tuple[list[str], list[list[str]]]]) -> str:
@@ -302,17 +303,21 @@ FIGURES: dict[str, Callable[[], str]] = {
     "speed-airbench": lambda: benchmark("speed-airbench"),
     "memory-airbench": lambda: benchmark("memory-airbench"),
     "memory-airbench-returned": lambda: benchmark("memory-airbench-returned"),
+    "returned-blocks": lambda: cells("returned-blocks", returned_blocks),
     "memory-airbench-plain": lambda: benchmark("memory-airbench-plain"),
     "trunk-optimizers": lambda: cells("muon", partial(trunk_optimizers, block=EARLIER - 1)),
     "trunk-times": lambda: trunk(times_of("cifar10"), "3", "wide", cpu=False),
-    "trunk-work": worked,
+    "trunk-work": lambda: worked("cifar10", "3", "wide", cpu=False),
+    "trunk-work-cpu": lambda: worked("cifar10", "3"),
+    "trunk-work-mnist": lambda: worked("mnist", "MNIST"),
+    "trunk-work-fashion-mnist": lambda: worked("fashion_mnist", "Fashion-MNIST"),
     "trunk-whole-gpu": lambda: trunk(
         partial(trunk_whole, unit="seconds"), "3", "wide", cpu=False, whole=True
     ),
     "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "3"),
     "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
     "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),
-    "trunk-whole": lambda: trunk(trunk_whole, "2", whole=True),
+    "trunk-whole": lambda: trunk(trunk_whole, "2", "3", whole=True),
     "scaling": lambda: benchmark("scaling"),
     "scaling-check": lambda: cells("scaling-check", checked_simulator),
     "scaling-predicted": lambda: cells("scaling-predicted", predictions),

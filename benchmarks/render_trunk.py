@@ -76,6 +76,15 @@ def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes") -> Cells:
     return ["", "crosses a block", unit, "test", "test, views averaged", "n"], body
 
 
+def returned_blocks(reports: Sequence[Row]) -> Cells:
+    """Images a second where glibc keeps freed blocks, and where it returns them at once."""
+    body = []
+    for row in (row for report in reports for row in report["rows"]):
+        ratio = "{median:.2f}× ({low:.2f} to {high:.2f})".format(**row["returned_over_kept"])
+        body.append([row["name"], f"{row['kept']:.0f}", f"{row['returned']:.0f}", ratio])
+    return ["", "images/s", "blocks returned at once", "over default"], body
+
+
 def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Runs by the name of their row."""
     names = dict.fromkeys(_name(row) for row in rows)
