@@ -1,8 +1,8 @@
 """Multiply-adds of an epoch on the fast trunk, by row of ``time_to_accuracy.py``.
 
 Counted over whole steps, as PyTorch's own counter sees them: convolutions and matrix products of blocks
-and classifiers, forward and backward, and of the optimizer. In fp32, as AMX pads channels in bf16: so the
-work is the same on every machine.
+and classifiers, forward and backward, and of the optimizer. In fp32 the count is the same on every
+machine; in bf16, AMX pads channels.
 
     python benchmarks/count_work.py FOLDER RESULTS.jsonl [ROW …]
 

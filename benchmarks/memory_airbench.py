@@ -13,6 +13,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from returned_blocks import MMAP_THRESHOLD
 from trifecta.bench.memory import measure_memory
 from trifecta.bench.report import bench_table
 from trifecta.bench.setting import Setting
@@ -31,8 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     command = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
     if options.return_above is not None:
-        # Read by glibc when a process starts.
-        os.environ["MALLOC_MMAP_THRESHOLD_"] = str(options.return_above)
+        os.environ[MMAP_THRESHOLD] = str(options.return_above)
         command += f" --return-above {options.return_above}"
     recipes = [get_recipe(f"fast-{row}-airbench-cifar10") for row in ROWS]
     variants = [replace(variant_of(recipe("full")), title=recipe.title) for recipe in recipes]

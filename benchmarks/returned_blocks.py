@@ -1,8 +1,8 @@
-"""What it costs in time on the fast trunk to have glibc return freed blocks to the system at once.
+"""Images a second on the fast trunk where glibc returns freed blocks to the system at once.
 
-By default it may keep blocks of up to 32 MiB for later. Pairs of processes, the default first in every
-other pair, take turns on a machine that does nothing else; a report is appended. Without RESULTS.jsonl
-this process alone is measured, and its images a second printed.
+By default it may keep blocks of up to 32 MiB for later. Processes of either kind take turns, in pairs, on
+a machine that does nothing else; a report is appended. Without RESULTS.jsonl this process alone is
+measured, and the result printed.
 
     python benchmarks/returned_blocks.py [RESULTS.jsonl] [--pairs 6]
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from speed_airbench import RECIPES
 from trifecta.bench.setting import Setting
-from trifecta.bench.speed import measure_speed
+from trifecta.bench.speed import measure_speed, spread
 from trifecta.bench.variants import variant_of
 from trifecta.experiments.recipes import get_recipe
 
@@ -26,7 +26,7 @@ ROUNDS = 5
 # Bytes; blocks of this size or more are returned.
 RETURN_ABOVE = 2**20
 # Read by glibc when a process starts.
-VARIABLE = "MALLOC_MMAP_THRESHOLD_"
+MMAP_THRESHOLD = "MALLOC_MMAP_THRESHOLD_"
 
 
 def images_per_second() -> dict[str, float]:
@@ -38,9 +38,9 @@ def images_per_second() -> dict[str, float]:
 
 def in_own_process(*, returning: bool) -> dict[str, float]:
     """Likewise in a new process, with or without blocks returned at once."""
-    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment = {name: value for name, value in os.environ.items() if name != MMAP_THRESHOLD}
     if returning:
-        environment[VARIABLE] = str(RETURN_ABOVE)
+        environment[MMAP_THRESHOLD] = str(RETURN_ABOVE)
     done = subprocess.run([sys.executable, __file__], env=environment, stdout=subprocess.PIPE, check=True)
     speeds: dict[str, float] = json.loads(done.stdout)
     return speeds
@@ -69,11 +69,7 @@ def main() -> None:
                 "name": name,
                 "kept": statistics.median(kept[name] for kept, _ in pairs),
                 "returned": statistics.median(returned[name] for _, returned in pairs),
-                "returned_over_kept": {
-                    "median": statistics.median(ratios),
-                    "low": min(ratios),
-                    "high": max(ratios),
-                },
+                "returned_over_kept": spread(ratios),
             }
         )
     report = {

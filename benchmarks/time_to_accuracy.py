@@ -44,7 +44,7 @@ SECOND = {f"2: {name}, {ALL_IMAGES}": variant for name, variant in PRESENT.items
 MORE: dict[str, dict[str, Any]] = {
     "superfecta, overlapping threes, 10 epochs": local(NARROW, schedule=THREES, readout="last", epochs=10),
     "tierce, 12 epochs": {"method": replace(tierce(), optimizer=STRICT_OPTIMIZER), "epochs": 12},
-    # What two CPU cores train in less than an hour.
+    # About an hour on two CPU cores.
     "superfecta, overlapping threes, 1.5 times the width, 24 epochs": local(
         NARROW, schedule=THREES, readout="last", width=1.5, epochs=24
     ),

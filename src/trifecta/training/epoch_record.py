@@ -67,7 +67,7 @@ def check_weights(network: nn.Module) -> None:
 
 @contextmanager
 def explained(trainer: "Trainer") -> Iterator[None]:
-    """Say of a divergence in which epoch it came, and what is safe."""
+    """Add the epoch, the last good checkpoint and a remedy to the message of a divergence."""
     try:
         yield
     except DivergenceError as error:
