@@ -7,6 +7,7 @@ Shapes: B samples, such as images (B, C, H, W); K classes; L blocks. Nothing her
 import copy
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
 from trifecta.method import Method
 from trifecta.nn.blocks import split_block
-from trifecta.nn.carried import features_of, passed_on
+from trifecta.nn.carried import features_of, map_tensors, passed_on
+from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw, seed_from, undisturbed
+from trifecta.nn.from_module import Blocks
 from trifecta.nn.layout import Traced, channels_first, trace_features
 from trifecta.nn.shapes import SampleShape
 from trifecta.prediction import block_scores
@@ -36,6 +39,7 @@ class LocalNetwork(nn.Module):
     """Blocks with everything that ``method`` adds to them.
 
     Attributes:
+        draws: the blocks that draw from generators which the process shares, such as by ``nn.Dropout``.
         shortlist: where a method tries more than 20 labels, those that go on to the last block, see
             :class:`trifecta.readout.Shortlist`; None for exact prediction.
 
@@ -51,7 +55,8 @@ class LocalNetwork(nn.Module):
             (N, …, C), for all blocks or one per block; None for what the blocks say, or to find it.
 
     Raises:
-        ValueError: fewer than two classes, no blocks, blocks that share a parameter, do not fit together or
+        ValueError: fewer than two classes, no blocks, blocks that share a parameter, have weights in half
+            precision, do not fit together, do not compute what the model does that they were cut from, or
             do not tell where their features stand, a read-out of blocks that have no scores, or
             superclasses of another number of classes.
     """
@@ -72,10 +77,13 @@ class LocalNetwork(nn.Module):
         self.method, self.num_classes = method, num_classes
         self.sample_shape: SampleShape = tuple(sample_shape)
         channels = getattr(blocks, "channels", None) if channels is None else channels
+        model = blocks if isinstance(blocks, Blocks) else None
         self.blocks = nn.ModuleList(blocks)
         if not self.blocks:
             raise ValueError("a network needs at least one block: received none")
         _check_separate(self.blocks)
+        _check_precision(self.blocks)
+        self._held = _held_modes(self.blocks)
         self.integer = integer
         # One of them at most: labels that are tried, or pairs of images.
         self.label_input, self.image_pairs, front = entrance(
@@ -92,7 +100,12 @@ class LocalNetwork(nn.Module):
         self._compiled: CompiledParts | None = None
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
-        self.layouts, self.feature_shapes, self.carries = self._trace(channels)
+        self._seeds: dict[int, int] = {}
+        self.draws: frozenset[int] = frozenset()
+        self.layouts, self.feature_shapes, self.carries, self._written = self._trace(channels)
+        if model is not None:
+            with self._trial() as x:
+                model.compare(x)
         self.shortlist = self._usual_shortlist()
         if self.carries and self.renews_pairs:
             raise ValueError(
@@ -102,12 +115,40 @@ class LocalNetwork(nn.Module):
         self._heads = nn.ModuleDict(
             {str(k): method.head(k, self.feature_shapes, num_classes) for k in self.scored_blocks}
         )
+        if self.dtype == torch.float64:
+            self.double()
+        self.draws = self._find_draws()
 
     def head(self, block: int) -> Head:
         """The head on ``block``, one of ``scored_blocks``."""
         head = self._heads[str(block)]
         assert isinstance(head, Head)
         return head
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the blocks' weights, in which they receive samples."""
+        return self._some().dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self._some().device
+
+    def _some(self) -> Tensor:
+        tensors = chain(self.blocks.parameters(), self.parameters(), self.buffers())
+        return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+
+    def train(self, mode: bool = True) -> "LocalNetwork":
+        """Train, or predict; modules that were handed over in evaluation mode stay in it.
+
+        That is a module in evaluation mode whose weights are all frozen, or which stands in one that
+        trains.
+        """
+        super().train(mode)
+        for module, was_training in self._held if mode else ():
+            module.training = was_training
+        return self
 
     @property
     def reads(self) -> str:
@@ -157,7 +198,10 @@ class LocalNetwork(nn.Module):
         """Pass ``x`` through ``block``; return the features that its head reads, and the block's output."""
         compiled = self._compiled if self.training else None
         front, back = (self._halves if compiled is None else compiled.halves)[block]
-        seen = front(x)
+        if block in self._seeds:
+            SharedGenerators(self._some().device).seed(self._seeds[block])
+        # A block that writes into its input receives one of its own.
+        seen = front(map_tensors(Tensor.clone, x) if block in self._written else x)
         return channels_first(features_of(seen), self.layouts[block]), passed_on(back(seen))
 
     def loss(self, block: int, seen: Tensor, labels: Tensor) -> Tensor:
@@ -228,6 +272,10 @@ class LocalNetwork(nn.Module):
         finally:
             self.shortlist = shortlist
 
+    def as_samples(self, images: Tensor) -> Tensor:
+        """Return samples (B, …) in the precision of the blocks, such as of float64 ones in float32."""
+        return images.to(self.dtype) if images.is_floating_point() and not self.integer else images
+
     def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the first block's input for labelled samples, (B, C, …), (B,) → (B, C', …)."""
         assert self.label_input is not None, "no label enters"
@@ -241,7 +289,7 @@ class LocalNetwork(nn.Module):
         mode, and moves no running statistics.
         """
         with self._evaluating():
-            return block_scores(self, images)
+            return block_scores(self, self.as_samples(images))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class scores of the read-out, (B, C, …) → (B, K), at each position (B, K, …). Never trains."""
@@ -269,22 +317,74 @@ class LocalNetwork(nn.Module):
             if was_training:
                 self.train()
 
+    @contextmanager
+    def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
+        """Let ``blocks`` draw from numbers that follow from these, 0 or more, and from the block alone.
+
+        Others that train in this process at the same time wait, where a block draws at all.
+        """
+        drawing = self.draws.intersection(blocks)
+        if not drawing:
+            yield
+            return
+        with SharedGenerators(self._some().device).kept():
+            self._seeds = {k: seed_from([*numbers, k]) for k in drawing}
+            try:
+                yield
+            finally:
+                self._seeds = {}
+
+    @contextmanager
+    def _trial(self) -> Iterator[Tensor]:
+        """Two samples for the first block, (2, …), which may be passed without a trace."""
+        some = self._some()
+        draw = torch.Generator().manual_seed(0)
+        x = torch.randn(2, *self.sample_shape, generator=draw).to(some)
+        if self.integer:
+            x = torch.zeros(2, *self.sample_shape, dtype=torch.int64, device=some.device)
+        with undisturbed(self.blocks), torch.no_grad():
+            if self.label_input is not None and not isinstance(self.label_input, LabelEmbedding):
+                label_input = copy.deepcopy(self.label_input).to(some)
+                x = label_input(x, torch.zeros(2, dtype=torch.int64, device=some.device))
+            yield x
+
+    def _find_draws(self) -> frozenset[int]:
+        """Return the blocks that draw, by their classes or, where those do not tell, in a trial."""
+        heads = {k: self.head(k) for k in self.scored_blocks}
+        known = {
+            k
+            for k, block in enumerate(self.blocks)
+            if is_known_to_draw(block) or (k in heads and is_known_to_draw(heads[k]))
+        }
+        unknown = {k for k, block in enumerate(self.blocks) if not is_known(block)} - known
+        if not unknown:
+            return frozenset(known)
+        generators = SharedGenerators(self._some().device)
+        with generators.kept(), self._trial() as x:
+            self.train()
+            value: Any = x
+            try:
+                for k, block in enumerate(self.blocks):
+                    before = generators.state()
+                    value = passed_on(block(value))
+                    known |= {k} & unknown if generators.moved_since(before) else set()
+                    unknown.discard(k)
+            except Exception:  # whatever a module raises that cannot train on two samples
+                known |= unknown
+        return frozenset(known)
+
     def _trace(self, channels: str | Sequence[str] | None) -> Traced:
         """Find where the features of each block's output stand, and their shapes."""
-        some = next((p for p in self.blocks.parameters() if p.is_floating_point()), torch.empty(0))
+        some = self._some()
         blank = torch.zeros(
             2, *self.sample_shape, dtype=torch.int64 if self.integer else some.dtype, device=some.device
         )
         if self.label_input is not None:
-            label_input = copy.deepcopy(self.label_input).to(some.device)
+            label_input = copy.deepcopy(self.label_input).to(some)
             blank = label_input(blank, torch.zeros(2, dtype=torch.int64, device=some.device))
-        training = {module: module.training for module in self.blocks.modules()}
-        self.blocks.eval()
-        try:
+        with undisturbed(self.blocks):
+            self.blocks.eval()
             return trace_features([self._halves[k] for k in range(len(self.blocks))], blank, channels)
-        finally:
-            for module, was_training in training.items():
-                module.training = was_training
 
 
 def _check_separate(blocks: nn.ModuleList) -> None:
@@ -297,3 +397,35 @@ def _check_separate(blocks: nn.ModuleList) -> None:
                     f"blocks must not share parameters: blocks {owner[parameter]} and {k} do; "
                     "put what they share into one block, or give each a copy"
                 )
+
+
+def _check_precision(blocks: nn.ModuleList) -> None:
+    """Refuse weights that are too coarse to be moved by small steps."""
+    for k, block in enumerate(blocks):
+        for parameter in block.parameters():
+            if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype.itemsize < 4:
+                raise ValueError(
+                    f"weights learn in float32 or float64: block {k} has some in {parameter.dtype}; give "
+                    "it as float32, and precision bf16 to compute in half precision"
+                )
+
+
+def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
+    """Return the modules that stay in evaluation mode while a network trains, with all parts and modes.
+
+    A whole model in evaluation mode is one that was only loaded, and trains.
+    """
+    held: list[tuple[nn.Module, bool]] = []
+
+    def visit(module: nn.Module, *, stands_in_training: bool) -> None:
+        own = list(module.parameters())
+        is_frozen = bool(own) and not any(p.requires_grad for p in own)
+        if not module.training and (stands_in_training or is_frozen):
+            held.extend((m, m.training) for m in module.modules())
+            return
+        for child in module.children():
+            visit(child, stands_in_training=module.training)
+
+    for block in blocks:
+        visit(block, stands_in_training=False)
+    return held

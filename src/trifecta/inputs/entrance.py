@@ -8,6 +8,7 @@ from torch import nn
 from trifecta.inputs.added import EmbedsLabel, LabelAdded, LabelEmbedding, token_embedding
 from trifecta.inputs.image_pairs import ImagePairs
 from trifecta.inputs.labels import LABEL_INPUTS, LabelInput
+from trifecta.nn.drawing import undisturbed
 from trifecta.nn.shapes import SampleShape
 
 
@@ -77,13 +78,10 @@ def _embedded(block: nn.Module, sample_shape: SampleShape, num_classes: int) -> 
 @torch.no_grad()
 def _takes(block: nn.Module, shape: SampleShape) -> bool:
     """Whether ``block`` takes two samples of a shape."""
-    some = next(block.parameters(), torch.empty(0))
-    training = {module: module.training for module in block.modules()}
-    try:
-        block.eval()(torch.zeros(2, *shape, dtype=some.dtype, device=some.device))
-    except Exception:  # whatever a module raises for an input that is not its own
-        return False
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
+    some = next((p for p in block.parameters() if p.is_floating_point()), torch.empty(0))
+    with undisturbed(block):
+        try:
+            block.eval()(torch.zeros(2, *shape, dtype=some.dtype, device=some.device))
+        except Exception:  # whatever a module raises for an input that is not its own
+            return False
     return True

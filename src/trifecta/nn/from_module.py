@@ -1,12 +1,15 @@
 """Blocks from a model of one's own: its forward pass, cut behind named modules."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from trifecta.nn.carried import Carried, features_of
+from trifecta.nn.carried import Carried, features_of, passed_on
+from trifecta.nn.drawing import SharedGenerators, undisturbed
 from trifecta.nn.tracing import remove_constants, trace_between
 
 Cut = str | type[nn.Module] | Sequence[str]
@@ -22,11 +25,157 @@ class Blocks(nn.Sequential):
     Args:
         blocks: any modules; each receives what the one before returns, of a tuple its first tensor.
         channels: as above.
+        model: that the blocks were cut from, and the names of the modules that they end behind, in order.
     """
 
-    def __init__(self, blocks: Iterable[nn.Module], *, channels: str | Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        *,
+        channels: str | Sequence[str] | None = None,
+        model: tuple[nn.Module, Sequence[str]] | None = None,
+    ) -> None:
         super().__init__(*blocks)
-        self.channels = channels
+        # In a tuple, the model is no part of the blocks.
+        self.channels, self.model = channels, model
+
+    def compare(self, x: Tensor) -> None:
+        """Pass samples (N, …) through the blocks, and through the model that they were cut from.
+
+        Raises:
+            ValueError: the two differ in what they compute, or in the weights that this depends on.
+        """
+        if self.model is None:
+            return
+        model, names = self.model
+        for training in (False, True):
+            expected = _own_outputs(model, names, x, training=training)
+            if expected is None:
+                continue
+            found = self._outputs(x, training=training)
+            held = {id(p) for p in self.parameters()}
+            for name, own, wanted in zip(names, found, expected, strict=True):
+                difference = _difference(own, wanted, model, held)
+                if difference:
+                    raise ValueError(
+                        f"{type(model).__name__} does not do what its blocks do in order: up to {name} it "
+                        f"{difference}, which a trace does not see; give the blocks themselves, in order, "
+                        "as a list"
+                    )
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a block, or some; those from the first on are compared with the model as all are."""
+        if not isinstance(index, slice):
+            return super().__getitem__(index)
+        channels = self.channels if isinstance(self.channels, str | None) else self.channels[index]
+        places = range(len(self))[index]
+        is_start = [*places] == [*range(len(places))]
+        model = (self.model[0], self.model[1][index]) if self.model and places and is_start else None
+        return Blocks([self[k] for k in places], channels=channels, model=model)
+
+    def _outputs(self, x: Tensor, *, training: bool) -> list[Tensor | None]:
+        """Return the features of every block's output; None from one that fails."""
+        found: list[Tensor | None] = []
+        value: Any = x.clone()
+        with _trial(self, x, training=training):
+            try:
+                for block in self:
+                    value = passed_on(block(value))
+                    found.append(features_of(value).clone())
+            except Exception:  # whatever a module raises
+                found += [None] * (len(self) - len(found))
+        return found
+
+
+class _Reached(BaseException):
+    """The last module of interest has returned."""
+
+
+@contextmanager
+def _trial(module: nn.Module, x: Tensor, *, training: bool) -> Iterator[None]:
+    """Let ``module`` draw the same in every trial, with a graph where it trains, and change nothing."""
+    generators = SharedGenerators(x.device)
+    with generators.kept(), undisturbed(module), torch.set_grad_enabled(training):
+        generators.seed(0)
+        module.train(training)
+        yield
+
+
+def _own_outputs(
+    model: nn.Module, names: Sequence[str], x: Tensor, *, training: bool
+) -> list[Tensor] | None:
+    """Return the features that the named modules return in the model's forward pass, in order.
+
+    None for a model that cannot train on these samples.
+    """
+    outputs: dict[str, Tensor] = {}
+
+    def note(name: str, output: Any) -> None:
+        # A later layer may write into it.
+        outputs[name] = features_of(output).clone()
+        if name == names[-1]:
+            raise _Reached
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda module, args, output: note(name, output)
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_hook(hook(name)) for name in names]
+    try:
+        with _trial(model, x, training=training):
+            model(x.clone())
+    except _Reached:
+        return [outputs[name] for name in names]
+    except Exception as error:  # whatever a module raises
+        if training:
+            return None
+        shape = ", ".join(map(str, x.shape[1:]))
+        raise ValueError(
+            f"{type(model).__name__} does not take a batch (N, {shape}): "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    raise ValueError(f"{type(model).__name__} does not call {names[-1]} for every batch: give another cut")
+
+
+def _difference(own: Tensor | None, expected: Tensor, model: nn.Module, held: set[int]) -> str:
+    """Say in what a block's output and that of a model differ; empty where in nothing."""
+    if not _are_close(own, expected):
+        return "computes something else, by the class or value of a tensor or by a hook"
+    used = _used(expected)
+    missing = [name for name, p in model.named_parameters() if id(p) in used - held]
+    if missing:
+        return f"uses {', '.join(missing)[:200]}, which is in no block"
+    return "" if used == _used(own) else "has another gradient, such as by torch.no_grad between blocks"
+
+
+def _are_close(own: Tensor | None, expected: Tensor) -> bool:
+    """Whether two tensors are equal up to rounding."""
+    if own is None or own.shape != expected.shape or own.dtype != expected.dtype:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(own, expected)
+    tolerance = min(1000 * torch.finfo(expected.dtype).eps, 0.05)
+    largest = float(expected.detach().abs().max())
+    return torch.allclose(own, expected, rtol=0, atol=tolerance * largest, equal_nan=True)
+
+
+def _used(output: Tensor | None) -> set[int]:
+    """Return the ids of the parameters that an output depends on, by its graph."""
+    found: set[int] = set()
+    seen: set[Any] = set()
+    nodes: list[Any] = [None if output is None else output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.add(id(node.variable))
+        nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 class Segment(nn.Module):
@@ -67,12 +216,15 @@ def from_module(
 
     Raises:
         ValueError: no such module, a module that is called twice or never, or a ``forward`` between the
-            blocks that depends on values of its input.
+            blocks that depends on values of its input, or draws random numbers. :class:`LocalNetwork`
+            compares the blocks with the model, and refuses what a trace does not see.
     """
     names = _names(model, cut)
     if type(model) is nn.Sequential and all("." not in name for name in names):
-        return Blocks(_parts(model, names), channels=channels)
-    return Blocks(_segments(model, names), channels=channels)
+        names = [name for name, _ in model.named_children() if name in names]
+        return Blocks(_parts(model, names), channels=channels, model=(model, names))
+    segments, names = _segments(model, names)
+    return Blocks(segments, channels=channels, model=(model, names))
 
 
 def _names(model: nn.Module, cut: Cut) -> list[str]:
@@ -149,12 +301,13 @@ def _parts(model: nn.Sequential, names: Sequence[str]) -> Iterator[nn.Module]:
     for name in list(children)[: last + 1]:
         part.add_module(name, children[name])
         if name in names:
+            part.training = model.training
             yield part[0] if len(part) == 1 else part
             part = nn.Sequential()
 
 
-def _segments(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """Cut the graph of a forward pass."""
+def _segments(model: nn.Module, names: Sequence[str]) -> tuple[list[nn.Module], list[str]]:
+    """Cut the graph of a forward pass; return its parts, and the names that they end behind."""
     graph = trace_between(model, names)
     nodes = list(graph.nodes)
     ends = [nodes.index(_call_of(nodes, name)) for name in names]
@@ -177,7 +330,7 @@ def _segments(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
         segments.append(_segment(model, received, own, sent))
         received = sent
     remove_constants(model)
-    return segments
+    return segments, [nodes[end].target for end in bounds]
 
 
 def _call_of(nodes: Sequence[fx.Node], name: str) -> fx.Node:
@@ -218,5 +371,10 @@ def _segment(
         copies[node] = graph.node_copy(node, copy_of)
     graph.output(tuple(copy_of(node) for node in sent))
     body = fx.GraphModule(model, graph)
-    body.train(model.training)
-    return Segment(body)
+    own_modules = set(model.modules())
+    for name, module in body.named_modules():
+        if module not in own_modules:
+            module.training = model.get_submodule(name).training
+    segment = Segment(body)
+    segment.training = model.training
+    return segment

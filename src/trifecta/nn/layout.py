@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from trifecta.nn.carried import Carried, features_of, passed_on
+from trifecta.nn.carried import Carried, features_of, map_tensors, passed_on
 from trifecta.nn.shapes import FeatureShape
 
 Halves = Sequence[tuple[nn.Module, nn.Module]]
@@ -116,11 +116,13 @@ class Traced(NamedTuple):
         layouts: where the features of each block's output stand.
         shapes: of these features, channels first.
         carries: whether any block passes on more than its features.
+        written: the blocks that write into their input, such as by an activation in place.
     """
 
     layouts: tuple[str, ...]
     shapes: tuple[FeatureShape, ...]
     carries: bool
+    written: frozenset[int]
 
 
 @torch.no_grad()
@@ -139,8 +141,12 @@ def trace_features(blocks: Halves, x: Tensor, declared: str | Sequence[str] | No
     layouts: list[str | None] = _declared(declared, len(blocks))
     inputs: list[Any] = [x]
     outputs: list[Tensor] = []
+    written = set()
     for k, (front, back) in enumerate(blocks):
-        features, received, seen = _pass(k, front, back, inputs[-1])
+        given = map_tensors(Tensor.clone, inputs[-1])
+        features, received, seen = _pass(k, front, back, given)
+        if _version(given):
+            written.add(k)
         _check_batch_first(k, front, inputs[-1], features)
         outputs.append(features)
         inputs.append(received)
@@ -155,7 +161,21 @@ def trace_features(blocks: Halves, x: Tensor, declared: str | Sequence[str] | No
         tuple(channels_first(features, layout).shape[1:])
         for features, layout in zip(outputs, known, strict=True)
     ]
-    return Traced(tuple(known), tuple(shapes), any(isinstance(value, Carried) for value in inputs))
+    return Traced(
+        tuple(known), tuple(shapes), any(isinstance(value, Carried) for value in inputs), frozenset(written)
+    )
+
+
+def _version(value: Any) -> int:
+    """How often tensors in ``value`` were written into since they were cloned."""
+    found: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(0 if tensor.is_inference() else tensor._version)
+        return tensor
+
+    map_tensors(note, value)
+    return sum(found)
 
 
 def _declared(declared: str | Sequence[str] | None, count: int) -> list[str | None]:

@@ -10,7 +10,9 @@ from functools import partial, wraps
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+
+from trifecta.nn.drawing import SharedGenerators, undisturbed
 
 # What a trace calls a tensor that it meets and nobody owns.
 _CONSTANT = "_tensor_constant"
@@ -18,12 +20,35 @@ _CONSTANT = "_tensor_constant"
 _CREATORS = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace")
 
 
-class _Between(fx.Tracer):
-    """Follows the forward pass of modules that hold a block, and takes all others as they are."""
+class _Value(fx.Proxy):
+    """A traced value, which can answer that it is a tensor where a model asks for its class."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        tracer, asking = self.tracer, inspect.currentframe()
+        assert isinstance(tracer, _Between)
+        asking = None if asking is None else asking.f_back
+        if asking is None or (asking.f_globals.get("__name__") or "").startswith(("torch.", __name__)):
+            return _Value
+        tracer.was_asked = True
+        return Tensor if tracer.says_tensor else _Value
+
+
+class _Between(fx.Tracer):
+    """Follows the forward pass of modules that hold a block, and takes all others as they are.
+
+    Attributes:
+        was_asked: whether the forward pass asked for the class of a value.
+        says_tensor: whether the answer is a tensor.
+    """
+
+    def __init__(self, names: Sequence[str], *, says_tensor: bool = False) -> None:
         super().__init__()
-        self.names = names
+        self.names, self.says_tensor, self.was_asked = names, says_tensor, False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Make the value of a node."""
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether a module is taken as it is."""
@@ -75,26 +100,57 @@ def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
     """
     parameters = list(inspect.signature(model.forward).parameters.values())
     defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
-    was_training = model.training
+    generators = SharedGenerators(torch.device("cpu"))
     try:
-        graphs = []
-        for training in (True, False):
-            model.train(training)
-            with _traced_creators():
-                graphs.append(_Between(names).trace(model, concrete_args=defaults or None))
+        with generators.kept(), undisturbed(model):
+            before, graphs = generators.state(), []
+            for training in (True, False):
+                model.train(training)
+                with _traced_creators():
+                    tracer = _Between(names)
+                    graphs.append(tracer.trace(model, concrete_args=defaults or None))
+                if tracer.was_asked:
+                    _check_classes(model, names, defaults, graphs[-1])
+            draws = generators.moved_since(before)
+    except _DependsOnClassError:
+        raise ValueError(
+            f"{type(model).__name__} does another thing between its blocks where a value is a tensor, "
+            "which a traced one is not: give the blocks themselves, in order, as a list"
+        ) from None
     except Exception as error:  # whatever a forward pass raises that meets a traced value
         raise ValueError(
             f"cannot follow the forward pass of {type(model).__name__} between its blocks: "
             f"{' '.join(str(error).split())[:200]}; give the blocks themselves, in order, as a list"
         ) from None
-    finally:
-        model.train(was_training)
+    if draws:
+        raise ValueError(
+            f"{type(model).__name__} draws random numbers between its blocks, which a trace does once for "
+            "all batches: move that into a module"
+        )
     if _as_text(graphs[0]) != _as_text(graphs[1]):
         raise ValueError(
             f"{type(model).__name__} does another thing between its blocks while it trains, such as a call "
             "of F.dropout: move that into a module"
         )
     return graphs[0]
+
+
+class _DependsOnClassError(Exception):
+    """A forward pass decides by the class of a value."""
+
+
+def _check_classes(
+    model: nn.Module, names: Sequence[str], defaults: dict[str, Any], graph: fx.Graph
+) -> None:
+    """Trace again, with every value saying that it is a tensor."""
+    try:
+        with _traced_creators():
+            tracer = _Between(names, says_tensor=True)
+            other = tracer.trace(model, concrete_args=defaults or None)
+    except Exception:  # a value that is none goes a way of its own; see Blocks.compare for all others
+        return
+    if _as_text(other) != _as_text(graph):
+        raise _DependsOnClassError
 
 
 def _as_text(graph: fx.Graph) -> str:
