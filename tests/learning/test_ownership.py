@@ -1,9 +1,13 @@
 """Which weights of a block are matrices of hidden layers."""
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
+from trifecta import build_network, get_method
 from trifecta.learning.ownership import _matrices
+from trifecta.nn.networks import NETWORKS
 
 
 def test_matrices_map_features_to_features() -> None:
@@ -14,3 +18,36 @@ def test_matrices_map_features_to_features() -> None:
     expected = [block.get_parameter("1.weight"), block.get_parameter("3.weight")]
     assert [id(p) for p in found] == [id(p) for p in expected]
     assert all(torch.is_tensor(p) for p in found)
+
+
+class Positions(nn.Module):
+    """Adds a learned picture, and attends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(5, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm, self.normed = nn.LayerNorm((5, 8)), weight_norm(nn.Linear(8, 8))
+        self.out, self.embedding = nn.Linear(8, 9, bias=False), nn.Embedding(9, 8)
+        self.out.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def test_only_weights_of_layers_are_matrices() -> None:
+    """No positions, gains, parts of a weight that is computed, or embeddings that a layer shares."""
+    block = Positions()
+    found = {id(p) for p in _matrices(block)}
+    names = {name for name, p in block.named_parameters() if id(p) in found}
+    assert names == {"attention.in_proj_weight", "attention.out_proj.weight"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_matrices_of_the_librarys_networks_are_their_weights_of_two_or_more_dimensions(name: str) -> None:
+    network = build_network(
+        get_method("superfecta"), name, sample_shape=(3, 32, 32), num_classes=3, width=0.05
+    )
+    for block in network.blocks:
+        expected = [id(p) for p in block.parameters() if p.ndim > 1 and len(p) > 1]
+        assert [id(p) for p in _matrices(block)] == expected

@@ -2,9 +2,13 @@
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
+
+# What of them is named a weight is one: ``weight``, ``in_proj_weight``, ``weight_ih_l0``.
+_MAPS = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.optim.Optimizer]:
@@ -23,20 +27,31 @@ def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.opti
         if not blocks:
             continue
         own = [p for k in blocks for p in network.own_parameters(k)]
-        optimizers[owner] = config.build(
-            own if owner == min(owned) else [p for p in own if p not in label],
-            hidden=[p for k in blocks for p in _matrices(network.blocks[k])],
-        )
+        if owner != min(owned):
+            own = [p for p in own if p not in label]
+        # A block may be frozen, or have no weights.
+        if own:
+            hidden = [p for k in blocks for p in _matrices(network.blocks[k])]
+            optimizers[owner] = config.build(own, hidden=hidden)
     return optimizers
 
 
 def _matrices(block: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of a block that map features to features: no gains, biases or embeddings."""
+    """Return the weights of a block that map features to features, by the classes of its layers.
+
+    Neither gains, biases, positions and embeddings, nor what a weight is computed from, such as by
+    ``weight_norm``.
+    """
     embeddings = [m.weight for m in block.modules() if isinstance(m, nn.Embedding)]
     return [
         p
-        for p in block.parameters()
-        if p.ndim > 1 and p.shape[0] > 1 and not any(p is weight for weight in embeddings)
+        for module in block.modules()
+        if isinstance(module, _MAPS)
+        for name, p in module.named_parameters(recurse=False)
+        if "weight" in name.split("_")
+        and p.ndim > 1
+        and p.shape[0] > 1
+        and not any(p is weight for weight in embeddings)
     ]
 
 
