@@ -235,3 +235,9 @@ def test_weights_follow_their_seed_and_leave_the_global_generator_alone() -> Non
     assert not torch.equal(
         first.get_parameter("blocks.0.weights.weight"), other.get_parameter("blocks.0.weights.weight")
     )
+
+
+def test_class_groups_of_one_sample_are_those_of_many() -> None:
+    norm, x = ClassGroupNorm(5, 5), torch.randn(4, 5)
+    assert torch.equal(norm(x), torch.zeros(4, 5))
+    assert torch.equal(norm(x[:1]), norm(x)[:1])

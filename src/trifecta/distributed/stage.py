@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trifecta._utils.precision import autocast
 from trifecta.distributed.links import Receiver, Sender
 from trifecta.distributed.plan import Plan
 from trifecta.distributed.replicas import Averaging, Replicas
@@ -176,7 +175,7 @@ class StageLearner(Learner):
         self._set_epoch(part, step.number)
         # Masks depend on a layer's place in its whole window.
         whole = range(window.first, window.last + 1)
-        with autocast(self.precision, self.device), self._masks(whole, step.number):
+        with self._passing(whole, step):
             if ends_here:
                 loss, output = plain_window_loss(self.network, part, received, step.labels, step.offsets)
             else:
@@ -214,7 +213,8 @@ class StageLearner(Learner):
             return
         assert self._gradients_in is not None
         (gradient,) = self._gradients_in.receive()
-        torch.autograd.backward(waiting.output, gradient)
+        if waiting.output.requires_grad:
+            torch.autograd.backward(waiting.output, gradient)
         self._waiting = None
         if waiting.received is not None:
             self._send_gradient(waiting.received)
@@ -229,11 +229,11 @@ class StageLearner(Learner):
 
         That goes on while the next window is computed, which does not see this one's new weights.
         """
-        if self.replicas is None:
+        parameters = [p for o in self._updates(window) for group in o.param_groups for p in group["params"]]
+        if self.replicas is None or all(p.grad is None for p in parameters):
             super()._update_window(window, progress, skips=skips)
             return
         self._finish_late()
-        parameters = [p for o in self._updates(window) for group in o.param_groups for p in group["params"]]
         self._late = _LateUpdate(self.replicas.average(parameters), window, progress)
 
     def _finish_late(self) -> None:

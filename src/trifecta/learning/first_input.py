@@ -37,8 +37,8 @@ def first_input(
     return network.labelled(torch.cat([samples, samples]), torch.cat([labels[rows], wrong[rows]]))
 
 
-def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
-    """Refuse a batch that the network cannot learn from.
+def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> Tensor:
+    """Refuse a batch that the network cannot learn from; return its samples in the blocks' precision.
 
     Raises:
         ValueError: samples of another shape or kind, labels that are not (B,) int64 ((B, …) where each
@@ -64,6 +64,7 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
             f"labels must be 0 … {network.num_classes - 1}: "
             f"received {int(labels.min())} … {int(labels.max())}"
         )
+    return network.as_samples(images)
 
 
 def _feed_back(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:

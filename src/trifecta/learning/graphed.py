@@ -91,6 +91,7 @@ class GraphedLearner(Learner):
             and learner.on_nan == "stop"
             and learner._step_optimizer is None
             and not any(learner._dropout)
+            and not learner.network.draws
             and all(type(optimizer) in _OPTIMIZERS for optimizer in learner.optimizers.values())
             and all(type(m).__module__.split(".")[0] in _PACKAGES for m in learner.network.modules())
         )

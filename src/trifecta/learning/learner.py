@@ -3,8 +3,9 @@
 Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 """
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from trifecta._utils.precision import autocast, narrow_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.learning.first_input import check_batch, first_input
 from trifecta.learning.learner_state import restore, state_of
+from trifecta.learning.lone_samples import normalized_by_running_statistics
 from trifecta.learning.ownership import build_optimizers, owners
 from trifecta.learning.precision_timing import time_precisions
 from trifecta.learning.skipping import KeptBuffers, is_finite
@@ -49,6 +51,9 @@ class Learner:
             its loss None. On a GPU that waits for every window.
         step_optimizer: called with every optimizer in place of its own ``step``, such as to clip gradients
             first, or by a library that has steps of its own.
+
+    Raises:
+        ValueError: no weight of the network, its label input and its heads can learn.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class Learner:
     ) -> None:
         self.total_steps, self.steps_per_epoch, self.fused = total_steps, steps_per_epoch, fused
         self.network, self.generator = network, generator
-        self.device = next(p for k in self.blocks for p in network.own_parameters(k)).device
+        self.device = network.device
         self.asked_precision = precision
         self.precision = narrow_precision(precision, self.device)
         self.on_nan = on_nan
@@ -73,6 +78,14 @@ class Learner:
         # Steps in which some window was skipped.
         self.skipped: set[int] = set()
         self.optimizers = build_optimizers(network, self.blocks)
+        if not any(p.requires_grad for p in network.parameters()):
+            raise ValueError(
+                "nothing can learn: all blocks are frozen, and the heads of the method have no weights; "
+                "let a block learn (requires_grad), or use a method with classifiers, such as superfecta"
+            )
+        self._said: set[str] = set()
+        # Blocks whose gradients have been looked at.
+        self._reached: set[int] = set()
         self._step_optimizer = step_optimizer
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
 
@@ -111,10 +124,12 @@ class Learner:
         Two steps may be under way at once where every block does them in order, see
         :class:`trifecta.learning.Pipeline`.
         """
-        check_batch(self.network, images, labels)
+        images = check_batch(self.network, images, labels)
         if self.precision == "auto":
             self.precision = time_precisions(self, len(images)).faster
         self.network.train()
+        if len(labels) == 1 and self.network.image_pairs is not None:
+            self._warn_once("a batch of one has no other image to make a negative of: it teaches nothing")
         rows = self._rows(len(labels))
         with autocast(self.precision, self.device):
             # A label's picture beside an image would leave the layout that convolutions like.
@@ -158,9 +173,12 @@ class Learner:
         self._set_epoch(window, step.number)
         blocks = range(window.first, window.last + 1)
         kept = self._kept(blocks)
-        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+        with self._passing(blocks, step):
             loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
-            torch.autograd.backward(loss)
+            # All of a window may be frozen, or have no weights.
+            if loss.requires_grad:
+                torch.autograd.backward(loss)
+        self._check_reached(blocks)
         updates = self._updates(window)
         skips = self.on_nan == "skip" and not is_finite(loss, updates)
         if skips:
@@ -169,6 +187,17 @@ class Learner:
         self._update_window(window, step.progress, skips=skips)
         step.losses[window.last] = None if skips else loss.detach()
         step.x = map_tensors(Tensor.detach, output)
+
+    def _check_reached(self, blocks: range) -> None:
+        """Say of a block that learns for the first time if its loss reaches none of its weights."""
+        for k in (k for k in blocks if k not in self._reached):
+            self._reached.add(k)
+            own = [p for p in self.network.blocks[k].parameters() if p.requires_grad]
+            if own and all(p.grad is None for p in own):
+                self._warn_once(
+                    f"block {k} has weights to learn, and its loss reaches none of them: is there a "
+                    "detach() or no_grad() in it?"
+                )
 
     def _updates(self, window: Window) -> list[torch.optim.Optimizer]:
         """The optimizers that step when ``window`` has learnt."""
@@ -236,7 +265,7 @@ class Learner:
     def _pass(self, step: LocalStep, blocks: range) -> Tensor:
         """Return the output of ``blocks``, which do not learn in this step, for its ``x``."""
         x, kept = step.x, self._kept(blocks)
-        with autocast(self.precision, self.device), self._masks(blocks, step.number):
+        with self._passing(blocks, step):
             for k in blocks:
                 _, x = self.network.pass_block(
                     k, self.network.renewed(k, x, len(step.labels), step.offsets)
@@ -247,11 +276,7 @@ class Learner:
 
     def _kept(self, blocks: range) -> KeptBuffers:
         """Keep running statistics of ``blocks`` and their heads, where a step may be skipped."""
-        modules: list[nn.Module] = []
-        if self.on_nan == "skip":
-            modules += [self.network.blocks[k] for k in blocks]
-            modules += [self.network.head(k) for k in blocks if k in self.network.scored_blocks]
-        return KeptBuffers(modules)
+        return KeptBuffers(self._modules(blocks) if self.on_nan == "skip" else [])
 
     def _update(self, optimizer: torch.optim.Optimizer) -> None:
         if self._step_optimizer is None:
@@ -259,11 +284,41 @@ class Learner:
         else:
             self._step_optimizer(optimizer)
 
-    def _masks(self, blocks: range, step: int) -> AbstractContextManager[None]:
-        """Let dropout in ``blocks`` draw from numbers that follow from the seed, the step and the block."""
+    @contextmanager
+    def _passing(self, blocks: range, step: LocalStep) -> Iterator[None]:
+        """Set what ``blocks``, and their heads, need while a batch passes them in training.
+
+        What they draw follows from the seed, the step and the block.
+        """
         layers = [layer for k in blocks for layer in self._dropout[k]]
-        seed = None if self.generator is None else self.generator.initial_seed()
-        return seeded_dropout(layers, self.device, None if seed is None else [seed, step, blocks.start])
+        with ExitStack() as stack:
+            stack.enter_context(autocast(self.precision, self.device))
+            if self.generator is not None:
+                seed = self.generator.initial_seed()
+                numbers = [seed, step.number, blocks.start]
+                stack.enter_context(seeded_dropout(layers, self.device, numbers))
+                stack.enter_context(self.network.drawing(blocks, [seed, step.number]))
+            if len(step.labels) == 1:
+                modules = self._modules(blocks)
+                stack.enter_context(normalized_by_running_statistics(modules, self._meet_lone_sample))
+            yield
+
+    def _modules(self, blocks: range) -> list[nn.Module]:
+        """Return ``blocks`` and their heads."""
+        heads = [self.network.head(k) for k in blocks if k in self.network.scored_blocks]
+        return [*(self.network.blocks[k] for k in blocks), *heads]
+
+    def _meet_lone_sample(self) -> None:
+        self._warn_once(
+            "a batch of one has no statistics: batch normalisation uses its running ones there, as "
+            "normalization running does everywhere; a DataLoader leaves a last batch of one out with "
+            "drop_last=True"
+        )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, stacklevel=2)
 
     def _set_learning_rate(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)

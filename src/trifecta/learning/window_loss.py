@@ -73,7 +73,10 @@ def _fused_blocks(
     if network.reads != "output" or network.renews_pairs:
         return None
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
-    if blocks is None or fused:
+    # Of a normalisation that is held in evaluation mode it would use and move a batch's statistics.
+    if blocks is None or not all(block.module.training for block in blocks):
+        return None
+    if fused:
         return blocks
     if x.device.type != "cpu":
         return None

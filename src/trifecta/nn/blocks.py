@@ -48,14 +48,14 @@ class Dropout(nn.Dropout):
 
 @contextmanager
 def seeded_dropout(
-    layers: Sequence[Dropout], device: torch.device, numbers: Sequence[int] | None
+    layers: Sequence[Dropout], device: torch.device, numbers: Sequence[int]
 ) -> Iterator[None]:
-    """Let each layer draw from a generator of its own, seeded by ``numbers``, where given, and its place.
+    """Let each layer draw from a generator of its own, seeded by ``numbers`` and its place.
 
     Masks then depend on nothing that ran before, and layers may draw at the same time.
     """
-    for place, layer in enumerate(layers if numbers is not None else ()):
-        seed = int(np.random.SeedSequence([*(numbers or ()), place]).generate_state(1)[0])
+    for place, layer in enumerate(layers):
+        seed = int(np.random.SeedSequence([*numbers, place]).generate_state(1)[0])
         layer.generator = torch.Generator(device).manual_seed(seed)
     try:
         yield

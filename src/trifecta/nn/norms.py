@@ -82,7 +82,8 @@ class ClassGroupNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, …) → (N, C, …)."""
         if self.equal:
-            return F.group_norm(x, self.num_classes, eps=self.eps)
+            # F.group_norm refuses a batch of one whose groups have one number, which is then 0 as in any.
+            return torch.group_norm(x, self.num_classes, eps=self.eps)
         x = x.float() if x.dtype.itemsize < 4 else x
         centred = x - self._mean(x)
         return centred * torch.rsqrt(self._mean(centred.square()) + self.eps)
