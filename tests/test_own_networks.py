@@ -1,18 +1,39 @@
 """Every method trains every kind of network, or refuses it when it is built."""
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
+from torch.utils.checkpoint import checkpoint
 
 from matrix import crossed, methods
-from trifecta import METHODS, Blocks, Learner, LocalNetwork, RunConfig, from_module, get_method, load, train
+from trifecta import (
+    METHODS,
+    Blocks,
+    Callback,
+    Learner,
+    LocalNetwork,
+    RunConfig,
+    Trainer,
+    build_network,
+    from_module,
+    get_method,
+    load,
+    resume,
+    train,
+)
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.labels import LabelChannel
+from trifecta.learning import Pipeline
 from trifecta.nn.carried import map_tensors
+from trifecta.training import Interrupted
 from users_networks import CLASSES, GPT, Attention, Skips, ViT, columns, signals, volumes
 
 BATCH = 12
@@ -237,3 +258,263 @@ def test_a_table_needs_no_network_of_ones_own(method: str) -> None:
     table = torch.randn(300, 5, generator=draw) + 2 * torch.eye(5)[labels]
     config = RunConfig(method=get_method(method), network="mlp", width=0.02, epochs=20, batch_size=20)
     assert train(config, data=(table, labels)).test_accuracy > 0.65
+
+
+class Drops(nn.Module):
+    """Drops out by a function; which none of its modules tells."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(self.linear(x).relu(), 0.5, self.training)
+
+
+class Skipped(Drops):
+    """Is skipped for half of the batches, as Python draws."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x).relu()
+        return y * 0.5 if self.training and random.random() < 0.5 else y
+
+
+class Recomputed(Drops):
+    """Draws again in the backward pass what it drew in the forward pass."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(super().forward, x, use_reentrant=False)
+        return y
+
+
+class NumPyNoise(Drops):
+    """Adds noise that NumPy draws."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        noise = np.random.normal(size=y.shape)
+        return (y + torch.from_numpy(noise).to(y) if self.training else y).relu()
+
+
+def with_layer(layer: nn.Module) -> Callable[[int], nn.Module]:
+    return lambda inputs: nn.Sequential(nn.Linear(inputs, 8), layer)
+
+
+DRAWING: dict[str, Callable[[int], nn.Module]] = {
+    "dropout": with_layer(nn.Dropout(0.5)),
+    "alpha dropout": with_layer(nn.AlphaDropout(0.5)),
+    "rrelu": with_layer(nn.RReLU()),
+    "function": Drops,
+    "python": Skipped,
+    "numpy": NumPyNoise,
+    "recomputed": Recomputed,
+}
+TABLE = (floats(5), LABELS)
+
+
+def drawing_network(kind: str, method: str = "superfecta") -> LocalNetwork:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Linear(5, 5), nn.ReLU()), DRAWING[kind](5), DRAWING[kind](8)]
+    return LocalNetwork(blocks, get_method(method), sample_shape=(5,), num_classes=CLASSES)
+
+
+def after_steps(
+    network: LocalNetwork, *, seed: int = 3, count: int = 4, workers: int = 0, global_seed: int = 0
+) -> dict[str, Tensor]:
+    """The network's state when it has learnt a few times."""
+    torch.manual_seed(global_seed)
+    random.seed(global_seed)
+    learner = Learner(network, generator=torch.Generator().manual_seed(seed))
+    batches = [TABLE] * count
+    if workers:
+        list(Pipeline(learner, workers).steps(batches))
+    else:
+        for samples, labels in batches:
+            learner.step(samples, labels)
+    return dict(network.state_dict())
+
+
+def are_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_what_blocks_of_ones_own_draw_follows_from_the_runs_seed(kind: str) -> None:
+    expected = after_steps(drawing_network(kind))
+    assert drawing_network(kind).draws == {1, 2}
+    assert are_equal(after_steps(drawing_network(kind), global_seed=1), expected)
+    assert not are_equal(after_steps(drawing_network(kind), seed=4), expected)
+    # Windows that draw at the same time do not disturb each other.
+    assert are_equal(after_steps(drawing_network(kind), workers=3, global_seed=2), expected)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "function", "recomputed"])
+@pytest.mark.parametrize("method", ["trifecta", "backprop"])
+def test_it_does_in_windows_of_several_blocks_too(method: str, kind: str) -> None:
+    expected = after_steps(drawing_network(kind, method))
+    assert are_equal(after_steps(drawing_network(kind, method), global_seed=1), expected)
+
+
+def test_every_step_and_every_block_draws_for_itself_and_leaves_the_shared_generators_alone() -> None:
+    kept: list[Tensor] = []
+
+    class Noted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                kept.append(torch.rand(4))
+            return x
+
+    blocks = [nn.Sequential(nn.Linear(5, 5), Noted()) for _ in range(2)]
+    network = LocalNetwork(blocks, get_method("mono-forward"), sample_shape=(5,), num_classes=CLASSES)
+    learner = Learner(network, generator=torch.Generator().manual_seed(0))
+    kept.clear()
+    states = torch.get_rng_state(), random.getstate()
+    for _ in range(3):
+        learner.step(*TABLE)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert len({tuple(drawn.tolist()) for drawn in kept}) == len(kept) == 6
+    # Without a seed, PyTorch's own numbers go on.
+    Learner(network).step(*TABLE)
+    assert not torch.equal(torch.get_rng_state(), states[0])
+
+
+class StopsAtStepFive(Callback):
+    def on_step_end(self, trainer: Trainer) -> None:
+        trainer.stop_requested = trainer.learner.steps == 5
+
+
+def test_a_run_with_dropout_of_ones_own_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    def blocks() -> list[nn.Module]:
+        torch.manual_seed(0)
+        return [DRAWING["function"](5), DRAWING["dropout"](8)]
+
+    data = (floats(5).repeat(4, 1), LABELS.repeat(4))
+    config = RunConfig(method=get_method("superfecta"), epochs=3, batch_size=8)
+    whole = train(config, data=data, network=blocks())
+    with pytest.raises(Interrupted):
+        train(config, data=data, network=blocks(), out=tmp_path / "run", callbacks=[StopsAtStepFive()])
+    torch.manual_seed(5)
+    resumed = resume(tmp_path / "run", data=data, network=blocks())
+    assert resumed.trainer.learner.steps == whole.trainer.learner.steps == 12
+    assert are_equal(dict(resumed.network.state_dict()), dict(whole.network.state_dict()))
+
+
+def test_networks_of_the_library_draw_from_generators_of_their_own() -> None:
+    method = replace(get_method("superfecta"), dropout=0.5)
+    network = build_network(method, "mlp", sample_shape=(5,), num_classes=CLASSES, width=0.01)
+    assert network.draws == frozenset()
+
+
+class InPlace(nn.Module):
+    """Rectifies its input where that stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.relu_())
+        return y
+
+
+class Copied(InPlace):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.relu())
+        return y
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta", "deep-supervision", "backprop"])
+def test_a_block_that_writes_into_its_input_writes_into_nobody_elses(method: str) -> None:
+    states = []
+    for kind in (InPlace, Copied):
+        torch.manual_seed(0)
+        network = LocalNetwork([kind(), kind()], get_method(method), sample_shape=(5,), num_classes=CLASSES)
+        samples = floats(5)
+        learner = Learner(network, generator=torch.Generator().manual_seed(0))
+        losses = [learner.step(samples, LABELS) for _ in range(2)][-1]
+        assert torch.equal(samples, floats(5))
+        network(samples)
+        assert torch.equal(samples, floats(5))
+        states.append((network.state_dict(), losses))
+    assert are_equal(states[0][0], states[1][0])
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [torch.float32, torch.float64])
+@pytest.mark.parametrize("method", methods(["superfecta", "trifecta", "predsim"], quick=("trifecta",)))
+def test_samples_of_another_precision_are_taken_in_that_of_the_blocks(
+    method: str, weights: torch.dtype, samples: torch.dtype
+) -> None:
+    blocks = columns().to(weights)
+    network = LocalNetwork([*blocks], get_method(method), sample_shape=(5,), num_classes=CLASSES)
+    assert {p.dtype for p in network.parameters()} == {weights}
+    losses = Learner(network).step(floats(5).to(samples), LABELS)
+    assert all(loss.dtype == weights for loss in losses if loss is not None)
+    assert network(floats(5).to(samples)).dtype == weights
+    config = RunConfig(method=get_method(method), epochs=1, batch_size=4)
+    train(
+        config,
+        data=(floats(5).repeat(3, 1).to(samples), LABELS.repeat(3)),
+        network=[*columns().to(weights)],
+    )
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision_are_refused(precision: torch.dtype) -> None:
+    blocks = [nn.Linear(5, 5), nn.Linear(5, 5).to(precision)]
+    with pytest.raises(ValueError, match=f"block 1 has some in {precision}; give it as float32"):
+        LocalNetwork(blocks, get_method("superfecta"), sample_shape=(5,), num_classes=CLASSES)
+
+
+class Tied(nn.Module):
+    """Two layers of one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu())
+        return y
+
+
+class Masked(nn.Module):
+    """Multiplies by a mask that others have too."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 5)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x) * self.mask
+        return y
+
+
+def masked() -> list[nn.Module]:
+    mask = torch.ones(5)
+    return [Masked(mask), Masked(mask)]
+
+
+PECULIAR: dict[str, Callable[[], list[nn.Module]]] = {
+    "tied within a block": lambda: [Tied(), nn.Linear(5, 5)],
+    "shared buffers": masked,
+    "lazy": lambda: [nn.Sequential(nn.LazyLinear(6), nn.ReLU()), nn.LazyLinear(7)],
+    "spectral norm": lambda: [spectral_norm(nn.Linear(5, 5)), orthogonal(nn.Linear(5, 5))],
+    "weight norm": lambda: [weight_norm(nn.Linear(5, 5))],
+    "cumulative statistics": lambda: [nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5, momentum=None))],
+    "no statistics": lambda: [nn.Sequential(nn.Linear(5, 5), nn.BatchNorm1d(5, track_running_stats=False))],
+    "no weights at all": lambda: [nn.Identity(), nn.Tanh()],
+}
+
+
+@pytest.mark.parametrize("kind", PECULIAR)
+def test_peculiar_blocks_train_and_are_loaded_as_they_were_left(kind: str, tmp_path: Path) -> None:
+    data = (floats(5).repeat(4, 1), LABELS.repeat(4))
+    config = RunConfig(method=get_method("superfecta"), epochs=1, batch_size=8)
+    run = train(config, data=data, network=PECULIAR[kind](), out=tmp_path / "run")
+    model = load(tmp_path / "run", network=PECULIAR[kind]())
+    expected = run.network.eval()(data[0][:6])
+    assert torch.allclose(model.scores(data[0][:6]), expected, atol=1e-5)

@@ -177,7 +177,13 @@ class RunFolder(ClaimedFolder):
 
     def write_model(self, network: LocalNetwork) -> None:
         """Write weights and buffers to ``model.safetensors``."""
-        tensors = {name: t.cpu().contiguous() for name, t in network.state_dict().items()}
+        tensors: dict[str, Tensor] = {}
+        written: set[int] = set()
+        for name, tensor in network.state_dict().items():
+            own = tensor.cpu().contiguous()
+            # A weight or buffer may have two names, but a file holds no memory twice.
+            tensors[name] = own.clone() if own.untyped_storage().data_ptr() in written else own
+            written.add(own.untyped_storage().data_ptr())
         metadata = {checksums.KEY: checksums.of_tensors(tensors)}
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
