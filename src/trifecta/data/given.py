@@ -1,26 +1,53 @@
-"""Data handed over in Python: tensors, a ``Dataset`` or a ``DataLoader``.
+"""Data handed over in Python: arrays, tensors, a ``Dataset`` or a ``DataLoader``.
+
+Whatever comes is brought to one form (:mod:`trifecta.data.arrays`), or refused in one line before training.
 
 Shapes: N images (N, C, H, W), rows of a table (N, F), tokens (N, T) or other samples (N, …); labels (N,),
-or (N, …) where every position has one.
+or (N, …) where every position has one; K classes.
 """
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
+from trifecta.data.arrays import Labels, as_names, first_of, kind_of, labels_of, samples_of, stacked
+from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
 from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
 
 Pairs = tuple[Tensor, Tensor]
-# Images and labels, a Dataset of pairs of an image and a label, or a loader of batches of them.
-Given = Pairs | Dataset[Any] | DataLoader[Any]
+
+
+class Items(Protocol):
+    """A sequence: a tuple (samples, labels), or items of one sample and its label."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+# Samples and labels, items of one of each, or a loader of batches.
+Given = Items | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
 
 TEST_SHARE = 0.2
-_COLLECTED_AT_ONCE = 256
+# Items of a Dataset that are looked at before training: all of up to twice as many, else every k-th.
+MOST_CHECKED = 5_000
+_AT_ONCE = 256
+# Standard deviations of training and test images that differ by a larger factor are not on one scale.
+_LARGEST_FACTOR = 30.0
+# Labels of positions are mostly tokens of a vocabulary, not all of which come up.
+_MOST_TOKENS = 2**17
+_SAMPLE_KEYS = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
+_LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
 
 
 class EpochOrder(Sampler[int]):
@@ -43,16 +70,30 @@ class EpochOrder(Sampler[int]):
 class LoaderBatches:
     """Training batches from a ``DataLoader``, as it makes them.
 
-    Nothing is normalised or augmented here: that is for the loader's own transforms. A loader's own
-    sampler decides the order; only :class:`EpochOrder` makes a resumed run repeat it.
+    Nothing is augmented here: that is for the loader's own transforms. A loader's own sampler decides the
+    order; only :class:`EpochOrder` makes a resumed run repeat it.
 
     Args:
-        loader: with a length, of batches of images (B, C, H, W) and labels (B,).
+        loader: with a length, of batches of samples (B, …) and labels (B,).
         device: where batches are to go.
+        classes: names of the classes, for labels that are names.
+        mean: to normalise bytes by, for each channel, in 0..1.
+        std: likewise.
+        checked: whether samples that are not finite are an error.
     """
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
-        self.loader, self.device = loader, device
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        device: torch.device,
+        *,
+        classes: Sequence[str] = (),
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+        checked: bool = True,
+    ) -> None:
+        self.loader, self.device, self.classes = loader, device, classes
+        self.mean, self.std, self.checked = mean, std, checked
 
     @property
     def steps_per_epoch(self) -> int:
@@ -69,11 +110,21 @@ class LoaderBatches:
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator | None = None
     ) -> Iterator[Pairs]:
-        """Return the batches of an epoch from ``start`` on; those before it are made and left out."""
+        """Return the batches of an epoch from ``start`` on; those before it are made and left out.
+
+        Raises:
+            ValueError: a batch that cannot be trained on; names it and its sample.
+        """
         if isinstance(self.loader.sampler, EpochOrder):
             self.loader.sampler.epoch = index
-        for images, labels in islice(iter(self.loader), start, None):
-            yield images.to(self.device), labels.to(self.device)
+        for number, batch in enumerate(islice(iter(self.loader), start, self.steps_per_epoch), start + 1):
+            where = f"train, batch {number} of epoch {index + 1}"
+            samples, labels = _tensors(batch, where)
+            if self.checked:
+                _require_finite(samples, where)
+            if samples.dtype == torch.uint8:
+                samples = normalize(samples, self.mean, self.std)
+            yield samples.to(self.device), _indices(labels, self.classes, where).to(self.device)
 
 
 def data_from(
@@ -88,112 +139,418 @@ def data_from(
 ) -> ImageData:
     """Make a data set of what a program has at hand.
 
-    Images in uint8 are normalised by the training images' mean and standard deviation; floats and integer
+    Images in bytes are normalised by the training images' mean and standard deviation; floats and integer
     tokens are taken as they are. A ``Dataset`` is loaded anew in every epoch, shuffled, so that its
-    transforms stay random.
+    transforms stay random; its items are looked at once before that, all of them up to 10,000.
 
     Args:
-        train: to train on.
+        train: to train on: ``(samples, labels)``, a mapping of both, a ``Dataset`` or another sequence of
+            items, or a ``DataLoader``. Items and batches are pairs, or mappings with keys such as
+            ``image`` and ``label``.
         validation: to choose on; None keeps a stratified ``share`` of training tensors for it, and for a
             ``Dataset`` or ``DataLoader`` nothing.
         test: to measure on; None keeps a stratified fifth of training tensors for it.
         share: of training tensors that is kept for validation, 0 … below 1.
-        classes: names, in label order; None numbers them.
+        classes: names, in label order; None numbers them, or sorts labels that are names.
         batch_size: of a ``Dataset``.
         seed: of the order of a ``Dataset``.
 
     Raises:
-        ValueError: no test images, a loader without a length, or images or labels of a wrong shape or type.
+        ValueError: there is no test split, a loader without a length, an empty split, samples that are not
+            finite or not of one shape and scale, or labels that are no classes or that training lacks.
     """
-    if isinstance(train, tuple):
-        return _from_tensors(_image_set(train), validation, test, share, classes)
-    loader = train if isinstance(train, DataLoader) else _shuffled(train, batch_size, seed)
-    _check_length(loader)
+    look, loader = _training(train, test, batch_size, seed)
+    parts = {"validation": validation, "test": test}
+    others = {name: _collected(given, name) for name, given in parts.items() if given is not None}
+    names = _names(classes or _declared_names(train), look, others.get("test"))
+    by_name = classes is None and isinstance(look.labels, np.ndarray)
+    labels = _indices(look.labels, names, "train")
+    counts = _counts(labels, len(names)) if look.is_whole else None
+    sets = {}
+    for name, other in others.items():
+        _check_alike(look.samples, other.samples, name)
+        indices = _indices(as_names(other.labels) if by_name else other.labels, names, name)
+        _check_trained(indices, counts, names, name)
+        sets[name] = ImageSet(other.samples, indices)
+    if loader is not None:
+        kept, normalized = sets["test"].select(torch.arange(0)), look.samples
+    else:
+        kept = ImageSet(look.samples, labels)
+        if "test" not in sets:
+            kept, sets["test"] = hold_out(kept, TEST_SHARE)
+        if "validation" not in sets and share:
+            kept, sets["validation"] = hold_out(kept, share)
+        normalized = kept.images
+    found = _statistics(normalized)
+    return ImageData(
+        train=kept,
+        validation=sets.get("validation"),
+        test=sets["test"],
+        classes=names,
+        mean=found.mean,
+        std=found.std,
+        loader=loader,
+        loader_counts=None if loader is None else counts,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Look:
+    """Samples and labels of a split.
+
+    Attributes:
+        samples: all of them, or some where a loader has more.
+        labels: those that were seen, which may be of more samples.
+        is_whole: whether these are the labels of the whole split.
+    """
+
+    samples: Tensor
+    labels: Labels
+    is_whole: bool = True
+
+
+def _training(
+    train: Given, test: Given | None, batch_size: int, seed: int
+) -> tuple[_Look, DataLoader[Any] | None]:
+    """Return the training samples; of a Dataset or loader those that were looked at, and a loader."""
+    if _is_collected(train):
+        return _collected(train, "train"), None
     if test is None:
         raise ValueError("a Dataset or DataLoader needs test images beside it: give test=…")
-    tested = _image_set(test)
-    plain = _unchanged(tested)
-    if tested.images.dtype == torch.uint8:
+    loader = train if isinstance(train, DataLoader) else _loader_of(train, batch_size, seed)
+    return _looked_at(train, loader), loader
+
+
+def _is_collected(given: Any) -> bool:
+    """Whether data lie in memory; else they are items or batches that are made in every epoch.
+
+    Raises:
+        ValueError: neither.
+    """
+    if isinstance(given, str | Path):
         raise ValueError(
-            "a Dataset or DataLoader gives float images, normalised as you like: received uint8"
+            f"data=… takes samples and labels: received {str(given)!r:.80}; a source with a name is "
+            "RunConfig(data=DataConfig(source=…))"
         )
-    return ImageData(
-        train=tested.select(torch.arange(0)),
-        loader=loader,
-        validation=None if validation is None else _image_set(validation),
-        test=tested,
-        classes=_names(classes, tested.labels),
-        mean=plain.mean,
-        std=plain.std,
+    if isinstance(given, tuple | list | Mapping | ImageSet):
+        return True
+    if isinstance(given, Tensor | np.ndarray):
+        raise ValueError("samples came without labels: give data=(samples, labels)")
+    if isinstance(given, DataLoader | Dataset) or hasattr(given, "__getitem__"):
+        return False
+    raise ValueError(
+        "data is (samples, labels), a Dataset with a length, or a DataLoader: received "
+        f"{type(given).__name__}"
     )
 
 
-def _from_tensors(
-    train: ImageSet,
-    validation: Given | None,
-    test: Given | None,
-    share: float,
-    classes: Sequence[str] | None,
-) -> ImageData:
-    names = _names(classes, train.labels)
-    if test is None:
-        train, tested = hold_out(train, TEST_SHARE)
+def _collected(given: Any, split: str) -> _Look:
+    """Bring everything into memory, in order."""
+    if isinstance(given, Mapping | ImageSet) or (_is_collected(given) and not _is_items(given)):
+        samples, labels = _tensors(given, split)
     else:
-        tested = _image_set(test)
-    validated = None if validation is None else _image_set(validation)
-    if validation is None and share:
-        train, validated = hold_out(train, share)
-    is_bytes = train.images.dtype == torch.uint8
-    found = channel_statistics(train) if is_bytes else _unchanged(train)
-    return ImageData(
-        train=train, validation=validated, test=tested, classes=names, mean=found.mean, std=found.std
+        loader = given
+        if not isinstance(given, DataLoader):
+            loader = DataLoader(given, _AT_ONCE, collate_fn=_collate)
+        batches = []
+        for number, batch in enumerate(loader, 1):
+            batches.append(_tensors(batch, split))
+            _check_shapes(batches[0][0], batches[-1][0], f"{split}, batch {number}")
+        if not batches:
+            raise ValueError(f"{split} has no samples: give one of each class at least")
+        samples = torch.cat([part for part, _ in batches])
+        labels = _joined([part for _, part in batches])
+    if not len(samples):
+        raise ValueError(f"{split} has no samples: give one of each class at least")
+    _require_finite(samples, split)
+    return _Look(samples=samples, labels=labels)
+
+
+def _is_items(given: Sequence[Any]) -> bool:
+    """Whether a sequence holds items, each a sample with its label, and not samples and labels."""
+    return bool(given) and all(isinstance(item, tuple | Mapping) for item in given)
+
+
+def _loader_of(dataset: Any, batch_size: int, seed: int) -> DataLoader[Any]:
+    """Return a loader of whole batches, shuffled by the seed where items have a number.
+
+    Raises:
+        ValueError: a length that is unknown, or smaller than a batch.
+    """
+    count = 0
+    with suppress(TypeError):
+        count = len(dataset)
+    if count < batch_size:
+        raise ValueError(_no_batches(f"{count} samples" if count else "none, or no length"))
+    order = None if isinstance(dataset, IterableDataset) else EpochOrder(count, seed)
+    return DataLoader(dataset, batch_size, sampler=order, drop_last=True, collate_fn=_collate)
+
+
+def _no_batches(received: str) -> str:
+    return (
+        "a run needs to know the batches of an epoch: received a loader without a length, or of no batch "
+        f"({received}); give a Dataset with a length and at least batch_size images"
     )
 
 
-def _image_set(given: Given) -> ImageSet:
-    """All images at once, in order."""
-    if isinstance(given, tuple):
-        images, labels = given
-    else:
-        loader = given if isinstance(given, DataLoader) else DataLoader(given, _COLLECTED_AT_ONCE)
-        batches = [(images, labels) for images, labels in loader]
-        images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    fits = images.is_floating_point() or images.dtype == torch.int64
-    is_sample = images.ndim > 1 and (fits or (images.dtype == torch.uint8 and images.ndim == 4))
-    if not is_sample or labels.shape[:1] != images.shape[:1] or labels.dtype != torch.int64:
+def _looked_at(train: Any, loader: DataLoader[Any]) -> _Look:
+    """Look at the items of a Dataset, or the first batch of a loader, and leave random states alone.
+
+    Raises:
+        ValueError: something that cannot be trained on; names the sample.
+    """
+    with _random_states(loader):
+        if loader is train or isinstance(train, IterableDataset):
+            try:
+                batch = next(iter(loader)) if len(loader) else None
+            except (TypeError, StopIteration):
+                batch = None
+            if batch is None:
+                raise ValueError(_no_batches("none"))
+            samples, labels = _tensors(batch, "train, batch 1")
+            _require_finite(samples, "train, batch 1")
+            if samples.dtype == torch.uint8:
+                raise ValueError(
+                    "a DataLoader gives float images, normalised as you like: received uint8; convert "
+                    "them in it, or hand over its Dataset"
+                )
+            return _Look(samples=samples, labels=labels, is_whole=False)
+        return _looked_at_items(train)
+
+
+def _looked_at_items(dataset: Any) -> _Look:
+    step = max(1, len(dataset) // MOST_CHECKED)
+    numbers = range(0, len(dataset), step)
+    thin = max(1, len(numbers) // 1000)
+    some: list[Tensor] = []
+    labels: list[Labels] = []
+    for start in range(0, len(numbers), _AT_ONCE):
+        chosen = numbers[start : start + _AT_ONCE]
+        samples, found = _tensors(_collate([dataset[k] for k in chosen]), "train")
+        _require_finite(samples, "train", chosen)
+        some.append(samples[::thin].clone())
+        _check_shapes(some[0], samples, f"train, sample {chosen[0]}")
+        labels.append(found)
+    return _Look(samples=torch.cat(some), labels=_joined(labels), is_whole=step == 1)
+
+
+@contextmanager
+def _random_states(loader: DataLoader[Any]) -> Iterator[None]:
+    """Let transforms and samplers draw for a while, and go on afterwards as if nothing had been drawn."""
+    own = loader.generator
+    states = random.getstate(), np.random.get_state(), None if own is None else own.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if own is not None and states[2] is not None:
+            own.set_state(states[2])
+
+
+def _collate(items: Sequence[Any]) -> tuple[Tensor, Any]:
+    """Put items together: (N, …) and their labels, of any kind."""
+    pairs = [_pair_of(item, "an item") for item in items]
+    return stacked([sample for sample, _ in pairs], "items"), [label for _, label in pairs]
+
+
+def _tensors(given: Any, where: str) -> tuple[Tensor, Labels]:
+    """Bring samples and their labels to their one form."""
+    values, classes = _pair_of(given, where)
+    samples = samples_of(values, where)
+    labels = labels_of(classes, where, samples=samples)
+    if len(labels) != len(samples):
         raise ValueError(
-            "samples are images (N, C, H, W) in uint8, floats (N, …) or integer tokens (N, T), with labels "
-            f"(N,) int64: received {images.dtype} {tuple(images.shape)} with {labels.dtype} "
-            f"{tuple(labels.shape)}"
+            f"{where}: every sample has a label: received {len(samples)} samples {tuple(samples.shape)} "
+            f"with labels {tuple(labels.shape)}"
         )
-    return ImageSet(images, labels)
+    return samples, labels
 
 
-def _unchanged(images: ImageSet) -> ChannelStatistics:
-    """Return the statistics that leave images as they are."""
-    channels = images.images.shape[1] if images.images.ndim == 4 else 0
+def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
+    """Return samples and labels of what has both.
+
+    Raises:
+        ValueError: it does not tell which is which.
+    """
+    if isinstance(given, ImageSet):
+        return given.images if given.rows is None else given.images[given.rows], given.labels
+    if isinstance(given, tuple) and any(name in _LABEL_KEYS for name in getattr(given, "_fields", ())):
+        given = cast(Any, given)._asdict()
+    if isinstance(given, Mapping):
+        found = [[key for key in keys if key in given] for keys in (_SAMPLE_KEYS, _LABEL_KEYS)]
+        if all(len(keys) == 1 for keys in found):
+            return given[found[0][0]], given[found[1][0]]
+        raise ValueError(
+            f"{where} has keys {', '.join(map(str, given))!s:.200}: which one is the sample, and which one "
+            "the label? name them image and label"
+        )
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return given[0], given[1]
+    count = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+    raise ValueError(
+        f"{where} is a pair of sample and label: received {count}; give pairs, or mappings with the keys "
+        "image and label"
+    )
+
+
+def _joined(labels: list[Labels]) -> Labels:
+    if all(isinstance(part, Tensor) for part in labels):
+        return torch.cat(cast(list[Tensor], labels))
+    return np.concatenate([as_names(part) for part in labels])
+
+
+def _require_finite(samples: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
+    """Check that all values are numbers.
+
+    Raises:
+        ValueError: one is not; names its sample, by its place or from ``numbers``.
+    """
+    if not samples.is_floating_point():
+        return
+    for start in range(0, len(samples), _AT_ONCE):
+        finite = samples[start : start + _AT_ONCE].isfinite()
+        if not bool(finite.all()):
+            first = int((~finite.flatten(1).all(1)).nonzero()[0])
+            value = samples[start + first][~finite[first]][0].item()
+            place = start + first if numbers is None else numbers[start + first]
+            raise ValueError(
+                f"sample {place} of {where} has a value that is {value}: mend it or leave it out"
+            )
+
+
+def _declared_names(train: Any) -> tuple[str, ...] | None:
+    """Return the names of classes that a data set says it has, as Hugging Face's and torchvision's do."""
+    features = getattr(train, "features", None)
+    columns = features.items() if isinstance(features, Mapping) else ()
+    found = [
+        feature.names for name, feature in columns if name in _LABEL_KEYS and hasattr(feature, "names")
+    ]
+    names = found[0] if found else getattr(train, "classes", None)
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) or None
+
+
+def _names(classes: Sequence[str] | None, look: _Look, tested: _Look | None) -> tuple[str, ...]:
+    """Return the names of the classes.
+
+    Raises:
+        ValueError: fewer than the labels need, or labels that leave numbers out.
+    """
+    labels = look.labels
+    if isinstance(labels, Tensor):
+        _require_numbers_from_0(labels, "train")
+    if classes is not None:
+        names = tuple(str(name) for name in classes)
+        if isinstance(classes, str) or len(set(names)) < len(names):
+            raise ValueError(f"classes are different names, one a label: received {classes!r:.100}")
+        if isinstance(labels, Tensor) and int(labels.max()) >= len(names):
+            raise ValueError(f"labels go up to {int(labels.max())}: received {len(names)} class names")
+        return names
+    if not look.is_whole and tested is not None:
+        labels = _joined([labels, tested.labels])
+    if isinstance(labels, np.ndarray):
+        return tuple(np.unique(labels).tolist())
+    count, found = int(labels.max()) + 1, len(torch.unique(labels))
+    most = found if look.is_whole else max(1000, 10 * len(labels))
+    if count > (most if labels.ndim == 1 else _MOST_TOKENS):
+        raise ValueError(
+            f"labels are 0 … K−1 for K classes, each with a training sample: received {found} different "
+            f"ones, {int(labels.min())} … {count - 1}; number them by np.unique(labels, "
+            "return_inverse=True)[1], or name all classes by classes=…"
+        )
+    return tuple(str(k) for k in range(count))
+
+
+def _require_numbers_from_0(labels: Tensor, where: str) -> None:
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError(
+            f"{where}: labels are 0 … K−1: received {int(labels.min())} for sample {first_of(labels < 0)}"
+        )
+
+
+def _indices(labels: Labels, names: Sequence[str], where: str) -> Tensor:
+    """Return labels as indices into the classes, int64.
+
+    Raises:
+        ValueError: one is none of the classes; names it and its sample.
+    """
+    if isinstance(labels, np.ndarray):
+        index = {name: k for k, name in enumerate(names)}
+        unknown = [k for k, label in enumerate(labels) if label not in index]
+        if unknown:
+            raise ValueError(_unknown(where, unknown[0], str(labels[unknown[0]]), names))
+        return torch.tensor([index[label] for label in labels])
+    _require_numbers_from_0(labels, where)
+    above = labels >= len(names)
+    if bool(above.any()):
+        raise ValueError(_unknown(where, first_of(above), str(int(labels[above][0])), names))
+    return labels
+
+
+def _unknown(where: str, sample: int, label: str, names: Sequence[str]) -> str:
+    some = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return (
+        f"{where}: sample {sample} has label {label}, which is none of the {len(names)} classes of "
+        f"training ({some}); leave such samples out, or train on some"
+    )
+
+
+def _check_trained(labels: Tensor, counts: Sequence[int] | None, names: Sequence[str], where: str) -> None:
+    """Check that every class of a split has training samples, where their number is known.
+
+    Raises:
+        ValueError: one has none; names it.
+    """
+    if counts is None or labels.ndim > 1:
+        return
+    untrained = torch.tensor(counts, device=labels.device)[labels] == 0
+    if bool(untrained.any()):
+        k = first_of(untrained)
+        raise ValueError(
+            f"{where}: sample {k} is of class {names[int(labels[k])]}, and training has no sample of "
+            "it; leave such samples out, or train on some"
+        )
+
+
+def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
+    """Check that a split's samples have the shape, the kind and the scale of training's.
+
+    Raises:
+        ValueError: they have not.
+    """
+    if other.shape[1:] != train.shape[1:] or other.dtype != train.dtype:
+        raise ValueError(
+            f"{where} has samples {kind_of(other)}, and train has {kind_of(train)}: bring them to one "
+            "shape and scale"
+        )
+    if not train.is_floating_point() or train.ndim < 4:
+        return
+    ours, theirs = (some[: 4 * _AT_ONCE].std(correction=0).item() for some in (train, other))
+    if min(ours, theirs) > 0 and max(ours, theirs) > _LARGEST_FACTOR * min(ours, theirs):
+        raise ValueError(
+            f"{where} has images on another scale than train: their standard deviations are {theirs:.3g} "
+            f"and {ours:.3g}; divide both by the same value"
+        )
+
+
+def _check_shapes(first: Tensor, other: Tensor, where: str) -> None:
+    if other.shape[1:] != first.shape[1:] or other.dtype != first.dtype:
+        raise ValueError(
+            f"{where}: samples have one shape and type: received {kind_of(other)} after {kind_of(first)}"
+        )
+
+
+def _statistics(samples: Tensor) -> ChannelStatistics:
+    """Return what to normalise by: bytes by their own statistics, others stay as they are."""
+    if samples.dtype == torch.uint8:
+        return channel_statistics(ImageSet(samples, torch.zeros(len(samples), dtype=torch.int64)))
+    channels = samples.shape[1] if samples.ndim == 4 else 0
     return ChannelStatistics((0.0,) * channels, (1.0,) * channels)
 
 
-def _shuffled(dataset: Dataset[Any], batch_size: int, seed: int) -> DataLoader[Any]:
-    order = EpochOrder(len(cast(Any, dataset)), seed)
-    return DataLoader(dataset, batch_size, sampler=order, drop_last=True)
-
-
-def _check_length(loader: DataLoader[Any]) -> None:
-    try:
-        steps = len(loader)
-    except TypeError:
-        steps = 0
-    if not steps:
-        raise ValueError(
-            "a run needs to know the batches of an epoch: received a loader without a length, or of no "
-            "batch; give a Dataset with a length and at least batch_size images"
-        )
-
-
-def _names(classes: Sequence[str] | None, labels: Tensor) -> tuple[str, ...]:
-    count = int(labels.max()) + 1
-    if classes is not None and len(classes) < count:
-        raise ValueError(f"labels go up to {count - 1}: received {len(classes)} class names")
-    return tuple(classes) if classes is not None else tuple(str(k) for k in range(count))
+def _counts(labels: Tensor, classes: int) -> tuple[int, ...] | None:
+    """Return how many samples each class has; None where positions have labels."""
+    return None if labels.ndim > 1 else tuple(torch.bincount(labels, minlength=classes).tolist())

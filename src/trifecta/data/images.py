@@ -5,7 +5,7 @@ Shapes: N images, C channels (1 grey, 3 RGB), H rows, W columns.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -94,6 +94,7 @@ class ImageData:
         mean: to normalise each channel by, in 0..1; empty where samples are used as they are.
         std: standard deviation to normalise each channel by, above 0 and up to 1; likewise.
         loader: makes training batches by its own rules, in place of ``train``.
+        loader_counts: the number of its samples by class, where that is known.
     """
 
     train: ImageSet
@@ -103,6 +104,7 @@ class ImageData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     loader: DataLoader[Any] | None = None
+    loader_counts: tuple[int, ...] | None = None
 
     @property
     def sample_shape(self) -> SampleShape:
@@ -113,6 +115,23 @@ class ImageData:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.classes)
+
+    @property
+    def counts(self) -> dict[str, tuple[int, ...] | int]:
+        """The number of samples by split and class, (K,).
+
+        It is one number where a loader's classes are unknown, and where positions have labels.
+        """
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        found: dict[str, tuple[int, ...] | int] = {}
+        for name, images in splits.items():
+            if images is None:
+                continue
+            by_class = torch.bincount(images.labels.flatten().cpu(), minlength=self.num_classes)
+            found[name] = tuple(by_class.tolist()) if images.labels.ndim == 1 else len(images)
+        if self.loader is not None:
+            found["train"] = self.loader_counts or len(cast(Any, self.loader.dataset))
+        return found
 
     def to(self, device: torch.device | str) -> "ImageData":
         """The same data on ``device``."""

@@ -120,7 +120,14 @@ def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> 
     if data.loader is not None:
         if config.augmentation != Augmentation():
             warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
-        return LoaderBatches(data.loader, device)
+        return LoaderBatches(
+            data.loader,
+            device,
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            checked=config.on_nan != "skip",
+        )
     if config.augmentation != Augmentation() and len(data.sample_shape) != 3:
         raise ValueError(
             f"augmentation changes images (C, H, W): received samples of shape {data.sample_shape}; "

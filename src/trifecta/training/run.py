@@ -232,6 +232,14 @@ def finish(trainer: Trainer) -> Run:
     return run
 
 
+def _samples(data: ImageData) -> dict[str, Any]:
+    """Return the number of samples by split and, where that is known, by class."""
+    return {
+        split: counts if isinstance(counts, int) else dict(zip(data.classes, counts, strict=True))
+        for split, counts in data.counts.items()
+    }
+
+
 def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str, Any]:
     config, history, device = trainer.config, trainer.history, trainer.device
     total_seconds, peak_bytes = trainer.total_seconds, peak_memory_bytes(device)
@@ -244,6 +252,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "readout_accuracy": test.readout_accuracy,
         "readout_blocks": list(trainer.network.readout_blocks),
         "shortlist": None if trainer.network.shortlist is None else asdict(trainer.network.shortlist),
+        "samples": _samples(trainer.data),
         "epochs": len(history),
         "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,

@@ -1,0 +1,393 @@
+"""Data that a program has at hand: what works gives the same tensors, all else is refused in one line."""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    TensorDataset,
+    random_split,
+)
+
+from trifecta.data import ImageData, LoaderBatches, data_from
+
+N, K = 60, 3
+IMAGES = torch.randn(N, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+BYTES = (IMAGES * 40 + 128).clamp(0, 255).to(torch.uint8)
+COLOUR = torch.cat([BYTES, 255 - BYTES, BYTES // 2], 1)
+LABELS = torch.arange(N) % K
+HELD = (IMAGES[:9], LABELS[:9])
+TEXT = np.array(["cat", "dog", "eel"])[LABELS.numpy()]
+NAN, INF = float("nan"), float("inf")
+
+Named = namedtuple("Named", ["label", "image"])
+
+
+class Made(Dataset[Any]):
+    """Items that a function makes."""
+
+    def __init__(self, item: Callable[[int], Any], count: int = N) -> None:
+        self.item, self.count = item, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.item(index)
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(zip(IMAGES, LABELS.tolist(), strict=True))
+
+
+class Counted(Stream):
+    def __len__(self) -> int:
+        return N
+
+
+def with_value(value: float, at: int = 7) -> Tensor:
+    images = IMAGES.clone()
+    images[at, 0, 2, 3] = value
+    return images
+
+
+def batches_of(data: ImageData) -> list[tuple[Tensor, Tensor]]:
+    assert data.loader is not None
+    loader = LoaderBatches(
+        data.loader, torch.device("cpu"), classes=data.classes, mean=data.mean, std=data.std
+    )
+    return list(loader.epoch(0))
+
+
+def mean_by_class(images: Tensor, labels: Tensor) -> Tensor:
+    """Something that does not depend on the order."""
+    return torch.stack([images[labels == k].double().mean((0, 2, 3)) for k in range(K)])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param((IMAGES.numpy(), LABELS.numpy()), IMAGES, id="numpy"),
+        pytest.param([IMAGES, LABELS], IMAGES, id="a list of both"),
+        pytest.param((IMAGES.double(), LABELS), IMAGES, id="float64"),
+        pytest.param((IMAGES.half(), LABELS.int()), IMAGES.half().float(), id="float16, int32"),
+        pytest.param((IMAGES.bfloat16(), LABELS.to(torch.uint8)), IMAGES.bfloat16().float(), id="bfloat16"),
+        pytest.param((IMAGES, LABELS[:, None]), IMAGES, id="labels in a column"),
+        pytest.param((IMAGES, torch.eye(K, dtype=torch.int64)[LABELS]), IMAGES, id="one-hot"),
+        pytest.param((IMAGES, np.eye(K)[LABELS.numpy()]), IMAGES, id="one-hot floats"),
+        pytest.param((IMAGES, LABELS.float()), IMAGES, id="labels as floats"),
+        pytest.param((IMAGES, LABELS.tolist()), IMAGES, id="labels in a list"),
+        pytest.param((list(IMAGES), list(LABELS)), IMAGES, id="lists of tensors"),
+        pytest.param((IMAGES, pd.Series(LABELS.numpy(), index=range(5, N + 5))), IMAGES, id="a series"),
+        pytest.param({"image": IMAGES, "label": LABELS}, IMAGES, id="a mapping"),
+        pytest.param((IMAGES.clone().requires_grad_(), LABELS), IMAGES, id="with a graph"),
+        pytest.param((IMAGES.numpy()[:, :, :, ::-1], LABELS.numpy()), IMAGES.flip(3), id="backwards"),
+        pytest.param((IMAGES.mT, LABELS), IMAGES.mT, id="not contiguous"),
+        pytest.param((IMAGES.numpy().astype(">f4"), LABELS), IMAGES, id="big-endian"),
+        pytest.param((IMAGES > 0, LABELS), (IMAGES > 0).float(), id="true and false"),
+        pytest.param((IMAGES.movedim(1, -1), LABELS), IMAGES, id="channel last"),
+        pytest.param((COLOUR.movedim(1, -1).numpy(), LABELS), COLOUR, id="bytes, channels last"),
+        pytest.param((BYTES[:, 0], LABELS), BYTES, id="bytes without channels"),
+        pytest.param((BYTES.numpy().astype(np.uint16), LABELS), BYTES, id="bytes in 16 bits"),
+        pytest.param((BYTES.long(), LABELS), BYTES, id="bytes in 64 bits"),
+        pytest.param(([Image.fromarray(x[0].numpy()) for x in BYTES], LABELS), BYTES, id="PIL images"),
+        pytest.param(
+            ([Image.fromarray(x.movedim(0, -1).numpy()) for x in COLOUR], LABELS), COLOUR, id="PIL, colour"
+        ),
+        pytest.param(list(zip(IMAGES, LABELS.tolist(), strict=True)), IMAGES, id="a list of items"),
+    ],
+)
+def test_all_kinds_of_arrays_give_the_same_samples_and_labels(given: Any, expected: Tensor) -> None:
+    data = data_from(given, validation=given, test=given)
+    for part in (data.train, data.validation, data.test):
+        assert part is not None
+        assert part.images.dtype == expected.dtype
+        assert torch.equal(part.images, expected)
+        assert torch.equal(part.labels, LABELS)
+        assert not part.images.requires_grad
+    assert data.classes == ("0", "1", "2")
+    assert data.counts == dict.fromkeys(("train", "validation", "test"), (20, 20, 20))
+
+
+def test_a_table_of_whole_numbers_is_no_text() -> None:
+    table = pd.DataFrame({"a": np.arange(N), "b": np.linspace(0, 1, N), "c": np.arange(N) % 2 == 0})
+    data = data_from((table, pd.Series(TEXT)), test=(table, pd.Series(TEXT)), share=0)
+    assert torch.equal(data.train.images, torch.from_numpy(table.to_numpy(np.float32)))
+    assert data.classes == ("cat", "dog", "eel")
+    tokens = data_from((torch.zeros(N, 5, dtype=torch.int32), LABELS), share=0)
+    assert tokens.train.images.dtype == torch.int64
+
+
+def test_labels_of_positions_stay() -> None:
+    tokens = torch.arange(N * 4).view(N, 4) % 5
+    following = (tokens + 1) % 5
+    data = data_from((tokens, following), test=(tokens, following), share=0)
+    assert torch.equal(data.train.labels, following)
+    assert data.counts == {"train": N, "test": N}
+    # A single 1 in every row would be one-hot elsewhere.
+    marked = torch.eye(4, dtype=torch.int64)[torch.arange(N) % 4]
+    assert torch.equal(data_from((tokens, marked), test=(tokens, marked), share=0).train.labels, marked)
+
+
+@pytest.mark.parametrize(
+    "values", [TEXT, TEXT.tolist(), TEXT.astype(object), pd.Series(TEXT), TEXT[:, None]]
+)
+def test_labels_that_are_names_are_sorted_to_classes(values: Any) -> None:
+    data = data_from((IMAGES, values), test=(IMAGES[:2], ["eel", "cat"]))
+    assert data.classes == ("cat", "dog", "eel")
+    assert data.test.labels.tolist() == [2, 0]
+    data = data_from((IMAGES, values), test=(IMAGES[:2], ["eel", "cat"]), classes=["eel", "dog", "cat"])
+    assert data.test.labels.tolist() == [0, 2]
+
+
+def test_digits_as_text_and_as_numbers_are_the_same_classes() -> None:
+    as_text = LABELS.numpy().astype(str)
+    for train, test in ((as_text, LABELS), (LABELS, as_text)):
+        data = data_from((IMAGES, train), test=(IMAGES, test), share=0)
+        assert torch.equal(data.test.labels, LABELS)
+
+
+def item(k: int) -> tuple[Tensor, int]:
+    return IMAGES[k], int(LABELS[k])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param(TensorDataset(IMAGES, LABELS), IMAGES, id="tensors"),
+        pytest.param(Subset(TensorDataset(IMAGES, LABELS), range(N)), IMAGES, id="Subset"),
+        pytest.param(
+            ConcatDataset([Made(item, 30), Made(lambda k: item(k + 30), 30)]), IMAGES, id="Concat"
+        ),
+        pytest.param(random_split(TensorDataset(IMAGES, LABELS), [1.0])[0], IMAGES, id="random_split"),
+        pytest.param(Made(lambda k: (IMAGES[k].numpy(), LABELS[k].numpy())), IMAGES, id="numpy"),
+        pytest.param(Made(lambda k: (IMAGES[k].double(), LABELS[k : k + 1])), IMAGES, id="float64"),
+        pytest.param(Made(lambda k: (IMAGES[k], torch.eye(K)[LABELS[k]])), IMAGES, id="one-hot"),
+        pytest.param(Made(lambda k: (IMAGES[k], float(LABELS[k]))), IMAGES, id="labels as floats"),
+        pytest.param(
+            Made(lambda k: {"image": IMAGES[k], "label": int(LABELS[k]), "n": k}), IMAGES, id="dict"
+        ),
+        pytest.param(Made(lambda k: Named(int(LABELS[k]), IMAGES[k])), IMAGES, id="namedtuple"),
+        pytest.param(Made(lambda k: [IMAGES[k], int(LABELS[k])]), IMAGES, id="list"),
+        pytest.param(
+            Made(lambda k: (Image.fromarray(BYTES[k, 0].numpy()), 0 + LABELS[k])), BYTES, id="PIL"
+        ),
+        pytest.param(Made(lambda k: (COLOUR[k].movedim(0, -1).numpy(), LABELS[k])), COLOUR, id="bytes"),
+        pytest.param(
+            datasets.Dataset.from_dict(
+                {
+                    "label": LABELS.tolist(),
+                    "image": [Image.fromarray(x.movedim(0, -1).numpy()) for x in COLOUR],
+                }
+            ),
+            COLOUR,
+            id="Hugging Face",
+        ),
+    ],
+)
+def test_items_of_all_kinds_make_the_same_batches(given: Any, expected: Tensor) -> None:
+    data = data_from(given, test=given, batch_size=20)
+    assert data.counts == {"train": (20, 20, 20), "test": (20, 20, 20)}
+    images, labels = map(torch.cat, zip(*batches_of(data), strict=True))
+    assert images.dtype == torch.float32
+    assert len(images) == N
+    assert torch.equal(data.test.labels.bincount(), labels.bincount())
+    if expected.dtype == torch.uint8:  # normalised by their own statistics
+        assert torch.equal(data.test.images, expected)
+        assert images.mean((0, 2, 3)).abs().max() < 1e-5
+        torch.testing.assert_close(images.std((0, 2, 3), correction=0), torch.ones(images.shape[1]))
+    else:
+        torch.testing.assert_close(mean_by_class(images, labels), mean_by_class(expected, LABELS))
+
+
+def collate_dicts(items: Any) -> dict[str, Any]:
+    return {"pixel_values": torch.stack([x for x, _ in items]), "labels": [y for _, y in items]}
+
+
+@pytest.mark.parametrize("options", [{}, {"collate_fn": collate_dicts}, {"batch_size": None}])
+def test_loaders_of_all_kinds(options: dict[str, Any]) -> None:
+    batched = TensorDataset(IMAGES.view(3, 20, 1, 6, 6), LABELS.view(3, 20))
+    source = batched if "batch_size" in options else TensorDataset(IMAGES, LABELS)
+    loader = DataLoader(source, **{"batch_size": 20, **options})
+    shuffled = DataLoader(TensorDataset(IMAGES, LABELS), 7, shuffle=True)
+    data = data_from(loader, test=shuffled)
+    images, labels = map(torch.cat, zip(*batches_of(data), strict=True))
+    assert torch.equal(images, IMAGES)
+    assert torch.equal(labels, LABELS)
+    torch.testing.assert_close(
+        mean_by_class(data.test.images, data.test.labels), mean_by_class(IMAGES, LABELS)
+    )
+
+
+def test_a_stream_with_a_length_trains_and_one_without_tests() -> None:
+    data = data_from(Counted(), test=Stream(), batch_size=20)
+    assert [len(labels) for _, labels in batches_of(data)] == [20, 20, 20]
+    assert data.counts == {"train": N, "test": (20, 20, 20)}
+
+
+def test_looking_at_items_draws_nothing() -> None:
+    def drawn() -> list[float]:
+        return [torch.rand(()).item(), np.random.rand(), generator.initial_seed()]
+
+    generator = torch.Generator().manual_seed(3)
+    loader = DataLoader(TensorDataset(IMAGES, LABELS), 20, shuffle=True, generator=generator)
+    noisy = Made(lambda k: (IMAGES[k] + torch.rand(()) + float(np.random.rand()), k % K))
+    for given in (loader, noisy):
+        before = generator.get_state(), torch.get_rng_state(), np.random.get_state()[1].copy()
+        data_from(given, test=HELD, batch_size=20)
+        assert torch.equal(before[0], generator.get_state())
+        assert torch.equal(before[1], torch.get_rng_state())
+        assert np.array_equal(before[2], np.random.get_state()[1])
+
+
+def test_names_that_a_data_set_declares_are_its_classes() -> None:
+    features = datasets.Features(
+        {"x": datasets.Sequence(datasets.Value("float32")), "y": datasets.ClassLabel(names=["b", "a", "c"])}
+    )
+    rows = datasets.Dataset.from_dict(
+        {"x": IMAGES.flatten(1).tolist(), "y": LABELS.tolist()}, features=features
+    )
+    data = data_from(rows, test=rows, batch_size=20)
+    assert data.classes == ("b", "a", "c")
+    assert torch.equal(data.test.images, IMAGES.flatten(1))
+
+
+def no_batches() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(IMAGES, LABELS), 100, drop_last=True)
+
+
+@pytest.mark.parametrize(
+    ("train", "options", "message"),
+    [
+        # Values
+        ((with_value(NAN), LABELS), {}, r"sample 7 of train has a value that is nan"),
+        ((with_value(-INF), LABELS), {}, r"sample 7 of train has a value that is -inf"),
+        (
+            (IMAGES, LABELS),
+            {"test": (with_value(INF), LABELS)},
+            r"sample 7 of test has a value that is inf",
+        ),
+        ((IMAGES, LABELS), {"validation": (with_value(NAN, 59), LABELS)}, "sample 59 of validation has"),
+        (Made(lambda k: (with_value(NAN)[k], k % K)), {"test": HELD}, "sample 7 of train has"),
+        (
+            DataLoader(TensorDataset(with_value(NAN), LABELS), 20),
+            {"test": HELD},
+            "sample 7 of train, batch 1",
+        ),
+        ((IMAGES.to(torch.complex64), LABELS), {}, "of real numbers: received complex64"),
+        (
+            (BYTES.to(torch.int32) * 16, LABELS),
+            {},
+            r"whole numbers in images are 0 … 255: received \d+ … \d+",
+        ),
+        ((BYTES.flatten(1), LABELS), {}, "for anything else give floats"),
+        ((IMAGES.to("meta"), LABELS), {}, "received tensors on the device meta"),
+        (([IMAGES[0], IMAGES[1][:, :3]], [0, 1]), {}, r"samples of train have one shape: received"),
+        (([[1, 2], [3]], [0, 1]), {}, "samples of train are no array of numbers"),
+        ((IMAGES[:, 0, 0, 0], LABELS), {}, r"rows \(N, F\)"),
+        # Forms
+        (IMAGES, {}, r"without labels: give data=\(samples, labels\)"),
+        ((IMAGES, LABELS, LABELS), {}, "received 3 values; give pairs"),
+        (TensorDataset(IMAGES, LABELS, LABELS), {"test": HELD}, "received 3 values; give pairs"),
+        (TensorDataset(IMAGES), {"test": HELD}, "received 1 values; give pairs"),
+        (Made(lambda k: {"a": 1, "b": 2}), {"test": HELD}, "an item has keys a, b: which one"),
+        ({"train": HELD, "test": HELD}, {}, "train has keys train, test: which one is the sample"),
+        ("digits", {}, "a source with a name is RunConfig"),
+        (iter([HELD]), {}, "data is .* a Dataset with a length, or a DataLoader: received list_iterator"),
+        (Stream(), {"test": HELD}, "without a length, or of no batch"),
+        (Made(item, 0), {"test": HELD}, "without a length, or of no batch"),
+        (no_batches(), {"test": HELD}, "without a length, or of no batch"),
+        (TensorDataset(IMAGES, LABELS), {}, "needs test images beside it"),
+        (
+            DataLoader(TensorDataset(BYTES, LABELS), 20),
+            {"test": (BYTES, LABELS)},
+            "received uint8; convert",
+        ),
+        (Made(lambda k: (torch.zeros(1, 6, 6 + k % 2), 0)), {"test": HELD}, "have one shape"),
+        # Sizes
+        ((IMAGES[:0], LABELS[:0]), {}, "train has no samples"),
+        ((IMAGES, LABELS), {"test": (IMAGES[:0], LABELS[:0])}, "test has no samples"),
+        ((IMAGES, LABELS), {"validation": (IMAGES[:0], LABELS[:0])}, "validation has no samples"),
+        ((IMAGES, LABELS), {"test": no_batches()}, "test has no samples"),
+        ((IMAGES, LABELS[1:]), {}, r"received 60 samples \(60, 1, 6, 6\) with labels \(59,\)"),
+        # Labels
+        ((IMAGES, LABELS - 1), {}, "train: labels are 0 … K−1: received -1 for sample 0"),
+        ((IMAGES, LABELS), {"test": (IMAGES, LABELS - 1)}, "test: labels are 0 … K−1: received -1"),
+        ((IMAGES, LABELS), {"test": (IMAGES, LABELS + 1)}, "test: sample 2 has label 3, which is none of"),
+        ((IMAGES, LABELS), {"validation": (IMAGES, LABELS + 1)}, "validation: sample 2 has label 3"),
+        ((IMAGES, LABELS), {"test": (IMAGES, LABELS), "classes": ["a", "b"]}, "received 2 class names"),
+        ((IMAGES, LABELS), {"classes": ["a", "b", "a"]}, "classes are different names"),
+        ((IMAGES, LABELS % 2), {"test": HELD, "classes": "abc"}, "classes are different names"),
+        (
+            (IMAGES, LABELS % 2),
+            {"test": HELD, "classes": ["a", "b", "c"]},
+            "of class c, and training has no",
+        ),
+        (
+            Made(lambda k: (IMAGES[k], k % 2)),
+            {"test": HELD},
+            "test: sample 2 has label 2, which is none of",
+        ),
+        ((IMAGES, LABELS + 1), {}, "received 3 different ones, 1 … 3; number them by"),
+        ((IMAGES, LABELS * 300), {}, "received 3 different ones, 0 … 600"),
+        ((IMAGES, LABELS * 500_000), {}, "received 3 different ones, 0 … 1000000"),
+        ((IMAGES, LABELS * 2**30), {}, "received 3 different ones, 0 … 2147483648"),
+        ((IMAGES, LABELS * 2**40), {}, "received 3 different ones"),
+        (Made(lambda k: (IMAGES[k], k % K * 2**40)), {"test": HELD}, "received 3 different ones"),
+        (
+            DataLoader(TensorDataset(IMAGES, LABELS * 2**40), 20),
+            {"test": HELD},
+            "received 5 different ones",
+        ),
+        ((torch.ones(N, 2).long(), torch.ones(N, 2).long() * 2**40), {}, "received 1 different ones"),
+        ((IMAGES, LABELS + 0.5), {}, r"numbers of classes: received 0.5 for sample 0"),
+        ((IMAGES, torch.full((N,), NAN)), {}, "numbers of classes: received nan for sample 0"),
+        ((IMAGES, [None, *TEXT[1:]]), {}, "train: sample 0 has no label"),
+        (
+            (IMAGES, TEXT),
+            {"test": (IMAGES[:2], ["cat", "fox"])},
+            "test: sample 1 has label fox, which is none",
+        ),
+        # Splits that do not go together
+        ((IMAGES, LABELS), {"test": (BYTES, LABELS)}, r"test has samples uint8 .* and train has float32"),
+        ((BYTES, LABELS), {"validation": HELD}, "validation has samples float32 .* and train has uint8"),
+        ((IMAGES, LABELS), {"test": (IMAGES[..., :5], LABELS)}, r"\(N, 1, 6, 5\), and train has"),
+        ((IMAGES, LABELS), {"test": (IMAGES * 255, LABELS)}, "images on another scale than train"),
+        ((IMAGES * 255, LABELS), {"validation": HELD}, "validation has images on another scale"),
+        (TensorDataset(IMAGES, LABELS), {"test": (BYTES, LABELS)}, "test has samples uint8"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused_in_one_line(
+    train: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as found:
+        data_from(train, **{"batch_size": 20, **options})
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("position", [25, 45])
+def test_a_loader_names_a_bad_sample_when_it_comes(position: int) -> None:
+    loader = DataLoader(TensorDataset(with_value(NAN, position), LABELS), 20)
+    data = data_from(loader, test=HELD)
+    with pytest.raises(ValueError, match=f"sample 5 of train, batch {position // 20 + 1} of epoch 1 has"):
+        batches_of(data)
+    skipping = LoaderBatches(loader, torch.device("cpu"), classes=data.classes, checked=False)
+    assert len(list(skipping.epoch(0))) == 3
+
+
+def test_classes_without_training_samples_are_allowed_where_they_are_named() -> None:
+    data = data_from((IMAGES, LABELS * 2), test=(IMAGES, LABELS * 2), classes=list("abcde"))
+    assert data.counts["train"] == (18, 0, 18, 0, 18)
