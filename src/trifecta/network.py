@@ -125,6 +125,20 @@ class LocalNetwork(nn.Module):
         assert isinstance(head, Head)
         return head
 
+    def weigh_classes(self, weights: Tensor | None) -> None:
+        """Let samples of each class weigh so much in every loss, (K,); None lets all weigh the same.
+
+        Raises:
+            ValueError: another number of weights than classes, or a loss that does not heed them.
+        """
+        if weights is not None and weights.shape != (self.num_classes,):
+            raise ValueError(
+                f"class weights are a number for each of {self.num_classes} classes: received "
+                f"{tuple(weights.shape)}"
+            )
+        for block in self.scored_blocks:
+            self.head(block).weigh_classes(weights)
+
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the blocks' weights, in which they receive samples."""

@@ -260,6 +260,13 @@ def _check(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
         return
     if on_nan == "skip":
         raise ValueError("processes cannot agree in time to skip an update: received on_nan skip; use stop")
+    if plan.layout.data > 1 and any(
+        network.head(k).class_weights is not None for k in network.scored_blocks
+    ):
+        raise ValueError(
+            "each replica would take its own images' mean weight in place of the batch's: received "
+            "class_weights; use --parallel layers"
+        )
     if plan.layout.layers == 1:
         return
     if network.method.steered_by_later_blocks:

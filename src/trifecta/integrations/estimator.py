@@ -31,6 +31,7 @@ from trifecta.training import EarlyStopping, RunConfig, Trainer
 require("sklearn", install='"trifecta[sklearn]"')
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
 from sklearn.utils import check_random_state  # noqa: E402
+from sklearn.utils.class_weight import compute_class_weight  # noqa: E402
 from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
 
@@ -60,6 +61,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ``patience`` epochs.
         validation_fraction: the stratified share that is held out for that.
         patience: in epochs.
+        class_weight: what rows of each class weigh in the loss: a dictionary by label (1 for the others),
+            ``balanced``, or None for the same.
         random_state: a seed, a ``numpy.random.RandomState``, or None for another seed every time.
         device: ``cpu``, ``auto``, or any name that PyTorch knows.
 
@@ -84,6 +87,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
+        class_weight: dict[Any, float] | str | None = None,
         random_state: Any = None,
         device: str = "cpu",
     ) -> None:
@@ -91,7 +95,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
         self.image_shape, self.early_stopping = image_shape, early_stopping
         self.validation_fraction, self.patience = validation_fraction, patience
-        self.random_state, self.device = random_state, device
+        self.class_weight, self.random_state, self.device = class_weight, random_state, device
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> TrifectaClassifier:  # noqa: N803
         """Train from the beginning.
@@ -107,7 +111,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, labels = np.unique(y, return_inverse=True)
         self._learn_scale(samples)
         data = self._data(self._scaled(samples), torch.from_numpy(labels.astype(np.int64)))
-        config = self._config(data)
+        config = replace(self._config(data), class_weights=self._class_weights(y))
         callbacks = [EarlyStopping(self.patience)] if self.early_stopping else []
         trainer = Trainer(config, data=data, callbacks=callbacks)
         trainer.fit()
@@ -236,6 +240,19 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return network, self.width
         return network, _UNITS / _MLP_UNITS if network == "mlp" else _WIDTH
 
+    def _class_weights(self, y: NDArray[Any] | None) -> tuple[float, ...] | None:
+        """Return the weight of each class, (K,), balanced by ``y``, (N,)."""
+        if self.class_weight is None:
+            return None
+        if y is None and isinstance(self.class_weight, str):
+            raise ValueError(
+                f"partial_fit knows no rows but those that it is given: received class_weight "
+                f"{self.class_weight!r}; give a dictionary"
+            )
+        y = self.classes_ if y is None else y
+        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+        return tuple(float(weight) for weight in weights)
+
     def _seed(self) -> int:
         draw = check_random_state(self.random_state)
         return int(draw.randint(np.iinfo(np.int32).max))
@@ -258,6 +275,10 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             width=config.width,
             seed=config.seed,
         ).to(resolve_device(self.device))
+        weights = self._class_weights(None)
+        if weights is not None:
+            device = next(self.network_.parameters()).device
+            self.network_.weigh_classes(torch.tensor(weights, device=device))
         self.history_, self.n_iter_, self._learner_state = [], 0, None
 
     def _step(self, samples: Tensor, labels: Tensor) -> None:

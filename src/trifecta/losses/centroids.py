@@ -23,6 +23,8 @@ SHARPNESS = 8.0
 class CentroidHead(Head):
     """A learned centroid per class; a class's score is how near the averages of the maps are to it."""
 
+    weighs_classes = True
+
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
         super().__init__()
         positions = len(feature_shape) - 1
@@ -39,7 +41,7 @@ class CentroidHead(Head):
         """(B, …), (B,) → (): ``mean log(1 + Σ_wrong exp(margin + scores_wrong − scores_true))``."""
         scores = self.scores(features)
         own = F.one_hot(labels, scores.shape[1]).bool()
-        return F.cross_entropy(scores.where(own, scores + self.margin), labels)
+        return self.cross_entropy(scores.where(own, scores + self.margin), labels)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""

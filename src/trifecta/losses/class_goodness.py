@@ -44,10 +44,6 @@ class GroupHead(Head):
         member = F.one_hot(channel_groups(feature_shape[0], num_classes), num_classes).bool()
         self.register_buffer("groups", member, persistent=False)
 
-    def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels)
-
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """(N, …) → (N, K)."""
         return self.goodness(features, self.groups) / self.temperature
@@ -68,10 +64,6 @@ class ProjectionHead(Head):
         self.register_buffer("projection", torch.randn(size, num_classes) / math.sqrt(size))
         # exp(log_scale) = 1/temperature stays positive.
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned_temperature)
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""

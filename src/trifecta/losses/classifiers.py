@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
@@ -54,10 +53,6 @@ class ClassifierHead(Head):
         if hidden:
             first = nn.Linear(in_features, hidden, bias=False)
             self.classifier = nn.Sequential(first, nn.BatchNorm1d(hidden), nn.ReLU(), self.classifier)
-
-    def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels, label_smoothing=self.smoothing)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """(N, …) → (N, K)."""

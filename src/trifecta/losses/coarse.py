@@ -27,6 +27,7 @@ class CoarseHead(Head):
         superclasses: (K,), the superclass 0 … G−1 of every class.
     """
 
+    weighs_classes = True
     superclasses: Tensor
     members: Tensor
 
@@ -40,7 +41,10 @@ class CoarseHead(Head):
 
     def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
         """(B, …) or (2B, …), (B,) → ()."""
-        return F.cross_entropy(self.coarse_scores(features), self.superclasses[labels])
+        weights, targets = self.sample_weights(labels), self.superclasses[labels]
+        if weights is None:
+            return F.cross_entropy(self.coarse_scores(features), targets)
+        return (F.cross_entropy(self.coarse_scores(features), targets, reduction="none") * weights).mean()
 
     def coarse_scores(self, features: Tensor | ChannelSums) -> Tensor:
         """(N, …) → (N, G)."""

@@ -39,6 +39,11 @@ class CombinedHead(Head):
             loss = loss + term.weight * module(features if term.pairs else positives, labels)
         return loss
 
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the scoring head's loss does. Of the terms only those that compare pairs do."""
+        return self.scoring.weighs_classes
+
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""
         return self.scoring.scores(features)

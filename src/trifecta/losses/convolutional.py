@@ -6,7 +6,6 @@ Shapes: N samples, K classes; features (N, C, …) or (N, F).
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.head import Head, Objective, at_least_float32
@@ -51,10 +50,6 @@ class ConvolutionalHead(Head):
             layers.append(nn.BatchNorm1d(channels))
         features = channels * 2**positions
         self.network = nn.Sequential(*layers, nn.Linear(features, num_classes))
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""

@@ -24,6 +24,7 @@ class FeedbackHead(Head):
     the same for all positions of a map. The probe learns from the labels and gives the block no gradient.
     """
 
+    weighs_classes = True
     feedback: Tensor
 
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, step: float) -> None:
@@ -41,7 +42,10 @@ class FeedbackHead(Head):
         """(B, …), (B,) → (): half the squared distance to the target, and the probe's cross-entropy."""
         assert self._error is not None, "no error was received"
         with torch.autocast(features.device.type, enabled=False):
-            change = self._error.to(self.feedback.dtype) @ self.feedback * self.step
+            weights = self.sample_weights(labels)
+            # That of the weighted loss, whose gradient it is.
+            error = self._error if weights is None else self._error * weights.unsqueeze(1)
+            change = error.to(self.feedback.dtype) @ self.feedback * self.step
             change = change.view(*change.shape, *[1] * (features.ndim - 2))
             response = features.to(change.dtype)
             with torch.no_grad():

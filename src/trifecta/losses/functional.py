@@ -10,33 +10,48 @@ from torch import Tensor
 
 
 def threshold_loss(
-    positive: Tensor, negative: Tensor, *, threshold: float = 2.0, settled: float = 0.0
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    threshold: float = 2.0,
+    settled: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Goodness above a threshold for positives, below it for negatives, (B,), (B,) → ().
 
     ``mean(softplus(threshold − positive) + softplus(negative − threshold)) / 2``, a mean over the 2B
     samples as in the published code of Dooms et al. 2023; ``settled`` as in :func:`unsettled`, for each
-    half on its own. Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
+    half on its own; with ``weights`` (B,) of mean 1 it is a weighted mean over pairs.
+    Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
     """
     losses = []
     for excess in (threshold - positive, negative - threshold):
         loss = F.softplus(excess)
         losses.append(unsettled(torch.sigmoid(excess), settled) * loss if settled else loss)
-    return (losses[0] + losses[1]).mean() / 2
+    return _mean(losses[0] + losses[1], weights) / 2
 
 
 def symmetric_loss(
-    positive: Tensor, negative: Tensor, *, alpha: float = 4.0, settled: float = 0.0
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    alpha: float = 4.0,
+    settled: float = 0.0,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Goodness of the true label above that of the wrong one, (B,), (B,) → ().
 
     ``mean(softplus(−alpha · (positive − negative)))``; no threshold, and equal and opposite gradients
-    for the two halves; ``settled`` as in :func:`unsettled`.
+    for the two halves; ``settled`` and ``weights`` as in :func:`threshold_loss`.
     Source: Lee & Song 2023 (SymBa, arXiv 2303.08418).
     """
     excess = -alpha * (positive - negative)
     loss = F.softplus(excess)
-    return (unsettled(torch.sigmoid(excess), settled) * loss if settled else loss).mean()
+    return _mean(unsettled(torch.sigmoid(excess), settled) * loss if settled else loss, weights)
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    return losses.mean() if weights is None else (losses * weights).mean()
 
 
 def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:

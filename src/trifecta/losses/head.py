@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.nn.shapes import FeatureShape
@@ -18,16 +19,58 @@ from trifecta.nn.shapes import FeatureShape
 class Head(nn.Module, ABC):
     """A local loss over a block's output, and the scores read off it.
 
+    The loss is the cross-entropy of the scores, unless a head has another one.
+
     Attributes:
+        smoothing: of the labels, in the cross-entropy.
+        class_weights: (K,), what a sample of each class weighs in the loss; None where all weigh the same.
         skips_samples: whether the loss leaves samples out, whose gradient is then exactly 0.
         reads_channel_sums: whether ``features`` may be :class:`ChannelSums` in place of the output, which a
             fused window has at hand.
         reads_patch_means: P where the loss needs only the means of P×P patches; 0 where it needs others.
     """
 
+    smoothing: float = 0.0
+    class_weights: Tensor | None
     skips_samples: bool = False
     reads_channel_sums: bool = False
     reads_patch_means: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("class_weights", None, persistent=False)
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the loss heeds ``class_weights``. Say so in a head with a loss of its own."""
+        return type(self).loss is Head.loss
+
+    def weigh_classes(self, weights: Tensor | None) -> None:
+        """Set ``class_weights`` here and in every head that this one is made of.
+
+        Raises:
+            ValueError: the loss does not heed them.
+        """
+        if weights is not None and not self.weighs_classes:
+            raise ValueError(
+                f"the loss of {type(self).__name__} has no weights for classes: received class_weights; "
+                "leave them out, or use cross_entropy and weighs_classes in it"
+            )
+        for part in self.modules():
+            if isinstance(part, Head):
+                part.class_weights = weights
+
+    def sample_weights(self, labels: Tensor) -> Tensor | None:
+        """Return what each of the samples weighs, of mean 1, (B,); None where all weigh the same."""
+        if self.class_weights is None:
+            return None
+        weights = self.class_weights[labels]
+        return weights / weights.mean()
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of class scores, (B, K, …), (B, …) → (): a mean weighted as PyTorch does it."""
+        weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
+        return F.cross_entropy(scores, labels, weight=weights, label_smoothing=self.smoothing)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         """Take note, before a step, of its epoch (from 0) and how many there are."""
@@ -38,9 +81,9 @@ class Head(nn.Module, ABC):
         Called where the objective says ``uses_feedback``.
         """
 
-    @abstractmethod
     def loss(self, features: Any, labels: Tensor) -> Tensor:
         """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
+        return self.cross_entropy(self.scores(features), labels)
 
     @abstractmethod
     def scores(self, features: Any) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
@@ -101,10 +100,6 @@ class LabelGoodnessHead(Head):
     def reset_parameters(self) -> None:
         """Small shifts: labels differ little at first."""
         nn.init.normal_(self.shifts, std=0.1)
-
-    def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """(N, …) → (N, K)."""

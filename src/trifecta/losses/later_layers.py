@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
@@ -61,10 +60,6 @@ class LaterLayersHead(Head):
             channels, positions = units, seen
         modules += _resized(positions, ())
         self.network = nn.Sequential(*modules, nn.Linear(channels, num_classes))
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels, label_smoothing=self.smoothing)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""

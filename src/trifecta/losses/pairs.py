@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -19,12 +20,13 @@ class PairHead(Head):
     def __init__(
         self,
         goodness: Goodness,
-        compare: Callable[[Tensor, Tensor], Tensor],
+        compare: Callable[..., Tensor],
         *,
         skips_samples: bool = False,
     ) -> None:
         super().__init__()
         self._goodness, self._compare, self.skips_samples = goodness, compare, skips_samples
+        self._takes_weights = all("weights" in signature(f).parameters for f in (compare, self.compare))
         is_replaced = type(self).goodness is not PairHead.goodness
         self.reads_channel_sums = reads_channel_sums(goodness) and not is_replaced
 
@@ -32,13 +34,24 @@ class PairHead(Head):
         """(N, …) → (N,)."""
         return self._goodness(features)
 
-    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Loss of the goodness of positives and negatives, (B,), (B,) → ()."""
-        return self._compare(positive, negative)
+    def compare(self, positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Loss of the goodness of positives and negatives, (B,), (B,) → (); ``weights`` are of pairs."""
+        if weights is None:
+            return self._compare(positive, negative)
+        return self._compare(positive, negative, weights=weights)
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether the comparison takes ``weights``: those of a pair are its true label's."""
+        return self._takes_weights
 
     def loss(self, features: Any, labels: Tensor) -> Tensor:
-        """(2B, …) → ()."""
-        return self.compare(*self.goodness(features).chunk(2))
+        """(2B, …), (B,) → ()."""
+        positive, negative = self.goodness(features).chunk(2)
+        weights = self.sample_weights(labels)
+        if weights is None or not self._takes_weights:
+            return self.compare(positive, negative)
+        return self.compare(positive, negative, weights)
 
     def scores(self, features: Any) -> Tensor:
         """(N, …) → (N,)."""
@@ -89,9 +102,11 @@ class Threshold(PairObjective):
     kind: ClassVar[str] = "threshold"
     threshold: float = 2.0
 
-    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
+    def compare(self, positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
         """(B,), (B,) → ()."""
-        return threshold_loss(positive, negative, threshold=self.threshold, settled=self.skip_settled)
+        return threshold_loss(
+            positive, negative, threshold=self.threshold, settled=self.skip_settled, weights=weights
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +120,8 @@ class Symmetric(PairObjective):
     kind: ClassVar[str] = "symmetric"
     alpha: float = 4.0
 
-    def compare(self, positive: Tensor, negative: Tensor) -> Tensor:
+    def compare(self, positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
         """(B,), (B,) → ()."""
-        return symmetric_loss(positive, negative, alpha=self.alpha, settled=self.skip_settled)
+        return symmetric_loss(
+            positive, negative, alpha=self.alpha, settled=self.skip_settled, weights=weights
+        )

@@ -21,8 +21,10 @@ class PositionHead(Head):
     """:func:`position_loss` of each position's goodness, beside a linear probe.
 
     The probe reads averages of what the block passes on, the triangle of its response. It learns from the
-    labels and gives the block no gradient.
+    labels and gives the block no gradient. Weights of classes are weights in the probe.
     """
+
+    weighs_classes = True
 
     def __init__(
         self,

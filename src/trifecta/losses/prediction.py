@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
@@ -39,10 +38,6 @@ class PredictionHead(Head):
             kernel, padding, features = limited_pool(feature_shape, at_most)
             self.pool = AVERAGE_POOLS[positions](kernel, kernel, padding)
         self.classifier = ZeroLinear(features, num_classes)
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → ()."""
-        return F.cross_entropy(self.scores(features), labels)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""

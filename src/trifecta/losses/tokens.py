@@ -6,7 +6,6 @@ Shapes: N samples, K classes; features (N, C, …), labels (N, …).
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS, require_ranges
@@ -34,10 +33,6 @@ class PositionClassifierHead(Head):
         if hidden:
             layers += [nn.Linear(channels, hidden), nn.GELU()]
         self.classifier = nn.Sequential(*layers, nn.Linear(hidden or channels, num_classes))
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, C, …), (B, …) → ()."""
-        return F.cross_entropy(self.scores(features), labels, label_smoothing=self.smoothing)
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, C, …) → (N, K, …)."""
