@@ -2,8 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from trifecta.data import Augmentation, DataConfig
@@ -60,3 +63,81 @@ def test_files_without_settings_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="cannot read settings from"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_names_stand_for_parts() -> None:
+    named = RunConfig(
+        data="digits",
+        method="trifecta",
+        augmentation="crop-flip",
+        device=torch.device("cpu"),
+        epochs=np.int64(3),
+    )
+    assert named == RunConfig(
+        data=DataConfig(source="digits"),
+        method=get_method("trifecta"),
+        augmentation=Augmentation(crop_padding=4, flip=True),
+        device="cpu",
+        epochs=3,
+    )
+    assert type(named.epochs) is int
+    assert from_plain(to_plain(named)) == named
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "superfect"}, "unknown method 'superfect': did you mean superfecta"),
+        ({"method": None}, "method is a name or a Method: received None"),
+        ({"method": get_method}, "method is a name or a Method: received <function"),
+        ({"augmentation": "crop-flop"}, "unknown augmentation 'crop-flop': did you mean crop-flip"),
+        ({"augmentation": True}, "augmentation is a name or an Augmentation: received True"),
+        ({"data": 3}, "data is a name or a DataConfig: received 3"),
+        ({"data": ""}, "empty"),
+        ({"network": None}, "network is a name .* or a class or function of your own: received None"),
+        *(({"seed": seed}, "seed is a whole number, 0 or more") for seed in (-1, 1.5, "a", None, True)),
+        (
+            {"seed": 2**64},
+            r"seed is a whole number, 0 or more and below 2\*\*63: received 18446744073709551616",
+        ),
+        *(({"epochs": value}, "epochs is a whole number, 1 or more") for value in (0, 2.5, "x", None)),
+        *(({"batch_size": value}, "batch_size is a whole number, 1 or more") for value in (0, "x", 1e3)),
+        ({"batch_size": 2**63}, r"batch_size is a whole number, 1 or more and below 2\*\*63"),
+        ({"pipeline": 0.5}, "pipeline is a whole number, 1 or more: received 0.5"),
+        *(({"width": value}, "width is a number above 0") for value in (None, "x", 0, -1.0, True, 1j)),
+        ({"width": float("nan")}, "width is a finite number"),
+        *(({"channels": value}, "channels are whole numbers") for value in (3, "34")),
+        ({"channels": (3, 0)}, "a number of channels is a whole number, 1 or more: received 0"),
+        ({"device": 3}, "device is a name: received 3"),
+        ({"precision": None}, "precision is a name: received None"),
+        ({"precision": "fp23"}, "unknown precision 'fp23'"),
+        ({"on_nan": ["stop"]}, "on_nan is a name"),
+        ({"compiled": "yes"}, "compiled is True or False: received 'yes'"),
+        *(
+            ({"class_weights": value}, "class_weights are numbers above 0 by class, balanced or None")
+            for value in ("balance", (), {}, (1, 0), (1, -1), {"cat": "x"}, 3, ("a", "b"))
+        ),
+    ],
+)
+def test_a_setting_of_the_wrong_kind_gives_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as found:
+        RunConfig(**settings)
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("weights", ["balanced", (1.0, 2.5), {"cat": 2.0, "dog": 0.5}])
+def test_class_weights_survive_a_round_trip(weights: Any, tmp_path: Path) -> None:
+    config = RunConfig(data=DataConfig(source="x"), class_weights=weights)
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(to_plain(config)))
+    assert read_config(path) == config
+    assert read_config(path).class_weights == weights
+
+
+def test_a_file_from_before_class_weights_is_read(tmp_path: Path) -> None:
+    config = RunConfig(data=DataConfig(source="x"))
+    plain = to_plain(config)
+    del plain["class_weights"]
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    assert read_config(path) == config

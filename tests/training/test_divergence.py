@@ -11,7 +11,7 @@ from trifecta.data import ImageData, ImageSet
 from trifecta.learning import Learner, Pipeline
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork
-from trifecta.training import DivergenceError, RunConfig, evaluate, train
+from trifecta.training import Callback, DivergenceError, RunConfig, Trainer, evaluate, train
 from trifecta.training.meter import STEPS_UNCHECKED, LossMeter
 from trifecta.training.untrained import warn_of_untrained_blocks
 
@@ -53,9 +53,25 @@ def state_of(learner: Learner) -> list[Tensor]:
     return [v.clone() for v in [*learner.network.state_dict().values(), *moments] if isinstance(v, Tensor)]
 
 
+class Breaks(Callback):
+    """Makes weights of the first block no numbers after two steps."""
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.learner.steps == 2:
+            next(trainer.network.blocks[0].parameters()).data.fill_(NAN)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(stripes: ImageData) -> None:
-    with pytest.raises(DivergenceError, match=r"the loss of block 0 became nan at step \d of epoch 1; try"):
-        train(SMALL, data=with_one_bad_image(stripes))
+    with pytest.raises(DivergenceError, match=r"the loss of block 0 became nan at step 3 of epoch 1; try"):
+        train(SMALL, data=stripes, callbacks=[Breaks()])
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_sample_that_is_no_number_is_named_before_training(stripes: ImageData, split: str) -> None:
+    data = with_one_bad_image(stripes)
+    splits = {"train": data.test} | {split: data.train}
+    with pytest.raises(ValueError, match=f"sample 7 of {split} has a value that is nan"):
+        train(SMALL, data=replace(data, **splits))
 
 
 def test_such_updates_are_skipped_where_that_is_asked_for(stripes: ImageData) -> None:

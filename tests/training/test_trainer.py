@@ -258,10 +258,10 @@ def test_a_batch_larger_than_the_set_shrinks_to_it(stripes_folder: Path, tmp_pat
     [
         ({"network": "smal"}, "did you mean small"),
         ({"precision": "fp8"}, "unknown precision"),
-        ({"epochs": 0}, "--epochs"),
-        ({"width": 0.0}, "--width"),
-        ({"seed": -1}, "--seed"),
-        ({"pipeline": 0}, "pipeline is a number of threads"),
+        ({"epochs": 0}, "epochs is a whole number, 1 or more: received 0"),
+        ({"width": 0.0}, "width is a number above 0: received 0.0"),
+        ({"seed": -1}, "seed is a whole number, 0 or more: received -1"),
+        ({"pipeline": 0}, "pipeline is a whole number, 1 or more: received 0"),
     ],
 )
 def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], message: str) -> None:
@@ -325,3 +325,58 @@ def test_a_read_out_cannot_be_chosen_without_validation_images(stripes_folder: P
     data = DataConfig(source=str(stripes_folder), validation=0.0)
     with pytest.raises(ValueError, match=r"chosen on validation images: .*--validation 0"):
         config_of(stripes_folder, method=method, data=data)
+
+
+def test_a_result_says_how_many_samples_of_each_class_there_were(stripes: ImageData) -> None:
+    config = RunConfig(width=0.05, epochs=1, batch_size=60, method="pred")
+    few = replace(stripes, train=stripes.train.select(torch.arange(61)), validation=None)
+    counts = train(config, data=few).result["samples"]
+    assert counts == {
+        "train": {"vertical": 21, "horizontal": 20, "diagonal": 20},
+        "test": {"vertical": 20, "horizontal": 20, "diagonal": 20},
+    }
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("balanced", [240 / (3 * 120), 240 / (3 * 40), 240 / (3 * 80)]),
+        ({"horizontal": 4}, [1.0, 4.0, 1.0]),
+        ((0.5, 1, 2), [0.5, 1.0, 2.0]),
+    ],
+)
+def test_classes_weigh_as_the_configuration_says(
+    stripes: ImageData, weights: Any, expected: list[float]
+) -> None:
+    labels = torch.tensor([0] * 120 + [1] * 40 + [2] * 80)
+    data = replace(stripes, train=ImageSet(stripes.train.images, labels))
+    config = RunConfig(width=0.05, epochs=1, batch_size=60, class_weights=weights)
+    head = Trainer(config, data=data).network.head(0)
+    assert head.class_weights is not None
+    torch.testing.assert_close(head.class_weights, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ((1.0, 2.0), "a number for each of 3 classes: received 2"),
+        ({"horizntal": 2.0}, "unknown class in class_weights 'horizntal': did you mean horizontal"),
+    ],
+)
+def test_weights_of_other_classes_are_refused(stripes: ImageData, weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Trainer(RunConfig(width=0.05, class_weights=weights), data=stripes)
+
+
+def test_weights_move_what_is_learnt_and_none_change_no_bit(stripes: ImageData) -> None:
+    config = RunConfig(width=0.05, epochs=3, batch_size=40, precision="fp32", method="pred")
+    noise = torch.randint(0, 3, (240,), generator=torch.Generator().manual_seed(0))
+    data = replace(stripes, train=ImageSet(stripes.train.images, noise))
+    plain, again, weighted = (
+        train(replace(config, class_weights=weights), data=data)
+        for weights in (None, None, (1.0, 1.0, 50.0))
+    )
+    for name, value in plain.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name])
+    assert weighted.test.confusion[:, 2].sum() == 60
+    assert plain.test.confusion[:, 2].sum() < 60

@@ -121,7 +121,7 @@ class LoaderBatches:
             where = f"train, batch {number} of epoch {index + 1}"
             samples, labels = _tensors(batch, where)
             if self.checked:
-                _require_finite(samples, where)
+                require_finite_samples(samples, where)
             if samples.dtype == torch.uint8:
                 samples = normalize(samples, self.mean, self.std)
             yield samples.to(self.device), _indices(labels, self.classes, where).to(self.device)
@@ -262,7 +262,7 @@ def _collected(given: Any, split: str) -> _Look:
         labels = _joined([part for _, part in batches])
     if not len(samples):
         raise ValueError(f"{split} has no samples: give one of each class at least")
-    _require_finite(samples, split)
+    require_finite_samples(samples, split)
     return _Look(samples=samples, labels=labels)
 
 
@@ -308,7 +308,7 @@ def _looked_at(train: Any, loader: DataLoader[Any]) -> _Look:
             if batch is None:
                 raise ValueError(_no_batches("none"))
             samples, labels = _tensors(batch, "train, batch 1")
-            _require_finite(samples, "train, batch 1")
+            require_finite_samples(samples, "train, batch 1")
             if samples.dtype == torch.uint8:
                 raise ValueError(
                     "a DataLoader gives float images, normalised as you like: received uint8; convert "
@@ -327,7 +327,7 @@ def _looked_at_items(dataset: Any) -> _Look:
     for start in range(0, len(numbers), _AT_ONCE):
         chosen = numbers[start : start + _AT_ONCE]
         samples, found = _tensors(_collate([dataset[k] for k in chosen]), "train")
-        _require_finite(samples, "train", chosen)
+        require_finite_samples(samples, "train", chosen)
         some.append(samples[::thin].clone())
         _check_shapes(some[0], samples, f"train, sample {chosen[0]}")
         labels.append(found)
@@ -401,11 +401,16 @@ def _joined(labels: list[Labels]) -> Labels:
     return np.concatenate([as_names(part) for part in labels])
 
 
-def _require_finite(samples: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
-    """Check that all values are numbers.
+def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
+    """Check that all values of samples (N, …) are numbers.
+
+    Args:
+        samples: of any type.
+        where: which ones they are, for the message.
+        numbers: of the samples, (N,); None counts from 0.
 
     Raises:
-        ValueError: one is not; names its sample, by its place or from ``numbers``.
+        ValueError: one is not; names its sample.
     """
     if not samples.is_floating_point():
         return

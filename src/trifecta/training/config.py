@@ -1,16 +1,19 @@
 """Everything that decides a run, as plain data, and its YAML."""
 
 import math
+import operator
 import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from numbers import Real
 from pathlib import Path
 from types import ModuleType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import cattrs
+import torch
 
 from trifecta._utils import checksums
 from trifecta._utils.checks import require_finite
@@ -18,16 +21,19 @@ from trifecta._utils.names import lookup
 from trifecta._utils.precision import PRECISIONS
 from trifecta._utils.references import Imports, check_part, is_reference, reference_of
 from trifecta._utils.yaml_files import read_yaml
-from trifecta.data import Augmentation, DataConfig
+from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
 from trifecta.losses import OBJECTIVES, TERMS, Objective, Term
 from trifecta.method import Method
-from trifecta.methods import superfecta
+from trifecta.methods import get_method, superfecta
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
 from trifecta.readout import CHOSEN
 
 # A network or data set that was handed over in Python has no name that could be saved.
 GIVEN = "given"
 ON_NAN = ("stop", "skip")
+BALANCED = "balanced"
+# A number a class, in order or by name.
+ClassWeights = str | tuple[float, ...] | Mapping[str, float] | None
 _DECLARED: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
 
 
@@ -36,16 +42,20 @@ class RunConfig:
     """One training run. Vary it with ``dataclasses.replace``.
 
     Attributes:
-        data: where the images come from and how they are split; None for data handed to :func:`train`.
-        method: the choices on every axis of local learning.
+        data: where the images come from and how they are split, or the source alone; None for data handed
+            to :func:`train`.
+        method: the choices on every axis of local learning, or a name as in ``trifecta list``.
         network: name of the blocks, as in ``trifecta list``, a builder of your own, or ``given`` for blocks
             handed to :func:`train`.
         width: multiplies the network's channels.
         channels: of each block, in place of ``width``'s; of a network that was shrunk.
         epochs: passes over the training split.
         batch_size: images a step; pairs pass twice as many samples.
-        augmentation: random changes to training images.
-        seed: of the weights, the order of the images, augmentation and wrong labels.
+        augmentation: random changes to training images, or a name as in ``trifecta list``.
+        class_weights: what training samples of each class weigh in every loss, as in PyTorch's
+            ``cross_entropy``: numbers in class order, or by name (1 for the others), or ``balanced``, which
+            is inversely to how many there are; None for the same.
+        seed: of the weights, the order of the images, augmentation and wrong labels; 0 … 2**63 − 1.
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
         on_nan: what to do where a loss or gradient is not finite: ``stop``, or ``skip`` the update.
@@ -67,6 +77,7 @@ class RunConfig:
     epochs: int = 10
     batch_size: int = 128
     augmentation: Augmentation = field(default_factory=Augmentation)
+    class_weights: ClassWeights = None
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -78,30 +89,86 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Reject what no run can use, before anything is loaded."""
+        self._take_names()
         require_finite(self)
+        for name in ("device", "precision", "on_nan"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is a name: received {getattr(self, name)!r:.80}")
         if self.network != GIVEN:
             check_part(NETWORKS, self.network, "network")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
         lookup(dict.fromkeys(ON_NAN), self.on_nan, "choice of on_nan")
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(
-                "--epochs and --batch-size must be at least 1: received "
-                f"{self.epochs} and {self.batch_size}"
-            )
-        if self.pipeline < 1:
-            raise ValueError(f"pipeline is a number of threads, 1 or more: received {self.pipeline}")
-        if not (self.width > 0 and math.isfinite(self.width)):
-            raise ValueError(f"--width must be above 0: received {self.width}")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("pipeline", 1), ("seed", 0)):
+            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
+        if not isinstance(self.compiled, bool):
+            raise ValueError(f"compiled is True or False: received {self.compiled!r:.80}")
+        if isinstance(self.width, bool) or not isinstance(self.width, Real) or not self.width > 0:
+            raise ValueError(f"width is a number above 0: received {self.width!r:.80}")
         if self.method.readout == CHOSEN and self.data is not None and not self.data.validation:
             raise ValueError(
                 "a read-out is chosen on validation images: received readout chosen with --validation 0; "
                 "give --validation 0.1, or name the blocks"
             )
-        object.__setattr__(self, "channels", tuple(self.channels))
-        if any(count < 1 for count in self.channels):
-            raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must not be negative: received {self.seed}")
+        if isinstance(self.channels, str) or not isinstance(self.channels, Iterable):
+            raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels!r:.80}")
+        channels = tuple(_whole("a number of channels", count, 1) for count in self.channels)
+        object.__setattr__(self, "channels", channels)
+        object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
+
+    def _take_names(self) -> None:
+        """Put what a name stands for in its place, and check the kinds of parts."""
+        if isinstance(self.method, str):
+            object.__setattr__(self, "method", get_method(self.method))
+        if isinstance(self.augmentation, str):
+            named = lookup(AUGMENTATIONS, self.augmentation, "augmentation")
+            object.__setattr__(self, "augmentation", named)
+        if isinstance(self.data, str | Path):
+            object.__setattr__(self, "data", DataConfig(source=str(self.data)))
+        if isinstance(self.device, torch.device):
+            object.__setattr__(self, "device", str(self.device))
+        kinds = {"method": Method, "augmentation": Augmentation, "data": DataConfig}
+        for name, kind in kinds.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and not (name == "data" and value is None):
+                article = "an" if kind is Augmentation else "a"
+                raise ValueError(f"{name} is a name or {article} {kind.__name__}: received {value!r:.80}")
+
+
+def _whole(name: str, value: Any, least: int) -> int:
+    """Return a whole number of any kind as Python's, if it is ``least`` or more and has 63 bits."""
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not least <= number < 2**63:
+        most = "" if number < least else " and below 2**63"
+        raise ValueError(f"{name} is a whole number, {least} or more{most}: received {value!r:.80}")
+    return number
+
+
+def _checked_weights(weights: Any) -> ClassWeights:
+    """Return weights of classes as plain values.
+
+    Raises:
+        ValueError: they are no numbers above 0, or another name than ``balanced``.
+    """
+    if weights is None or (isinstance(weights, str) and weights == BALANCED):
+        return weights
+    try:
+        named = (
+            {str(name): float(value) for name, value in weights.items()}
+            if isinstance(weights, Mapping)
+            else None
+        )
+        ordered = () if named is not None or isinstance(weights, str) else tuple(map(float, weights))
+    except (TypeError, ValueError):
+        named, ordered = None, ()
+    values = ordered if named is None else named.values()
+    if not values or not all(0 < value < math.inf for value in values):
+        raise ValueError(
+            f"class_weights are numbers above 0 by class, {BALANCED} or None: received {weights!r:.80}"
+        )
+    return ordered if named is None else named
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:
@@ -181,7 +248,9 @@ def whole_config(
         ValueError: a setting is missing, or as :func:`from_plain`.
     """
     config = from_plain(plain, imports=imports)
-    missing = sorted(_names(to_plain(config)) - _names(dict(plain)))
+    # What is off may be missing: another version did not have it.
+    present = {name: value for name, value in to_plain(config).items() if value is not None}
+    missing = sorted(_names(present) - _names(dict(plain)))
     if missing:
         raise ValueError(
             f"{path} is not whole, {missing[0]} is missing: it was cut short, or written by "
@@ -210,6 +279,8 @@ def _converter(imports: Imports) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
     _register_declared(converter, Objective, OBJECTIVES, imports)
     _register_declared(converter, Term, TERMS, imports)
+    # They are checked by the configuration.
+    converter.register_structure_hook_func(lambda kind: kind == ClassWeights, lambda value, _: value)
     converter.register_unstructure_hook_func(_is_named_part, _part_as_text)
     converter.register_structure_hook_func(_is_named_part, lambda text, _: _named_part(text, imports))
     return converter

@@ -1,12 +1,23 @@
 """What a run needs before its first step: data, superclasses, filters, batches, a pipeline."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from trifecta.data import Augmentation, Batches, ImageData, LoaderBatches, ReceivedBatches, load_data
+from trifecta._utils.names import lookup
+from trifecta.data import (
+    Augmentation,
+    Batches,
+    ImageData,
+    LoaderBatches,
+    ReceivedBatches,
+    load_data,
+    require_finite_samples,
+)
 from trifecta.data.augment import normalize
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
@@ -26,6 +37,18 @@ def loaded(config: RunConfig) -> ImageData:
     if config.data is None:
         raise ValueError("no data: give RunConfig(data=DataConfig(source=…)), or data=… in Python")
     return load_data(config.data)
+
+
+def check_samples(config: RunConfig, data: ImageData) -> None:
+    """Check that samples are numbers, unless updates that are not are skipped.
+
+    Raises:
+        ValueError: some are not; names the first.
+    """
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    for name, images in splits.items():
+        if images is not None and config.on_nan != "skip":
+            require_finite_samples(images.images, name)
 
 
 def for_labels(config: RunConfig, data: ImageData) -> RunConfig:
@@ -80,6 +103,42 @@ def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
     images = normalize(some.images, data.mean, data.std)
     for module in made_of_images:
         module.fit_images(images.to(next(network.parameters()).device))
+
+
+def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
+    """Return what training samples of each class weigh, (K,) float32; None where all weigh the same.
+
+    ``balanced`` is ``N / (K · N_k)`` for the N_k samples of a class, over the K classes that have any.
+
+    Raises:
+        ValueError: weights of other classes, or balanced ones of samples whose classes are unknown.
+    """
+    weights = config.class_weights
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        unknown = [name for name in weights if name not in data.classes]
+        if unknown:
+            lookup(dict.fromkeys(data.classes), unknown[0], "class in class_weights")
+        return torch.tensor([weights.get(name, 1.0) for name in data.classes])
+    if not isinstance(weights, str):
+        if len(weights) != data.num_classes:
+            raise ValueError(
+                f"class_weights are a number for each of {data.num_classes} classes: received "
+                f"{len(weights)}"
+            )
+        return torch.tensor(weights)
+    counts = torch.bincount(data.train.labels.flatten().cpu(), minlength=data.num_classes)
+    if data.loader is not None:
+        if data.loader_counts is None:
+            raise ValueError(
+                "balanced class_weights need the classes of all training samples: received a loader; give "
+                "a number for each class"
+            )
+        counts = torch.tensor(data.loader_counts)
+    present = counts > 0
+    balanced = counts.sum() / (present.sum() * counts.double())
+    return torch.where(present, balanced, 1.0).float()
 
 
 def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:

@@ -23,6 +23,8 @@ from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.position import Position
 from trifecta.training.precision_choice import PrecisionChoice, choose_precision
 from trifecta.training.preparation import (
+    check_samples,
+    class_weights,
     fit_to_images,
     for_labels,
     loaded,
@@ -69,6 +71,7 @@ class Trainer:
         self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
         self.data = loaded(config) if data is None else data
+        check_samples(config, self.data)
         # Set-up counts as part of the run, finding and decoding its images does not.
         self._began, self.earlier_seconds = time.perf_counter(), 0.0
         config = with_batch_size(for_labels(config, self.data), self.data)
@@ -77,6 +80,8 @@ class Trainer:
         self.facts = DatasetFacts.of(self.data)
         config = self.config
         self.network = network_for(config, self.facts, blocks=blocks).to(self.device)
+        weights = class_weights(config, self.data)
+        self.network.weigh_classes(None if weights is None else weights.to(self.device))
         fit_to_images(self.network, self.data)
         if config.compiled:
             self.network.compile(dynamic=False)
