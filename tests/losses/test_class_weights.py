@@ -26,6 +26,7 @@ from trifecta.losses import (
     Threshold,
 )
 from trifecta.losses.coarse import CoarseHead
+from trifecta.losses.functional import unsettled
 from trifecta.methods import METHODS, get_method
 from trifecta.schedules import Window
 
@@ -77,8 +78,6 @@ def test_a_pair_weighs_what_its_true_label_does(objective: Any) -> None:
     positive, negative = features.flatten(1).square().mean(1).chunk(2)
     if objective.skip_settled:
         excess = -4 * (positive - negative)
-        from trifecta.losses.functional import unsettled
-
         losses = unsettled(excess.sigmoid(), 0.2) * F.softplus(excess)
         expected = (EACH * losses).sum()
     else:
@@ -106,7 +105,7 @@ def test_every_position_weighs_what_its_label_does() -> None:
 
 def test_terms_keep_their_loss_and_pairs_among_them_weigh() -> None:
     objective = Combined(terms=(Similarity(weight=0.5), Contrast(weight=2.0)))
-    head = objective.head((4, 4, 4), K).double()
+    head: Any = objective.head((4, 4, 4), K).double()
     features = features_of(head, pairs=True)
     head.weigh_classes(WEIGHTS)
     scoring, pair = CrossEntropy().head((4, 4, 4), K).double(), Symmetric().head((4, 4, 4), K)
@@ -119,7 +118,7 @@ def test_terms_keep_their_loss_and_pairs_among_them_weigh() -> None:
 
 
 def test_an_error_that_comes_back_is_that_of_the_weighted_loss() -> None:
-    head = LocalTargets().head((4, 4, 4), K).double()
+    head: Any = LocalTargets().head((4, 4, 4), K).double()
     features, error = features_of(head), torch.randn(8, K, dtype=torch.float64)
     head.weigh_classes(WEIGHTS)
     head.receive(error)
@@ -132,7 +131,7 @@ def test_an_error_that_comes_back_is_that_of_the_weighted_loss() -> None:
 
 
 def test_a_probe_beside_an_unsupervised_loss_weighs() -> None:
-    head = PositionThresholds().head((4, 4, 4), K).double()
+    head: Any = PositionThresholds().head((4, 4, 4), K).double()
     features = features_of(head, pairs=True)
     plain, probe = head.loss(features, LABELS), head.probe.loss(head.activation(features[:8]), LABELS)
     head.weigh_classes(WEIGHTS)

@@ -66,12 +66,12 @@ def test_files_without_settings_are_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_names_stand_for_parts() -> None:
+    plain: dict[str, Any] = {"device": torch.device("cpu"), "epochs": np.int64(3)}
     named = RunConfig(
         data="digits",
         method="trifecta",
         augmentation="crop-flip",
-        device=torch.device("cpu"),
-        epochs=np.int64(3),
+        **plain,
     )
     assert named == RunConfig(
         data=DataConfig(source="digits"),

@@ -1,6 +1,7 @@
 """Numbers that are not finite: told at their step, or left out; and blocks that have learnt nothing."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_a_loss_that_is_no_number_ends_the_run_at_its_step(stripes: ImageData) -
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_a_sample_that_is_no_number_is_named_before_training(stripes: ImageData, split: str) -> None:
     data = with_one_bad_image(stripes)
-    splits = {"train": data.test} | {split: data.train}
+    splits: dict[str, Any] = {"train": data.test} | {split: data.train}
     with pytest.raises(ValueError, match=f"sample 7 of {split} has a value that is nan"):
         train(SMALL, data=replace(data, **splits))
 

@@ -10,7 +10,7 @@ from functools import cache
 from numbers import Real
 from pathlib import Path
 from types import ModuleType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, get_args, get_origin
 
 import cattrs
 import torch
@@ -34,6 +34,26 @@ ON_NAN = ("stop", "skip")
 BALANCED = "balanced"
 # A number a class, in order or by name.
 ClassWeights = str | tuple[float, ...] | Mapping[str, float] | None
+Part = TypeVar("Part")
+
+if TYPE_CHECKING:
+
+    class Named(Generic[Part]):
+        """A field that is given as a part or by its name, and read as the part."""
+
+        def __get__(self, instance: object, owner: Any = None) -> Part: ...
+
+        def __set__(self, instance: object, value: Part | str) -> None: ...
+
+else:
+
+    class Named:
+        """The type of the part itself, which is what reading a file needs."""
+
+        def __class_getitem__(cls, part: Any) -> Any:
+            return part
+
+
 _DECLARED: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
 
 
@@ -69,14 +89,14 @@ class RunConfig:
         ValueError: a value that no run can use.
     """
 
-    data: DataConfig | None = None
-    method: Method = field(default_factory=superfecta)
+    data: Named[DataConfig | None] = field(default=cast(Any, None))
+    method: Named[Method] = field(default_factory=cast(Any, superfecta))
     network: str | NetworkBuilder = "small"
     width: float = 1.0
     channels: tuple[int, ...] = ()
     epochs: int = 10
     batch_size: int = 128
-    augmentation: Augmentation = field(default_factory=Augmentation)
+    augmentation: Named[Augmentation] = field(default_factory=cast(Any, Augmentation))
     class_weights: ClassWeights = None
     seed: int = 0
     device: str = "auto"
