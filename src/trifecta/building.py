@@ -59,6 +59,7 @@ def build_network(
     Raises:
         ValueError: unknown network, samples that it does not take, or as :class:`LocalNetwork`.
     """
+    Method.require(method)
     builder = part_of(NETWORKS, network, "network")
     with seeded(seed):
         style = method.block_style(num_classes)

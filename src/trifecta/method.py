@@ -99,6 +99,16 @@ class Method:
                 f"{name_of(self.label_input)}; change one of them"
             )
 
+    @staticmethod
+    def require(method: object) -> None:
+        """Check that something is a method, and not its name.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not isinstance(method, Method):
+            raise ValueError(f"method is a Method: received {method!r:.80}; get_method(name) makes one")
+
     def input_shape(self, sample_shape: SampleShape, num_classes: int) -> SampleShape:
         """Return the first block's input shape for samples (C, …): a label may add channels."""
         kind = self.input_class

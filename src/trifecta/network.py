@@ -72,6 +72,7 @@ class LocalNetwork(nn.Module):
         channels: str | Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        Method.require(method)
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
         self.method, self.num_classes = method, num_classes

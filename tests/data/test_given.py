@@ -21,7 +21,7 @@ from torch.utils.data import (
     random_split,
 )
 
-from trifecta.data import ImageData, LoaderBatches, data_from
+from trifecta.data import DataConfig, ImageData, LoaderBatches, data_from
 
 N, K = 60, 3
 IMAGES = torch.randn(N, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -56,6 +56,15 @@ class Stream(IterableDataset[Any]):
 class Counted(Stream):
     def __len__(self) -> int:
         return N
+
+
+def collate_dicts(items: Any) -> dict[str, Any]:
+    return {"pixel_values": torch.stack([x for x, _ in items]), "labels": [y for _, y in items]}
+
+
+def own_loader(images: Tensor, labels: Tensor = LABELS) -> DataLoader[Any]:
+    """Batches that only the loader knows how to make."""
+    return DataLoader(TensorDataset(images, labels), 20, collate_fn=collate_dicts)
 
 
 def with_value(value: float, at: int = 7) -> Tensor:
@@ -213,10 +222,6 @@ def test_items_of_all_kinds_make_the_same_batches(given: Any, expected: Tensor) 
         torch.testing.assert_close(mean_by_class(images, labels), mean_by_class(expected, LABELS))
 
 
-def collate_dicts(items: Any) -> dict[str, Any]:
-    return {"pixel_values": torch.stack([x for x, _ in items]), "labels": [y for _, y in items]}
-
-
 @pytest.mark.parametrize("options", [{}, {"collate_fn": collate_dicts}, {"batch_size": None}])
 def test_loaders_of_all_kinds(options: dict[str, Any]) -> None:
     batched = TensorDataset(IMAGES.view(3, 20, 1, 6, 6), LABELS.view(3, 20))
@@ -224,6 +229,7 @@ def test_loaders_of_all_kinds(options: dict[str, Any]) -> None:
     loader = DataLoader(source, **{"batch_size": 20, **options})
     shuffled = DataLoader(TensorDataset(IMAGES, LABELS), 7, shuffle=True)
     data = data_from(loader, test=shuffled)
+    assert data.counts["train"] == ((20, 20, 20) if not options else len(source))
     images, labels = map(torch.cat, zip(*batches_of(data), strict=True))
     assert torch.equal(images, IMAGES)
     assert torch.equal(labels, LABELS)
@@ -284,9 +290,9 @@ def no_batches() -> DataLoader[Any]:
         ((IMAGES, LABELS), {"validation": (with_value(NAN, 59), LABELS)}, "sample 59 of validation has"),
         (Made(lambda k: (with_value(NAN)[k], k % K)), {"test": HELD}, "sample 7 of train has"),
         (
-            DataLoader(TensorDataset(with_value(NAN), LABELS), 20),
+            own_loader(with_value(NAN)),
             {"test": HELD},
-            "sample 7 of train, batch 1",
+            "sample 7 of train, batch 1 has",
         ),
         ((IMAGES.to(torch.complex64), LABELS), {}, "of real numbers: received complex64"),
         (
@@ -306,14 +312,14 @@ def no_batches() -> DataLoader[Any]:
         (TensorDataset(IMAGES), {"test": HELD}, "received 1 values; give pairs"),
         (Made(lambda k: {"a": 1, "b": 2}), {"test": HELD}, "an item has keys a, b: which one"),
         ({"train": HELD, "test": HELD}, {}, "train has keys train, test: which one is the sample"),
-        ("digits", {}, "a source with a name is RunConfig"),
+        ("digits", {}, r"a source with a name belongs into RunConfig\(data=…\)"),
         (iter([HELD]), {}, "data is .* a Dataset with a length, or a DataLoader: received list_iterator"),
         (Stream(), {"test": HELD}, "without a length, or of no batch"),
         (Made(item, 0), {"test": HELD}, "without a length, or of no batch"),
         (no_batches(), {"test": HELD}, "without a length, or of no batch"),
         (TensorDataset(IMAGES, LABELS), {}, "needs test images beside it"),
         (
-            DataLoader(TensorDataset(BYTES, LABELS), 20),
+            own_loader(BYTES),
             {"test": (BYTES, LABELS)},
             "received uint8; convert",
         ),
@@ -323,6 +329,17 @@ def no_batches() -> DataLoader[Any]:
         ((IMAGES, LABELS), {"test": (IMAGES[:0], LABELS[:0])}, "test has no samples"),
         ((IMAGES, LABELS), {"validation": (IMAGES[:0], LABELS[:0])}, "validation has no samples"),
         ((IMAGES, LABELS), {"test": no_batches()}, "test has no samples"),
+        (
+            DataLoader(Made(lambda k: (Image.new("L", (6, 6)), 0)), 20),
+            {"test": HELD},
+            "hand over its Dataset",
+        ),
+        (
+            DataLoader(TensorDataset(IMAGES, LABELS % 2), 20),
+            {"test": HELD},
+            "sample 2 has label 2, which is",
+        ),
+        (DataConfig(source="digits"), {}, "belongs into RunConfig"),
         ((IMAGES, LABELS[1:]), {}, r"received 60 samples \(60, 1, 6, 6\) with labels \(59,\)"),
         # Labels
         ((IMAGES, LABELS - 1), {}, "train: labels are 0 … K−1: received -1 for sample 0"),
@@ -351,7 +368,7 @@ def no_batches() -> DataLoader[Any]:
         (
             DataLoader(TensorDataset(IMAGES, LABELS * 2**40), 20),
             {"test": HELD},
-            "received 5 different ones",
+            "received 3 different ones",
         ),
         ((torch.ones(N, 2).long(), torch.ones(N, 2).long() * 2**40), {}, "received 1 different ones"),
         ((IMAGES, LABELS + 0.5), {}, r"numbers of classes: received 0.5 for sample 0"),
@@ -381,7 +398,7 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(
 
 @pytest.mark.parametrize("position", [25, 45])
 def test_a_loader_names_a_bad_sample_when_it_comes(position: int) -> None:
-    loader = DataLoader(TensorDataset(with_value(NAN, position), LABELS), 20)
+    loader = own_loader(with_value(NAN, position))
     data = data_from(loader, test=HELD)
     with pytest.raises(ValueError, match=f"sample 5 of train, batch {position // 20 + 1} of epoch 1 has"):
         batches_of(data)
@@ -392,3 +409,19 @@ def test_a_loader_names_a_bad_sample_when_it_comes(position: int) -> None:
 def test_classes_without_training_samples_are_allowed_where_they_are_named() -> None:
     data = data_from((IMAGES, LABELS * 2), test=(IMAGES, LABELS * 2), classes=list("abcde"))
     assert data.counts["train"] == (18, 0, 18, 0, 18)
+
+
+def test_a_class_that_a_loader_never_shows_is_said() -> None:
+    loader = own_loader(IMAGES, LABELS % 2)
+    data = data_from(loader, test=HELD)
+    batches = LoaderBatches(loader, torch.device("cpu"), classes=data.classes, expected=range(3))
+    with pytest.warns(UserWarning, match="training has no sample of 2, and other splits have some"):
+        assert len(list(batches.epoch(0))) == 3
+    assert len(list(batches.epoch(1))) == 3
+
+
+def test_a_plain_loader_of_bytes_is_normalised_by_its_items() -> None:
+    data = data_from(DataLoader(TensorDataset(BYTES, LABELS), 20, shuffle=True), test=(BYTES, LABELS))
+    images, _ = map(torch.cat, zip(*batches_of(data), strict=True))
+    assert images.mean().abs() < 1e-5
+    torch.testing.assert_close(images.std(correction=0), torch.tensor(1.0))

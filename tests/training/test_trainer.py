@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from matrix import FEW, crossed
 from stopping import StopAt
+from trifecta.building import build_network
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.training import (
@@ -380,3 +381,20 @@ def test_weights_move_what_is_learnt_and_none_change_no_bit(stripes: ImageData) 
         assert torch.equal(value, again.network.state_dict()[name])
     assert weighted.test.confusion[:, 2].sum() == 60
     assert plain.test.confusion[:, 2].sum() < 60
+
+
+def test_what_a_run_would_ignore_or_cannot_take_is_refused(stripes: ImageData) -> None:
+    named, test = RunConfig(data="digits"), (stripes.test.images, stripes.test.labels)
+    with pytest.raises(ValueError, match=r"test=… goes with data=…"):
+        train(named, test=test)
+    with pytest.raises(ValueError, match=r"classes=… goes with data=…"):
+        train(named, data=stripes, classes=["a", "b", "c"])
+    with pytest.raises(ValueError, match="config is a RunConfig: received 'superfecta'"):
+        train("superfecta", data=stripes)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=r"method is a Method: received 'pred'; get_method\(name\) makes one"
+    ):
+        build_network("pred", sample_shape=(1, 8, 8), num_classes=3)  # type: ignore[arg-type]
+    tokens = torch.arange(60).view(20, 3)
+    with pytest.raises(ValueError, match="networks with names take floats: received integer tokens"):
+        train(RunConfig(network="mlp"), data=(tokens, torch.arange(20) % 2))

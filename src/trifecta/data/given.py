@@ -7,7 +7,8 @@ or (N, …) where every position has one; K classes.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -17,11 +18,20 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from trifecta.data.arrays import Labels, as_names, first_of, kind_of, labels_of, samples_of, stacked
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
+from trifecta.data.config import DataConfig
 from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
 
 Pairs = tuple[Tensor, Tensor]
@@ -80,6 +90,7 @@ class LoaderBatches:
         mean: to normalise bytes by, for each channel, in 0..1.
         std: likewise.
         checked: whether samples that are not finite are an error.
+        expected: classes that other splits have, of which the first epoch must show some.
     """
 
     def __init__(
@@ -91,9 +102,11 @@ class LoaderBatches:
         mean: Sequence[float] = (),
         std: Sequence[float] = (),
         checked: bool = True,
+        expected: Iterable[int] = (),
     ) -> None:
         self.loader, self.device, self.classes = loader, device, classes
         self.mean, self.std, self.checked = mean, std, checked
+        self._missing = set(expected)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -124,7 +137,13 @@ class LoaderBatches:
                 require_finite_samples(samples, where)
             if samples.dtype == torch.uint8:
                 samples = normalize(samples, self.mean, self.std)
-            yield samples.to(self.device), _indices(labels, self.classes, where).to(self.device)
+            indices = _indices(labels, self.classes, where)
+            if index == 0 and self._missing:
+                self._missing -= set(indices.flatten().tolist())
+            yield samples.to(self.device), indices.to(self.device)
+        if index == 0 and start == 0 and self._missing:
+            some = ", ".join(self.classes[k] for k in sorted(self._missing)[:5])
+            warnings.warn(f"training has no sample of {some}, and other splits have some", stacklevel=2)
 
 
 def data_from(
@@ -218,7 +237,7 @@ def _training(
     if test is None:
         raise ValueError("a Dataset or DataLoader needs test images beside it: give test=…")
     loader = train if isinstance(train, DataLoader) else _loader_of(train, batch_size, seed)
-    return _looked_at(train, loader), loader
+    return _looked_at(loader), loader
 
 
 def _is_collected(given: Any) -> bool:
@@ -227,10 +246,10 @@ def _is_collected(given: Any) -> bool:
     Raises:
         ValueError: neither.
     """
-    if isinstance(given, str | Path):
+    if isinstance(given, str | Path | DataConfig):
         raise ValueError(
-            f"data=… takes samples and labels: received {str(given)!r:.80}; a source with a name is "
-            "RunConfig(data=DataConfig(source=…))"
+            f"data=… takes samples and labels: received {given!r:.80}; a source with a name belongs into "
+            "RunConfig(data=…)"
         )
     if isinstance(given, tuple | list | Mapping | ImageSet):
         return True
@@ -293,29 +312,52 @@ def _no_batches(received: str) -> str:
     )
 
 
-def _looked_at(train: Any, loader: DataLoader[Any]) -> _Look:
+def _looked_at(loader: DataLoader[Any]) -> _Look:
     """Look at the items of a Dataset, or the first batch of a loader, and leave random states alone.
 
     Raises:
         ValueError: something that cannot be trained on; names the sample.
     """
     with _random_states(loader):
-        if loader is train or isinstance(train, IterableDataset):
-            try:
-                batch = next(iter(loader)) if len(loader) else None
-            except (TypeError, StopIteration):
-                batch = None
-            if batch is None:
-                raise ValueError(_no_batches("none"))
-            samples, labels = _tensors(batch, "train, batch 1")
-            require_finite_samples(samples, "train, batch 1")
-            if samples.dtype == torch.uint8:
-                raise ValueError(
-                    "a DataLoader gives float images, normalised as you like: received uint8; convert "
-                    "them in it, or hand over its Dataset"
-                )
-            return _Look(samples=samples, labels=labels, is_whole=False)
-        return _looked_at_items(train)
+        samples, labels = _first_batch(loader)
+        items = loader.dataset if _shows_items(loader) else None
+        if items is not None and not isinstance(items, IterableDataset):
+            return _looked_at_items(items)
+    require_finite_samples(samples, "train, batch 1")
+    if samples.dtype == torch.uint8:
+        raise ValueError(
+            "a loader with batches of its own gives float images, normalised as you like: received uint8; "
+            "convert them in it, or hand over its Dataset"
+        )
+    return _Look(samples=samples, labels=labels, is_whole=False)
+
+
+def _first_batch(loader: DataLoader[Any]) -> tuple[Tensor, Labels]:
+    steps = 0
+    with suppress(TypeError):
+        steps = len(loader)
+    try:
+        batch = next(iter(loader), None) if steps else None
+    except TypeError as error:
+        if "collate" not in str(error):
+            raise
+        raise ValueError(
+            "the loader cannot put its items together: hand over its Dataset, which may have images of PIL "
+            f"and mappings ({' '.join(str(error).split())!s:.120})"
+        ) from None
+    if batch is None:
+        raise ValueError(_no_batches("none"))
+    return _tensors(batch, "train, batch 1")
+
+
+def _shows_items(loader: DataLoader[Any]) -> bool:
+    """Whether a loader's epoch has every item of its Dataset once, as it is."""
+    is_plain = loader.collate_fn in (default_collate, _collate) and loader.batch_size is not None
+    draws_anew = isinstance(loader.sampler, RandomSampler) and loader.sampler.replacement
+    whole = isinstance(loader.sampler, EpochOrder | SequentialSampler | RandomSampler)
+    if not (is_plain and whole) or draws_anew:
+        return False
+    return len(cast(Any, loader.sampler)) == len(cast(Any, loader.dataset))
 
 
 def _looked_at_items(dataset: Any) -> _Look:

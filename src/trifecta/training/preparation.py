@@ -186,6 +186,7 @@ def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> 
             mean=data.mean,
             std=data.std,
             checked=config.on_nan != "skip",
+            expected=torch.unique(data.test.labels).tolist() if data.loader_counts is None else (),
         )
     if config.augmentation != Augmentation() and len(data.sample_shape) != 3:
         raise ValueError(

@@ -66,7 +66,7 @@ def train(
 
     Args:
         config: everything that decides the run.
-        data: images and labels to train on, in place of ``config.data``: tensors, a ``Dataset`` or a
+        data: samples and labels to train on, in place of ``config.data``: arrays, a ``Dataset`` or a
             ``DataLoader``; see :func:`trifecta.data.data_from` for it and the next three.
         validation: to choose on, likewise.
         test: to measure on, likewise.
@@ -80,6 +80,8 @@ def train(
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
         Interrupted, DivergenceError, StorageError: as :meth:`Trainer.fit`.
     """
+    if not isinstance(config, RunConfig):
+        raise ValueError(f"config is a RunConfig: received {config!r:.80}")
     folder = None if out is None else RunFolder(out)
     if data is not None:
         config = replace(config, data=None)
@@ -204,6 +206,12 @@ def _image_data(
 ) -> ImageData | None:
     """Make a data set of what was handed over; None where nothing was."""
     if data is None or isinstance(data, ImageData):
+        others = {"validation": validation, "test": test, "classes": classes}
+        for name, other in others.items():
+            if other is not None:
+                raise ValueError(
+                    f"{name}=… goes with data=…, which has it already or is missing: leave it out"
+                )
         return data
     return data_from(
         data,

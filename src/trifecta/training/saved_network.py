@@ -74,6 +74,11 @@ def network_for(
             "this run's blocks were made in Python and have no name: give them as network=, as when it was "
             "trained"
         )
+    if facts.integer:
+        raise ValueError(
+            "networks with names take floats: received integer tokens; give floats, or blocks of your own "
+            "as network="
+        )
     network = build_network(
         config.method,
         config.network,
