@@ -3,10 +3,14 @@
 from itertools import combinations, pairwise
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trifecta.building import build_network
 from trifecta.distributed.plan import Layout, make_plan, parse_layout
+from trifecta.distributed.stage import check_network
+from trifecta.methods import get_method
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule, Window
 
 COSTS = st.lists(st.integers(0, 20), min_size=1, max_size=8)
@@ -86,3 +90,13 @@ def test_one_loss_for_all_blocks_has_no_stages() -> None:
     with pytest.raises(ValueError, match="use --parallel data"):
         make_plan(Layout(layers=2), [1, 1], END_TO_END)
     assert make_plan(Layout(data=2), [1, 1], END_TO_END).stages == (range(2),)
+
+
+def test_replicas_refuse_weights_of_classes_whose_mean_each_would_take_for_itself() -> None:
+    network = build_network(get_method("pred"), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
+    plan = make_plan(Layout(data=2), [1] * 6, LAYER_WISE)
+    check_network(network, plan, "stop")
+    network.weigh_classes(torch.ones(3))
+    with pytest.raises(ValueError, match="received class_weights; use --parallel layers"):
+        check_network(network, plan, "stop")
+    check_network(network, make_plan(Layout(layers=2), [1] * 6, LAYER_WISE), "stop")

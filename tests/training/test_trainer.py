@@ -397,4 +397,4 @@ def test_what_a_run_would_ignore_or_cannot_take_is_refused(stripes: ImageData) -
         build_network("pred", sample_shape=(1, 8, 8), num_classes=3)  # type: ignore[arg-type]
     tokens = torch.arange(60).view(20, 3)
     with pytest.raises(ValueError, match="networks with names take floats: received integer tokens"):
-        train(RunConfig(network="mlp"), data=(tokens, torch.arange(20) % 2))
+        train(RunConfig(network="mlp", batch_size=10), data=(tokens, torch.arange(20) % 2))

@@ -85,7 +85,7 @@ class StageLearner(Learner):
     ) -> None:
         self.plan, self.rank, self.replicas = plan, rank, replicas
         self.stage = plan.layout.stage(rank)
-        _check(network, plan, options.get("on_nan", "stop"))
+        check_network(network, plan, options.get("on_nan", "stop"))
         super().__init__(network, **options)
         before, after = self._neighbour(-1), self._neighbour(1)
         self._receives = None if before is None else Receiver(before, self.device)
@@ -255,7 +255,12 @@ class StageLearner(Learner):
         self._gradients_out.send([received.grad])
 
 
-def _check(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
+def check_network(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
+    """Check that a network can be trained by the processes of a plan.
+
+    Raises:
+        ValueError: it needs what they cannot do.
+    """
     if plan.layout.ranks == 1:
         return
     if on_nan == "skip":
