@@ -24,7 +24,7 @@ def small(method: str = "superfecta", **settings: Any) -> TrifectaClassifier:
 
 
 def checked(*methods: str) -> list[TrifectaClassifier]:
-    return [small(method, epochs=15) for method in methods]
+    return [small(method, epochs=30) for method in methods]
 
 
 @pytest.mark.slow
