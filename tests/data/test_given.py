@@ -307,6 +307,7 @@ def no_batches() -> DataLoader[Any]:
         ((IMAGES[:, 0, 0, 0], LABELS), {}, r"rows \(N, F\)"),
         # Forms
         (IMAGES, {}, r"without labels: give data=\(samples, labels\)"),
+        (pd.DataFrame({"a": [1, 2]}), {}, r"without labels: give data=\(samples, labels\)"),
         ((IMAGES, LABELS, LABELS), {}, "received 3 values; give pairs"),
         (TensorDataset(IMAGES, LABELS, LABELS), {"test": HELD}, "received 3 values; give pairs"),
         (TensorDataset(IMAGES), {"test": HELD}, "received 1 values; give pairs"),

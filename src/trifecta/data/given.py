@@ -267,7 +267,7 @@ def _is_collected(given: Any) -> bool:
         )
     if isinstance(given, tuple | list | Mapping | ImageSet):
         return True
-    if isinstance(given, Tensor | np.ndarray):
+    if isinstance(given, Tensor | np.ndarray) or hasattr(given, "iloc"):
         raise ValueError("samples came without labels: give data=(samples, labels)")
     if isinstance(given, DataLoader | Dataset) or hasattr(given, "__getitem__"):
         return False
