@@ -197,7 +197,7 @@ MISTAKES = {
     "unknown augmentation": (["--augment", "flop"], r"unknown augmentation 'flop'"),
     "not a number": (["--epochs", "many"], r"'many' is not a valid integer"),
     "no epochs": (["--epochs", "0"], r"epochs is a whole number, 1 or more: received 0"),
-    "no threads": (["--set", "pipeline=0"], r"pipeline is a number of threads, 1 or more: received 0"),
+    "no threads": (["--set", "pipeline=0"], r"pipeline is a whole number, 1 or more: received 0"),
     "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
     "width that leaves nothing": (["--width", "1e-9"], r"width 1e-09 leaves none of 128 channels"),
     "width beyond all memory": (["--width", "2000"], r"a network of .* weights would take .* GiB"),
