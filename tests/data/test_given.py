@@ -428,16 +428,6 @@ def test_a_plain_loader_of_bytes_is_normalised_by_its_items() -> None:
     torch.testing.assert_close(images.std(correction=0), torch.tensor(1.0))
 
 
-def test_a_last_batch_of_one_is_left_out() -> None:
-    loader = DataLoader(TensorDataset(IMAGES[:41], LABELS[:41]), 20)
-    with pytest.warns(UserWarning, match="the last batch of an epoch has a single sample"):
-        batches = LoaderBatches(loader, torch.device("cpu"), classes="012")
-    assert (batches.steps_per_epoch, batches.images_per_epoch) == (2, 40)
-    assert [len(labels) for _, labels in batches.epoch(0)] == [20, 20]
-    two = LoaderBatches(DataLoader(loader.dataset, 13), torch.device("cpu"), classes="012")
-    assert [len(labels) for _, labels in two.epoch(0)] == [13, 13, 13, 2]
-
-
 def test_what_random_transforms_show_is_the_same_every_time() -> None:
     noisy = Made(lambda k: ((COLOUR[k] * torch.rand(())).to(torch.uint8), k % K))
     first, second = (data_from(noisy, test=(COLOUR, LABELS), batch_size=20) for _ in range(2))

@@ -81,8 +81,7 @@ class LoaderBatches:
     """Training batches from a ``DataLoader``, as it makes them.
 
     Nothing is augmented here: that is for the loader's own transforms. A loader's own sampler decides the
-    order; only :class:`EpochOrder` makes a resumed run repeat it. A last batch of a single sample is left
-    out with a warning, as nothing can be normalised by it.
+    order; only :class:`EpochOrder` makes a resumed run repeat it.
 
     Args:
         loader: with a length, of batches of samples (B, …) and labels (B,).
@@ -108,21 +107,18 @@ class LoaderBatches:
         self.loader, self.device, self.classes = loader, device, classes
         self.mean, self.std, self.checked = mean, std, checked
         self._missing = set(expected)
-        self._lone = _ends_alone(loader)
-        if self._lone:
-            warnings.warn("the last batch of an epoch has a single sample: it is left out", stacklevel=3)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches in an epoch."""
-        return len(self.loader) - self._lone
+        return len(self.loader)
 
     @property
     def images_per_epoch(self) -> int:
         """Images in an epoch."""
         images = len(cast(Any, self.loader.dataset))
         size = self.loader.batch_size
-        return images if size is None else min(images - self._lone, self.steps_per_epoch * size)
+        return images if size is None else min(images, len(self.loader) * size)
 
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator | None = None
@@ -148,16 +144,6 @@ class LoaderBatches:
         if index == 0 and start == 0 and self._missing:
             some = ", ".join(self.classes[k] for k in sorted(self._missing)[:5])
             warnings.warn(f"training has no sample of {some}, and other splits have some", stacklevel=2)
-
-
-def _ends_alone(loader: DataLoader[Any]) -> bool:
-    """Whether the last batch of an epoch has a single sample, and others have more."""
-    size = loader.batch_size
-    if size is None or size == 1 or loader.drop_last:
-        return False
-    with suppress(TypeError):
-        return len(cast(Any, loader.sampler)) % size == 1
-    return False
 
 
 def data_from(
