@@ -1,12 +1,12 @@
 """Building a network by its name, its weights drawn from a seed."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from trifecta._utils.checks import require_memory
+from trifecta._utils.draws import SeededDraws
 from trifecta._utils.references import part_of
 from trifecta.method import Method
 from trifecta.network import LocalNetwork
@@ -25,14 +25,6 @@ def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: floa
         return
     # Weights, gradients and two moments of Adam's, in float32.
     require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller --width")
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Let PyTorch draw from ``seed`` for a while, and go on afterwards as if nothing had been drawn."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def build_network(
@@ -61,7 +53,7 @@ def build_network(
     """
     Method.require(method)
     builder = part_of(NETWORKS, network, "network")
-    with seeded(seed):
+    with SeededDraws(seed):
         style = method.block_style(num_classes)
         _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
         own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}

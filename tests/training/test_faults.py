@@ -146,7 +146,6 @@ def test_weights_that_no_network_has_are_refused_by_name(
         ("learner", "none"),
         ("meter", {"losses": torch.zeros(2)}),
         ("total_seconds", float("nan")),
-        ("precision_choice", 3),
     ],
 )
 def test_contents_that_are_not_the_run_s_are_refused_by_name(

@@ -36,7 +36,7 @@ def result_of(config: RunConfig, data: ImageData) -> dict[str, Any]:
 
 
 def _is_kept(name: str) -> bool:
-    return "second" not in name and name not in ("peak_memory_bytes", "precision_choice")
+    return "second" not in name and name != "peak_memory_bytes"
 
 
 def _untimed(value: Any) -> Any:

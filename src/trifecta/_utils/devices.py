@@ -1,5 +1,6 @@
 """Finding the device to run on, and describing it."""
 
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -84,3 +85,12 @@ def _processor_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def _after_fork() -> None:
+    """Go on with one thread: OpenMP's others are not copied, and waiting for them would never end."""
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import describe_device, in_channels_last, resolve_device
-from trifecta._utils.precision import narrow_precision
+from trifecta._utils.draws import SeededDraws
+from trifecta._utils.precision import resolved_precision
 from trifecta._utils.references import name_of
-from trifecta.learning import Learner
-from trifecta.learning.precision_timing import time_precisions
-from trifecta.methods import Method, get_method
+from trifecta.methods import Method
 from trifecta.network import LocalNetwork
 from trifecta.nn.blocks import conv_block
 from trifecta.nn.networks import get_network
@@ -66,9 +64,8 @@ class Setting:
 
     @property
     def resolved_precision(self) -> str:
-        """``fp32`` or ``bf16``; for ``auto`` what is faster for backprop, and then the same for all."""
-        precision = narrow_precision(self.precision, self.torch_device)
-        return _faster_precision(self) if precision == "auto" else precision
+        """``fp32`` or ``bf16``; the same for all variants."""
+        return resolved_precision(self.precision, self.torch_device)
 
     def check_network(self) -> None:
         """Raise ValueError for a network that does not exist, without building it."""
@@ -79,8 +76,7 @@ class Setting:
 
     def build(self, method: Method) -> LocalNetwork:
         """The network for a method, weights from seed 0, on the device."""
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
+        with SeededDraws(0):
             network = LocalNetwork(
                 self._blocks(method), method, sample_shape=self.image_shape, num_classes=self.num_classes
             )
@@ -123,12 +119,6 @@ class Setting:
 def data_name(source: str) -> str:
     """A folder's own name, or a Hub id as it is: reports do not say where folders are."""
     return Path(source).name if Path(source).exists() else source
-
-
-@cache
-def _faster_precision(setting: Setting) -> str:
-    learner = Learner(setting.build(get_method("backprop")))
-    return time_precisions(learner, setting.batch_size).faster
 
 
 def _depth_and_channels(network: str) -> tuple[int, int]:

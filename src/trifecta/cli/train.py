@@ -43,7 +43,7 @@ from trifecta.cli.parameters import IMPORT, image_size
 @in_group(
     "Machine",
     click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1, …  [default: auto]"),
-    click.option("--precision", metavar="NAME", help="fp32, bf16 or auto, the faster.  [default: auto]"),
+    click.option("--precision", metavar="NAME", help="fp32, bf16 or auto.  [default: auto]"),
 )
 @in_group(
     "Processes",

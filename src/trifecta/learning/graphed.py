@@ -98,7 +98,7 @@ class GraphedLearner(Learner):
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         """Learn from one batch, see :meth:`Learner.step`."""
-        if not self.records or self.precision == "auto":
+        if not self.records:
             return super().step(images, labels)
         self._drop_outdated()
         windows = self._next_windows()

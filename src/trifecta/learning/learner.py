@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format
-from trifecta._utils.precision import autocast, narrow_precision
+from trifecta._utils.precision import autocast, resolved_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.learning.first_input import check_batch, first_input
 from trifecta.learning.learner_state import restore, state_of
 from trifecta.learning.lone_samples import normalized_by_running_statistics
 from trifecta.learning.ownership import build_optimizers, owners
-from trifecta.learning.precision_timing import time_precisions
 from trifecta.learning.skipping import KeptBuffers, is_finite
 from trifecta.learning.step import LocalStep
 from trifecta.learning.window_loss import window_loss
@@ -38,8 +37,8 @@ class Learner:
     Args:
         network: the network, already on its device.
         generator: draws the wrong labels; on the network's device. PyTorch's own where None.
-        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``: the faster
-            of the two, timed on a device that has both when the first step begins.
+        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``: what the
+            device is made for, see :func:`trifecta._utils.precision.resolved_precision`.
         total_steps: of the run; without it the learning rate stays constant and no block freezes.
         steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
             without it the whole run counts as the first epoch.
@@ -72,7 +71,7 @@ class Learner:
         self.network, self.generator = network, generator
         self.device = network.device
         self.asked_precision = precision
-        self.precision = narrow_precision(precision, self.device)
+        self.precision = resolved_precision(precision, self.device)
         self.on_nan = on_nan
         self.steps = 0
         # Steps in which some window was skipped.
@@ -88,16 +87,6 @@ class Learner:
         self._reached: set[int] = set()
         self._step_optimizer = step_optimizer
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
-
-    def twin(self, network: LocalNetwork, generator: torch.Generator) -> "Learner":
-        """Return a new learner of ``network`` with the same settings, in fp32 and in this process alone."""
-        return Learner(
-            network,
-            generator=generator,
-            total_steps=self.total_steps,
-            steps_per_epoch=self.steps_per_epoch,
-            fused=self.fused,
-        )
 
     @property
     def blocks(self) -> range:
@@ -125,8 +114,6 @@ class Learner:
         :class:`trifecta.learning.Pipeline`.
         """
         images = check_batch(self.network, images, labels)
-        if self.precision == "auto":
-            self.precision = time_precisions(self, len(images)).faster
         self.network.train()
         if len(labels) == 1 and self.network.image_pairs is not None:
             self._warn_once("a batch of one has no other image to make a negative of: it teaches nothing")

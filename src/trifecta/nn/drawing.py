@@ -1,5 +1,6 @@
 """Random numbers that modules of one's own draw from generators which the whole process shares."""
 
+import os
 import pickle
 import random
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,16 @@ _WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)
 _KNOWN = ("torch.nn.modules.", "trifecta.")
 # Whoever seeds the shared generators has them alone until they are what they were.
 _SHARED = RLock()
+
+
+def _after_fork() -> None:
+    """Begin with a free lock: a thread that held it was not copied."""
+    global _SHARED
+    _SHARED = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class SharedGenerators:

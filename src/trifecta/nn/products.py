@@ -5,11 +5,11 @@ stride 1. The *index* of a maximum among its four pixels is 0 or 1 in the upper 
 packed, four of them, of channels o, o + O/4, o + O/2 and o + 3·O/4, share a byte.
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from trifecta._utils.precision import has_amx
 
 # What a tile register of AMX holds of one row, in numbers of two bytes.
 _TILE = 32
@@ -23,7 +23,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """
     width = x.shape[3]
     together = _TILE // (width + 1)
-    if together > 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and _has_amx():
+    if together > 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and has_amx():
         gradient, x = side_by_side(gradient, together), side_by_side(x, together)
     found: Tensor = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
@@ -120,10 +120,3 @@ def _window_indices(index: Tensor, image_width: int) -> Tensor:
     offset = index.to(small).sub_(corner.to(small))
     lower = torch.gt(offset, 1, out=torch.empty_like(offset))
     return offset.sub_(lower, alpha=image_width).add_(lower, alpha=2).to(torch.uint8)
-
-
-@cache
-def _has_amx() -> bool:
-    # Not in every version that this package supports.
-    capabilities = getattr(torch.cpu, "get_capabilities", None)
-    return capabilities is not None and bool(capabilities().get("amx_bf16"))

@@ -25,7 +25,6 @@ def print_run(run: Run, folder: Path) -> None:
     last = run.trainer.history[-1]
     print_blocks(run.test.block_accuracy, last["loss"])
     result = run.result
-    measured = "" if result["precision_choice"] is None else " as measured"
     epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
     console = plain_console()
     validation = result["validation_accuracy"]
@@ -35,7 +34,7 @@ def print_run(run: Run, folder: Path) -> None:
         f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
         f"{result['network']}, {result['locality']}; {epochs} in "
         f"{result['seconds']:.1f} s, {result['images_per_second']:,.0f} images/s, "
-        f"{result['precision']}{measured} on {result['hardware']})"
+        f"{result['precision']} on {result['hardware']})"
     )
     console.print(f"run folder {folder}", soft_wrap=True)
 

@@ -18,16 +18,7 @@ from trifecta._utils.files import write_atomically
 
 # Raise it when a checkpoint of before could not be resumed.
 FORMAT = 3
-FIELDS = (
-    "network",
-    "learner",
-    "position",
-    "history",
-    "epoch_seconds",
-    "total_seconds",
-    "meter",
-    "precision_choice",
-)
+FIELDS = ("network", "learner", "position", "history", "epoch_seconds", "total_seconds", "meter")
 
 
 def write_checkpoint(file: Path, previous: Path, state: Mapping[str, Any]) -> None:

@@ -16,9 +16,8 @@ from trifecta.data import normalize, read_images
 from trifecta.network import LocalNetwork
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import BATCH_SIZE
-from trifecta.training.precision_choice import run_precision
 from trifecta.training.run_folder import Imported, RunFolder
-from trifecta.training.saved_network import load_network
+from trifecta.training.saved_network import load_network, run_precision
 
 Images = Tensor | Iterable[str | Path]
 

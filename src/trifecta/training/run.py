@@ -282,7 +282,6 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "device": str(device),
         "hardware": describe_device(device),
         "precision": trainer.learner.precision,
-        "precision_choice": trainer.precision_choice,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
     }

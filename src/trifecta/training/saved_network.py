@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_channels_last
-from trifecta.building import build_network, seeded
+from trifecta._utils.draws import SeededDraws
+from trifecta._utils.precision import kept_precision, resolved_precision
+from trifecta._utils.yaml_files import read_yaml
+from trifecta.building import build_network
 from trifecta.network import LocalNetwork
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
@@ -46,6 +49,26 @@ def load_network(
     return network.to(device).eval(), facts
 
 
+def run_precision(folder: RunFolder, device: torch.device, asked: str | None = None) -> str:
+    """Return the precision in which to use the run in ``folder``, ``fp32`` or ``bf16``.
+
+    It is the one that was ``asked`` for, or for None and ``auto`` the one that the run was trained in.
+    Where the run chose bf16 and ``device`` has none in hardware, it is fp32, with a warning.
+
+    Raises:
+        ValueError: not a run folder, or not a precision.
+    """
+    if asked is not None and asked != "auto":
+        return resolved_precision(asked, device)
+    if not folder.config.is_file():
+        raise ValueError(f"{folder.path} is not a run folder: it has no config.yaml")
+    plain, _ = read_yaml(folder.config)
+    recorded = plain.get("resolved")
+    # A run that has not begun recorded none.
+    trained = recorded.get("precision", "fp32") if isinstance(recorded, dict) else "fp32"
+    return kept_precision(str(plain.get("precision")), str(trained), device)
+
+
 def network_for(
     config: RunConfig, facts: DatasetFacts, *, blocks: Iterable[nn.Module] | None = None
 ) -> LocalNetwork:
@@ -61,7 +84,7 @@ def network_for(
     """
     num_classes = len(facts.classes)
     if blocks is not None:
-        with seeded(config.seed):
+        with SeededDraws(config.seed):
             return LocalNetwork(
                 blocks,
                 config.method,

@@ -38,7 +38,6 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "epoch_seconds": trainer.epoch_seconds,
         "total_seconds": trainer.total_seconds,
         "meter": {name: trainer.processes.total(t) for name, t in trainer.meter.state_dict().items()},
-        "precision_choice": trainer.precision_choice,
     }
 
 
@@ -67,9 +66,6 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         trainer.earlier_seconds = _seconds(state["total_seconds"])
     with reading(file, "meter"):
         trainer.meter.load_state_dict(state["meter"], trainer.learner.blocks)
-    with reading(file, "precision_choice"):
-        choice = state["precision_choice"]
-        trainer.precision_choice = None if choice is None else dict(choice)
     _compare_history(trainer.folder, trainer.history)
 
 

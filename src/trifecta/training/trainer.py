@@ -21,7 +21,6 @@ from trifecta.training.evaluation import Evaluation, choose_blocks, score, summa
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.position import Position
-from trifecta.training.precision_choice import PrecisionChoice, choose_precision
 from trifecta.training.preparation import (
     check_samples,
     class_weights,
@@ -98,7 +97,6 @@ class Trainer:
         self.pipeline = pipeline_for(config, self.learner)
         self.position = Position()
         self.history: list[Record] = []
-        self.precision_choice: PrecisionChoice | None = None
         self.stop_requested = self.stop_after_epoch = False
         self.epoch_seconds = 0.0
         self.meter = self._new_meter()
@@ -126,8 +124,6 @@ class Trainer:
             self._fit()
 
     def _fit(self) -> None:
-        if self.learner.precision == "auto":
-            self._choose_precision()
         self._prepare()
         warn_of_many_labels(self.network)
         for callback in self.callbacks:
@@ -188,13 +184,6 @@ class Trainer:
         """
         assert self.folder is not None
         restore(self, self.folder.read_checkpoint(self.device))
-
-    def _choose_precision(self) -> None:
-        """Take the faster precision, as the first process times them."""
-        with self.processes.whole(self.network):
-            choice = choose_precision(self.learner, self.config) if self.processes.is_first else None
-        self.precision_choice = self.processes.agreed(choice)
-        self.learner.precision = self.processes.agreed(self.learner.precision)
 
     def _prepare(self) -> None:
         """Make the folder's files those of this moment."""

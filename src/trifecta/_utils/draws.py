@@ -1,0 +1,49 @@
+"""Random numbers that operations draw without being given a generator: from a seed, whatever else runs.
+
+PyTorch's own generators belong to the process, so that threads would change each other's numbers.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class SeededDraws(TorchDispatchMode):
+    """Gives operations of this thread that draw, and were given no generator, one of its own.
+
+    Args:
+        seed: of the numbers, on every device.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+        self._generators: dict[str, torch.Generator] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation."""
+        kwargs = dict(kwargs or {})
+        if _draws(func, kwargs):
+            if not _takes_generator(func):
+                func = getattr(func.overloadpacket, "generator", func)
+            if _takes_generator(func):
+                kwargs["generator"] = self._generator(args, kwargs)
+        return func(*args, **kwargs)
+
+    def _generator(self, args: Any, kwargs: dict[str, Any]) -> torch.Generator:
+        given = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
+        # What is planned on the meta device draws nothing.
+        kind = torch.device("cpu" if given is None or torch.device(given).type == "meta" else given)
+        if str(kind) not in self._generators:
+            self._generators[str(kind)] = torch.Generator(kind).manual_seed(self._seed)
+        return self._generators[str(kind)]
+
+
+def _draws(func: Any, kwargs: dict[str, Any]) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
+
+
+def _takes_generator(func: Any) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
