@@ -3,8 +3,12 @@
 :class:`Alone` is a run of one process, in which nothing has to be shared.
 """
 
+import json
 import os
-from collections.abc import Iterator
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -26,6 +30,8 @@ from trifecta.network import LocalNetwork
 FIRST = 0
 # Seconds.
 TIMEOUT = 60.0
+# Seconds in which the first process, once it listens, answers.
+ANSWER = 5.0
 
 
 class Alone:
@@ -54,6 +60,34 @@ class Alone:
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``."""
         return value
+
+    def require_equal(self, plain: Callable[[], Mapping[str, Any]]) -> None:
+        """Check that all processes have the same ``plain()`` values; all have to ask.
+
+        Raises:
+            ValueError: they have not, in every process; names the first field that differs.
+        """
+
+    def require_shares(self, batch_size: int) -> None:
+        """Check that all processes can have equal shares of a batch.
+
+        Raises:
+            ValueError: they cannot.
+        """
+
+    def follow(self, facts: Mapping[str, Any]) -> None:
+        """Take over such facts of a run that goes on; warn where it had other replicas."""
+        before, now = facts.get("replicas"), self.facts()["replicas"]
+        if before is not None and before != now:
+            warnings.warn(
+                f"the run so far shared the images of a batch among {before} replicas, and goes on with "
+                f"{now}: its figures will not be those of a run that was never stopped",
+                stacklevel=3,
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the weights depend on beside a run's settings."""
+        return {"replicas": 1, "sync_batch_norm": False}
 
     @contextmanager
     def whole(self, network: LocalNetwork) -> Iterator[LocalNetwork]:
@@ -105,6 +139,8 @@ class Together(Alone):
 
     def __init__(self, layout: Layout, *, synchronized: bool = False, timeout: float = TIMEOUT) -> None:
         self.rank, self.layout, self.synchronized = dist.get_rank(), layout, synchronized
+        own = {"parallel": str(layout), "sync_batch_norm": synchronized, "torch": torch.__version__}
+        self.require_equal(lambda: own)
         if dist.get_world_size() != layout.ranks:
             raise ValueError(
                 f"layout {layout} needs {layout.ranks} processes: received {dist.get_world_size()}"
@@ -121,6 +157,36 @@ class Together(Alone):
         self.group = groups[self.stage]
         self.plan: Plan | None = None
         self._optimizers = OptimizerLayout()
+
+    def require_equal(self, plain: Callable[[], Mapping[str, Any]]) -> None:
+        """Compare what every process has with what the first one has."""
+        own = json.loads(json.dumps(plain(), default=str))
+        everybody: list[Any] = [None] * dist.get_world_size()
+        with waiting_for():
+            dist.all_gather_object(everybody, own)
+        for rank, theirs in enumerate(everybody):
+            if difference := _first_difference(everybody[FIRST], theirs):
+                name, first, other = difference
+                raise ValueError(
+                    f"the processes of a run have the same settings and data: {name} is {first!r:.80} in "
+                    f"process {FIRST} and {other!r:.80} in process {rank}; start all of them alike"
+                )
+
+    def require_shares(self, batch_size: int) -> None:
+        """Ask the replicas."""
+        if self.layout.data > 1:
+            Replicas(self.group, self.layout.data, self.replica).rows(batch_size)
+
+    def follow(self, facts: Mapping[str, Any]) -> None:
+        """Share the statistics of replicas as the run did so far; warn where it had other replicas."""
+        replicas = facts.get("replicas", self.layout.data)
+        if self.layout.data > 1 and replicas > 1:
+            self.synchronized = bool(facts.get("sync_batch_norm", self.synchronized))
+        super().follow(facts)
+
+    def facts(self) -> dict[str, Any]:
+        """Say how many processes share the images of a batch, and whether they share its statistics."""
+        return {"replicas": self.layout.data, "sync_batch_norm": self.synchronized}
 
     @property
     def draws_batches(self) -> bool:
@@ -240,6 +306,17 @@ class Together(Alone):
                 module.to("meta")
 
 
+def _first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """Return the first name at which two plain values differ, and both values; None where nowhere."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *other]:
+            found = _first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+            if found is not None:
+                return found
+        return None
+    return None if one == other else (name, one, other)
+
+
 @contextmanager
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     """Meet the other processes that ``torchrun`` started, by gloo on CPUs and nccl on GPUs.
@@ -253,6 +330,7 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     """
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
+        _find_first(timeout)
         store, rank, size = next(rendezvous("env://", timeout=timedelta(seconds=timeout)))
         # A launcher that starts processes again may keep the addresses of those that have ended.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -270,3 +348,27 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _find_first(timeout: float) -> None:
+    """Wait until the first process listens; whoever else does so would let the others wait in vain.
+
+    Raises:
+        RuntimeError: nobody listens in time, or another program does.
+    """
+    is_first = int(os.environ.get("RANK", "0")) == FIRST
+    if is_first or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return
+    host, port = os.environ.get("MASTER_ADDR", ""), int(os.environ.get("MASTER_PORT") or 0)
+    if not host or not port:
+        return  # PyTorch says what is missing.
+    until = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=ANSWER).close()
+            break
+        except OSError as error:
+            if time.monotonic() > until:
+                raise RuntimeError(f"nobody listens at {host}:{port}: {error}") from None
+            time.sleep(0.1)
+    dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER))

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from trifecta.distributed.processes import Alone
 from trifecta.training.callbacks import Record
 from trifecta.training.meter import DivergenceError
 
@@ -45,13 +43,6 @@ def epoch_record(trainer: "Trainer", losses: list[float | None]) -> Record:
             "evaluation_seconds": time.perf_counter() - began,
         }
     return record
-
-
-def joined_losses(processes: Alone, losses: list[float | None], device: torch.device) -> list[float | None]:
-    """Join the losses of the blocks that this process holds with those of the others, L."""
-    given = torch.tensor([[0.0 if loss is None else loss, float(loss is not None)] for loss in losses])
-    values, are_given = processes.total(given.double().to(device)).T.tolist()
-    return [value if is_given else None for value, is_given in zip(values, are_given, strict=True)]
 
 
 def check_weights(network: nn.Module) -> None:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trifecta._utils.checksums import of_tensors
 from trifecta._utils.names import lookup
 from trifecta.data import (
     Augmentation,
     Batches,
     ImageData,
+    ImageSet,
     LoaderBatches,
     ReceivedBatches,
     load_data,
@@ -22,10 +24,11 @@ from trifecta.data.augment import normalize
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
 from trifecta.network import LocalNetwork
-from trifecta.training.config import RunConfig
+from trifecta.training.config import RunConfig, to_plain
 
 MOST_FOR_SUPERCLASSES = 20_000
 MOST_FOR_FILTERS = 5_000
+MOST_COMPARED = 64
 
 
 def loaded(config: RunConfig) -> ImageData:
@@ -151,6 +154,34 @@ def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:
         stacklevel=3,
     )
     return replace(config, batch_size=count)
+
+
+def identity(config: RunConfig, data: ImageData) -> dict[str, Any]:
+    """Return what all processes of a run have in common, as plain values: its settings and its data.
+
+    Where the data lies and the device may be different on different machines.
+    """
+    try:
+        plain = to_plain(config)
+    except ValueError:  # parts of one's own that have no name
+        plain = {"seed": config.seed, "batch_size": config.batch_size, "epochs": config.epochs}
+    if isinstance(plain.get("data"), dict):
+        plain["data"] = {**plain["data"], "source": None}
+    plain |= {"device": None, "classes": list(data.classes)}
+    splits = {"training images": data.train, "validation images": data.validation, "test images": data.test}
+    if data.loader is not None:
+        del splits["training images"]
+    return plain | {name: None if split is None else _fingerprint(split) for name, split in splits.items()}
+
+
+def _fingerprint(images: ImageSet) -> dict[str, Any]:
+    """The number of images, and checksums of all labels and of some images spread over the set."""
+    some = images.select(torch.arange(0, len(images), max(1, len(images) // MOST_COMPARED)))
+    return {
+        "count": len(images),
+        "labels": of_tensors({"labels": images.labels}),
+        "pixels": of_tensors({"images": some.images}),
+    }
 
 
 TrainingBatches = Batches | LoaderBatches | ReceivedBatches

@@ -168,6 +168,9 @@ def resumed_trainer(
     config, facts = folder.read_settings(imports=imports)
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
+    processes = processes or Alone()
+    if folder.has_begun:
+        processes.follow(folder.read_resolved())
     trainer = Trainer(
         config, folder=folder, data=data, blocks=blocks, callbacks=callbacks, processes=processes
     )

@@ -76,14 +76,21 @@ class RunFolder(ClaimedFolder):
         return False
 
     def write_config(
-        self, config: RunConfig, facts: DatasetFacts | None = None, precision: str | None = None
+        self,
+        config: RunConfig,
+        facts: DatasetFacts | None = None,
+        precision: str | None = None,
+        replicas: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write ``config.yaml``: settings, facts about the data once it is read, what ``auto`` came to."""
+        """Write ``config.yaml``: settings, facts about the data once it is read, what ``auto`` came to.
+
+        Of a run of several processes also what its weights depend on, see :meth:`Alone.facts`.
+        """
         plain = to_plain(config)
         if facts is not None:
             plain["dataset"] = facts.to_plain()
         if precision is not None:
-            plain["resolved"] = {"precision": precision}
+            plain["resolved"] = {"precision": precision, **(replicas or {})}
         self._write_text(self.config, checksums.signed_text(yaml_text(plain)))
 
     def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
@@ -124,6 +131,17 @@ class RunFolder(ClaimedFolder):
             return config, None if facts is None else DatasetFacts.from_plain(facts)
         except ValueError as error:
             raise ValueError(f"{self.config}: dataset cannot be used: {error}") from None
+
+    def read_resolved(self) -> dict[str, Any]:
+        """Return what a run has added to its settings: its precision and its processes; may be empty.
+
+        Raises:
+            ValueError: this is not a run folder.
+        """
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+        resolved = read_yaml(self.config)[0].get("resolved")
+        return resolved if isinstance(resolved, dict) else {}
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``history.jsonl``, one epoch a line."""

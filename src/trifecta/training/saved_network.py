@@ -60,13 +60,9 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
     """
     if asked is not None and asked != "auto":
         return resolved_precision(asked, device)
-    if not folder.config.is_file():
-        raise ValueError(f"{folder.path} is not a run folder: it has no config.yaml")
-    plain, _ = read_yaml(folder.config)
-    recorded = plain.get("resolved")
     # A run that has not begun recorded none.
-    trained = recorded.get("precision", "fp32") if isinstance(recorded, dict) else "fp32"
-    return kept_precision(str(plain.get("precision")), str(trained), device)
+    trained = folder.read_resolved().get("precision", "fp32")
+    return kept_precision(str(read_yaml(folder.config)[0].get("precision")), str(trained), device)
 
 
 def network_for(

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trifecta.training.callbacks import Record
@@ -37,7 +38,7 @@ def state_of(trainer: "Trainer") -> dict[str, Any]:
         "history": trainer.history,
         "epoch_seconds": trainer.epoch_seconds,
         "total_seconds": trainer.total_seconds,
-        "meter": {name: trainer.processes.total(t) for name, t in trainer.meter.state_dict().items()},
+        "meter": trainer.joined_meter(),
     }
 
 
@@ -58,6 +59,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
         trainer.learner.load_state_dict(own)
     with reading(file, "position"):
         trainer.position = _position(state["position"], trainer.batches.steps_per_epoch)
+    trainer.processes.require_equal(lambda: asdict(trainer.position))
     with reading(file, "history"):
         trainer.history = _history(state["history"], trainer.position.epoch)
     with reading(file, "epoch_seconds"):

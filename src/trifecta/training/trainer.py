@@ -16,7 +16,7 @@ from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record
 from trifecta.training.config import RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
-from trifecta.training.epoch_record import check_weights, epoch_record, explained, joined_losses
+from trifecta.training.epoch_record import check_weights, epoch_record, explained
 from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError, LossMeter
@@ -26,6 +26,7 @@ from trifecta.training.preparation import (
     class_weights,
     fit_to_images,
     for_labels,
+    identity,
     loaded,
     pipeline_for,
     training_batches,
@@ -75,6 +76,8 @@ class Trainer:
         self._began, self.earlier_seconds = time.perf_counter(), 0.0
         config = with_batch_size(for_labels(config, self.data), self.data)
         self.config = with_superclasses(config, self.data)
+        self.processes.require_equal(lambda: identity(self.config, self.data))
+        self.processes.require_shares(self.config.batch_size)
         self.data = self.data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         config = self.config
@@ -263,13 +266,23 @@ class Trainer:
     def _check_finite(self) -> list[float | None]:
         """Return each block's mean loss, if all losses and weights are numbers."""
         with explained(self):
-            losses = joined_losses(self.processes, self.meter.means(), self.device)
+            self.meter.means()
+            # Of every step, as a checkpoint keeps them, so that a resumed run adds up the same numbers.
+            joined = self._new_meter()
+            joined.load_state_dict(self.joined_meter(), range(len(self.network.blocks)))
+            losses = joined.means()
             check_weights(self.network)
         return losses
+
+    def joined_meter(self) -> dict[str, Tensor]:
+        """Return the losses of the epoch so far of all processes, the mean over replicas."""
+        return {name: self.processes.total(kept) for name, kept in self.meter.state_dict().items()}
 
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
     def _write_config(self, config: RunConfig) -> None:
         if self.written is not None:
-            self.written.write_config(config, self.facts, self.learner.precision)
+            self.written.write_config(
+                config, self.facts, self.learner.precision, replicas=self.processes.facts()
+            )
