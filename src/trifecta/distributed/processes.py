@@ -6,10 +6,11 @@
 import json
 import os
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -31,7 +32,7 @@ FIRST = 0
 # Seconds.
 TIMEOUT = 60.0
 # Seconds in which the first process, once it listens, answers.
-ANSWER = 5.0
+ANSWER = 10.0
 
 
 class Alone:
@@ -371,4 +372,19 @@ def _find_first(timeout: float) -> None:
             if time.monotonic() > until:
                 raise RuntimeError(f"nobody listens at {host}:{port}: {error}") from None
             time.sleep(0.1)
-    dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER))
+    # PyTorch waits without end for a listener that says nothing.
+    answered = threading.Event()
+    threading.Thread(target=_ask, args=(host, port, answered), daemon=True).start()
+    if not answered.wait(ANSWER):
+        raise RuntimeError(
+            f"what listens at {host}:{port} is not process {FIRST}: choose another MASTER_PORT"
+        )
+
+
+def _ask(host: str, port: int, answered: threading.Event) -> None:
+    """Set ``answered`` when a store of PyTorch's answers."""
+    with suppress(RuntimeError):
+        dist.TCPStore(
+            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER)
+        )
+        answered.set()
