@@ -47,7 +47,7 @@ def refusals(rank: int, data: ImageData) -> list[str]:
         (replace(CONFIG, epochs=2), data),
         (replace(CONFIG, precision="bf16"), data),
         (replace(CONFIG, method=slower), data),
-        (replace(CONFIG, augmentation=replace(CONFIG.augmentation, padding=1)), data),
+        (replace(CONFIG, augmentation=replace(CONFIG.augmentation, crop_padding=1)), data),
         (CONFIG, other),
         (CONFIG, fewer),
     ]

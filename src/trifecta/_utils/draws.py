@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class SeededDraws(TorchDispatchMode):
+class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives operations of this thread that draw, and were given no generator, one of its own.
 
     Args:
@@ -18,7 +18,7 @@ class SeededDraws(TorchDispatchMode):
     """
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
         self._generators: dict[str, torch.Generator] = {}
 

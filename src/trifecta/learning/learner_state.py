@@ -30,8 +30,9 @@ def restore(learner: "Learner", state: Mapping[str, Any]) -> None:
     learner.skipped = {whole_number(step) for step in state["skipped"]}
     learner.precision = kept_precision(learner.asked_precision, state["precision"], learner.device)
     if "optimizers" in state:
+        places: dict[int, str] = {}
         for owner, optimizer in learner.optimizers.items():
-            load_optimizer(optimizer, state["optimizers"][owner])
+            load_optimizer(optimizer, state["optimizers"][owner], places)
     if learner.generator is None or state["generator"] is None:
         return
     if state["device"] == learner.device.type:

@@ -22,6 +22,9 @@ from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.records import check_history, check_result
 
 Imported = Iterable[str | ModuleType]
+# More than a history of a hundred thousand epochs, and than the names of a hundred thousand tensors.
+MOST_BYTES = 2**26
+MOST_HEADER_BYTES = 2**24
 
 
 class RunFolder(ClaimedFolder):
@@ -205,15 +208,19 @@ class RunFolder(ClaimedFolder):
         metadata = {checksums.KEY: checksums.of_tensors(tensors)}
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
-    def read_model(self) -> tuple[dict[str, Tensor], bool]:
+    def read_model(self, most_bytes: int | None = None) -> tuple[dict[str, Tensor], bool]:
         """Read weights and buffers, and whether their checksum is right.
 
+        Args:
+            most_bytes: of the file, so that another network's does not fill the memory.
+
         Raises:
-            ValueError: there are none, or they cannot be read.
+            ValueError: there are none, they are more, or they cannot be read.
         """
         if not self.model.is_file():
             raise ValueError(f"{self.path} has no model.safetensors: train it first")
         try:
+            _check_header(self.model, most_bytes)
             with safe_open(self.model, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 stored = (file.metadata() or {}).get(checksums.KEY)
@@ -264,6 +271,19 @@ class RunFolder(ClaimedFolder):
 
     def _text(self, file: Path) -> str:
         try:
+            if file.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
             return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {file}: {error}") from None
+
+
+def _check_header(file: Path, most_bytes: int | None) -> None:
+    """Check sizes before anything is parsed: a file of safetensors begins with the size of its header."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
+    if header > min(MOST_HEADER_BYTES, size):
+        raise ValueError(f"its header is said to have {header:,} bytes")
+    if most_bytes is not None and size - header > most_bytes:
+        raise ValueError(f"it has {size:,} bytes, many more than this run's network")

@@ -13,6 +13,7 @@ from trifecta._utils.precision import kept_precision, resolved_precision
 from trifecta._utils.yaml_files import read_yaml
 from trifecta.building import build_network
 from trifecta.network import LocalNetwork
+from trifecta.training.checkpoint import check_tensors
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.run_folder import Imported, RunFolder
@@ -39,7 +40,9 @@ def load_network(
     """
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
-    tensors, is_whole = folder.read_model()
+    own = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    # Room for the wrong type of number, which has a message of its own.
+    tensors, is_whole = folder.read_model(16 * own + 2**20)
     load_weights(network, tensors, source=folder.model)
     if not is_whole:
         raise ValueError(
@@ -123,6 +126,7 @@ def load_weights(network: LocalNetwork, tensors: Mapping[Any, Any], *, source: P
             raise ValueError(
                 f"{source} holds another network: {name} is {received}, this run's is {wanted}"
             )
+    check_tensors(tensors, source)
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{source} is damaged: {name} has values that are not finite")

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trifecta.training.callbacks import Record
-from trifecta.training.checkpoint import reading
+from trifecta.training.checkpoint import check_tensors, reading
 from trifecta.training.position import Position
 from trifecta.training.records import check_history
 from trifecta.training.run_folder import RunFolder
@@ -50,6 +50,7 @@ def restore(trainer: "Trainer", state: dict[str, Any]) -> None:
     """
     assert trainer.folder is not None
     file = trainer.folder.checkpoint
+    check_tensors(state, file)
     with reading(file, "network"):
         tensors = dict(state["network"])
     with trainer.processes.whole(trainer.network):

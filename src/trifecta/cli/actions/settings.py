@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from trifecta._utils.names import lookup
+from trifecta._utils.yaml_files import parse_yaml
 from trifecta.data import AUGMENTATIONS
 from trifecta.schedules import parse_schedule
 from trifecta.training import RunConfig, from_plain, to_plain
@@ -66,6 +67,6 @@ def _whole_part(name: str, old: Any, value: str, imports: Modules) -> Any:
 
 def _value(text: str, assignment: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return parse_yaml(text)
+    except (ValueError, yaml.YAMLError):
         raise ValueError(f"cannot read the value of --set {assignment}: quote it as YAML would") from None
