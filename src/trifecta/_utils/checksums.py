@@ -45,12 +45,12 @@ def checked_record(text: str, where: str) -> dict[str, Any]:
         ValueError: it is no such object, or is not what was written.
     """
     found = _LAST_MEMBER.search(text)
+    is_whole = found is not None and int(found[1], 16) == zlib.crc32(text[: found.start()].encode())
     try:
-        record = json.loads(text)
+        record = json.loads(text) if is_whole else None
     except (ValueError, RecursionError):
         record = None
-    is_whole = found is not None and int(found[1], 16) == zlib.crc32(text[: found.start()].encode())
-    if not isinstance(record, dict) or not is_whole:
+    if not isinstance(record, dict):
         raise ValueError(
             f"{where} is damaged, or was written by an earlier version: its checksum is wrong or missing"
         )

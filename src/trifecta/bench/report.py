@@ -81,7 +81,7 @@ def draw_bench(report: Report, path: Path) -> None:
 
     drawings = {"memory": _draw_memory, "accuracy": _draw_accuracy}
     draw = drawings.get(report["benchmark"], _draw_speed)
-    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
+    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8, "text.parse_math": False}):
         figure = Figure(figsize=(6.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)

@@ -84,7 +84,7 @@ def draw_comparison(rows: Sequence[RowSummary], path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
+    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8, "text.parse_math": False}):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trifecta._utils.files import write_atomically
 from trifecta.report import figures
-from trifecta.report.templates import fill
+from trifecta.report.templates import fill, plain_names
 from trifecta.training import RunFolder
 
 COLUMNS = (
@@ -28,15 +28,16 @@ def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
         ValueError: a run has no result yet, or is none.
     """
     folders = [RunFolder(run) for run in runs]
-    results = {}
-    for folder in folders:
-        results[folder.path.name] = folder.read_result()
+    names = plain_names(folder.path.name for folder in folders)
+    results = {name: folder.read_result() for name, folder in zip(names, folders, strict=True)}
     if len(results) < len(folders):
         raise ValueError("runs are told apart by their folders' names: received two of the same name")
     text = fill(
         "report/compared.html",
         results=results,
         columns=COLUMNS,
-        curves=figures.run_curves({folder.path.name: folder.read_history() for folder in folders}),
+        curves=figures.run_curves(
+            {name: folder.read_history() for name, folder in zip(names, folders, strict=True)}
+        ),
     )
     write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))

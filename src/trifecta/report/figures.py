@@ -235,6 +235,8 @@ def _figure(draw: Draw, *, width: float, height: float) -> str:
         "svg.fonttype": "none",
         "font.size": 8,
         "legend.frameon": False,
+        # A dollar in a name is one.
+        "text.parse_math": False,
     }
     with rc_context(style), warnings.catch_warnings():
         # Text stays text: the browser has the letters that matplotlib's own font lacks.

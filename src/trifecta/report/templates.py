@@ -1,11 +1,15 @@
 """Pages from this package's templates. jinja2 is imported where it is used."""
 
+import re
 import warnings
 from collections.abc import Iterable
 from importlib import util
 
 from trifecta._utils.names import printable
 from trifecta.report.terminal import percent
+
+# Characters that no page may hold: controls but white space, and halves of pairs.
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def fill(template: str, **values: object) -> str:
@@ -16,7 +20,7 @@ def fill(template: str, **values: object) -> str:
         loader=jinja2.PackageLoader("trifecta", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
-    return environment.get_template(template).render(values)
+    return _UNREADABLE.sub("\ufffd", environment.get_template(template).render(values))
 
 
 def plain_names(names: Iterable[str]) -> tuple[str, ...]:

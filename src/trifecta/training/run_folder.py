@@ -24,7 +24,7 @@ from trifecta.training.records import check_history, check_result
 Imported = Iterable[str | ModuleType]
 # More than a history of a hundred thousand epochs, and than the names of a hundred thousand tensors.
 MOST_BYTES = 2**26
-MOST_HEADER_BYTES = 2**24
+MOST_RESULT_BYTES = MOST_HEADER_BYTES = 2**24
 
 
 class RunFolder(ClaimedFolder):
@@ -184,7 +184,7 @@ class RunFolder(ClaimedFolder):
             raise ValueError(
                 f"{self.path} has no result.json: it has not ended; trifecta train --resume {self.path}"
             )
-        result = checksums.checked_record(self._text(self.result), str(self.result))
+        result = checksums.checked_record(self._text(self.result, MOST_RESULT_BYTES), str(self.result))
         try:
             check_result(result)
         except ValueError as error:
@@ -269,10 +269,10 @@ class RunFolder(ClaimedFolder):
             )
             raise StorageError(f"{error}; {safe}") from None
 
-    def _text(self, file: Path) -> str:
+    def _text(self, file: Path, most_bytes: int = MOST_BYTES) -> str:
         try:
-            if file.stat().st_size > MOST_BYTES:
-                raise ValueError(f"it is larger than {MOST_BYTES // 2**20} MiB")
+            if file.stat().st_size > most_bytes:
+                raise ValueError(f"it is larger than {most_bytes // 2**20} MiB")
             return file.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ValueError(f"cannot read {file}: {error}") from None
