@@ -181,6 +181,109 @@ def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes
         resume(stopped, data=stripes)
 
 
+WEIGHT = "blocks.2.weights.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: t.to("meta"), "meta"),
+        (lambda t: t.to_sparse(), "sparse"),
+        (lambda t: t[:1].expand_as(t), "a view"),
+        (lambda t: torch.stack([t, t], -1)[..., 0], "a view"),
+        (lambda t: torch.cat([t, t])[len(t) :], "a view"),
+        (torch.nn.Parameter, "a Parameter"),
+        (lambda t: t.clone().requires_grad_(), "requires a gradient"),
+        (torch._neg_view, "negated"),
+        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
+    ],
+    ids=[
+        "meta",
+        "sparse",
+        "expanded",
+        "strided",
+        "offset",
+        "parameter",
+        "gradient",
+        "negated",
+        "quantised",
+    ],
+)
+def test_tensors_that_no_run_writes_are_refused_by_name(
+    stopped: Path, stripes: ImageData, change: Callable[[torch.Tensor], torch.Tensor], told: str
+) -> None:
+    file = stopped / "checkpoint/state.pt"
+    state = torch.load(file, weights_only=True)
+    state["network"][WEIGHT] = change(state["network"][WEIGHT])
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=rf"state.pt: network.{WEIGHT} is .*{told}"):
+        resume(stopped, data=stripes)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda v: {"exp_avg": v["exp_avg"].long()}, "exp_avg is .* torch.int64"),
+        (lambda v: {"step": v["step"].long()}, "step is .* torch.int64"),
+        (lambda v: {"step": -v["step"]}, "step is -"),
+        (lambda v: {"exp_avg_sq": v["exp_avg"]}, "exp_avg_sq of a weight .* lies in the memory of exp_avg"),
+        (lambda v: {"exp_avg": v["exp_avg"] / 0}, "exp_avg has values that are not finite"),
+    ],
+)
+def test_an_optimizer_s_state_that_none_has_is_refused(
+    stopped: Path, stripes: ImageData, change: Callable[[dict[str, Any]], dict[str, Any]], told: str
+) -> None:
+    file = stopped / "checkpoint/state.pt"
+    state = torch.load(file, weights_only=True)
+    kept = [v for o in state["learner"]["optimizers"].values() for v in o["state"].values()]
+    values = next(v for v in kept if "exp_avg" in v)
+    values |= change(values)
+    torch.save(state, file)
+    with pytest.raises(ValueError, match=rf"state.pt: learner is not this run's \({told}"):
+        resume(stopped, data=stripes)
+
+
+HUGE = 2**33
+
+
+@pytest.mark.parametrize(
+    ("name", "begins", "read"),
+    [
+        ("model.safetensors", b"", lambda folder: load(folder.path)),
+        ("model.safetensors", (2**32).to_bytes(8, "little"), lambda folder: load(folder.path)),
+        ("config.yaml", b"", lambda folder: folder.read_config()),
+        ("history.jsonl", b"", lambda folder: folder.read_history()),
+        ("result.json", b"", lambda folder: folder.read_result()),
+    ],
+)
+def test_a_huge_file_is_refused_before_it_is_read(
+    finished: tuple[Path, Run],
+    tmp_path: Path,
+    name: str,
+    begins: bytes,
+    read: Callable[[RunFolder], object],
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    with (copy / name).open("wb") as file:
+        file.write(begins)
+        file.truncate(HUGE)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=rf"cannot read .*{name}"):
+        read(RunFolder(copy))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+
+
+def test_a_million_names_are_refused_before_they_are_read(
+    finished: tuple[Path, Run], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    entry = '"{}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    header = ("{" + ",".join(entry.format(k) for k in range(10**6)) + "}").encode()
+    (copy / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ValueError, match=r"cannot read .*model.safetensors: its header is said to have"):
+        load(copy)
+
+
 @pytest.mark.parametrize("left", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
 def test_a_history_that_was_lost_or_cut_comes_back(
     stopped: Path, finished: tuple[Path, Run], stripes: ImageData, left: int | None
