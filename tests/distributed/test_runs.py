@@ -116,6 +116,19 @@ def test_replicas_learn_what_one_process_does(layout: Layout, stripes: ImageData
     assert len(history) == 3
 
 
+@pytest.mark.slow
+def test_replicas_go_on_as_if_they_had_not_been_stopped(stripes: ImageData, tmp_path: Path) -> None:
+    layout = Layout(data=2)
+    in_processes(2, tmp_path, run_in, layout, tmp_path / "whole", "superfecta", stripes, None)
+    for stop in (3, None):
+        in_processes(2, tmp_path, run_in, layout, tmp_path / "run", "superfecta", stripes, stop)
+    whole, _ = RunFolder(tmp_path / "whole").read_model()
+    resumed, _ = RunFolder(tmp_path / "run").read_model()
+    assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
+    assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
+    assert RunFolder(tmp_path / "run").read_resolved()["sync_batch_norm"] is True
+
+
 def batches_of(rank: int, layout: Layout, data: ImageData) -> tuple[str, list[int]]:
     """What a process's batches are, and how many images each has before it is received."""
     trainer = Trainer(config_of("superfecta"), data=data, processes=Together(layout))

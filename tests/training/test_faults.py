@@ -197,17 +197,6 @@ WEIGHT = "blocks.2.weights.weight"
         (torch._neg_view, "negated"),
         (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
     ],
-    ids=[
-        "meta",
-        "sparse",
-        "expanded",
-        "strided",
-        "offset",
-        "parameter",
-        "gradient",
-        "negated",
-        "quantised",
-    ],
 )
 def test_tensors_that_no_run_writes_are_refused_by_name(
     stopped: Path, stripes: ImageData, change: Callable[[torch.Tensor], torch.Tensor], told: str
