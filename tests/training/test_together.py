@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +87,13 @@ def test_a_resumed_run_draws_the_same_for_modules_of_one_s_own(stripes: ImageDat
         finish(trainer)
     torch.manual_seed(5)
     assert_equal(resume(tmp_path / "run", data=stripes, network=blocks()).network.state_dict(), whole)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_mode_of_the_thread_decides_nothing(mode: Callable[[], Any], stripes: ImageData) -> None:
+    alone = weights(SMALL, stripes)
+    with mode():
+        assert_equal(weights(SMALL, stripes), alone)
 
 
 FORKED = """

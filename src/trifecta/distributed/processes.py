@@ -384,7 +384,6 @@ def _find_first(timeout: float) -> None:
 def _ask(host: str, port: int, answered: threading.Event) -> None:
     """Set ``answered`` when a store of PyTorch's answers."""
     with suppress(RuntimeError):
-        dist.distributed_c10d.TCPStore(
-            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER)
-        )
+        store: Any = dist.TCPStore  # type: ignore[attr-defined]
+        store(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=ANSWER))
         answered.set()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from trifecta._utils.devices import describe_device, peak_memory_bytes
@@ -226,6 +227,8 @@ def _image_data(
     )
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def finish(trainer: Trainer) -> Run:
     """Train what is left, read the test split once, write the result."""
     trainer.fit()

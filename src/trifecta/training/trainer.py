@@ -41,6 +41,8 @@ from trifecta.training.saved_state import restore, save
 class Trainer:
     """One run of a configuration.
 
+    Gradients are computed whatever mode the calling thread is in.
+
     Attributes:
         stop_requested: set it to stop after the batch in hand, with a checkpoint.
         stop_after_epoch: set it to end the run after its epoch, as if it had been the last one.
@@ -57,6 +59,8 @@ class Trainer:
         ValueError: the configuration, its data or the device cannot be used; nothing was written.
     """
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def __init__(
         self,
         config: RunConfig,
@@ -114,6 +118,8 @@ class Trainer:
         """The folder where this process writes the run's files; None where it writes none."""
         return self.folder if self.processes.is_first else None
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def fit(self) -> None:
         """Train to the last epoch.
 
@@ -179,6 +185,8 @@ class Trainer:
         method = replace(self.config.method, readout=",".join(map(str, blocks)))
         self._write_config(replace(self.config, method=method))
 
+    @torch.inference_mode(False)
+    @torch.enable_grad()
     def resume(self) -> None:
         """Take up the run where its folder's checkpoint left it.
 

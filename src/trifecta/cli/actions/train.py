@@ -54,6 +54,7 @@ def train(
 def _train_in(processes: Alone, as_json: bool, options: dict[str, Any]) -> None:
     """Train as one of ``processes``, of which the first says what happens and writes the files."""
     out, resume = options.pop("out"), options.pop("resume")
+    processes.require_equal(lambda: {"resume": resume is not None})
     if resume is None and out is not None and was_restarted() and RunFolder(out).config.is_file():
         resume, out, options = out, None, dict.fromkeys(options) | {"imports": options["imports"]}
     console = Console(stderr=True, quiet=as_json or not processes.is_first)
