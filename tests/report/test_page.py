@@ -57,6 +57,13 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     assert "bell\ufffd" in page
 
 
+def test_names_with_dollars_and_controls_stand_in_figures_as_they_are() -> None:
+    history = [{"epoch": 1, "validation_accuracy": 0.5}]
+    svg = figures.run_curves({r"$\frac$": history, "a_{$": history})
+    assert r"$\frac$" in svg
+    assert "a_{$" in svg
+
+
 @pytest.mark.slow
 def test_scores_that_a_shortlist_left_out_are_not_drawn(stripes: ImageData) -> None:
     history = [

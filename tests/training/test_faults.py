@@ -175,7 +175,7 @@ def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes
     state = torch.load(file, weights_only=True)
     (values, *_) = state["learner"]["optimizers"][1]["state"].values()
     name = next(name for name, value in values.items() if value.ndim)
-    values[name] = values[name][:1]
+    values[name] = values[name][:1].clone()
     torch.save(state, file)
     with pytest.raises(ValueError, match=rf"learner is not this run's \({name} is"):
         resume(stopped, data=stripes)
@@ -195,7 +195,6 @@ WEIGHT = "blocks.2.weights.weight"
         (torch.nn.Parameter, "a Parameter"),
         (lambda t: t.clone().requires_grad_(), "requires a gradient"),
         (torch._neg_view, "negated"),
-        (lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8), "quantised"),
     ],
 )
 def test_tensors_that_no_run_writes_are_refused_by_name(
