@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trifecta._utils.draws import unseeded
 from trifecta._utils.references import name_of
 from trifecta.compiled import CompiledParts, compile_parts
 from trifecta.inputs.added import LabelAdded, LabelEmbedding
@@ -357,7 +358,7 @@ class LocalNetwork(nn.Module):
         x = torch.randn(2, *self.sample_shape, generator=draw).to(some)
         if self.integer:
             x = torch.zeros(2, *self.sample_shape, dtype=torch.int64, device=some.device)
-        with undisturbed(self.blocks), torch.no_grad():
+        with unseeded(), undisturbed(self.blocks), torch.no_grad():
             if self.label_input is not None and not isinstance(self.label_input, LabelEmbedding):
                 label_input = copy.deepcopy(self.label_input).to(some)
                 x = label_input(x, torch.zeros(2, dtype=torch.int64, device=some.device))

@@ -7,11 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+# To look at what modules draw by themselves.
+unseeded = _disable_current_modes
 
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Gives operations of this thread that draw, and were given no generator, one of its own.
+
+    Within :func:`unseeded` they draw from PyTorch's own again.
 
     Args:
         seed: of the numbers, on every device.
