@@ -81,7 +81,7 @@ def test_settings_and_data_that_differ_are_named_in_every_process(
             r"epochs is 1 in process 0 and 2 in process 1",
             r"precision is 'auto' in process 0 and 'bf16'|precision is 'fp32' in process 0 and 'bf16'",
             r"method.optimizer.learning_rate is .* and 0.001 in process 1",
-            r"augmentation.padding is 0 in process 0 and 1 in process 1",
+            r"augmentation.crop_padding is 0 in process 0 and 1 in process 1",
             r"training images.pixels is",
             r"test images.count is 60 in process 0 and 30 in process 1",
             r"equal shares of a batch: received 15 images for 2",
