@@ -41,7 +41,7 @@ def normalized_by_running_statistics(
                 "of one; use larger batches, and drop_last=True in a DataLoader"
             )
         on_use()
-        _follow(norm, x.detach().flatten())
+        _follow(norm, x.flatten())
         norm.training = False
         changed.append(norm)
 

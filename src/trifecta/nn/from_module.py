@@ -151,6 +151,7 @@ def _difference(own: Tensor | None, expected: Tensor, model: nn.Module, held: se
     return "" if used == _used(own) else "has another gradient, such as by torch.no_grad between blocks"
 
 
+@torch.no_grad()
 def _are_close(own: Tensor | None, expected: Tensor) -> bool:
     """Whether two tensors are equal up to rounding."""
     if own is None or own.shape != expected.shape or own.dtype != expected.dtype:
@@ -158,7 +159,7 @@ def _are_close(own: Tensor | None, expected: Tensor) -> bool:
     if not expected.is_floating_point():
         return torch.equal(own, expected)
     tolerance = min(1000 * torch.finfo(expected.dtype).eps, 0.05)
-    largest = float(expected.detach().abs().max())
+    largest = float(expected.abs().max())
     return torch.allclose(own, expected, rtol=0, atol=tolerance * largest, equal_nan=True)
 
 

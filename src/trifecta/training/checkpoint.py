@@ -142,10 +142,11 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+@torch.no_grad()
 def _own_values(state: Any) -> Any:
     """Copy the tensors of a state that share memory with others, which would be stored with them."""
     if isinstance(state, Tensor):
-        return state.detach().clone() if _fault(state) else state
+        return state.clone() if _fault(state) else state
     if isinstance(state, Mapping):
         return {key: _own_values(member) for key, member in state.items()}
     if isinstance(state, list | tuple):
