@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "src" / "trifecta"
 FLOORS = [
     {"_utils"},
     {"nn", "schedules"},
-    {"losses", "inputs", "optim", "readout"},
+    {"losses", "inputs", "optim", "readout", "calibration"},
     {"method", "fused"},
     {"prediction", "compiled"},
     {"network"},

@@ -26,7 +26,7 @@ from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw, se
 from trifecta.nn.from_module import Blocks
 from trifecta.nn.layout import Traced, channels_first, trace_features
 from trifecta.nn.shapes import SampleShape
-from trifecta.prediction import block_scores
+from trifecta.prediction import block_scores, embeddings
 from trifecta.readout import (
     Shortlist,
     choose_shortlist,
@@ -41,6 +41,7 @@ class LocalNetwork(nn.Module):
 
     Attributes:
         draws: the blocks that draw from generators which the process shares, such as by ``nn.Dropout``.
+        temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 until it is fitted.
         shortlist: where a method tries more than 20 labels, those that go on to the last block, see
             :class:`trifecta.readout.Shortlist`; None for exact prediction.
 
@@ -61,6 +62,8 @@ class LocalNetwork(nn.Module):
             do not tell where their features stand, a read-out of blocks that have no scores, or
             superclasses of another number of classes.
     """
+
+    temperature: Tensor
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class LocalNetwork(nn.Module):
         self._heads = nn.ModuleDict(
             {str(k): method.head(k, self.feature_shapes, num_classes) for k in self.scored_blocks}
         )
+        self.register_buffer("temperature", torch.ones(()))
         if self.dtype == torch.float64:
             self.double()
         self.draws = self._find_draws()
@@ -307,9 +311,29 @@ class LocalNetwork(nn.Module):
         with self._evaluating():
             return block_scores(self, self.as_samples(images))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores of the read-out, (B, C, …) → (B, K), at each position (B, K, …). Never trains."""
+    def fused_scores(self, images: Tensor) -> Tensor:
+        """Sum of the scores of the read-out's blocks, (B, C, …) → (B, K), at each position (B, K, …)."""
         return fuse(self.block_scores(images), self.readout_blocks)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
+
+        They are :meth:`fused_scores` over the temperature, and their softmax the classes' probabilities.
+        """
+        return self.fused_scores(images) / self.temperature
+
+    def embeddings(self, images: Tensor, block: int) -> Tensor:
+        """Return the features that ``block``'s head reads, means over positions, (B, C, …) → (B, F).
+
+        F is ``feature_shapes[block][0]``. Where a label enters, it is the predicted one.
+        """
+        with self._evaluating():
+            return embeddings(self, self.as_samples(images), block)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # Weights may be older than the temperature.
+        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _usual_shortlist(self) -> Shortlist | None:
         if not self.method.tries_labels or self.carries:

@@ -39,6 +39,27 @@ def block_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]
     return [_cat(scores) for scores in zip(*groups, strict=True)]
 
 
+def embeddings(network: "LocalNetwork", images: Tensor, block: int) -> Tensor:
+    """Return the features that the head of ``block`` reads, means over positions, (B, C, …) → (B, F).
+
+    A method whose labels enter gets the label that it predicts; pairs of images get none.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, C, …).
+        block: from 0.
+    """
+    x = images
+    if network.label_input is not None:
+        x = network.labelled(images, network.fused_scores(images).argmax(1))
+    elif network.image_pairs is not None:
+        x = network.image_pairs.neutral(images)
+    features = x
+    for k in range(block + 1):
+        features, x = network.pass_block(k, network.renewed(k, x, len(images), None))
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
 def _label_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]:
     """L × (G, K), every image of (G, C, H, W) tried with every label."""
     assert network.label_input is not None

@@ -1,6 +1,7 @@
 """The command line as a person meets it: what works, and what every mistake gets."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image
 
 from command import run
 from run_files import edit_config
-from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method
+from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load
 from trifecta.cli import main
 from trifecta.cli.actions.settings import with_settings
 from trifecta.experiments.recipes import RECIPES, TABLES
@@ -139,7 +140,7 @@ def test_evaluate_repeats_the_test_accuracy(capsys: pytest.CaptureFixture[str], 
     assert f"accuracy {100 * result['test_accuracy']:.2f}% on 60 images" in out
 
 
-def test_predict_gives_a_label_and_the_goodness_of_every_class(
+def test_predict_gives_a_label_and_the_probability_of_every_class(
     capsys: pytest.CaptureFixture[str], trained: Path, stripes_folder: Path
 ) -> None:
     folder = stripes_folder / "test/diagonal"
@@ -150,10 +151,16 @@ def test_predict_gives_a_label_and_the_goodness_of_every_class(
     for row in rows:
         assert set(row["scores"]) == {"vertical", "horizontal", "diagonal"}
         assert row["label"] == max(row["scores"], key=row["scores"].__getitem__)
+        odds = {name: math.exp(score) for name, score in row["scores"].items()}
+        shares = {name: value / sum(odds.values()) for name, value in odds.items()}
+        assert row["probabilities"] == pytest.approx(shares)
     status, out, _ = run(capsys, "predict", trained, sorted(folder.iterdir())[0])
     assert status == 0
     assert rows[0]["label"] in out
-    assert f"{rows[0]['scores'][rows[0]['label']]:#.3g}" in out
+    assert f"{100 * rows[0]['probabilities'][rows[0]['label']]:.2f}%" in out
+    model = load(trained)
+    shares = model.predict_proba([Path(row["file"]) for row in rows])
+    assert [list(row["probabilities"].values()) for row in rows] == shares.tolist()
 
 
 def test_predict_agrees_with_evaluate(

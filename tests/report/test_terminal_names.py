@@ -10,7 +10,7 @@ from trifecta.report.terminal import print_predictions
 
 
 def test_control_characters_of_classes_and_files_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
-    print_predictions([Path("x\x1b[2J.png")], torch.tensor([[1.0, 0.0]]), ("a\x1b[31m", "b"), "scores")
+    print_predictions([Path("x\x1b[2J.png")], torch.tensor([[1.0, 0.0]]), ("a\x1b[31m", "b"))
     printed = capsys.readouterr().out
     assert "\x1b" not in printed
     assert "a\ufffd[31m" in printed

@@ -21,6 +21,6 @@ from trifecta.cli.parameters import IMPORT
 def predict_command(**options: Any) -> None:
     """Label image files, or all images in a folder.
 
-    Beside each label stands the goodness of every class, or its score where a method has no goodness.
+    Beside each label stands the probability of every class, or of the likeliest five.
     """
     act("predict", "predict", options)

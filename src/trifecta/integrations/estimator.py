@@ -18,6 +18,7 @@ from torch import Tensor
 from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.extras import require
 from trifecta.building import build_network
+from trifecta.calibration import fit_temperature, probabilities
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
 from trifecta.learning import Learner
@@ -27,6 +28,7 @@ from trifecta.network import LocalNetwork
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
 from trifecta.training import EarlyStopping, RunConfig, Trainer
+from trifecta.training.calibrate import calibrate
 
 require("sklearn", install='"trifecta[sklearn]"')
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
@@ -40,6 +42,8 @@ AUTO = "auto"
 _UNITS, _WIDTH = 128, 0.25
 _MLP_UNITS = 2000
 _ROWS_AT_ONCE = 512
+# Rows whose scores give the temperature of what is learnt bit by bit.
+_RECENT = 1000
 
 
 class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -115,9 +119,11 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks = [EarlyStopping(self.patience)] if self.early_stopping else []
         trainer = Trainer(config, data=data, callbacks=callbacks)
         trainer.fit()
+        calibrate(trainer)
         self.network_: LocalNetwork = trainer.network.eval()
         self.history_, self.n_iter_ = trainer.history, len(trainer.history)
         self._learner_state: dict[str, Any] | None = None
+        self._scored: list[tuple[Tensor, Tensor]] = []
         return self
 
     def partial_fit(
@@ -158,14 +164,14 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Softmax of the class scores, (N, K).
+        """Probabilities (N, K): softmax of the class scores over the temperature that ``fit`` found.
 
-        Goodness is not trained to be a probability: put ``CalibratedClassifierCV`` around a method that
-        predicts by it.
+        It is found on the rows that ``early_stopping`` holds out; without them on all rows, each scored by
+        a network that was trained on the other half, which doubles the time of a fit. ``partial_fit``
+        scores rows just before it learns from them, and takes the latest.
         """
-        scores = self._scores(X)
-        odds = np.exp(scores - scores.max(1, keepdims=True))
-        shares: NDArray[np.float64] = odds / odds.sum(1, keepdims=True)
+        scores = torch.from_numpy(self._scores(X))
+        shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
         return shares
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
@@ -279,7 +285,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if weights is not None:
             device = next(self.network_.parameters()).device
             self.network_.weigh_classes(torch.tensor(weights, device=device))
-        self.history_, self.n_iter_, self._learner_state = [], 0, None
+        self.history_, self.n_iter_, self._learner_state, self._scored = [], 0, None, []
 
     def _step(self, samples: Tensor, labels: Tensor) -> None:
         """Learn from every row once."""
@@ -297,9 +303,23 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=self.n_iter_,
         )
         for rows, targets in batches.epoch(0, generator=generator):
+            self._score(rows, targets)
             learner.step(in_memory_format(rows), targets)
         self._learner_state = learner.state_dict()
         self.network_.eval()
+        self._fit_temperature()
+
+    @torch.no_grad()
+    def _score(self, rows: Tensor, targets: Tensor) -> None:
+        """Score rows that are about to be learnt, which the network has not seen."""
+        self._scored.append((self.network_.fused_scores(in_memory_format(rows)).cpu(), targets.cpu()))
+
+    def _fit_temperature(self) -> None:
+        """Fit the temperature to the later half of the scores so far, at most the latest thousand."""
+        scores, targets = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
+        self._scored = [(scores[-2 * _RECENT :], targets[-2 * _RECENT :])]
+        count = min(_RECENT, -(-len(targets) // 2))
+        self.network_.temperature.fill_(fit_temperature(scores[-count:], targets[-count:]))
 
     @torch.inference_mode()
     def _scores(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
@@ -312,7 +332,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network, samples = copy.deepcopy(network).double(), samples.double()
         device = next(network.parameters()).device
         parts = [
-            network(in_memory_format(part.to(device))).double().cpu()
+            network.fused_scores(in_memory_format(part.to(device))).double().cpu()
             for part in torch.split(samples, _ROWS_AT_ONCE)
         ]
         scores: NDArray[np.float64] = torch.cat(parts).numpy()

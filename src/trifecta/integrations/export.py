@@ -69,13 +69,15 @@ class WholeNetwork(nn.Module):
             features, x = network.pass_block(k, network.renewed(k, x, 0, None))
             if k in network.readout_blocks:
                 parts.append(network.head(k).scores(features))
-        return torch.stack(parts).sum(0)
+        return torch.stack(parts).sum(0) / network.temperature
 
 
 def export(
     model: TrainedModel, file: str | Path, *, format: str = "onnx", preprocess: bool = False
 ) -> Path:
     """Write a trained network as one graph: samples in, class scores (N, K) out, any batch size.
+
+    Scores are those of :meth:`trifecta.TrainedModel.scores`: their softmax is the classes' probabilities.
 
     Args:
         model: from :func:`trifecta.load`.

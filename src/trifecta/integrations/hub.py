@@ -53,9 +53,21 @@ class HubModel(ModelHubMixin):
         """Names, in the order of the scores."""
         return self.model.classes
 
-    def predict(self, images: Images) -> list[str]:
+    def predict(self, images: Images) -> list[Any]:
         """Return the class name of every image, see :meth:`trifecta.TrainedModel.scores`."""
         return self.model.predict(images)
+
+    def predict_proba(self, images: Images) -> Tensor:
+        """Return every class's probability, (N, K), see :meth:`trifecta.TrainedModel.predict_proba`."""
+        return self.model.predict_proba(images)
+
+    def top_k(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
+        """Return the likeliest classes of every image, see :meth:`trifecta.TrainedModel.top_k`."""
+        return self.model.top_k(images, k)
+
+    def embeddings(self, images: Images, *, block: int | None = None) -> Tensor:
+        """Return features of every image, (N, F), see :meth:`trifecta.TrainedModel.embeddings`."""
+        return self.model.embeddings(images, block=block)
 
     def scores(self, images: Images) -> Tensor:
         """Return the score of every class, (N, K), see :meth:`trifecta.TrainedModel.scores`."""

@@ -79,5 +79,5 @@ def _feed_back(network: LocalNetwork, images: Tensor, labels: Tensor) -> None:
 def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
     """Class scores (B, K) as for new images, of every label; leaves running statistics alone."""
     with network.every_label():
-        scores: Tensor = network(images)
+        scores = network.fused_scores(images)
     return scores.float() if scores.dtype.itemsize < 4 else scores

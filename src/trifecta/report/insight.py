@@ -27,7 +27,7 @@ class Mistake:
         index: of the image, in the test split.
         true: its class.
         predicted: the class that the network takes it for.
-        confidence: softmax of the fused scores at that class.
+        confidence: probability of that class.
     """
 
     index: int

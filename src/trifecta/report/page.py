@@ -14,6 +14,13 @@ MOST_MISTAKES, MOST_PAIRS = 12, 10
 # Enough for a batch norm, few enough for any memory; bytes are per sample.
 _COUNTED_SAMPLES = 4
 
+_CALIBRATED_ON = {
+    "validation": "fitted on validation images",
+    "halves": "fitted on each half of the training images, scored by a network trained on the other",
+    "training": "fitted on the training images themselves, which are known too well",
+    None: "not fitted",
+}
+
 
 def write_report(run: Run) -> None:
     """Write ``report.html`` into the run's folder; only a warning where the extra is missing."""
@@ -58,6 +65,9 @@ def render(run: Run) -> str:
         mistakes=_mistakes(run, classes),
         maps=_maps(run, classes),
         tries_labels=trainer.config.method.tries_labels,
+        test=run.test,
+        temperature=float(run.network.temperature),
+        calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
         test_images=f"{len(trainer.data.test):,}",
         chance=1 / len(classes),
         settings=yaml.safe_dump(to_plain(trainer.config), sort_keys=False, allow_unicode=True),

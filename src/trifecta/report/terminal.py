@@ -1,6 +1,5 @@
 """Tables for a terminal; plain text where the output is not one."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -49,28 +48,23 @@ def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] 
     plain_console().print(simple_table(head, body))
 
 
-def print_predictions(files: Sequence[Path], scores: Tensor, classes: Sequence[str], kind: str) -> None:
-    """One row an image: its label, then the score of every class, or of the best few."""
+def print_predictions(files: Sequence[Path], shares: Tensor, classes: Sequence[str]) -> None:
+    """One row an image: its label, then the probability of every class, or of the likeliest few."""
     classes = [printable(name) for name in classes]
     few = len(classes) <= MOST_CLASSES_SHOWN
     body = []
-    for file, row in zip(files, scores, strict=True):
+    for file, row in zip(files, shares, strict=True):
         label = classes[int(row.argmax())]
         if few:
-            cells = [_digits(value) for value in row.tolist()]
+            cells = [percent(value) for value in row.tolist()]
         else:
             best = row.topk(5)
             pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            cells = [", ".join(f"{classes[k]} {_digits(value)}" for k, value in pairs)]
+            cells = [", ".join(f"{classes[k]} {percent(value)}" for k, value in pairs)]
         body.append([printable(str(file)), label, *cells])
-    head = ["image", "label", *(classes if few else [f"{kind} of the best classes"])]
+    head = ["image", "label", *(classes if few else ["the likeliest classes"])]
     plain_console().print(simple_table(head, body))
-    plain_console().print(f"numbers are {kind} by class; the highest predicts")
-
-
-def _digits(value: float) -> str:
-    """Three digits that say something, of however small a number; a dash for a label that was left out."""
-    return f"{value:#.3g}" if math.isfinite(value) else "–"
+    plain_console().print("numbers are probabilities by class; the highest predicts")
 
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:

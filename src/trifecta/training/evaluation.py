@@ -13,6 +13,7 @@ from torch import Tensor
 from trifecta._utils.devices import in_memory_format
 from trifecta._utils.names import lookup
 from trifecta._utils.precision import autocast
+from trifecta.calibration import calibration_error, log_loss, probabilities
 from trifecta.data import ImageSet, evaluation_batches
 from trifecta.inputs.labels import wrong_labels
 from trifecta.network import LocalNetwork
@@ -34,7 +35,9 @@ class Evaluation:
         positive: per block, score (N,) of every label, the true one; None likewise.
         negative: per block, score (N,) of one wrong label per image, drawn as in training.
         predicted: (N,), by the method's read-out.
-        confidence: (N,), softmax of the read-out's scores at the predicted class.
+        confidence: (N,), probability of the predicted class, by the read-out's temperature.
+        log_loss: mean of −log of the true class's probability, in nats.
+        calibration_error: see :func:`trifecta.calibration.calibration_error`, 0 … 1.
         cumulative_accuracy: of the sum of all scores up to each block; None where it has none.
     """
 
@@ -46,6 +49,8 @@ class Evaluation:
     negative: list[Tensor | None]
     predicted: Tensor
     confidence: Tensor
+    log_loss: float
+    calibration_error: float
     cumulative_accuracy: list[float | None]
 
 
@@ -166,6 +171,7 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
     wrong = wrong_labels(labels, num_classes, generator)
     fused = fuse(scores, network.readout_blocks)
     predicted = fused.argmax(1)
+    shares = probabilities(fused, float(network.temperature))
     pairs = (labels * num_classes + predicted).flatten()
     confusion = torch.bincount(pairs, minlength=num_classes**2)
     return Evaluation(
@@ -179,7 +185,9 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
         positive=[None if s is None else _of(s, labels) for s in scores],
         negative=[None if s is None else _of(s, wrong) for s in scores],
         predicted=predicted.cpu(),
-        confidence=fused.float().softmax(1).amax(1).cpu(),
+        confidence=shares.amax(1).float().cpu(),
+        log_loss=log_loss(shares, labels),
+        calibration_error=calibration_error(shares, labels),
         cumulative_accuracy=[
             None if s is None else _accuracy(scores, [j for j in network.scored_blocks if j <= k], labels)
             for k, s in enumerate(scores)

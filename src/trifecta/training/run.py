@@ -17,6 +17,7 @@ from trifecta.data import Given, ImageData, data_from
 from trifecta.distributed.processes import Alone
 from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
+from trifecta.training.calibrate import calibrate
 from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
@@ -229,17 +230,23 @@ def _image_data(
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def finish(trainer: Trainer) -> Run:
-    """Train what is left, read the test split once, write the result."""
+def finish(trainer: Trainer, *, repeatable: bool = True) -> Run:
+    """Train what is left, fit the read-out's temperature, read the test split once, write the result.
+
+    ``repeatable`` as for :func:`trifecta.training.calibrate.calibrate`.
+    """
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
+    calibrated_on = calibrate(trainer, repeatable=repeatable)
     test = trainer.evaluate(trainer.data.test)
     seconds = time.perf_counter() - began
     warn_of_untrained_blocks(test)
     warn_of_skipped_steps(trainer.learner)
     with trainer.processes.whole(trainer.network):
-        result = _result(trainer, test, seconds)
+        result = _result(trainer, test, seconds) | {"calibrated_on": calibrated_on}
+        if trainer.written is not None:
+            trainer.written.write_model(trainer.network)
     run = Run(result=result, test=test, trainer=trainer)
     if trainer.written is not None:
         trainer.written.write_result(run.result)
@@ -261,6 +268,9 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
     images = len(history) * trainer.batches.images_per_epoch
     return {
         "test_accuracy": test.accuracy,
+        "log_loss": test.log_loss,
+        "calibration_error": test.calibration_error,
+        "temperature": float(trainer.network.temperature),
         "validation_accuracy": history[-1]["validation_accuracy"],
         "block_accuracy": test.block_accuracy,
         "readout_accuracy": test.readout_accuracy,

@@ -18,6 +18,8 @@ from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.run_folder import Imported, RunFolder
 
+_TEMPERATURE = "temperature"
+
 
 def load_network(
     folder: RunFolder,
@@ -120,6 +122,7 @@ def load_weights(network: LocalNetwork, tensors: Mapping[Any, Any], *, source: P
         ValueError: they are another network's, or no numbers that a network can have; names the first.
     """
     expected = network.state_dict()
+    tensors = {_TEMPERATURE: torch.ones(()), **tensors}  # older weights have none
     for name in [*expected, *tensors]:
         wanted, received = _kind(expected.get(name)), _kind(tensors.get(name))
         if wanted != received:
@@ -130,6 +133,8 @@ def load_weights(network: LocalNetwork, tensors: Mapping[Any, Any], *, source: P
     for name, tensor in tensors.items():
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{source} is damaged: {name} has values that are not finite")
+    if not bool(tensors[_TEMPERATURE] > 0):
+        raise ValueError(f"{source} is damaged: a {_TEMPERATURE} is above 0, not {tensors[_TEMPERATURE]}")
     network.load_state_dict(dict(tensors))
 
 

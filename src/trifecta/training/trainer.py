@@ -145,6 +145,10 @@ class Trainer:
 
     def evaluate(self, images: ImageSet) -> Evaluation:
         """Measure the network as it is now."""
+        return summarise(self.network, images.labels.to(self.device), self.scores(images))
+
+    def scores(self, images: ImageSet) -> list[Tensor | None]:
+        """Score images by every block, L × (N, K), see :func:`trifecta.training.evaluation.score`."""
         for callback in self.callbacks:
             callback.on_evaluation_begin(self, len(images))
 
@@ -162,8 +166,7 @@ class Trainer:
                 precision=self.learner.precision,
                 on_scored=on_scored,
             )
-        labels = images.labels.to(self.device)
-        return summarise(self.network, labels, self.processes.collected(scores))
+        return self.processes.collected(scores)
 
     def choose_readout(self) -> None:
         """Choose the read-out on validation images, where that is asked for, and note it in the folder."""

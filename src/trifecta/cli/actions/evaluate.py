@@ -51,7 +51,10 @@ def evaluate_run(
         click.echo(json.dumps(_as_plain(measured, wanted, facts, len(images)) | {"views": views}, indent=2))
     else:
         print_blocks(measured.block_accuracy)
-        click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")
+        click.echo(
+            f"accuracy {percent(measured.accuracy)}, log loss {measured.log_loss:.3f}, calibration error "
+            f"{percent(measured.calibration_error)} on {len(images):,} images ({wanted.source})"
+        )
 
 
 def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:
@@ -81,6 +84,8 @@ def _as_plain(
 ) -> dict[str, object]:
     return {
         "accuracy": measured.accuracy,
+        "log_loss": measured.log_loss,
+        "calibration_error": measured.calibration_error,
         "block_accuracy": measured.block_accuracy,
         "confusion": measured.confusion.tolist(),
         "classes": list(facts.classes),

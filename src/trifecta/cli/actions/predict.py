@@ -8,6 +8,7 @@ import click
 import torch
 from rich.console import Console
 
+from trifecta.calibration import probabilities
 from trifecta.cli.actions.progress import scoring
 from trifecta.data import find_images
 from trifecta.report.terminal import print_predictions
@@ -23,7 +24,7 @@ def predict(
     imports: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Label image files, or all images in a folder, with the score of each class."""
+    """Label image files, or all images in a folder, with the probability of each class."""
     model = load(run, device=device, imports=imports)
     if shortlist is not None:
         model.network.keep_labels(shortlist)
@@ -35,7 +36,7 @@ def predict(
     if as_json:
         click.echo(json.dumps(_as_plain(files, scores, model.classes, kind), indent=2))
     else:
-        print_predictions(files, scores, model.classes, kind)
+        print_predictions(files, probabilities(scores), model.classes)
 
 
 def _as_plain(
@@ -46,8 +47,9 @@ def _as_plain(
             "file": str(file),
             "label": classes[max(range(len(row)), key=row.__getitem__)],
             kind: {name: _finite(value) for name, value in zip(classes, row, strict=True)},
+            "probabilities": dict(zip(classes, shares, strict=True)),
         }
-        for file, row in zip(files, scores.tolist(), strict=True)
+        for file, row, shares in zip(files, scores.tolist(), probabilities(scores).tolist(), strict=True)
     ]
 
 

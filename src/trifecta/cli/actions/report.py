@@ -31,6 +31,8 @@ def _finished(path: Path, imports: tuple[str, ...]) -> Run:
     folder.read_config(imports=imports)
     result = folder.read_result()
     trainer = resumed_trainer(path, imports=imports, writes=False)
+    # It is fitted when a run ends, behind the checkpoint.
+    trainer.network.temperature.fill_(result.get("temperature", 1.0))
     return Run(
         result=result,
         test=trainer.evaluate(trainer.data.test),

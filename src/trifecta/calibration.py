@@ -1,0 +1,106 @@
+"""Probabilities from class scores: one temperature for the read-out, and measures of how honest they are.
+
+Shapes: N samples, K classes, scores and probabilities (N, K) with labels (N,); where every position has a
+label, (N, K, …) with (N, …). Everything is computed in float64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Bins of confidence, as in Guo et al. 2017.
+BINS = 15
+# How far the temperature goes beyond the spread of the scores: at the upper end all classes are as likely.
+_WIDEST = 1e3
+_STEPS, _CLOSE = 100, 1e-10
+# Samples, which are enough for one number.
+_MOST = 50_000
+
+
+def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return ``softmax(scores / temperature)`` over the classes, (N, K, …) → (N, K, …).
+
+    A label off a shortlist, whose score is −∞, counts as e times less likely than the least likely label
+    on it: it was left out because it is unlikely, and not because it is impossible.
+    """
+    values, offsets = _filled(scores)
+    return (values / temperature + offsets).softmax(1)
+
+
+def fit_temperature(scores: Tensor, labels: Tensor) -> float:
+    """Return the temperature T that gives held-out ``labels`` the least cross-entropy.
+
+    Minimises ``mean_i −Σ_k q_ik log softmax(scores_i / T)_k``, convex in 1/T, by Newton's steps inside a
+    bracket. Targets are smoothed by the rule of succession, q = (N + 1)/(N + 2) for the true class and an
+    equal share of the rest for each other one, so that N samples without a mistake do not make the next
+    one impossible. T is positive and never changes a prediction; it is 1 where scores say nothing, and at
+    its bound, where all classes are as likely, where they say less than that.
+
+    Source: Guo et al. 2017, *On Calibration of Modern Neural Networks* (arXiv 1706.04599), section 4.2;
+    targets of Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
+    """
+    rows, offsets, targets = _rows(scores, labels)
+    if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):
+        return 1.0
+    target = _smoothed(rows, targets)
+    low, high = 1 / (_WIDEST * spread.max().item()), _WIDEST / spread[spread > 0].min().item()
+    inverse = min(max(1.0, low), high)
+    for _ in range(_STEPS):
+        share = (rows * inverse + offsets).softmax(1)
+        mean = (share * rows).sum(1)
+        slope = (mean - target).mean().item()
+        curvature = ((share * rows.square()).sum(1) - mean.square()).mean().item()
+        low, high = (inverse, high) if slope < 0 else (low, inverse)
+        if high - low <= _CLOSE * high:
+            break
+        newton = inverse - slope / curvature if curvature > 0 else math.inf
+        # Halved by the ratio, as the bracket spans many sizes.
+        following = newton if low < newton < high else math.sqrt(low * high)
+        if abs(following - inverse) <= _CLOSE * inverse:
+            break
+        inverse = following
+    return 1 / inverse
+
+
+def log_loss(shares: Tensor, labels: Tensor) -> float:
+    """Return ``mean_i −log p_i(true class)`` in nats, of probabilities (N, K, …), not below float64's ε."""
+    true = shares.double().gather(1, labels.unsqueeze(1))
+    return -true.clamp(min=torch.finfo(torch.float64).eps).log().mean().item()
+
+
+def calibration_error(shares: Tensor, labels: Tensor, *, bins: int = BINS) -> float:
+    """Return the expected calibration error of the predicted class, 0 … 1.
+
+    ``Σ_b |B_b|/N · |accuracy(B_b) − confidence(B_b)|`` over ``bins`` bins of equal width of the predicted
+    class's probability. Source: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+    """
+    confidence, predicted = shares.double().max(1)
+    gap = (predicted == labels).double().flatten() - confidence.flatten()
+    place = (confidence.flatten() * bins).long().clamp(max=bins - 1)
+    sums = torch.zeros(bins, dtype=torch.float64, device=gap.device).index_add(0, place, gap)
+    return sums.abs().sum().item() / max(1, len(gap))
+
+
+def _filled(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return scores with the least of the others in place of −∞, and −1 there, 0 elsewhere."""
+    wide = scores.double()
+    left_out = wide == -math.inf
+    least = wide.masked_fill(left_out, math.inf).amin(1, keepdim=True)
+    return torch.where(left_out, least, wide), -left_out.double()
+
+
+def _rows(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values (M, K), offsets (M, K) and labels (M,), a row a label, at most ``_MOST`` of them."""
+    step = -(-labels.numel() // _MOST) or 1
+    rows = scores.movedim(1, -1).reshape(-1, scores.shape[1])[::step]
+    values, offsets = _filled(rows)
+    return values, offsets, labels.flatten()[::step]
+
+
+def _smoothed(rows: Tensor, labels: Tensor) -> Tensor:
+    """Return each row's score under its smoothed target, (M,)."""
+    count, classes = rows.shape
+    true = rows.gather(1, labels.unsqueeze(1)).squeeze(1)
+    others = (rows.sum(1) - true) / (classes - 1)
+    return ((count + 1) * true + others) / (count + 2)

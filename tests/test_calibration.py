@@ -1,0 +1,147 @@
+"""Probabilities, temperature and measures of honesty against scikit-learn and slow, obvious versions."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss as sklearn_log_loss
+from torch import Tensor
+
+from trifecta.calibration import calibration_error, fit_temperature, log_loss, probabilities
+
+
+def drawn(count: int, classes: int, *, seed: int = 0, heat: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Scores, and labels that have exactly the probabilities ``softmax(scores / heat)``."""
+    draw = torch.Generator().manual_seed(seed)
+    scores = 2 * torch.randn(count, classes, generator=draw, dtype=torch.float64)
+    labels = torch.multinomial((scores / heat).softmax(1), 1, generator=draw).flatten()
+    return scores, labels
+
+
+def smoothed_loss(scores: Tensor, labels: Tensor, temperature: float) -> float:
+    """The objective of ``fit_temperature``, a sample and a class at a time."""
+    count, classes = scores.shape
+    total = 0.0
+    for row, label in zip((scores / temperature).log_softmax(1).tolist(), labels.tolist(), strict=True):
+        for k, value in enumerate(row):
+            weight = (count + 1) / (count + 2) if k == label else 1 / (count + 2) / (classes - 1)
+            total -= weight * value
+    return total / count
+
+
+@pytest.mark.parametrize("classes", [2, 5, 100])
+@pytest.mark.parametrize("heat", [0.2, 1.0, 4.0])
+def test_the_temperature_that_made_the_labels_is_found(classes: int, heat: float) -> None:
+    scores, labels = drawn(20_000, classes, heat=heat)
+    assert fit_temperature(scores, labels) == pytest.approx(heat, rel=0.1)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_no_other_temperature_has_less_loss(classes: int) -> None:
+    scores, labels = drawn(40, classes, heat=3)
+    found = fit_temperature(scores, labels)
+    least = smoothed_loss(scores, labels, found)
+    for factor in (0.5, 0.9, 0.999, 1.001, 1.1, 2):
+        assert smoothed_loss(scores, labels, factor * found) > least
+
+
+def test_scores_without_a_mistake_promise_what_so_many_samples_can() -> None:
+    labels = torch.arange(10) % 2
+    scores = torch.nn.functional.one_hot(labels).double()
+    true = probabilities(scores, fit_temperature(scores, labels))[0, 0].item()
+    assert true == pytest.approx(11 / 12)
+    assert fit_temperature(1e-20 * scores, labels) == pytest.approx(1e-20 / math.log(11))
+
+
+def test_scores_that_say_nothing_or_less_give_no_confidence() -> None:
+    scores, labels = drawn(500, 4)
+    worse = probabilities(-scores, fit_temperature(-scores, labels))
+    assert worse.amax() < 0.26
+    assert torch.equal(worse.argmax(1), (-scores).argmax(1))
+    assert fit_temperature(torch.zeros(5, 3), torch.tensor([0, 1, 2, 0, 0])) == 1
+    assert fit_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)) == 1
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9), st.integers(1, 30), st.sampled_from([1e-6, 1.0, 1e6]))
+def test_it_is_positive_keeps_predictions_and_follows_the_scale(
+    seed: int, classes: int, count: int, scale: float
+) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, classes, generator=draw)
+    labels = torch.randint(classes, (count,), generator=draw)
+    found = fit_temperature(scores, labels)
+    assert 0 < found < math.inf
+    shares = probabilities(scores, found)
+    assert torch.equal(shares.argmax(1), scores.argmax(1))
+    assert shares.sum(1) == pytest.approx(1, abs=1e-12)
+    assert fit_temperature(scale * scores.double(), labels) == pytest.approx(scale * found, rel=1e-4)
+
+
+def test_labels_off_a_shortlist_are_unlikely_and_not_impossible() -> None:
+    scores = torch.tensor([[3.0, 1.0, -math.inf, -math.inf], [-math.inf, 5.0, -math.inf, -math.inf]])
+    shares = probabilities(scores, 2.0)
+    odds = np.exp([1.5, 0.5, -0.5, -0.5])
+    assert shares[0].numpy() == pytest.approx(odds / odds.sum())
+    assert shares[1].argmax() == 1
+    assert shares[1, 0] == pytest.approx(1 / (math.e + 3))
+    labels = torch.tensor([2, 1])
+    assert math.isfinite(log_loss(shares, labels))
+
+
+def test_the_temperature_of_a_shortlist_is_fitted_to_those_probabilities() -> None:
+    scores, labels = drawn(400, 6, heat=2)
+    scores.scatter_(1, scores.topk(3, largest=False).indices, -math.inf)
+    found = fit_temperature(scores, labels)
+    losses = {factor: log_loss(probabilities(scores, factor * found), labels) for factor in (0.5, 1, 2)}
+    assert min(losses, key=losses.__getitem__) == 1
+    assert found != 1
+
+
+def test_log_loss_is_scikit_learns() -> None:
+    scores, labels = drawn(200, 6)
+    shares = probabilities(scores, 0.1)
+    assert log_loss(shares, labels) == pytest.approx(
+        sklearn_log_loss(labels, shares, labels=range(6)), rel=1e-12
+    )
+    sure = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    assert log_loss(sure, torch.tensor([1])) == pytest.approx(sklearn_log_loss([1], sure, labels=[0, 1]))
+
+
+def slow_calibration_error(shares: Tensor, labels: Tensor, bins: int) -> float:
+    error = 0.0
+    for b in range(bins):
+        inside = [
+            (max(row), row.index(max(row)) == label)
+            for row, label in zip(shares.tolist(), labels.tolist(), strict=True)
+            if min(int(max(row) * bins), bins - 1) == b
+        ]
+        if inside:
+            confidence = sum(sure for sure, _ in inside) / len(inside)
+            accuracy = sum(right for _, right in inside) / len(inside)
+            error += len(inside) / len(labels) * abs(accuracy - confidence)
+    return error
+
+
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_calibration_error_is_that_of_its_definition(bins: int) -> None:
+    scores, labels = drawn(150, 4)
+    shares = probabilities(scores, 0.4)
+    slow = slow_calibration_error(shares, labels, bins)
+    assert calibration_error(shares, labels, bins=bins) == pytest.approx(slow, abs=1e-12)
+    assert slow > 0.05
+    certain = torch.eye(3, dtype=torch.float64)
+    assert calibration_error(certain, torch.tensor([0, 1, 2])) == 0
+    assert calibration_error(certain, torch.tensor([1, 2, 0])) == 1
+
+
+def test_a_label_at_every_position_counts_as_one_sample_each() -> None:
+    scores, labels = drawn(120, 5, heat=2)
+    there = scores.view(20, 6, 5).movedim(2, 1), labels.view(20, 6)
+    assert fit_temperature(*there) == pytest.approx(fit_temperature(scores, labels))
+    shares, wide = probabilities(scores, 2.0), probabilities(there[0], 2.0)
+    assert torch.allclose(wide.movedim(1, 2).reshape(120, 5), shares, atol=1e-12)
+    assert log_loss(wide, there[1]) == pytest.approx(log_loss(shares, labels))
+    assert calibration_error(wide, there[1]) == pytest.approx(calibration_error(shares, labels))
