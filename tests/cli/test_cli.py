@@ -135,6 +135,8 @@ def test_evaluate_repeats_the_test_accuracy(capsys: pytest.CaptureFixture[str], 
     assert status == 0
     assert measured["accuracy"] == result["test_accuracy"]
     assert measured["block_accuracy"] == result["block_accuracy"]
+    assert measured["log_loss"] == pytest.approx(result["log_loss"])
+    assert measured["calibration_error"] == pytest.approx(result["calibration_error"])
     assert sum(map(sum, measured["confusion"])) == measured["images"] == 60
     status, out, _ = run(capsys, "evaluate", trained)
     assert f"accuracy {100 * result['test_accuracy']:.2f}% on 60 images" in out
@@ -158,9 +160,8 @@ def test_predict_gives_a_label_and_the_probability_of_every_class(
     assert status == 0
     assert rows[0]["label"] in out
     assert f"{100 * rows[0]['probabilities'][rows[0]['label']]:.2f}%" in out
-    model = load(trained)
-    shares = model.predict_proba([Path(row["file"]) for row in rows])
-    assert [list(row["probabilities"].values()) for row in rows] == shares.tolist()
+    in_python = load(trained).predict_proba([Path(row["file"]) for row in rows])
+    assert [list(row["probabilities"].values()) for row in rows] == in_python.tolist()
 
 
 def test_predict_agrees_with_evaluate(

@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.datasets import load_digits, load_iris, load_wine, make_classification
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
@@ -140,6 +141,54 @@ def test_rows_that_come_bit_by_bit_are_learnt() -> None:
         estimator.partial_fit(rows[:2], np.array([10, 11]))
     with pytest.raises(ValueError, match="stay those of the first call"):
         estimator.partial_fit(rows[:2], labels[:2], classes=[0, 1])
+
+
+def noisy_table(rows: int = 300) -> tuple[Any, Any]:
+    return make_classification(rows, 12, n_informative=6, flip_y=0.2, random_state=0)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        m if m in ("superfecta", "tierce") else pytest.param(m, marks=pytest.mark.slow)
+        for m in ("superfecta", "tierce", "mono-forward", "class-groups", "trifecta", "backprop")
+    ],
+)
+def test_probabilities_are_worth_more_than_the_prior(method: str) -> None:
+    rows, labels = noisy_table()
+    trained = TrifectaClassifier(method, epochs=10, random_state=0).fit(rows[:200], labels[:200])
+    shares, true = trained.predict_proba(rows[200:]), labels[200:]
+    prior = np.tile(np.bincount(labels[:200]) / 200, (100, 1))
+    scores = trained.decision_function(rows[200:])
+    as_they_are = 1 / (1 + np.exp(-scores))
+    assert log_loss(true, shares) < log_loss(true, prior)
+    # One temperature for all: the odds of the scores, whose sign decides.
+    odds = np.log(shares[:, 1] / shares[:, 0])
+    assert odds * float(trained.network_.temperature) == pytest.approx(scores, rel=1e-6, abs=1e-9)
+    if method == "superfecta":
+        assert log_loss(true, as_they_are) > log_loss(true, prior)
+
+
+def test_probabilities_add_up_whatever_the_number_of_classes() -> None:
+    draw = np.random.default_rng(0)
+    for classes, count in ((2, 30), (15, 30), (100, 200), (3, 7)):
+        labels = np.arange(count) % classes
+        rows = draw.normal(size=(count, 5)) + labels[:, None]
+        for method in ("superfecta", "trifecta"):
+            shares = small(method, epochs=2).fit(rows, labels).predict_proba(rows)
+            assert (shares.shape, shares.dtype) == ((count, classes), np.float64)
+            assert np.abs(shares.sum(1) - 1).max() < 1e-12
+            assert (shares > 0).all()
+
+
+def test_rows_that_come_bit_by_bit_give_probabilities_too() -> None:
+    rows, labels = noisy_table(600)
+    estimator = TrifectaClassifier(random_state=0)
+    for start in range(0, 400, 50):
+        estimator.partial_fit(rows[start : start + 50], labels[start : start + 50], classes=[0, 1])
+    shares = estimator.predict_proba(rows[400:])
+    assert float(estimator.network_.temperature) != 1
+    assert log_loss(labels[400:], shares) < np.log(2)
 
 
 def test_weights_of_samples_are_refused() -> None:

@@ -37,6 +37,7 @@ def trained_network(method: str, network: str) -> WholeNetwork:
     learner = Learner(built, generator=draw)
     for _ in range(2):
         learner.step(torch.randn(12, *SHAPE, generator=draw), torch.arange(12) % CLASSES)
+    built.temperature.fill_(3)
     return WholeNetwork(built)
 
 
@@ -71,7 +72,9 @@ def test_an_exported_program_gives_them_for_any_number_of_images(method: str, tm
     program = torch.export.load(file).module()
     for count in (1, 5):
         images = bytes_of(count)
-        assert torch.allclose(program(as_trained(model, images)), model.scores(images), atol=1e-5)
+        scores = program(as_trained(model, images))
+        assert torch.allclose(scores, model.scores(images), atol=1e-5)
+        assert torch.allclose(scores.double().softmax(1), model.predict_proba(images), atol=1e-5)
 
 
 # Every method's exported program is tested above; conversion is, for each way of reading a prediction.

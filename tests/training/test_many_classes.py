@@ -49,7 +49,7 @@ def test_a_run_says_what_it_leaves_out_and_leaves_whole_files(tmp_path: Path) ->
             callbacks=[counting],
         )
     assert done.result["shortlist"] == {"labels": 20, "after": 1}
-    assert counting.scored == counting.announced == 50 + 75
+    assert counting.scored == counting.announced == 2 * 50 + 75
     lines = (tmp_path / "run/history.jsonl").read_text().splitlines()
     assert all("Infinity" not in line and "NaN" not in line for line in lines)
     assert json.loads(lines[-1])["positive_score"][-1] is not None

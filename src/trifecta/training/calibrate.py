@@ -27,27 +27,30 @@ MOST_SCORED = 5_000
 Scored = tuple[Tensor, Tensor]
 
 
-def calibrate(trainer: Trainer, *, repeatable: bool = True) -> str:
+def calibrate(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> str:
     """Fit the temperature of the network that ``trainer`` trained; return what it was fitted on.
 
     ``validation`` images where there are some. Else ``halves``: each half of the training images, scored by
-    a network that the same run trained on the other half. Both networks together take the steps of one
-    run. The temperature is at least the one of the network's own scores of the images it was trained on,
-    which no network gets wrong more often than others. Where there are too many images for that, too few,
-    or none that another network could be trained on alone, it is that of the ``training`` images, which are
-    known too well.
+    a network that the same run trained on the other half. The two networks together take as many steps as
+    the run. Each one's scores are scaled by how far the run's own network spreads its scores of its
+    training images, and that one of its half, as half of the steps makes smaller scores. The temperature is
+    at least that of the network's scores of its own training images. Where there are too many images for
+    that, too few, or none that another network could be trained on, it is that of the ``training`` images,
+    which the network knows too well.
 
     Args:
         trainer: at the end of its run.
-        repeatable: whether the run began with new weights, so that another one can be like it.
+        halves_up_to: so many training images; 0 where the run began with trained weights.
     """
     data, network = trainer.data, trainer.network
     network.temperature.fill_(1)
     if data.validation is not None:
         found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
     else:
-        found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
-        halves = _scored_halves(trainer) if repeatable else None
+        known = _scored(trainer, _some_training_images(trainer))
+        found, source = fit_temperature(*known), "training"
+        can_repeat = LEAST_FOR_HALVES <= len(data.train) <= halves_up_to
+        halves = _scored_halves(trainer, _spread(known[0])) if can_repeat else None
         if halves is not None:
             found, source = max(found, fit_temperature(*halves)), "halves"
     network.temperature.fill_(trainer.processes.agreed(found))
@@ -72,21 +75,28 @@ def _some_training_images(trainer: Trainer) -> ImageSet:
     return ImageSet(torch.cat(images), torch.cat(labels))
 
 
-def _scored_halves(trainer: Trainer) -> Scored | None:
+def _spread(scores: Tensor) -> float:
+    """Return the root mean square of scores (N, K, …) less each sample's mean, of labels that have one."""
+    kept = scores.isfinite()
+    wide = scores.double().where(kept, 0)
+    centred = (wide - wide.sum(1, keepdim=True) / kept.sum(1, keepdim=True)).where(kept, 0)
+    return (centred.square().sum() / kept.sum()).sqrt().item()
+
+
+def _scored_halves(trainer: Trainer, spread: float) -> Scored | None:
     """Return the scores of all training images, each by a network trained on the other half.
 
-    None where that is out of the question, or a half does not train.
+    Scaled as if every network's scores of the images that it was trained on had this ``spread``. None where
+    no other network can be trained, or one does not train.
     """
     train, config = trainer.data.train, trainer.config
     is_alone = type(trainer.processes) is Alone
     if not is_alone or config.network == GIVEN or trainer.data.loader is not None:
         return None
-    if not LEAST_FOR_HALVES <= len(train) <= MOST_FOR_HALVES:
-        return None
     parts = []
     try:
         for own, others in _halves(train.labels):
-            parts.append(_scored_by_twin(trainer, train.select(own), train.select(others)))
+            parts.append(_scored_by_twin(trainer, train.select(own), train.select(others), spread))
     except DivergenceError:
         return None
     scores, labels = zip(*parts, strict=True)
@@ -106,8 +116,8 @@ def _halves(labels: Tensor) -> list[tuple[Tensor, Tensor]]:
     return [(own, others), (torch.cat([others, alone]), own[torch.isin(labels[own], labels[others])])]
 
 
-def _scored_by_twin(trainer: Trainer, own: ImageSet, others: ImageSet) -> Scored:
-    """Train another network as ``trainer`` did, on ``own``, and score ``others``."""
+def _scored_by_twin(trainer: Trainer, own: ImageSet, others: ImageSet, spread: float) -> Scored:
+    """Train another network as ``trainer`` did, on ``own``, and score ``others``, scaled."""
     config = replace(
         trainer.config,
         batch_size=min(trainer.config.batch_size, len(own)),
@@ -119,7 +129,8 @@ def _scored_by_twin(trainer: Trainer, own: ImageSet, others: ImageSet) -> Scored
     twin = Trainer(config, data=data, callbacks=[_StopsWith(trainer)])
     twin.fit()
     twin.network.readout_blocks = trainer.network.readout_blocks
-    return _scored(twin, others)
+    (scores, labels), own_spread = _scored(twin, others), _spread(_scored(twin, own)[0])
+    return (scores * (spread / own_spread) if own_spread else scores), labels
 
 
 class _StopsWith(Callback):

@@ -126,6 +126,8 @@ class TrainedModel:
                     f"this network takes samples (N, {', '.join(map(str, shape))}): received "
                     f"{tuple(batch.shape)}"
                 )
+            if not len(batch):
+                continue
             pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
             with autocast(self.precision, device):
                 parts.append(compute(in_memory_format(pixels)).float())

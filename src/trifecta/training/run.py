@@ -17,7 +17,7 @@ from trifecta.data import Given, ImageData, data_from
 from trifecta.distributed.processes import Alone
 from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
-from trifecta.training.calibrate import calibrate
+from trifecta.training.calibrate import MOST_FOR_HALVES, calibrate
 from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
@@ -230,15 +230,15 @@ def _image_data(
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def finish(trainer: Trainer, *, repeatable: bool = True) -> Run:
+def finish(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> Run:
     """Train what is left, fit the read-out's temperature, read the test split once, write the result.
 
-    ``repeatable`` as for :func:`trifecta.training.calibrate.calibrate`.
+    ``halves_up_to`` as for :func:`trifecta.training.calibrate.calibrate`.
     """
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
-    calibrated_on = calibrate(trainer, repeatable=repeatable)
+    calibrated_on = calibrate(trainer, halves_up_to=halves_up_to)
     test = trainer.evaluate(trainer.data.test)
     seconds = time.perf_counter() - began
     warn_of_untrained_blocks(test)

@@ -52,9 +52,9 @@ def evaluate_run(
     else:
         print_blocks(measured.block_accuracy)
         click.echo(
-            f"accuracy {percent(measured.accuracy)}, log loss {measured.log_loss:.3f}, calibration error "
-            f"{percent(measured.calibration_error)} on {len(images):,} images ({wanted.source})"
+            f"log loss {measured.log_loss:.3f}, calibration error {percent(measured.calibration_error)}"
         )
+        click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")
 
 
 def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:
