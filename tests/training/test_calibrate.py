@@ -84,7 +84,7 @@ def test_where_no_other_network_can_be_trained_the_training_images_have_to_do() 
         {"data": loader, "test": (given.test.images, given.test.labels)},
         {"data": tiny},
     ):
-        done = train(replace(CONFIG, batch_size=12), **settings)  # type: ignore[arg-type]
+        done = train(replace(CONFIG, batch_size=12), **settings)
         assert done.result["calibrated_on"] == "training"
         assert done.result["temperature"] != 1
 
