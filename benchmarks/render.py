@@ -202,11 +202,12 @@ def own_networks() -> str:
 
 
 def estimators() -> str:
-    """The scikit-learn classifier beside scikit-learn's own: accuracy and seconds, by data set."""
+    """The scikit-learn classifier beside scikit-learn's own: accuracy, log loss, seconds."""
     rows = rows_of("estimators")
     cells = {
         (row["classifier"], row["data"]): f"{100 * row['accuracy']:.1f} ± {100 * row['deviation']:.1f}%, "
-        f"{row['seconds']:.2f} s"
+        + (f"log loss {row['log_loss']:.2f}, " if "log_loss" in row else "")
+        + f"{row['seconds']:.2f} s"
         for row in rows
     }
     names, sets = (list(dict.fromkeys(row[key] for row in rows)) for key in ("classifier", "data"))

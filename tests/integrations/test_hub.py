@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from run_files import edit_config
-from trifecta import RunConfig, get_method, train
+from trifecta import RunConfig, RunFolder, get_method, train
 from trifecta.integrations.hub import HubModel
 
 
@@ -31,6 +31,9 @@ def test_what_was_saved_predicts_the_same(run: Path, tmp_path: Path) -> None:
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     assert torch.equal(again.scores(images), model.scores(images))
     assert again.predict(images) == model.predict(images)
+    assert torch.equal(again.predict_proba(images), model.predict_proba(images))
+    assert again.top_k(images, 2) == model.top_k(images, 2)
+    assert torch.equal(again.embeddings(images, block=1), model.embeddings(images, block=1))
     assert again.classes == ("a", "b", "c")
 
 
@@ -40,6 +43,7 @@ def test_the_card_says_what_the_result_says(run: Path, tmp_path: Path) -> None:
     assert card.data.library_name == "trifecta"
     assert "| crosses a block | overlapping |" in card.text
     assert "| test accuracy |" in card.text
+    assert f"| log loss | {RunFolder(run).read_result()['log_loss']:.3f} |" in card.text
 
 
 def test_loading_is_strict(run: Path, tmp_path: Path) -> None:

@@ -50,6 +50,8 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
     assert "<b>bold" not in page
     assert "tom & jerry" in reader.text
     assert f"{100 * done.test_accuracy:.2f}%" in reader.text
+    assert f"log loss {done.result['log_loss']:.3f}, calibration error" in reader.text
+    assert f"temperature {done.result['temperature']:.3g}, fitted on validation images" in reader.text
     # Losses, accuracies, scores; what blocks add and hold; a histogram a block; the confusion matrix.
     assert page.count("<svg") == 3 + 2 + 6 + 1
     assert re.search(r"epochs:\s+2", reader.text)

@@ -121,6 +121,7 @@ def _card(model: TrainedModel, result: dict[str, Any]) -> str:
         "method": method,
         "crosses a block": model.network.method.locality,
         "test accuracy": accuracy,
+        "log loss": f"{result['log_loss']:.3f}" if "log_loss" in result else "not measured",
         "data": result.get("data", "not known"),
         "network": f"{result['network']}, width {result['width']:g}" if result else "not known",
         "epochs": result.get("epochs", "not known"),
