@@ -122,7 +122,7 @@ def load_weights(network: LocalNetwork, tensors: Mapping[Any, Any], *, source: P
         ValueError: they are another network's, or no numbers that a network can have; names the first.
     """
     expected = network.state_dict()
-    tensors = {_TEMPERATURE: torch.ones(()), **tensors}  # older weights have none
+    tensors = {_TEMPERATURE: network.temperature.new_ones(()), **tensors}  # older weights have none
     for name in [*expected, *tensors]:
         wanted, received = _kind(expected.get(name)), _kind(tensors.get(name))
         if wanted != received:
