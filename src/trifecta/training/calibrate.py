@@ -69,7 +69,8 @@ def _some_training_images(trainer: Trainer) -> ImageSet:
         count = len(data.train)
         step = -(-count // MOST_SCORED)
         return data.train.select(torch.arange(0, count, step, device=data.train.labels.device))
-    batches = LoaderBatches(data.loader, trainer.device)
+    batches = trainer.batches
+    assert isinstance(batches, LoaderBatches)
     enough = -(-MOST_SCORED // max(1, batches.images_per_epoch // batches.steps_per_epoch))
     images, labels = zip(*islice(batches.epoch(0), enough), strict=True)
     return ImageSet(torch.cat(images), torch.cat(labels))
