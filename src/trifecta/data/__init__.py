@@ -17,6 +17,7 @@ from trifecta.data.given import require_finite_samples as require_finite_samples
 from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet
+from trifecta.data.load import is_same_training as is_same_training
 from trifecta.data.load import load_data as load_data
 from trifecta.data.load import load_split as load_split
 from trifecta.data.normalization import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS

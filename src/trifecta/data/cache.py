@@ -1,12 +1,13 @@
 """Decoded images on disk, so that a data set is decoded once, and may be larger than memory.
 
 One ``.npy`` file per split lies in ``$TRIFECTA_CACHE``, else ``$XDG_CACHE_HOME/trifecta``, else
-``~/.cache/trifecta``, with a CRC-32 behind the array. Its name is a hash of all that the pixels depend on;
+``~/.cache/trifecta``, with the range of its greys and a CRC-32 behind the array. Its name is a hash of all that the pixels depend on;
 nothing has to be removed when data change, and everything may be.
 """
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -23,25 +24,31 @@ from torch import Tensor
 
 from trifecta._utils.checks import memory_bytes
 from trifecta._utils.files import StorageError, write_atomically
-from trifecta.data.decode import Pixels, Shape, stacked
+from trifecta.data.decode import GreyRange, Pixels, Shape, stacked
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raise it when the same key would decode to other pixels."""
 
 # Images that would take a larger share of the machine's memory stay on disk.
 MOST_OF_MEMORY = 0.25
 _PIECE = 2**24
+_RANGE_BYTES = 24
 _SUM_BYTES = 8
 
 
 class CachedImages(NamedTuple):
-    """Images ``(N, C, H, W)`` uint8, and whether they stay in a file: then copy only what is used."""
+    """Images ``(N, C, H, W)`` uint8, and whether they stay in a file: then copy only what is used.
+
+    ``grey_range`` is what they were scaled by, where they had 16 bits.
+    """
 
     images: Tensor
     in_file: bool = False
+    grey_range: GreyRange | None = None
 
 
-Decode = Callable[[Callable[[Shape, Iterator[Pixels]], Tensor]], Tensor]
+Consume = Callable[[Shape, Iterator[Pixels], GreyRange | None], CachedImages]
+Decode = Callable[[Consume], CachedImages]
 """Hands the decoded images to a function, and returns what that returns."""
 
 
@@ -72,7 +79,7 @@ def cached_images(identity: dict[str, object], count: int, decode: Decode) -> Ca
         return images
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        decode(lambda shape, pieces: _keep(file, shape, pieces))
+        decode(lambda shape, pieces, grey_range: _keep(file, shape, pieces, grey_range))
     except OSError as error:
         reason = error if isinstance(error, StorageError) else error.strerror
         warnings.warn(
@@ -81,25 +88,29 @@ def cached_images(identity: dict[str, object], count: int, decode: Decode) -> Ca
             stacklevel=2,
         )
     images = _read(file, count)
-    return CachedImages(decode(stacked)) if images is None else images
+    return decode(_in_memory) if images is None else images
 
 
-def _keep(file: Path, shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
+def _in_memory(shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> CachedImages:
+    return CachedImages(stacked(shape, pieces), grey_range=grey_range)
+
+
+def _keep(file: Path, shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> CachedImages:
     """Write the pieces to ``file``, unless they would fill the disk."""
     if math.prod(shape) > shutil.disk_usage(file.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    write_atomically(file, lambda path: _write(path, shape, pieces))
-    return torch.empty(0)
+    write_atomically(file, lambda path: _write(path, shape, pieces, grey_range))
+    return CachedImages(torch.empty(0))
 
 
-def _write(path: Path, shape: Shape, pieces: Iterator[Pixels]) -> None:
+def _write(path: Path, shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> None:
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
         total = zlib.crc32(path.read_bytes())
-        for piece in pieces:
-            content = piece.tobytes()
+        behind = " ".join(map(str, grey_range or ())).encode().rjust(_RANGE_BYTES)
+        for content in itertools.chain((piece.tobytes() for piece in pieces), [behind]):
             total = zlib.crc32(content, total)
             file.write(content)
         file.write(f"{total:0{_SUM_BYTES}x}".encode())
@@ -112,17 +123,20 @@ def _read(file: Path, count: int) -> CachedImages | None:
             if not _is_whole(opened, file.stat().st_size):
                 warnings.warn(f"decoded images in {file} are damaged: they are decoded again", stacklevel=3)
                 return None
+            opened.seek(-_RANGE_BYTES - _SUM_BYTES, os.SEEK_END)
+            numbers = opened.read(_RANGE_BYTES).split()
+        grey_range = GreyRange(*map(int, numbers)) if numbers else None
         mapped = np.load(file, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     if mapped.ndim != 4 or len(mapped) != count or mapped.dtype != np.uint8:
         return None
     if mapped.nbytes <= MOST_OF_MEMORY * (memory_bytes() or np.inf):
-        return CachedImages(torch.from_numpy(np.array(mapped)))
+        return CachedImages(torch.from_numpy(np.array(mapped)), grey_range=grey_range)
     with warnings.catch_warnings():
         # Nothing writes to images of a data set.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return CachedImages(torch.from_numpy(mapped), in_file=True)
+        return CachedImages(torch.from_numpy(mapped), in_file=True, grey_range=grey_range)
 
 
 def _is_whole(file: IO[bytes], size: int) -> bool:

@@ -9,19 +9,23 @@ class DataConfig:
     """Source, splits and size of the images. Every field is a plain value, or a list of them in YAML.
 
     Attributes:
-        source: a local folder (Parquet files or one folder of images per class), a Hugging Face
+        source: a local folder (one folder of images per class, or Parquet files), a Hugging Face
             Hub id, or ``digits``, the 8×8 digits that come with scikit-learn (a folder of that
             name is ``./digits``).
         subset: the configuration of a data set that has several, such as ``cropped_digits``.
         image_column: where the images are; None finds the column by its type.
         label_column: where the labels are; None finds the column by its type.
+        table: file with the labels of a folder of images, such as ``labels.csv``: a column ``file_name`` (or
+            ``id``) and one of labels; None takes a sub-folder for a class, and looks for a table where there
+            are fewer than two.
         train_split: the split to train on.
-        test_split: the split to test on.
+        test_split: the split to test on. A folder's splits are ``train``, ``validation`` (``val``, ``valid``,
+            ``dev``) and ``test``, in any case.
         hold_out: the fraction of the training split to hold out as the test split, stratified and
             with seed 0, for a source that has no test split.
         image_size: (height, width) in pixels to resize every image to; None keeps their size.
-        validation: the fraction of the training split to validate on, stratified and with seed 0;
-            0 trains on all of it.
+        validation: the fraction of the training split to validate on, stratified and with seed 0, for a
+            source without a split ``validation``; 0 trains on all of it and validates on nothing.
         mean: to normalise each channel by, in 0..1; None takes that of the training images.
         std: standard deviation to normalise each channel by, above 0 and up to 1; None, as ``mean``
             is, takes that of the training images.
@@ -35,6 +39,7 @@ class DataConfig:
     subset: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    table: str | None = None
     train_split: str = "train"
     test_split: str = "test"
     hold_out: float | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
-from trifecta.data.decode import decode_images
+from trifecta.data.decode import GreyRange, decode_images
 
 
 def find_images(path: Path) -> list[Path]:
@@ -43,18 +43,25 @@ def image_extensions() -> set[str]:
     }
 
 
-def read_images(paths: Sequence[Path], *, image_shape: tuple[int, int, int]) -> Tensor:
+def read_images(
+    paths: Sequence[Path],
+    *,
+    image_shape: tuple[int, int, int],
+    grey_range: Sequence[int] | None = None,
+) -> Tensor:
     """Decode files to the shape that a network takes, converting colours and sizes as needed.
 
     Args:
         paths: of the files, at least one.
         image_shape: (C, H, W); C is 1 or 3.
+        grey_range: of the training images, where these have greys of 16 bits.
 
     Returns:
         ``(N, C, H, W)`` uint8, in the order of ``paths``.
 
     Raises:
-        ValueError: there are no files, a file cannot be read (names it), or C is neither 1 nor 3.
+        ValueError: there are no files, a file cannot be read or has another depth than the training images
+            (names it), or C is neither 1 nor 3.
         ImportError: Pillow is not installed.
     """
     channels, height, width = image_shape
@@ -67,4 +74,5 @@ def read_images(paths: Sequence[Path], *, image_shape: tuple[int, int, int]) -> 
         lambda start, stop: [(str(path), path) for path in paths[start:stop]],
         image_size=(height, width),
         channels=channels,
+        grey_range=None if grey_range is None else GreyRange(*grey_range),
     )

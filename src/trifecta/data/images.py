@@ -95,6 +95,8 @@ class ImageData:
         std: standard deviation to normalise each channel by, above 0 and up to 1; likewise.
         loader: makes training batches by its own rules, in place of ``train``.
         loader_counts: the number of its samples by class, where that is known.
+        grey_range: the greys of 16-bit training images that became 0 and 255; None where they had 8 bits.
+        rows: stands for the rows of the source's training split and their labels; empty where it has none.
     """
 
     train: ImageSet
@@ -105,6 +107,8 @@ class ImageData:
     std: tuple[float, ...]
     loader: DataLoader[Any] | None = None
     loader_counts: tuple[int, ...] | None = None
+    grey_range: tuple[int, int] | None = None
+    rows: str = ""
 
     @property
     def sample_shape(self) -> SampleShape:

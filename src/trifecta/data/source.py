@@ -1,39 +1,35 @@
 """Opening a source: a local folder, or a data set of the Hugging Face Hub."""
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trifecta._utils.extras import require
-from trifecta.data.local_folder import check_description, check_names
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from trifecta.data.arrow_files import table_rows
+from trifecta.data.config import DataConfig
+from trifecta.data.folder import ARCHIVES, list_folder
+from trifecta.data.rows import Rows
+from trifecta.data.tables import TABLES
 
 HUB_TIMEOUT_SECONDS = 10
 
 
-def open_source(source: str, subset: str | None) -> "DatasetDict":
+def open_source(config: DataConfig) -> dict[str, Rows]:
     """All splits of a source, undecoded. A local folder is read without the network.
-
-    Args:
-        source: a folder or a Hub id.
-        subset: a configuration of the data set, or a folder within the folder.
 
     Raises:
         ValueError: there is no such source or subset, or it cannot be read.
-        ImportError: ``datasets`` is not installed.
+        ImportError: a library that it takes is not installed.
     """
-    folder = _local_folder(source)
-    if folder is None:
-        with _offline(not _hub_answers(source)):
-            return _load(source, subset, f"'{source}' from the Hugging Face Hub")
-    if subset is not None and (folder / subset).is_dir():
-        folder, subset = folder / subset, None
-    check_description(folder)
-    check_names(folder)
-    return _load(str(folder), subset, f"folder {source}")
+    folder = _local_folder(config.source)
+    if folder is not None:
+        return list_folder(_subset(folder, config.subset), config.table)
+    if config.table is not None:
+        raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
+    with _offline(not _hub_answers(config.source)):
+        return _from_hub(config.source, config.subset)
 
 
 def _local_folder(source: str) -> Path | None:
@@ -42,25 +38,61 @@ def _local_folder(source: str) -> Path | None:
     if path.is_dir():
         return path.resolve()
     if path.exists():
-        raise ValueError(
-            f"--data is a folder, a Hub id or 'digits', {source} is a file: give the folder that it lies in"
-        )
+        raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {_instead(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ValueError(f"no folder {source}: check the spelling, or try --data digits")
+        raise ValueError(
+            f"no folder {source}{_nearest(path)}: give the right one as source; if it has moved, its new place, "
+            "or put a link to it there"
+        )
     return None
 
 
-def _load(path: str, subset: str | None, what: str) -> "DatasetDict":
+def _instead(file: Path) -> str:
+    if file.suffix.lower() in TABLES:
+        return f"give the folder of its images, and name it in table, {file.name}"
+    if file.suffix.lower() in ARCHIVES:
+        return "unpack it, and give the folder of images"
+    return "give the folder that it lies in"
+
+
+def _nearest(path: Path) -> str:
+    """How far the path exists, and what is there in place of the rest."""
+    parent = next(parent for parent in path.absolute().parents if parent.is_dir())
+    missing = path.absolute().relative_to(parent).parts[0]
+    near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir() if entry.is_dir()])
+    return f" ({parent} has no {missing}{f', but {near[0]}' if near else ''})"
+
+
+def _subset(folder: Path, subset: str | None) -> Path:
+    if subset is None:
+        return folder
+    if not (folder / subset).is_dir():
+        there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:10]) or "none"
+        raise ValueError(
+            f"no folder {subset} in {folder}, whose folders are {there}: choose another data.subset"
+        )
+    return (folder / subset).resolve()
+
+
+def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
     datasets = require("datasets")
     try:
         with _quiet():
-            splits: DatasetDict = datasets.load_dataset(path, subset)
+            splits = datasets.load_dataset(source, subset)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         # Only the cause names a broken file.
         broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
         told = error.__cause__ if broken and error.__cause__ else error
-        raise ValueError(f"cannot load {what}: {_advice(told)}") from error
-    return splits
+        raise ValueError(f"cannot load '{source}' from the Hugging Face Hub: {_advice(told)}") from error
+    config, kept = datasets.config, require("huggingface_hub").constants.HF_HUB_CACHE
+    own = [Path(folder) for folder in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, kept)]
+    folders = tuple(folder.absolute() for folder in [*own, *(folder.resolve() for folder in own)])
+    return {name: _hub_rows(name, rows, folders) for name, rows in splits.items()}
+
+
+def _hub_rows(name: str, rows: Any, folders: tuple[Path, ...]) -> Rows:
+    # The fingerprint follows the version of the data set.
+    return table_rows(name, rows.data.table, folders, lambda: str(rows._fingerprint))
 
 
 def _advice(error: BaseException) -> str:
@@ -72,9 +104,7 @@ def _advice(error: BaseException) -> str:
             "the network, or try --data digits"
         )
     if "BuilderConfig" in reason or "Config name is missing" in reason:
-        return f"{reason}: choose one with --set data.subset"
-    if isinstance(error, FileNotFoundError):
-        return "it has no images or Parquet files: give a folder with Parquet files or images in it"
+        return f"{reason}: choose one with data.subset"
     return reason
 
 

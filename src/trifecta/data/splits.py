@@ -1,7 +1,20 @@
-"""Dividing a labelled set in two, class by class."""
+"""Names of splits, and dividing a labelled set in two, class by class."""
 
 import torch
 from torch import Tensor
+
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+"""Splits by the folders that hold them, in lower case."""
+
+
+def split_of(name: str) -> str:
+    """The split that a name of one stands for, in any case: ``Val`` is ``validation``; any other is itself."""
+    return SPLITS.get(name.lower(), name)
 
 
 def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "classes": (str,),
     "mean": (float, int),
     "std": (float, int),
+    "grey_range": (int,),
 }
 
 
@@ -28,6 +29,8 @@ class DatasetFacts:
         mean: per channel of the training split, of pixels in 0 … 1.
         std: likewise; both are empty where samples are taken as they are.
         integer: whether samples are integer tokens.
+        grey_range: the greys of 16-bit training images that became 0 and 255; empty where they had 8 bits.
+        rows: stands for the rows of the source's training split; empty where it is not known.
 
     Raises:
         ValueError: values that no data set has.
@@ -38,6 +41,8 @@ class DatasetFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     integer: bool = False
+    grey_range: tuple[int, ...] = ()
+    rows: str = ""
 
     def __post_init__(self) -> None:
         """Reject what cannot be: a file may hold anything."""
@@ -48,6 +53,8 @@ class DatasetFacts:
             raise ValueError("classes are one name or more: received none")
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise ValueError("mean and std have as many values, and those of std are above 0")
+        if self.grey_range and (len(self.grey_range) != 2 or not 0 <= min(self.grey_range)):
+            raise ValueError(f"grey_range is two numbers of 0 or more: received {self.grey_range}")
         if self.mean and len(self.mean) != self.sample_shape[0]:
             raise ValueError(
                 f"mean has a value a channel, {self.sample_shape[0]}: received {len(self.mean)}"
@@ -77,6 +84,8 @@ class DatasetFacts:
             mean=data.mean,
             std=data.std,
             integer=data.test.images.dtype == torch.int64,
+            grey_range=data.grey_range or (),
+            rows=data.rows,
         )
 
     @classmethod
@@ -87,13 +96,15 @@ class DatasetFacts:
             ValueError: something else, or a value that no data set has.
         """
         names = {field.name for field in fields(cls)}
+        # What runs from before these two were noted lack.
+        plain = {"grey_range": [], "rows": ""} | plain if isinstance(plain, Mapping) else plain
         if not isinstance(plain, Mapping) or set(plain) != names:
             raise ValueError(f"the facts about its data are {', '.join(sorted(names))}")
         for name, kinds in _KINDS.items():
             if not isinstance(plain[name], list) or any(type(value) not in kinds for value in plain[name]):
                 raise ValueError(f"{name} is a list of {kinds[0].__name__}: received {plain[name]!r:.80}")
         lists = {name: tuple(plain[name]) for name in _KINDS}
-        return cls(**lists, integer=plain["integer"] is True)
+        return cls(**lists, integer=plain["integer"] is True, rows=str(plain["rows"]))
 
     def to_plain(self) -> dict[str, Any]:
         """Return the facts as lists, text and numbers."""

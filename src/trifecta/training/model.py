@@ -145,7 +145,11 @@ def _batches(images: Images, facts: DatasetFacts) -> Iterator[Tensor]:
         return
     files = [Path(file) for file in images]
     for start in range(0, len(files), BATCH_SIZE):
-        yield read_images(files[start : start + BATCH_SIZE], image_shape=facts.image_shape)
+        yield read_images(
+            files[start : start + BATCH_SIZE],
+            image_shape=facts.image_shape,
+            grey_range=facts.grey_range or None,
+        )
 
 
 def load(

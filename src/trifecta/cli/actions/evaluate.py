@@ -2,13 +2,14 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from trifecta.cli.actions.progress import scoring
-from trifecta.data import DataConfig, ImageSet, load_split
+from trifecta.data import DataConfig, ImageSet, is_same_training, load_split
 from trifecta.report.terminal import percent, print_blocks
 from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
 from trifecta.training.evaluation import warn_of_many_labels
@@ -32,7 +33,7 @@ def evaluate_run(
         model.network.keep_labels(shortlist)
     config, _ = RunFolder(run).read_config(imports=imports)
     warn_of_unfinished(RunFolder(run), config.epochs)
-    wanted = config.data if data is None else DataConfig(source=data, image_size=facts.image_shape[1:])
+    wanted = config.data if data is None else _elsewhere(data, config.data, facts)
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
     images = _load(wanted, split, facts, run)
@@ -68,8 +69,23 @@ def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:
         )
 
 
+def _elsewhere(source: str, trained_on: DataConfig | None, facts: DatasetFacts) -> DataConfig:
+    """Return the settings for another source: those of the run, where it is the run's own that has moved."""
+    moved = None if trained_on is None else replace(trained_on, source=source)
+    if moved is not None and is_same_training(moved, facts.rows):
+        return moved
+    return DataConfig(source=source, image_size=facts.image_shape[1:])
+
+
 def _load(config: DataConfig, split: str | None, facts: DatasetFacts, run: Path) -> ImageSet:
-    images = load_split(config, split, facts.classes, channels=facts.image_shape[0])
+    images = load_split(
+        config,
+        split,
+        facts.classes,
+        channels=facts.image_shape[0],
+        grey_range=facts.grey_range or None,
+        trained_on=facts.rows,
+    )
     shape = tuple(images.images.shape[1:])
     if shape != facts.sample_shape:
         raise ValueError(
