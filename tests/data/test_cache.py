@@ -1,7 +1,7 @@
 import multiprocessing
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from trifecta.data import DataConfig, ImageData, ImageSet, load_data
-from trifecta.data.cache import Decode, cache_folder, cached_images
-from trifecta.data.decode import Pixels, Shape
+from trifecta.data.cache import CachedImages, Consume, Decode, cache_folder, cached_images
+from trifecta.data.decode import GreyRange, Pixels
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
 
@@ -28,18 +28,18 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 1, 4, 5), generator=torch.Generator().manual_seed(0)).byte()
 
 
-def decoder(images: Tensor) -> Decode:
+def decoder(images: Tensor, grey_range: GreyRange | None = None) -> Decode:
     """Hands out the images in two pieces."""
 
-    def decode(consume: Callable[[Shape, Iterator[Pixels]], Tensor]) -> Tensor:
+    def decode(consume: Consume) -> CachedImages:
         count, channels, height, width = images.shape
         pieces = (piece.numpy() for piece in torch.split(images, 2))
-        return consume((count, channels, height, width), pieces)
+        return consume((count, channels, height, width), pieces, grey_range)
 
     return decode
 
 
-def never(*_: object, **__: object) -> Tensor:
+def never(*_: object, **__: object) -> CachedImages:
     raise AssertionError("decoded again")
 
 
@@ -129,8 +129,8 @@ def test_a_full_disk_leaves_no_half_written_file() -> None:
 
 
 def test_images_that_no_disk_holds_are_not_begun() -> None:
-    def never_written(consume: Callable[[Shape, Iterator[Pixels]], Tensor]) -> Tensor:
-        return consume((3, 3, 2**30, 2**30), iter(()))
+    def never_written(consume: Consume) -> CachedImages:
+        return consume((3, 3, 2**30, 2**30), iter(()), None)
 
     warned = pytest.warns(UserWarning, match="cannot be written .*No space left")
     with warned, pytest.raises(ValueError, match=r"3 images of .* would take .* GiB"):
@@ -143,7 +143,7 @@ def test_an_entry_appears_whole() -> None:
         seen.append(len(list(cache_folder().glob("*.npy"))))
 
     seen: list[int] = []
-    cached_images(IDENTITY, 3, lambda consume: consume((3, 1, 4, 5), pieces()))
+    cached_images(IDENTITY, 3, lambda consume: consume((3, 1, 4, 5), pieces(), None))
     assert seen == [0]
     assert [entry.suffix for entry in entries()] == [".npy"]
 

@@ -1,5 +1,7 @@
 """One encoded image after another: modes, depths, orientation, size."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from PIL import Image
 
 from trifecta.data import find_images, read_images
-from trifecta.data.decode import Encoded, UnreadableError, decode_image, decode_images
+from trifecta.data.decode import DeepError, Encoded, GreyRange, UnreadableError, decode_image, decode_images
 
 from .helpers import Pixels, colour, grey, png
 
@@ -21,8 +23,10 @@ def encoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> by
     return buffer.getvalue()
 
 
-def decoded(image: Image.Image, image_format: str = "PNG", **options: Any) -> Pixels:
-    return decode_image("it", encoded(image, image_format, **options), None, None)
+def decoded(
+    image: Image.Image, image_format: str = "PNG", grey_range: GreyRange | None = None, **options: Any
+) -> Pixels:
+    return decode_image("it", encoded(image, image_format, **options), None, None, grey_range)
 
 
 def test_grey_has_one_channel() -> None:
@@ -42,13 +46,46 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     values = np.array([[0, 128, 129, 257], [32768, 65534, 65535, 1000]], np.uint16)
     expected = np.rint(values / 257).astype(np.uint8)
     for image_format in ("PNG", "TIFF"):
-        assert np.array_equal(decoded(Image.fromarray(values), image_format)[..., 0], expected)
+        image = decoded(Image.fromarray(values), image_format, GreyRange(0, 65535))
+        assert np.array_equal(image[..., 0], expected)
+
+
+def test_the_range_in_use_becomes_the_whole_range_and_the_rest_is_clipped() -> None:
+    values = np.array([[900, 1000, 1001, 1500], [2000, 2019, 2020, 4095]], np.uint16)
+    image = decoded(Image.fromarray(values), grey_range=GreyRange(1000, 2020))
+    assert image[..., 0].tolist() == [[0, 0, 0, 125], [250, 255, 255, 255]]
+
+
+def test_an_image_of_another_depth_than_its_set_is_refused() -> None:
+    deep = Image.fromarray(np.full((2, 2), 300, np.uint16))
+    with pytest.raises(DeepError, match=r"image it has greys of 16 bits, and others .* have 8"):
+        decoded(deep)
+    for image in (Image.fromarray(grey(9)), Image.fromarray(colour(9))):
+        with pytest.raises(UnreadableError, match=r"it: it has 8 bits, and others .* have greys of 16"):
+            decoded(image, grey_range=GreyRange(0, 4095))
+
+
+def test_colours_that_use_the_lower_bits_alone_are_refused() -> None:
+    """Pillow keeps the upper 8 of 16 bits a colour; it cannot write such an image either."""
+    for top, is_read in ((0, True), (4095, False), (65535, True)):
+        row = b"\0" + top.to_bytes(2, "big") * 3
+        header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+        chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b"")]
+        content = b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+        if is_read:
+            assert decode_image("it", content, None, None).tolist() == [[[top >> 8] * 3]]
+        else:
+            with pytest.raises(UnreadableError, match="16 bits a colour it uses the lower ones"):
+                decode_image("it", content, None, None)
 
 
 def test_pixels_without_a_known_range() -> None:
     for values in (np.ones((2, 2), np.float32), np.full((2, 2), -1, np.int32)):
         with pytest.raises(ValueError, match="no known range: save it with 8 or 16 bits"):
-            decoded(Image.fromarray(values), "TIFF")
+            decoded(Image.fromarray(values), "TIFF", GreyRange(0, 65535))
 
 
 def test_a_palette_of_colours() -> None:

@@ -75,9 +75,7 @@ def test_image_folders_with_splits(folder: Path) -> None:
 
 def test_an_image_folder_without_splits_is_held_out_from(folder: Path) -> None:
     write_classes(folder, {"a": [grey(k) for k in range(20)], "b": [grey(100 + k) for k in range(10)]})
-    with pytest.raises(
-        ValueError, match=r"no split 'test', the source has train: .*--set data.hold_out=0.2"
-    ):
+    with pytest.raises(ValueError, match=r"no split 'test', the source has train: .* hold_out=0.2"):
         load(folder)
     data = load(folder, hold_out=0.2)
     assert data.test.labels.tolist() == [0] * 4 + [1] * 2
@@ -99,9 +97,10 @@ def test_validation_is_a_stratified_part_of_training_and_statistics_leave_it_out
     assert data.mean == pytest.approx([data.train.images.double().mean().item() / 255])
 
 
+@pytest.mark.filterwarnings("ignore:splits of")
 def test_hold_out_is_refused_where_there_is_a_test_split(folder: Path) -> None:
     hub_source(folder)
-    with pytest.raises(ValueError, match=r"has a split 'test' of its own: drop --set data\.hold_out"):
+    with pytest.raises(ValueError, match=r"has a split 'test' of its own: drop data\.hold_out"):
         load(folder, hold_out=0.5)
     assert len(load(folder, hold_out=0.5, test_split="none").test) == 4
 
@@ -109,30 +108,31 @@ def test_hold_out_is_refused_where_there_is_a_test_split(folder: Path) -> None:
 def svhn(folder: Path) -> None:
     digits = [str(k) for k in range(10)]
     for split, count in (("train", 20), ("test", 10), ("extra", 30)):
-        images: list[bytes | None] = [png(colour(k, 32, 32)) for k in range(count)]
+        images: list[bytes | None] = [png(colour(count + k, 32, 32)) for k in range(count)]
         labels = {"label": [k % 10 for k in range(count)]}
         write_hub(folder / "cropped_digits", split, images, labels, {"label": digits})
 
 
 def test_the_layout_of_svhn(folder: Path) -> None:
     svhn(folder)
-    data = load(folder, subset="cropped_digits")
+    with pytest.warns(UserWarning, match=r"splits of .* that are not used: extra \(30 images\)"):
+        data = load(folder, subset="cropped_digits")
     assert (len(data.train), len(data.test)) == (20, 10)
     assert data.sample_shape == (3, 32, 32)
     assert data.classes == tuple("0123456789")
     assert data.train.labels.tolist() == [*range(10)] * 2
 
 
-def test_a_configuration_named_in_the_readme(folder: Path) -> None:
+@pytest.mark.filterwarnings("ignore:splits of")
+def test_the_only_data_set_of_a_folder_is_taken_and_of_several_one_is_asked_for(folder: Path) -> None:
     svhn(folder)
-    (folder / "cropped_digits").rename(folder / "files")
-    card = "---\nconfigs:\n- config_name: cropped_digits\n  data_files:\n"
-    card += "".join(f"  - split: {name}\n    path: files/{name}-*\n" for name in ("train", "test", "extra"))
-    (folder / "README.md").write_text(f"{card}---\n")
-    assert len(load(folder, subset="cropped_digits").train) == 20
-    assert len(load(folder, subset="cropped_digits", train_split="extra").train) == 30
-    with pytest.raises(ValueError, match=r"--set data\.subset"):
-        load(folder, subset="full_numbers")
+    assert len(load(folder).train) == 20
+    assert len(load(folder, train_split="extra").train) == 30
+    hub_source(folder / "full_numbers")
+    with pytest.raises(ValueError, match=r"several data sets, cropped_digits, full_numbers: "):
+        load(folder)
+    with pytest.raises(ValueError, match=r"no folder digits in .*, whose folders are cropped_digits, "):
+        load(folder, subset="digits")
 
 
 def test_the_finest_labels_are_taken_and_said(folder: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_finest_labels_are_taken_and_said(folder: Path) -> None:
     labels = {"coarse_label": [0, 1, 1, 0], "fine_label": [0, 1, 2, 0]}
     for split in ("train", "test"):
         write_hub(folder, split, [png(grey(k)) for k in range(4)], labels, names)
-    with pytest.warns(UserWarning, match="column 'fine_label'.*--set data.label_column"):
+    with pytest.warns(UserWarning, match="column 'fine_label'.* data.label_column"):
         data = load(folder)
     assert data.classes == ("a", "b", "c")
     assert data.train.labels.tolist() == [0, 1, 2, 0]
@@ -165,7 +165,7 @@ def test_an_arbitrary_choice_between_images_is_said(folder: Path) -> None:
     columns = {"left": [png(grey(7))] * 2, "right": [png(grey(8))] * 2, "label": [0, 1]}
     for split in ("train", "test"):
         write_plain(folder, split, columns)
-    with pytest.warns(UserWarning, match="column 'left', of left, right: .*--set data.image_column"):
+    with pytest.warns(UserWarning, match="column 'left', of left, right: .* data.image_column"):
         assert load(folder).train.images[0, 0, 1, 1] == 7
 
 
@@ -177,10 +177,24 @@ def test_a_grey_split_becomes_colour_where_the_other_has_colour(folder: Path) ->
     assert torch.equal(data.train.images[3, 0], torch.from_numpy(grey(30)))
 
 
-def test_classes_without_a_training_image_are_said(folder: Path) -> None:
+def test_a_test_class_without_a_training_image_is_refused(folder: Path) -> None:
     write_classes(folder / "train", {"a": [grey(1)], "b": [grey(2)]})
     write_classes(folder / "test", {"a": [grey(3)], "b": [grey(4)], "c": [grey(5)]})
-    with pytest.warns(UserWarning, match="classes without a training image: c"):
+    with pytest.raises(ValueError, match=r"split 'test', row 2 \(from 0\) has label 'c'"):
+        load(folder)
+
+
+def test_classes_without_an_image_are_said(folder: Path) -> None:
+    names = {"label": ["a", "b", "c"]}
+    write_hub(folder, "train", [png(grey(k)) for k in range(4)], {"label": [0, 1, 0, 1]}, names)
+    write_hub(folder, "test", [png(grey(k)) for k in range(5, 7)], {"label": [0, 0]}, names)
+    with (
+        pytest.warns(UserWarning, match="classes without a training image: c"),
+        pytest.warns(UserWarning, match="classes without a test image: b"),
+    ):
+        load(folder)
+    write_hub(folder, "test", [png(grey(k)) for k in range(5, 7)], {"label": [0, 2]}, names)
+    with pytest.raises(ValueError, match="test split has images of classes without a training image, c"):
         load(folder)
 
 

@@ -27,12 +27,27 @@ def refusal(source: Path | str, **options: Any) -> str:
 
 @pytest.mark.parametrize("source", ["./none", "../none", "~/none", "/none", "a/b/c"])
 def test_a_path_that_does_not_exist(source: str) -> None:
-    assert refusal(source) == f"no folder {source}: check the spelling, or try --data digits"
+    message = refusal(source)
+    assert message.startswith(f"no folder {source} (")
+    assert message.endswith(
+        ": give the right one as source; if it has moved, its new place, or put a link to it there"
+    )
+
+
+def test_a_path_that_is_misspelt(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    assert f"({folder} has no photo, but photos)" in refusal(folder / "photo" / "cats")
 
 
 def test_a_file(folder: Path) -> None:
     (folder / "train.parquet").touch()
-    assert "train.parquet is a file: give the folder" in refusal(folder / "train.parquet")
+    assert "train.parquet is a file: give the folder that it" in refusal(folder / "train.parquet")
+    for name, advice in (
+        ("labels.csv", "give the folder of its images, and name it in table, labels.csv"),
+        ("photos.zip", "unpack it, and give the folder of images"),
+    ):
+        (folder / name).touch()
+        assert refusal(folder / name).endswith(f"is a file: {advice}")
 
 
 def test_a_hub_id_without_the_hub() -> None:
@@ -51,13 +66,20 @@ def test_an_empty_folder(folder: Path) -> None:
 
 def test_a_folder_of_text(folder: Path) -> None:
     (folder / "notes.txt").write_text("nothing to see")
-    assert "no column of images among text (string)" in refusal(folder)
+    assert "has no images or Parquet files, only 1 .txt such as notes.txt: give a" in refusal(folder)
+
+
+def test_a_folder_with_nothing_but_an_archive(folder: Path) -> None:
+    (folder / "photos.ZIP").touch()
+    assert refusal(folder).endswith(
+        "has no images, but the archive photos.ZIP: unpack it, and give its folder"
+    )
 
 
 def test_images_without_class_folders(folder: Path) -> None:
     write_classes(folder, {".": [grey(1), grey(2)]})
     message = refusal(folder)
-    assert "no column of labels among image (Image)" in message
+    assert "lie in the folder itself, and a class is a sub-folder of it" in message
     assert "one folder per class, with two classes or more" in message
 
 
@@ -65,7 +87,7 @@ def test_broken_parquet(folder: Path, capfd: pytest.CaptureFixture[str]) -> None
     (folder / "train.parquet").write_bytes(b"PAR1 no more")
     logging = datasets.utils.logging
     logging.set_verbosity(logging.WARNING)  # Its default.
-    assert f"cannot load folder {folder}: " in refusal(folder)
+    assert f"cannot read {folder / 'train.parquet'}: " in refusal(folder)
     assert capfd.readouterr() == ("", "")
     assert logging.get_verbosity() == logging.WARNING
 
@@ -74,24 +96,21 @@ def test_missing_splits(folder: Path) -> None:
     hub_source(folder)
     message = refusal(folder, test_split="validation")
     assert message == (
-        "no split 'validation', the source has train, test: use --set data.test_split=NAME or "
-        "--set data.hold_out=0.2"
+        "no split 'validation', the source has test, train: use test_split to name another, or hold_out=0.2"
     )
-    message = refusal(folder, train_split="training")
-    assert message == "no split 'training', the source has train, test: use --set data.train_split=NAME"
+    message = refusal(folder, train_split="exam")
+    assert message == "no split 'exam', the source has test, train: use train_split to name another"
 
 
 def test_a_column_that_is_not_there(folder: Path) -> None:
     hub_source(folder)
     columns = "image (Image), label (ClassLabel)"
-    assert (
-        refusal(folder, image_column="img") == f"--set data.image_column: no column 'img' among {columns}"
-    )
-    assert refusal(folder, label_column="y") == f"--set data.label_column: no column 'y' among {columns}"
+    assert refusal(folder, image_column="img") == f"data.image_column: no column 'img' among {columns}"
+    assert refusal(folder, label_column="y") == f"data.label_column: no column 'y' among {columns}"
     message = refusal(folder, label_column="image")
-    assert message == f"--set data.label_column: column 'image' cannot be labels; columns: {columns}"
+    assert message == f"data.label_column: column 'image' cannot be labels; columns: {columns}"
     message = refusal(folder, image_column="label")
-    assert message == f"--set data.image_column: column 'label' cannot be images; columns: {columns}"
+    assert message == f"data.image_column: column 'label' cannot be images; columns: {columns}"
 
 
 def test_labels_that_could_be_several_columns(folder: Path) -> None:
@@ -99,7 +118,7 @@ def test_labels_that_could_be_several_columns(folder: Path) -> None:
     write_plain(folder, "train", columns)
     message = refusal(folder)
     assert "image (binary), age (int64), id (int64), w (" in message
-    assert "--set data.label_column" in message
+    assert "as none of them repeats a value: choose one with data.label_column" in message
 
 
 @pytest.mark.parametrize("label", [-1, None])
@@ -161,7 +180,7 @@ def test_a_row_without_an_image(folder: Path) -> None:
 
 
 def test_an_empty_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    splits = open_source(str(hub_source(folder)), None)
+    splits = open_source(DataConfig(source=str(hub_source(folder))))
     splits["test"] = splits["test"].select([])
     monkeypatch.setattr("trifecta.data.load.open_source", lambda *_: splits)
     assert refusal(folder).startswith("split 'test' has no images")
@@ -174,13 +193,14 @@ def test_too_few_images_to_validate_on(folder: Path) -> None:
     assert "--validation" in message
 
 
-@pytest.mark.parametrize(("missing", "source"), [("datasets", "."), ("sklearn.datasets", "digits")])
+@pytest.mark.parametrize(("missing", "source"), [("pyarrow", "FOLDER"), ("sklearn.datasets", "digits")])
 def test_a_missing_library_names_the_extra(
-    missing: str, source: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, missing: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    write_classes(folder, {"a": [grey(1)], "b": [grey(2)]})
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "trifecta\[data\]"'):
-        load_data(DataConfig(source=source))
+        load_data(DataConfig(source=source.replace("FOLDER", str(folder))))
 
 
 def test_one_class_where_others_are_only_named(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Decoded images on disk, so that a data set is decoded once, and may be larger than memory.
 
 One ``.npy`` file per split lies in ``$TRIFECTA_CACHE``, else ``$XDG_CACHE_HOME/trifecta``, else
-``~/.cache/trifecta``, with the range of its greys and a CRC-32 behind the array. Its name is a hash of all that the pixels depend on;
-nothing has to be removed when data change, and everything may be.
+``~/.cache/trifecta``, with the range of its greys and a CRC-32 behind the array. Its name is a hash of all
+that the pixels depend on; nothing has to be removed when data change, and everything may be.
 """
 
 import errno

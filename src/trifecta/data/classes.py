@@ -57,8 +57,8 @@ def _check_named(training: Rows, column: str, names: tuple[str, ...]) -> None:
         used = len(training.values(column).unique())
         if len(names) > 10 * used:
             raise ValueError(
-                f"column '{column}' names {len(names):,} classes, and the images are of {used:,}: name those "
-                "alone, or choose another with data.label_column"
+                f"column '{column}' names {len(names):,} classes, and the images are of {used:,}: name "
+                "those alone, or choose another with data.label_column"
             )
 
 
@@ -77,8 +77,8 @@ def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
         indices = compute.index_in(labels, value_set=arrow.array(values, labels.type))
     except (arrow.ArrowException, TypeError) as error:
         raise ValueError(
-            f"column '{column}' of split '{rows.split}' is {rows.columns[column].type}, and the classes are "
-            f"labelled {classes.values[0]!r} to {classes.values[-1]!r}: store both alike"
+            f"column '{column}' of split '{rows.split}' is {rows.columns[column].type}, and the classes "
+            f"are labelled {classes.values[0]!r} to {classes.values[-1]!r}: store both alike"
         ) from error
     if own and own != classes.names:
         position = {name: index for index, name in enumerate(classes.names)}

@@ -63,8 +63,8 @@ def find_label_column(rows: Rows, chosen: str | None) -> str:
     if len(repeated) != 1:
         reason = "none of them repeats a value" if plain and not repeated else "none is surely that"
         raise ValueError(
-            f"no column of labels among {_listed(rows)}, as {reason}: choose one with data.label_column, or "
-            "keep the images in one folder per class, with two classes or more"
+            f"no column of labels among {_listed(rows)}, as {reason}: choose one with data.label_column, "
+            "or keep the images in one folder per class, with two classes or more"
         )
     if len(plain) > 1:
         warnings.warn(

@@ -15,12 +15,12 @@ class DataConfig:
         subset: the configuration of a data set that has several, such as ``cropped_digits``.
         image_column: where the images are; None finds the column by its type.
         label_column: where the labels are; None finds the column by its type.
-        table: file with the labels of a folder of images, such as ``labels.csv``: a column ``file_name`` (or
-            ``id``) and one of labels; None takes a sub-folder for a class, and looks for a table where there
-            are fewer than two.
+        table: file with the labels of a folder of images, such as ``labels.csv``: a column ``file_name``
+            (or ``id``) and one of labels; None takes a sub-folder for a class, and looks for a table where
+            there are fewer than two.
         train_split: the split to train on.
-        test_split: the split to test on. A folder's splits are ``train``, ``validation`` (``val``, ``valid``,
-            ``dev``) and ``test``, in any case.
+        test_split: the split to test on. A folder's splits are ``train``, ``validation`` (``val``,
+            ``valid``, ``dev``) and ``test``, in any case.
         hold_out: the fraction of the training split to hold out as the test split, stratified and
             with seed 0, for a source that has no test split.
         image_size: (height, width) in pixels to resize every image to; None keeps their size.

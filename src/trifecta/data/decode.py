@@ -110,7 +110,7 @@ def decode_pieces(
         count: of the images, at least 1.
         read: gives the encoded images from one index up to another.
         consume: takes (N, C, H, W), an iterator over the images in order, (n, C, H, W) uint8 each, and the
-            range of 16-bit greys. It begins again where a colour image comes behind grey ones, or a deep one.
+            range of 16-bit greys. It begins again where a colour or deep image comes behind others.
         image_size: (height, width) in pixels to resize to; None keeps the size.
         channels: 1 or 3; None gives 3 if any image has colour, else 1.
         grey_range: of 16-bit images, all of them; None for images of 8 bits.

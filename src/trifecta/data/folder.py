@@ -1,8 +1,8 @@
 """Listing a local folder: which files are images of which split and class.
 
-The split is the first part of a file's path alone, such as ``train`` in ``train/cat/1.png``; the class is the
-folder that an image lies in. Names of classes and files mean nothing else. Parquet files, which have no such
-folders, are of the split that their folder or the first word of their name says.
+The split is the first part of a file's path alone, such as ``train`` in ``train/cat/1.png``; the class is
+the folder that an image lies in. Names of classes and files mean nothing else. Parquet files, which have no
+such folders, are of the split that their folder or a word of their name says.
 """
 
 import os
@@ -31,7 +31,9 @@ ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 _DATA = (".parquet", ".arrow")
 _UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
 # What a folder says about itself.
-_ABOUT = re.compile(r"(readme|licen[cs]e|citation|\.git|dataset_infos?\.json)[^/]*$", re.IGNORECASE)
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$", re.IGNORECASE
+)
 _MOST_DEPTH = 8
 _MOST_NAMED = 10
 
@@ -52,8 +54,8 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
 
     Args:
         folder: absolute; nothing outside it is read, but where links in it lead.
-        table: of the labels, relative to the folder or to each split; None takes the folders for classes, and
-            looks for a table where there are fewer than two.
+        table: of the labels, relative to the folder or to each split; None takes the folders for classes,
+            and looks for a table where there are fewer than two.
 
     Raises:
         ValueError: there is nothing to read, or no telling how.
@@ -61,8 +63,8 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     found = _listed(folder)
     if found.images and found.data:
         raise ValueError(
-            f"{folder} has images, such as {found.images[0]}, and other data, such as {found.data[0]}: give a "
-            "folder with one of them"
+            f"{folder} has images, such as {found.images[0]}, and other data, such as {found.data[0]}: "
+            "give a folder with one of them"
         )
     if found.data:
         return data_splits(folder, found.data)
@@ -102,8 +104,8 @@ def _walk(folder: Path, below: Path, parents: tuple[tuple[int, int], ...], found
         if entry.is_dir():
             if _UNREADABLE.search(entry.name):
                 raise ValueError(
-                    f"a folder in {str(below)!a} has a line break, a backslash or bytes that are no UTF-8 in "
-                    f"its name, {entry.name!a}: rename it"
+                    f"the name of a folder in {str(below)!a} has a line break, a backslash or bytes that "
+                    f"are no UTF-8, {entry.name!a}: rename it"
                 )
             if entry.name not in _LEFT_BY_PROGRAMS:
                 yield from _walk(folder, path, (*parents, itself), found)
@@ -116,8 +118,8 @@ def _walk(folder: Path, below: Path, parents: tuple[tuple[int, int], ...], found
 def _split_folders(images: Iterable[str]) -> dict[str, str]:
     """The split of each folder at the top; nothing where these are classes.
 
-    They are splits if one has a split's name: then it has classes in it, unless all images lie in folders at
-    the top and two of those have other names.
+    They are splits if one has a split's name: then it has classes in it, unless all images lie in folders
+    at the top and two of those have other names.
     """
     parts = [image.split("/", 2) for image in images]
     tops = {first for first, *rest in parts if rest}
@@ -147,8 +149,8 @@ def _class_splits(folder: Path, found: Listing) -> dict[str, Rows] | None:
         return None
     if not splits:
         raise ValueError(
-            f"no labels: images of {folder} lie in {_parent(loose[0])}, and a class is a sub-folder of it: put "
-            "the images into one folder per class, with two classes or more, or give a table of "
+            f"no labels: images of {folder} lie in {_parent(loose[0])}, and a class is a sub-folder of it: "
+            "put the images into one folder per class, with two classes or more, or give a table of "
             "file_name,label (data.table)"
         )
     found.left_out += loose
@@ -169,8 +171,9 @@ def _class_rows(split: str, folder: Path, images: Sequence[str]) -> Rows:
 
 def _too_deep(folder: Path, image: str) -> str:
     return (
-        f"no labels: images of {folder} lie in {_parent(image)}, and a class is a sub-folder of it, or of train/ "
-        "and test/ in it: give the folder that the classes lie in, or put all images of a class into one folder"
+        f"no labels: images of {folder} lie in {_parent(image)}, and a class is a sub-folder of it, or of "
+        "train/ and test/ in it: give the folder that the classes lie in, or put all images of a class into"
+        " one folder"
     )
 
 
@@ -182,11 +185,11 @@ def _parent(image: str) -> str:
 def _nothing(folder: Path, others: Sequence[str]) -> str:
     archives = [other for other in others if other.lower().endswith(ARCHIVES)]
     if archives:
-        return f"{folder} has no images, but the archive {archives[0]}: unpack it, and give the folder of images"
+        return f"{folder} has no images, but the archive {archives[0]}: unpack it, and give its folder"
     also = f", only {_counted(others)}" if others else ""
     return (
-        f"{folder} has no images or Parquet files{also}: give a folder with Parquet files, or with images as "
-        "PNG, JPEG, TIFF, WebP, BMP or GIF"
+        f"{folder} has no images or Parquet files{also}: give a folder with Parquet files, or with images "
+        "as PNG, JPEG, TIFF, WebP, BMP or GIF"
     )
 
 

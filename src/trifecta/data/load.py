@@ -23,7 +23,7 @@ from trifecta.data.splits import VALIDATION, split_of
 # Fewer grey levels are worth a word where 16-bit images have more.
 FEW_LEVELS = 64
 # Images in both splits: fewer happen to be in published sets too.
-SHARED, SHARED_SHARE = 5, 0.01
+SHARED, SHARED_SHARE = 10, 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -42,9 +42,9 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
     """Load, decode and split a source.
 
     The test split is the source's own, or ``hold_out`` of the training split (a fifth of the digits). The
-    validation split is the source's own, else ``validation`` of what remains, the same for everyone. Both are
-    stratified, as ``stratified_split`` says. The mean and standard deviation are the configuration's, or else
-    those of the images that are left to train on.
+    validation split is the source's own, else ``validation`` of what remains, the same for everyone. What
+    is held out is stratified, as ``stratified_split`` says. The mean and standard deviation are the
+    configuration's, or else those of the images that are left to train on.
 
     Raises:
         ValueError: there is no such source; a split, images or labels are missing; an image cannot be read;
@@ -147,12 +147,12 @@ def _identity(rows: Rows, labels: Tensor, classes: Sequence[str]) -> str:
 
 
 def _check_held_out(config: DataConfig, before: str, now: str) -> None:
-    """Other rows would be held out of a training split that has changed, and some of them were trained on."""
+    """Check that the same rows are held out again: of others, some were trained on."""
     if before and now and before != now:
         raise ValueError(
-            f"{config.source} is not what the network was trained on (training and held-out images together "
-            f"were {before.split(',')[0]}, and are {now.split(',')[0]}), so that images it was trained on "
-            "would be held out: bring the folder back as it was, or give other test images"
+            f"{config.source} has changed since the network was trained ({before.split(',')[0]} then, "
+            f"{now.split(',')[0]} now), so that images it was trained on would be held out: bring the "
+            "folder back as it was, or give other test images"
         )
 
 
@@ -241,7 +241,7 @@ def _readable(rows: Rows, config: DataConfig) -> Rows:
 
 
 def _used(splits: dict[str, Rows], config: DataConfig) -> dict[str, Rows]:
-    """The splits to read: for training, for testing unless it is held out, for validation if there is one."""
+    """The splits to read: for training, for testing unless it is held out, and for validation."""
     used = {"train": _split(splits, config.train_split, "train_split to name another")}
     if config.hold_out is None:
         used["test"] = _split(splits, config.test_split, "test_split to name another, or hold_out=0.2")
@@ -315,8 +315,8 @@ def _warn_of_few_levels(images: ImageSet, grey_range: GreyRange | None) -> None:
     levels = len(np.unique(some.images.numpy()))
     if levels < min(FEW_LEVELS, grey_range.values):
         warnings.warn(
-            f"16-bit images: of {grey_range.values:,} greys from {grey_range.low} to {grey_range.high}, {levels} "
-            "are left in 8 bits: clip what lies far from the others, and save them again",
+            f"16-bit images: of {grey_range.values:,} greys from {grey_range.low} to {grey_range.high}, "
+            f"{levels} are left in 8 bits: clip what lies far from the others, and save them again",
             stacklevel=4,
         )
 
@@ -367,11 +367,11 @@ def _check_classes(train: ImageSet, classes: tuple[str, ...], others: dict[str, 
         unseen = _named(classes, (there > 0) & (counts == 0))
         if unseen:
             raise ValueError(
-                f"the {part} split has images of classes without a training image, {unseen}: add images of them "
-                "to the training split, or take them out"
+                f"the {part} split has images of classes without a training image, {unseen}: add images of "
+                "them to the training split, or take them out"
             )
-        if untested := _named(classes, (there == 0) & (counts > 0)):
-            warnings.warn(f"classes without a {part} image: {untested}", stacklevel=3)
+        if part == "test" and (untested := _named(classes, (there == 0) & (counts > 0))):
+            warnings.warn(f"classes without a test image: {untested}", stacklevel=3)
     if missing := _named(classes, counts == 0):
         warnings.warn(f"classes without a training image: {missing}", stacklevel=3)
     if single := _named(classes, counts == 1):

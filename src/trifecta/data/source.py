@@ -41,8 +41,8 @@ def _local_folder(source: str) -> Path | None:
         raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {_instead(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise ValueError(
-            f"no folder {source}{_nearest(path)}: give the right one as source; if it has moved, its new place, "
-            "or put a link to it there"
+            f"no folder {source}{_nearest(path)}: give the right one as source; if it has moved, its new "
+            "place, or put a link to it there"
         )
     return None
 

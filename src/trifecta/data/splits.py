@@ -13,7 +13,7 @@ SPLITS = {
 
 
 def split_of(name: str) -> str:
-    """The split that a name of one stands for, in any case: ``Val`` is ``validation``; any other is itself."""
+    """The split that a name of one stands for: ``Val`` is ``validation``; any other name is itself."""
     return SPLITS.get(name.lower(), name)
 
 

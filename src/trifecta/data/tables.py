@@ -1,4 +1,4 @@
-"""Labels of image files from a table beside them: ``metadata.csv``, ``labels.csv``, ``train.csv``, JSON lines."""
+"""Labels of image files from a table beside them, such as ``labels.csv`` or ``metadata.jsonl``."""
 
 import csv
 import json
@@ -125,7 +125,7 @@ def _normal(name: str) -> str:
 
 
 def labels_of(table: Plain, without: str, file: Path) -> tuple[Mapping[str, Any], Mapping[str, Column]]:
-    """Arrow arrays of a table's other columns, and what they hold; text that is whole numbers becomes such."""
+    """Arrow arrays of a table's other columns, and what they hold."""
     arrow = require("pyarrow")
     plain = {name: _typed(values) for name, values in table.items() if name not in {without, "image"}}
     try:
@@ -170,10 +170,12 @@ def table_splits(
     Raises:
         ValueError: a table cannot be read, or names images that are not there.
     """
-    places, splits = Places(images), {}
+    splits: dict[str, Rows] = {}
     for name in _chosen(folder, tables, folders, chosen):
-        files, labels, kinds = _labelled(folder, name, places)
         own = SPLITS.get(PurePosixPath(name).stem.lower()) if "/" not in name else None
+        within = tuple(f"{first}/" for first, split in folders.items() if split == own) or ""
+        places = Places([image for image in images if image.startswith(within)])
+        files, labels, kinds = _labelled(folder, name, places)
         by_split = defaultdict[str, list[int]](list)
         for row in sorted(range(len(files)), key=files.__getitem__):
             by_split[own or folders.get(files[row].partition("/")[0], TRAIN)].append(row)

@@ -53,7 +53,7 @@ class DatasetFacts:
             raise ValueError("classes are one name or more: received none")
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise ValueError("mean and std have as many values, and those of std are above 0")
-        if self.grey_range and (len(self.grey_range) != 2 or not 0 <= min(self.grey_range)):
+        if self.grey_range and (len(self.grey_range) != 2 or min(self.grey_range) < 0):
             raise ValueError(f"grey_range is two numbers of 0 or more: received {self.grey_range}")
         if self.mean and len(self.mean) != self.sample_shape[0]:
             raise ValueError(
@@ -97,7 +97,8 @@ class DatasetFacts:
         """
         names = {field.name for field in fields(cls)}
         # What runs from before these two were noted lack.
-        plain = {"grey_range": [], "rows": ""} | plain if isinstance(plain, Mapping) else plain
+        if isinstance(plain, Mapping):
+            plain = {"grey_range": [], "rows": "", **plain}
         if not isinstance(plain, Mapping) or set(plain) != names:
             raise ValueError(f"the facts about its data are {', '.join(sorted(names))}")
         for name, kinds in _KINDS.items():

@@ -70,7 +70,7 @@ def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:
 
 
 def _elsewhere(source: str, trained_on: DataConfig | None, facts: DatasetFacts) -> DataConfig:
-    """Return the settings for another source: those of the run, where it is the run's own that has moved."""
+    """Return settings for another source: those of the run, where it is the run's own that has moved."""
     moved = None if trained_on is None else replace(trained_on, source=source)
     if moved is not None and is_same_training(moved, facts.rows):
         return moved

@@ -1,0 +1,170 @@
+"""Labels from a table beside the images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trifecta.data import DataConfig, ImageData, load_data
+
+from .helpers import grey, png, write_classes, write_plain
+
+
+def load(folder: Path, **options: Any) -> ImageData:
+    return load_data(DataConfig(source=str(folder), **{"validation": 0.0, "hold_out": 0.5, **options}))
+
+
+def write(folder: Path, count: int = 8) -> Path:
+    """Images without classes, of greys from 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(count):
+        (folder / f"{k:03}.png").write_bytes(png(grey(k)))
+    return folder
+
+
+def labels(data: ImageData) -> dict[int, str]:
+    """The class of each grey."""
+    sets = (data.train, data.test)
+    return {
+        value: data.classes[label]
+        for images in sets
+        for value, label in zip(images.images[:, 0, 1, 1].tolist(), images.labels.tolist(), strict=True)
+    }
+
+
+EXPECTED = {k: ("cat", "dog")[k % 2] for k in range(8)}
+ROWS = [(f"{k:03}.png", EXPECTED[k]) for k in reversed(range(8))]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "file_name,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS)),
+        ("labels.csv", "\ufefflabel;File\r\n" + "".join(f"{label};./{file}\r\n" for file, label in ROWS)),
+        ("train.csv", "id,label\n" + "".join(f"{file[:3]},{label}\n" for file, label in ROWS)),
+        ("any.tsv", "image\ttarget\n" + "".join(f"{file}\t{label}\n" for file, label in ROWS)),
+        (
+            "metadata.jsonl",
+            "\n".join(json.dumps({"file_name": file, "label": label}) for file, label in ROWS),
+        ),
+    ],
+)
+@pytest.mark.parametrize("inside", [".", "images"])
+def test_a_table_labels_images_without_folders_of_classes(
+    folder: Path, name: str, text: str, inside: str
+) -> None:
+    write(folder / inside)
+    (folder / name).write_text(text, encoding="utf-8")
+    assert labels(load(folder)) == EXPECTED
+    assert labels(load(folder, table=name)) == EXPECTED
+
+
+def test_a_table_in_each_split(folder: Path) -> None:
+    for split in ("train", "test"):
+        write(folder / split)
+        (folder / split / "metadata.csv").write_text(
+            "file_name,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS)
+        )
+    data = load(folder, hold_out=None)
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 1] * 4
+
+
+def test_a_table_a_split_beside_the_images(folder: Path) -> None:
+    write(folder / "images")
+    for name, rows in (("train.csv", ROWS[:4]), ("test.csv", ROWS[4:])):
+        (folder / name).write_text("id,label\n" + "".join(f"{file},{label}\n" for file, label in rows))
+    data = load(folder, hold_out=None)
+    assert data.train.images[:, 0, 1, 1].tolist() == [4, 5, 6, 7]
+    assert data.test.images[:, 0, 1, 1].tolist() == [0, 1, 2, 3]
+
+
+def test_the_layout_of_a_competition(folder: Path) -> None:
+    write(folder / "train")
+    write_classes(folder, {"test": [grey(200 + k) for k in range(3)]})
+    for name in ("train.csv", "sample_submission.csv"):
+        (folder / name).write_text("id,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS))
+    with pytest.raises(ValueError, match=r"several tables, sample_submission.csv, train.csv: "):
+        load(folder)
+    with pytest.warns(UserWarning, match=r"not used, .*: test/000.png, test/001.png, test/002.png"):
+        assert labels(load(folder, table="train.csv")) == EXPECTED
+
+
+def test_folders_win_unless_a_table_is_asked_for(folder: Path) -> None:
+    write_classes(
+        folder, {name: [grey(10 * k + i) for i in range(4)] for k, name in enumerate(("cat", "dog"))}
+    )
+    rows = [f"{name}/00{k}.png,{'ab'[k % 2]}" for name in ("cat", "dog") for k in range(4)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,photographer", *rows]) + "\n")
+    with pytest.warns(
+        UserWarning, match=r"1 .csv such as metadata.csv \(data.table takes labels from a table\)"
+    ):
+        assert load(folder).classes == ("cat", "dog")
+    assert labels(load(folder, table="metadata.csv")) == {
+        10 * k + i: "ab"[i % 2] for k in range(2) for i in range(4)
+    }
+
+
+def table(folder: Path, text: str) -> str:
+    """What is said of a table with this text."""
+    write(folder, 2)
+    (folder / "labels.csv").write_text(text)
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the caller looks at the message)
+        load(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file_name,label\n000.png,a\n999.png,b\n", "has '999.png', which is no image in its folder"),
+        ("file_name,label\n000.png,a\n000.png,b\n", "has 000.png twice: keep one line"),
+        (
+            "photo,label\n000.png,a\n",
+            "no column of file names, such as file_name or id: it has photo, label",
+        ),
+        ("file_name,w\n000.png,a\n001.png,a\n", "two classes or more, column 'w' has 1 (a)"),
+        ("", "it has no columns"),
+    ],
+)
+def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> None:
+    assert message in table(folder, text)
+
+
+def test_images_that_a_table_leaves_out_are_told(folder: Path) -> None:
+    write(folder, 10)
+    (folder / "labels.csv").write_text(
+        "file_name,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS)
+    )
+    with pytest.warns(UserWarning, match=r"not used, .*: 008.png, 009.png$"):
+        assert labels(load(folder)) == EXPECTED
+
+
+def test_numbers_are_sorted_as_such_and_names_are_kept(folder: Path) -> None:
+    write(folder, 8)
+    for values, classes in ((["9", "10"], ("9", "10")), (["09", "9"], ("09", "9"))):
+        lines = [f"{k:03}.png,{values[k % 2]}" for k in range(8)]
+        (folder / "labels.csv").write_text("\n".join(["file_name,label", *lines]))
+        assert load(folder).classes == classes
+
+
+def test_a_column_that_numbers_the_rows_is_no_label(folder: Path) -> None:
+    images = [png(grey(k)) for k in range(8)]
+    species = ["cat", "dog"] * 4
+    for split in ("train", "test"):
+        write_plain(folder, split, {"image": images, "id": [*range(8)], "species": species})
+    with pytest.warns(
+        UserWarning, match="column 'species', as no value repeats in id: choose another with"
+    ):
+        assert load(folder, hold_out=None).classes == ("cat", "dog")
+    for split in ("train", "test"):
+        write_plain(folder, split, {"image": images, "year": [1, 2] * 4, "species": species})
+    with pytest.raises(ValueError, match=r"no column of labels among .*, as none is surely that"):
+        load(folder, hold_out=None)
+    for split in ("train", "test"):
+        write_plain(folder, split, {"image": images, "id": [*range(8)]})
+    with pytest.raises(
+        ValueError, match=r"as none of them repeats a value: choose one with data.label_column"
+    ):
+        load(folder, hold_out=None)
