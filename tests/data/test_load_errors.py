@@ -53,11 +53,12 @@ def test_a_file(folder: Path) -> None:
 def test_a_hub_id_without_the_hub() -> None:
     message = refusal("nobody/nothing")
     assert message.startswith("cannot load 'nobody/nothing' from the Hugging Face Hub")
-    assert "no such folder here, and the Hub cannot be reached: check the spelling" in message
+    assert f"no such folder in {Path.cwd()}, and the Hub cannot be reached: check the spelling" in message
 
 
 def test_a_name_that_cannot_be_a_hub_id() -> None:
-    assert "no folder 'my photos', and no data set of that name" in refusal("my photos")
+    message = refusal("my photos")
+    assert f"no folder 'my photos' in {Path.cwd()}, and no data set of that name" in message
 
 
 def test_an_empty_folder(folder: Path) -> None:
@@ -96,10 +97,10 @@ def test_missing_splits(folder: Path) -> None:
     hub_source(folder)
     message = refusal(folder, test_split="validation")
     assert message == (
-        "no split 'validation', the source has test, train: use test_split to name another, or hold_out=0.2"
+        "no split 'validation', the source has train, test: use test_split to name another, or hold_out=0.2"
     )
     message = refusal(folder, train_split="exam")
-    assert message == "no split 'exam', the source has test, train: use train_split to name another"
+    assert message == "no split 'exam', the source has train, test: use train_split to name another"
 
 
 def test_a_column_that_is_not_there(folder: Path) -> None:

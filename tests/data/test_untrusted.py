@@ -115,6 +115,12 @@ def test_links_in_a_circle_and_what_is_no_file_are_told(classes: Path) -> None:
         assert load(classes).classes == ("cat", "dog")
 
 
+def test_a_link_to_itself_is_named(classes: Path) -> None:
+    (classes / "cat/loop.png").symlink_to(classes / "cat/loop.png")
+    with pytest.raises(ValueError, match=r"cannot read folder '.*cat/loop.png': Too many levels"):
+        load(classes)
+
+
 @pytest.mark.parametrize("name", [b"a\nb", b"a\\b", b"a\xff"])
 def test_a_class_that_cannot_be_shown_is_refused_and_a_file_read(classes: Path, name: bytes) -> None:
     inside = os.fsencode(classes)

@@ -21,4 +21,5 @@ from trifecta.data.load import is_same_training as is_same_training
 from trifecta.data.load import load_data as load_data
 from trifecta.data.load import load_split as load_split
 from trifecta.data.normalization import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
+from trifecta.data.source import MissingSourceError as MissingSourceError
 from trifecta.data.splits import stratified_split as stratified_split

@@ -81,38 +81,38 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
 
 def _listed(folder: Path) -> Listing:
     found, extensions = Listing(), image_extensions()
-    for file in sorted(_walk(folder, folder, (), found)):
+    for file in sorted(_walk(folder, "", (), found)):
         suffix = PurePosixPath(file).suffix.lower()
         kinds = [(extensions, found.images), (_DATA, found.data), (TABLES, found.tables)]
         next((into for kind, into in kinds if suffix in kind), found.others).append(file)
     return found
 
 
-def _walk(folder: Path, below: Path, parents: tuple[tuple[int, int], ...], found: Listing) -> Iterator[str]:
-    """All files, relative to ``folder``; links are followed, but not in circles."""
+def _walk(folder: Path, below: str, parents: tuple[tuple[int, int], ...], found: Listing) -> Iterator[str]:
+    """All files in ``folder`` / ``below``, relative to it; links are followed, but not in circles."""
     try:
-        status, entries = below.stat(), list(os.scandir(below))
+        status = (folder / below).stat()
+        with os.scandir(folder / below) as scanned:
+            entries = [(entry, entry.is_dir(), entry.is_file()) for entry in scanned]
     except OSError as error:
-        raise ValueError(f"cannot read folder {str(below)!r}: {error.strerror}") from None
-    name = below.relative_to(folder).as_posix() + "/"
+        raise ValueError(f"cannot read folder {error.filename!r}: {error.strerror}") from None
     itself = (status.st_dev, status.st_ino)
     if itself in parents or len(parents) > _MOST_DEPTH or (parents and not entries):
-        found.left_out.append(name)
+        found.left_out.append(below)
         return
-    for entry in entries:
-        path = below / entry.name
-        if entry.is_dir():
-            if _UNREADABLE.search(entry.name):
-                raise ValueError(
-                    f"the name of a folder in {str(below)!a} has a line break, a backslash or bytes that "
-                    f"are no UTF-8, {entry.name!a}: rename it"
-                )
-            if entry.name not in _LEFT_BY_PROGRAMS:
-                yield from _walk(folder, path, (*parents, itself), found)
-        elif not entry.is_file() and not entry.is_symlink():
-            found.left_out.append(path.relative_to(folder).as_posix())
-        elif not entry.name.startswith("._") and entry.name.lower() not in _FILES_BY_PROGRAMS:
-            yield path.relative_to(folder).as_posix()
+    for entry, is_folder, is_file in entries:
+        name = entry.name
+        if is_folder and _UNREADABLE.search(name):
+            raise ValueError(
+                f"the name of a folder in {str(folder / below)!a} has a line break, a backslash or bytes "
+                f"that are no UTF-8, {name!a}: rename it"
+            )
+        if is_folder and name not in _LEFT_BY_PROGRAMS:
+            yield from _walk(folder, f"{below}{name}/", (*parents, itself), found)
+        elif not is_folder and not is_file and not entry.is_symlink():
+            found.left_out.append(f"{below}{name}")
+        elif not is_folder and not name.startswith("._") and name.lower() not in _FILES_BY_PROGRAMS:
+            yield f"{below}{name}"
 
 
 def _split_folders(images: Iterable[str]) -> dict[str, str]:
@@ -137,16 +137,16 @@ def _split_folders(images: Iterable[str]) -> dict[str, str]:
 def _class_splits(folder: Path, found: Listing) -> dict[str, Rows] | None:
     """Splits whose classes are folders; None where there is a table and no split has two of them."""
     folders = _split_folders(found.images)
-    depth, by_split, loose = int(bool(folders)), defaultdict[str, list[str]](list), list[str]()
-    for image in found.images:
-        level = image.count("/") - depth
-        if level > 1 and not found.tables:
-            raise ValueError(_too_deep(folder, image))
+    levels = [image.count("/") - bool(folders) for image in found.images]
+    by_split, loose = defaultdict[str, list[str]](list), list[str]()
+    for image, level in zip(found.images, levels, strict=True):
         split = folders[image.partition("/")[0]] if folders and level >= 0 else TRAIN
         (by_split[split] if level == 1 else loose).append(image)
     splits = {split: _class_rows(split, folder, images) for split, images in by_split.items()}
     if found.tables and all(len(rows.columns["label"].names) < 2 for rows in splits.values()):
         return None
+    if max(levels) > 1:
+        raise ValueError(_too_deep(folder, found.images[levels.index(max(levels))]))
     if not splits:
         raise ValueError(
             f"no labels: images of {folder} lie in {_parent(loose[0])}, and a class is a sub-folder of it: "

@@ -11,25 +11,37 @@ from trifecta.data.arrow_files import table_rows
 from trifecta.data.config import DataConfig
 from trifecta.data.folder import ARCHIVES, list_folder
 from trifecta.data.rows import Rows
+from trifecta.data.splits import TEST, TRAIN, VALIDATION
 from trifecta.data.tables import TABLES
 
 HUB_TIMEOUT_SECONDS = 10
+
+
+class MissingSourceError(ValueError):
+    """There is no such folder or data set, or it cannot be reached."""
 
 
 def open_source(config: DataConfig) -> dict[str, Rows]:
     """All splits of a source, undecoded. A local folder is read without the network.
 
     Raises:
-        ValueError: there is no such source or subset, or it cannot be read.
+        MissingSourceError: there is no such source.
+        ValueError: there is no such subset, or it cannot be read.
         ImportError: a library that it takes is not installed.
     """
     folder = _local_folder(config.source)
     if folder is not None:
-        return list_folder(_subset(folder, config.subset), config.table)
+        splits = list_folder(_subset(folder, config.subset), config.table)
+        return {name: splits[name] for name in sorted(splits, key=_rank)}
     if config.table is not None:
         raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
     with _offline(not _hub_answers(config.source)):
         return _from_hub(config.source, config.subset)
+
+
+def _rank(split: str) -> tuple[int, str]:
+    usual = (TRAIN, VALIDATION, TEST)
+    return (usual.index(split) if split in usual else len(usual)), split
 
 
 def _local_folder(source: str) -> Path | None:
@@ -40,7 +52,7 @@ def _local_folder(source: str) -> Path | None:
     if path.exists():
         raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {_instead(path)}")
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ValueError(
+        raise MissingSourceError(
             f"no folder {source}{_nearest(path)}: give the right one as source; if it has moved, its new "
             "place, or put a link to it there"
         )
@@ -83,7 +95,8 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
         # Only the cause names a broken file.
         broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
         told = error.__cause__ if broken and error.__cause__ else error
-        raise ValueError(f"cannot load '{source}' from the Hugging Face Hub: {_advice(told)}") from error
+        kind = MissingSourceError if isinstance(told, ConnectionError) else ValueError
+        raise kind(f"cannot load '{source}' from the Hugging Face Hub: {_advice(told)}") from error
     config, kept = datasets.config, require("huggingface_hub").constants.HF_HUB_CACHE
     own = [Path(folder) for folder in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, kept)]
     folders = tuple(folder.absolute() for folder in [*own, *(folder.resolve() for folder in own)])
@@ -100,8 +113,8 @@ def _advice(error: BaseException) -> str:
     reason = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, ConnectionError):
         return (
-            "there is no such folder here, and the Hub cannot be reached: check the spelling, connect to "
-            "the network, or try --data digits"
+            f"there is no such folder in {Path.cwd()}, and the Hub cannot be reached: check the spelling, "
+            "or connect to the network"
         )
     if "BuilderConfig" in reason or "Config name is missing" in reason:
         return f"{reason}: choose one with data.subset"
@@ -112,15 +125,15 @@ def _hub_answers(source: str) -> bool:
     """Ask the Hub for ``source``, once: ``load_dataset`` would try for half a minute.
 
     Raises:
-        ValueError: the Hub answers that it has no such data set, or that it may not be read.
+        MissingSourceError: the Hub answers that it has no such data set, or that it may not be read.
     """
     hub = require("huggingface_hub")
     try:
         hub.HfApi().dataset_info(source, timeout=HUB_TIMEOUT_SECONDS)
     except (hub.utils.RepositoryNotFoundError, hub.utils.HFValidationError) as error:
-        raise ValueError(
-            f"no folder '{source}', and no data set of that name on the Hugging Face Hub that you can "
-            "read: check the spelling, log in with `hf auth login` if it is private, or try --data digits"
+        raise MissingSourceError(
+            f"no folder '{source}' in {Path.cwd()}, and no data set of that name on the Hugging Face Hub "
+            "that you can read: check the spelling, or log in with `hf auth login` if it is private"
         ) from error
     except Exception:  # No network, a proxy that refuses, offline mode: what was loaded before still works.
         return False

@@ -196,7 +196,8 @@ def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: Datase
     if before is None or replace(before, rows=before.rows or now.rows) == now:
         return
     then, there = before.to_plain(), now.to_plain()
-    name = next(name for name in then if then[name] != there[name] and (name != "rows" or before.rows))
+    known = [name for name in ("rows", *then) if name != "rows" or before.rows]
+    name = next(name for name in known if then[name] != there[name])
     raise ValueError(
         f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
         f"{there[name]!s:.100}; bring it back, or start another run"

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from trifecta.cli.actions.progress import scoring
-from trifecta.data import DataConfig, ImageSet, is_same_training, load_split
+from trifecta.data import DataConfig, ImageSet, MissingSourceError, is_same_training, load_split
 from trifecta.report.terminal import percent, print_blocks
 from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
 from trifecta.training.evaluation import warn_of_many_labels
@@ -36,7 +36,14 @@ def evaluate_run(
     wanted = config.data if data is None else _elsewhere(data, config.data, facts)
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    images = _load(wanted, split, facts, run)
+    try:
+        images = _load(wanted, split, facts, run)
+    except MissingSourceError as error:
+        if data is not None:
+            raise
+        raise ValueError(
+            f"{run} was trained on {wanted.source}, {error}; --data takes its new place"
+        ) from None
     warn_of_many_labels(model.network)
     with scoring(Console(stderr=True), len(images)) as on_scored:
         measured = evaluate(
