@@ -61,7 +61,10 @@ def test_a_folder_that_has_grown_is_refused(
     assert json.loads(evaluated[1])["images"] == 10
     grown = write(own / "photos", range(20, 25))
     for action in ("evaluate", "resume"):
-        arguments = {"evaluate": ["evaluate", own / "run"], "resume": ["train", "--resume", own / "run"]}
+        arguments: dict[str, list[str | Path]] = {
+            "evaluate": ["evaluate", own / "run"],
+            "resume": ["train", "--resume", own / "run"],
+        }
         photos = trained / "photos"
         photos.rename(trained / "away")
         photos.symlink_to(grown)
@@ -96,7 +99,16 @@ def test_images_that_were_trained_on_are_measured_only_by_their_name(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = write(own / "other/train", range(20)).parent
-    arguments = ["train", "--data", photos, "--set", "data.test_split=test", "--out", own / "new", *QUICK]
+    arguments: list[str | Path] = [
+        "train",
+        "--data",
+        photos,
+        "--set",
+        "data.test_split=test",
+        "--out",
+        own / "new",
+        *QUICK,
+    ]
     write(photos / "test", range(30, 35))
     assert run(capsys, *arguments)[0] == 0
     shutil.rmtree(photos / "test")
@@ -115,7 +127,7 @@ def test_greys_of_twelve_bits_are_scaled_alike_in_training_evaluation_and_predic
         write(folder / split, numbers, top=4095)
     config = DataConfig(source=str(folder))
     result = train(RunConfig(data=config, width=0.05, epochs=2, batch_size=10, network="mlp"), out=out)
-    assert len(load_data(config).train.images.unique()) > 200
+    assert len(np.unique(load_data(config).train.images.numpy())) > 200
     evaluated = json.loads(run(capsys, "evaluate", out, "--json")[1])
     assert evaluated["accuracy"] == pytest.approx(result.test_accuracy)
     files = sorted((folder / "test").rglob("*.png"))

@@ -262,7 +262,10 @@ def test_images_of_many_row_groups_keep_their_order(folder: Path) -> None:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     for split, start in (("train", 0), ("test", 100)):
-        rows = {"image": [png(grey(start + k)) for k in range(90)], "label": [k % 2 for k in range(90)]}
+        rows: dict[str, list[Any]] = {
+            "image": [png(grey(start + k)) for k in range(90)],
+            "label": [k % 2 for k in range(90)],
+        }
         for shard, part in enumerate((slice(0, 37), slice(37, 90))):
             table = pa.table({name: values[part] for name, values in rows.items()})
             pq.write_table(table, folder / f"{split}-{shard:05}-of-00002.parquet", row_group_size=7)

@@ -138,6 +138,15 @@ def test_a_test_label_that_training_lacks(folder: Path) -> None:
     assert message.startswith("labels outside the classes: split 'test', row 1 (from 0) has label 'c'")
 
 
+def test_a_test_split_without_labels(folder: Path) -> None:
+    write_plain(folder, "train", {"image": [png(grey(k)) for k in range(4)], "label": [0, 1, 0, 1]})
+    write_plain(folder, "test", {"image": [png(grey(k)) for k in range(4)]})
+    message = refusal(folder)
+    assert message.startswith(
+        "split 'test' has no column 'label', as the training split has, but image (bin"
+    )
+
+
 def test_one_class(folder: Path) -> None:
     for split in ("train", "test"):
         write_plain(folder, split, {"image": [png(grey(1))] * 2, "label": [4, 4]})

@@ -70,6 +70,11 @@ def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
     """
     arrow, compute = require("pyarrow"), require("pyarrow.compute")
     own, labels = rows.columns[column].names, rows.values(column)
+    if len(labels) != len(rows):
+        raise ValueError(
+            f"column '{column}' of split '{rows.split}' has {len(labels)} values for {len(rows)} rows: "
+            "it is damaged"
+        )
     if arrow.types.is_dictionary(labels.type):
         labels = labels.cast(labels.type.value_type)
     values = list(range(len(own))) if own else classes.values

@@ -76,6 +76,20 @@ def find_label_column(rows: Rows, chosen: str | None) -> str:
     return repeated[0]
 
 
+def require_columns(rows: Rows, *names: str) -> None:
+    """Check that a split has the columns that were found in another one.
+
+    Raises:
+        ValueError: it lacks one; lists its columns.
+    """
+    for name in names:
+        if name not in rows.columns:
+            raise ValueError(
+                f"split '{rows.split}' has no column '{name}', as the training split has, but "
+                f"{_listed(rows)}: give it one, or choose another with data.test_split"
+            )
+
+
 def _repeats(rows: Rows, name: str) -> bool:
     """Whether a value stands in several rows: what numbers the rows is no label."""
     values = rows.values(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trifecta.data.cache import cached_images
 from trifecta.data.classes import class_indices, find_classes
-from trifecta.data.columns import find_image_column, find_label_column
+from trifecta.data.columns import find_image_column, find_label_column, require_columns
 from trifecta.data.config import DataConfig
 from trifecta.data.decode import MOST_NAMED, GreyRange, decode_pieces, size_text, unreadable_images
 from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
@@ -198,6 +198,8 @@ def _source(config: DataConfig) -> _Loaded:
     classes = find_classes(training, label_column)
     used = _used(splits, config)
     # All labels before the first image: a mistake in them shows at once.
+    for rows in used.values():
+        require_columns(rows, image_column, label_column)
     labels = {part: class_indices(rows, label_column, classes) for part, rows in used.items()}
     whole, grey_range = _images(training, image_column, config, labels["train"], finds_range=True)
     _warn_of_few_levels(whole, grey_range)
