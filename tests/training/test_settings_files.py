@@ -63,6 +63,10 @@ def test_settings_that_were_changed_make_another_run_with_a_warning(
         ("mean", [float("nan")], "mean.0 is a finite number"),
         ("mean", [0.1, 0.2], "mean and std have as many values"),
         ("std", [0.0], "std are above 0"),
+        ("grey_range", [7], "grey_range is a low and a higher number"),
+        ("grey_range", [-1, 7], "grey_range is a low and a higher number"),
+        ("grey_range", [8, 7], "grey_range is a low and a higher number"),
+        ("rows", 3, "rows is a text"),
         ("other", 1, "the facts about its data are"),
     ],
 )
@@ -73,6 +77,13 @@ def test_facts_that_no_data_has_are_refused(
     assert DatasetFacts.from_plain(plain) == DatasetFacts.of(stripes)
     with pytest.raises(ValueError, match=told):
         DatasetFacts.from_plain(plain | {name: value})
+
+
+def test_facts_from_before_rows_and_greys_were_noted_are_read(stripes: ImageData) -> None:
+    plain = DatasetFacts.of(stripes).to_plain()
+    old = {name: value for name, value in plain.items() if name not in {"rows", "grey_range"}}
+    facts = DatasetFacts.from_plain(old)
+    assert (facts.rows, facts.grey_range, facts.classes) == ("", (), stripes.classes)
 
 
 def test_a_damaged_fact_is_named_with_its_file(stripes: ImageData, tmp_path: Path) -> None:

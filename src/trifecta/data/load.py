@@ -114,7 +114,7 @@ def _one_split(
 ) -> tuple[ImageSet, tuple[str, ...]]:
     splits = _open(config)
     name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
-    rows = _split(splits, name, "another split")
+    rows = _split(splits, name, "--split NAME")
     image_column = find_image_column(rows, config.image_column)
     classes = find_classes(rows, label_column := find_label_column(rows, config.label_column))
     labels = class_indices(rows, label_column, classes)

@@ -53,8 +53,10 @@ class DatasetFacts:
             raise ValueError("classes are one name or more: received none")
         if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
             raise ValueError("mean and std have as many values, and those of std are above 0")
-        if self.grey_range and (len(self.grey_range) != 2 or min(self.grey_range) < 0):
-            raise ValueError(f"grey_range is two numbers of 0 or more: received {self.grey_range}")
+        if self.grey_range and (
+            len(self.grey_range) != 2 or not 0 <= self.grey_range[0] <= self.grey_range[1]
+        ):
+            raise ValueError(f"grey_range is a low and a higher number: received {self.grey_range}")
         if self.mean and len(self.mean) != self.sample_shape[0]:
             raise ValueError(
                 f"mean has a value a channel, {self.sample_shape[0]}: received {len(self.mean)}"
@@ -104,8 +106,10 @@ class DatasetFacts:
         for name, kinds in _KINDS.items():
             if not isinstance(plain[name], list) or any(type(value) not in kinds for value in plain[name]):
                 raise ValueError(f"{name} is a list of {kinds[0].__name__}: received {plain[name]!r:.80}")
+        if not isinstance(plain["rows"], str):
+            raise ValueError(f"rows is a text: received {plain['rows']!r:.80}")
         lists = {name: tuple(plain[name]) for name in _KINDS}
-        return cls(**lists, integer=plain["integer"] is True, rows=str(plain["rows"]))
+        return cls(**lists, integer=plain["integer"] is True, rows=plain["rows"])
 
     def to_plain(self) -> dict[str, Any]:
         """Return the facts as lists, text and numbers."""
