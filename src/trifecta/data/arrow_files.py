@@ -117,30 +117,6 @@ def parquet_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
     paths = [folder / file for file in files]
     opened = [_readable(path, _parquet) for path in paths]
     _check_alike(paths, [file.schema_arrow for file in opened])
-    groups = [
-        (path, number, file.metadata.row_group(number).num_rows)
-        for path, file in zip(paths, opened, strict=True)
-        for number in range(file.num_row_groups)
-    ]
-    ends = np.cumsum([0, *(rows for *_, rows in groups)])
-    lock = Lock()
-
-    # Threads ask for neighbouring rows, which mostly lie in one group.
-    @lru_cache(maxsize=2)
-    def group(index: int, column: str) -> Any:
-        path, number, _ = groups[index]
-        return _readable(path, lambda path: _row_group(path, number, column))
-
-    def encoded(column: str, start: int, stop: int) -> list[Encoded]:
-        values: list[Any] = []
-        for index in range(int(np.searchsorted(ends, start, "right")) - 1, len(groups)):
-            if ends[index] >= stop:
-                break
-            first = max(start - int(ends[index]), 0)
-            with lock:
-                whole = group(index, column)
-            values += whole.slice(first, stop - int(ends[index]) - first).to_pylist()
-        return [_encoded(value, split, row, (folder,)) for row, value in enumerate(values, start)]
 
     def values(column: str) -> Any:
         read = [
@@ -149,15 +125,48 @@ def parquet_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
         ]
         return arrow.concat_tables(read).column(column)
 
+    cells = _cells(paths, opened)
     return Rows(
         split=split,
         columns=columns_of(opened[0].schema_arrow),
-        count=int(ends[-1]),
+        count=sum(file.metadata.num_rows for file in opened),
         values=values,
-        encoded=encoded,
+        encoded=lambda column, start, stop: [
+            _encoded(value, split, row, (folder,))
+            for row, value in enumerate(cells(column, start, stop), start)
+        ],
         content=lambda: sampled(paths, pieces=64, size=2**20),
         files=files,
     )
+
+
+def _cells(paths: Sequence[Path], opened: Sequence[Any]) -> Callable[[str, int, int], list[Any]]:
+    """Return a function that gives the values of a column from one row up to another."""
+    groups = [
+        (path, number, file.metadata.row_group(number).num_rows)
+        for path, file in zip(paths, opened, strict=True)
+        for number in range(file.num_row_groups)
+    ]
+    starts = np.cumsum([0, *(rows for *_, rows in groups)]).tolist()
+    lock = Lock()
+
+    # Threads ask for neighbouring rows, which mostly lie in one group.
+    @lru_cache(maxsize=2)
+    def group(index: int, column: str) -> Any:
+        path, number, _ = groups[index]
+        return _readable(path, lambda path: _row_group(path, number, column))
+
+    def cells(column: str, start: int, stop: int) -> list[Any]:
+        values: list[Any] = []
+        for index, first in enumerate(starts[:-1]):
+            if first < stop and starts[index + 1] > start:
+                with lock:
+                    whole = group(index, column)
+                skipped = max(start - first, 0)
+                values += whole.slice(skipped, stop - first - skipped).to_pylist()
+        return values
+
+    return cells
 
 
 def _parquet(file: Path) -> Any:

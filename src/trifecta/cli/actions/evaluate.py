@@ -36,14 +36,7 @@ def evaluate_run(
     wanted = config.data if data is None else _elsewhere(data, config.data, facts)
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    try:
-        images = _load(wanted, split, facts, run)
-    except MissingSourceError as error:
-        if data is not None:
-            raise
-        raise ValueError(
-            f"{run} was trained on {wanted.source}, {error}; --data takes its new place"
-        ) from None
+    images = _load(wanted, split, facts, run, has_moved=data is not None)
     warn_of_many_labels(model.network)
     with scoring(Console(stderr=True), len(images)) as on_scored:
         measured = evaluate(
@@ -84,15 +77,24 @@ def _elsewhere(source: str, trained_on: DataConfig | None, facts: DatasetFacts) 
     return DataConfig(source=source, image_size=facts.image_shape[1:])
 
 
-def _load(config: DataConfig, split: str | None, facts: DatasetFacts, run: Path) -> ImageSet:
-    images = load_split(
-        config,
-        split,
-        facts.classes,
-        channels=facts.image_shape[0],
-        grey_range=facts.grey_range or None,
-        trained_on=facts.rows,
-    )
+def _load(
+    config: DataConfig, split: str | None, facts: DatasetFacts, run: Path, *, has_moved: bool
+) -> ImageSet:
+    try:
+        images = load_split(
+            config,
+            split,
+            facts.classes,
+            channels=facts.image_shape[0],
+            grey_range=facts.grey_range or None,
+            trained_on=facts.rows,
+        )
+    except MissingSourceError as error:
+        if has_moved:
+            raise
+        raise ValueError(
+            f"{run} was trained on {config.source}, {error}; --data takes its new place"
+        ) from None
     shape = tuple(images.images.shape[1:])
     if shape != facts.sample_shape:
         raise ValueError(
