@@ -16,7 +16,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from muon_and_later_blocks import EARLIER
-from render_comparison import comparison, draw_accuracy, short_comparison, side_by_side
+from render_comparison import (
+    comparison,
+    draw_accuracy,
+    memory_beside_backprop,
+    short_comparison,
+    side_by_side,
+)
 from render_experiments import (
     depth,
     deviations,
@@ -49,6 +55,7 @@ from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
+DEEPEST = "48"
 PLACE = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
 Row = dict[str, Any]
 
@@ -274,6 +281,33 @@ def trunk(
     return "\n".join(table(*show(rows)) + made_with(rows) for rows in machines.values())
 
 
+def memory_in_words() -> str:
+    """The README's picture, and the comparison's column, which are of different networks."""
+    report = next(report for report in rows_of("compared-memory")[::-1] if _is_over_depth(report))
+    held = {
+        (row["network"].split(":")[1] if ":" in row["network"] else row["network"], row["name"]): row[
+            "training_bytes"
+        ]
+        / 2**20
+        for row in report["rows"]
+    }
+    deep, default = (
+        (held[network, "superfecta"], held[network, "backprop-muon"]) for network in (DEEPEST, "small")
+    )
+    narrow = memory_beside_backprop("cifar10", "grid")
+    return (
+        f"On {DEEPEST} equal blocks of 128 channels superfecta takes {_beside(*deep)}: backprop keeps "
+        "every block's activations, superfecta one block's. On the default network `small`, whose first "
+        f"block is most of it, it takes {_beside(*default)}. In the comparison's runs `small` is so narrow "
+        "that superfecta's classifiers outweigh its blocks, and two blocks learn at a time: it takes "
+        f"{_beside(*narrow)}.\n"
+    )
+
+
+def _beside(ours: float, other: float) -> str:
+    return f"{ours / other:.2f} times backprop's training memory ({ours:,.0f} MiB beside {other:,.0f})"
+
+
 def graphs() -> str:
     """What CUDA graphs gain."""
     launched = rows_of("speed-launched")
@@ -364,6 +398,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "search-hidden": lambda: search("search", width=0.25),
     "search-tierce": lambda: search("search-tierce", width=0.125),
     "compared-speed": lambda: benchmark("compared-speed"),
+    "memory-in-words": memory_in_words,
     "compared-memory": lambda: benchmark("compared-memory"),
     "own-networks": own_networks,
     "own-memory": own_memory,
@@ -422,7 +457,7 @@ def _memory_over_depth() -> Row:
 
 
 def _is_over_depth(report: Row) -> bool:
-    return any(row["network"].startswith("equal:48:") for row in report["rows"])
+    return any(row["network"].startswith(f"equal:{DEEPEST}:") for row in report["rows"])
 
 
 if __name__ == "__main__":

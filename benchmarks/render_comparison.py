@@ -66,6 +66,15 @@ def comparison(data: str, budget: str) -> str:
     return markdown(head, body) + made_with(rows) + _beside_rivals(rows) + order
 
 
+def memory_beside_backprop(data: str, budget: str) -> tuple[float, float]:
+    """Training memory of the default method and of backprop with its optimizer, in MiB."""
+    by_name = {row.summary.recipe.title.partition(",")[0]: row for row in compare(rows_of(data, budget))}
+    ours, other = (by_name[name].figure("training_bytes") for name in (OURS, "backprop-muon"))
+    assert ours is not None
+    assert other is not None
+    return ours / 2**20, other / 2**20
+
+
 def short_comparison(data: str, budget: str) -> str:
     """The README's rows by accuracy, with what is not equal between them."""
     by_name = {row.summary.recipe.title.partition(",")[0]: row for row in compare(rows_of(data, budget))}

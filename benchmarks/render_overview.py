@@ -16,7 +16,7 @@ BLOCKS = 4
 def draw_overview(path: Path, report: dict[str, Any]) -> None:
     """Draw both panels; the right one from a report of ``trifecta bench memory``."""
     with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(7.6, 2.9), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(7.6, 3.0), layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
         _draw_blocks(left)
         _draw_memory(right, report)
@@ -58,17 +58,17 @@ def _draw_memory(axes: Axes, report: dict[str, Any]) -> None:
         axes.annotate(
             f"{mebibytes[-1]:.0f} MiB",
             (depths[-1], mebibytes[-1]),
-            (-2, 5),
+            (-2, 6),
             textcoords="offset points",
             ha="right",
         )
     axes.set_xlabel(
         f"blocks of 128 channels, batch {report['batch_size']}, {report['precision']}\n"
-        f"{report['hardware']}, PyTorch {report['versions']['torch']}, {report['date']}",
+        f"{report['hardware']}\nPyTorch {report['versions']['torch']}, {report['date']}",
         fontsize=7,
     )
     axes.set_ylabel("training memory, MiB")
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="upper left")
 

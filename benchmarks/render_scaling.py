@@ -67,7 +67,7 @@ def draw_scaling(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)
         markers = iter("os^DvPX")
@@ -80,5 +80,7 @@ def draw_scaling(path: Path, rows: Sequence[Row]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="devices", ylabel="times one device, simulated")
         axes.set_xticks(devices, [f"{n:,}" for n in devices])
         axes.minorticks_off()
-        axes.legend(loc="upper left", title=DRAWN_LINK)
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, title=DRAWN_LINK
+        )
         figure.savefig(path, metadata={"Date": None})

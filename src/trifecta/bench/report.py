@@ -180,7 +180,7 @@ def _draw_memory(axes: Any, report: Report) -> None:
         memory = [row["training_bytes"] / 2**20 for row in own]
         axes.plot(depths, memory, marker=next(markers), color=_color(own[0]), label=title)
     axes.set(xlabel="equal blocks", ylabel="training memory above the model, MiB", ylim=(0, None))
-    axes.legend(loc="upper right")
+    _legend(axes)
 
 
 def _draw_accuracy(axes: Any, report: Report) -> None:
@@ -190,7 +190,12 @@ def _draw_accuracy(axes: Any, report: Report) -> None:
             seconds, row["validation_accuracy"], marker=".", label=f"{row['name']}, seed {row['seed']}"
         )
     axes.set(xlabel="seconds of training", ylabel="validation accuracy")
-    axes.legend(loc="lower right")
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    """Write the legend beside the axes, where it lies over no curve."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False)
 
 
 def _color(row: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ Records = Sequence[Mapping[str, Any]]
 POSITIVE, NEGATIVE = "#1a7f5a", "#c2453d"
 MOST_CLASSES_NUMBERED, MOST_CLASSES_NAMED = 12, 40
 MARKERS = "os^Dv"
+# Names of a legend under each other, beside axes of the usual height.
+MOST_IN_COLUMN = 16
 HOVER = "hover:"
 SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", SVG)
@@ -42,13 +44,9 @@ def block_curves(
             axes.axhline(level, color="grey", linestyle=":", linewidth=1, label=name)
         axes.set(xlabel="epoch", ylabel=label)
         _whole_epochs(axes, epochs)
-        axes.legend(
-            fontsize=7,
-            loc="upper right" if key == "loss" else "lower right",
-            ncols=2 if num_blocks > 6 else 1,
-        )
+        _legend(axes, ncols=1 + num_blocks // MOST_IN_COLUMN)
 
-    return _figure(draw, width=5.2, height=3.2)
+    return _figure(draw, width=6.0, height=3.2)
 
 
 def depth_curves(curves: Mapping[str, Sequence[float | None]], label: str) -> str:
@@ -68,7 +66,7 @@ def depth_curves(curves: Mapping[str, Sequence[float | None]], label: str) -> st
             )
         axes.set(xlabel="block", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        _legend(axes)
 
     return _figure(draw, width=7.2, height=3.6)
 
@@ -94,9 +92,9 @@ def score_curves(history: Records) -> str:
         axes.plot([], [], color=NEGATIVE, label="wrong label")
         axes.set(xlabel="epoch", ylabel="mean score (later blocks darker)")
         _whole_epochs(axes, epochs)
-        axes.legend(fontsize=7, loc="upper left")
+        _legend(axes)
 
-    return _figure(draw, width=5.2, height=3.2)
+    return _figure(draw, width=6.0, height=3.2)
 
 
 def score_histogram(block: int, positive: Tensor, negative: Tensor) -> str:
@@ -116,9 +114,9 @@ def score_histogram(block: int, positive: Tensor, negative: Tensor) -> str:
             bins = torch.linspace(low.item(), max(high, low + 1e-6).item(), 41).tolist()
             axes.hist(scores.tolist(), bins=bins, color=color, alpha=0.55, label=label)
         axes.set(title=f"block {block}", xlabel="score", yticks=[])
-        axes.legend(fontsize=6, loc="upper right")
+        _legend(axes, below=True)
 
-    return _figure(draw, width=2.9, height=2.1)
+    return _figure(draw, width=2.9, height=2.3)
 
 
 def confusion_matrix(confusion: Tensor, classes: Sequence[str]) -> str:
@@ -160,9 +158,9 @@ def bars(values: Sequence[tuple[str, float]], label: str, *, lines: Mapping[str,
             axes.axhline(level, color=(NEGATIVE, "grey")[rank % 2], linestyle="--", linewidth=1, label=name)
         axes.set_xticks(range(len(values)), names, fontsize=7)
         axes.set(ylabel=label)
-        axes.legend(fontsize=7)
+        _legend(axes)
 
-    return _figure(draw, width=5.2, height=3.0)
+    return _figure(draw, width=6.0, height=3.0)
 
 
 def run_curves(histories: Mapping[str, Records]) -> str:
@@ -188,7 +186,7 @@ def run_curves(histories: Mapping[str, Records]) -> str:
             longest = max(longest, epochs, key=len)
         axes.set(xlabel="epoch", ylabel="validation accuracy")
         _whole_epochs(axes, longest)
-        axes.legend(fontsize=7, loc="lower right")
+        _legend(axes)
 
     return _figure(draw, width=7.2, height=3.8)
 
@@ -198,6 +196,14 @@ def _whole_epochs(axes: Any, epochs: Sequence[int]) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
     if len(epochs) < 2:
         axes.set_xlim(epochs[0] - 1 if epochs else 0, epochs[0] + 1 if epochs else 2)
+
+
+def _legend(axes: Any, *, ncols: int = 1, below: bool = False) -> None:
+    """Write the legend beside the axes, or below small ones: inside it would lie over what is drawn."""
+    if below:
+        axes.figure.legend(fontsize=6, loc="outside lower center", ncols=2)
+    else:
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=ncols)
 
 
 def _hover(told: Sequence[str]) -> str:
