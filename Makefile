@@ -43,6 +43,7 @@ docs: .venv/installed
 # The documentation site, in build/site; a broken reference is an error.
 site: .venv/installed
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
+	grep -q -e '--epochs' build/site/reference/command-line.html && ! grep -q '–set' build/site/reference/command-line.html
 
 # Changes of the core that no test notices: an hour or two. It goes on where it was stopped.
 mutants: .venv/installed

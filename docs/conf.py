@@ -18,6 +18,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_click",
 ]
+# An option's two dashes are not one long one.
+smartquotes = False
 html_theme = "furo"
 html_title = "trifecta"
 html_show_copyright = False
