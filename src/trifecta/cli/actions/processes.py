@@ -2,19 +2,25 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import click
 import torch
 from click.core import ParameterSource
 
 from trifecta._utils.devices import resolve_device
+from trifecta.cli.launched import STARTED_HERE, USAGE, ToldByProcess
+from trifecta.cli.signals import OF_STOPPING, Terminated
 from trifecta.distributed.faults import ProcessError
 from trifecta.distributed.plan import Layout, parse_layout
 from trifecta.distributed.processes import TIMEOUT, Alone, Together, joined
+from trifecta.training import Interrupted, RunFolder
 
 DEFAULT_LAYOUT = "layers"
 
@@ -35,13 +41,23 @@ def starts_processes(processes: int | None) -> bool:
     return processes > 1
 
 
-def start(processes: int) -> None:
+def start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
     """Run the command that was given in so many processes, by PyTorch's own launcher.
 
+    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them.
+
+    Args:
+        processes: how many.
+        folder: of the run.
+        is_new: whether the run begins, so that its folder is removed where nothing was trained.
+
     Raises:
-        SystemExit: one of them failed, and said why.
+        ToldByProcess: one of them failed; with its message and its status.
         ProcessError: one of them was ended from outside.
+        Interrupted, KeyboardInterrupt: a signal stopped them.
+        SystemExit: one of them failed, and showed a traceback.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -49,22 +65,58 @@ def start(processes: int) -> None:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=processes,
-        run_id=f"trifecta-{os.getpid()}",
+        run_id=f"{STARTED_HERE}{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
+        signals_to_handle="SIGHUP,SIGQUIT",  # The others are handled here.
     )
     # What it has to say stands in its error, too.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) <= 2:
+            # The launcher hands this on to the processes and waits for them, the second time too.
+            raise SignalException("stopped", sigval=signal.SIGTERM)
+
+    previous = {number: signal.signal(number, stop) for number in OF_STOPPING}
     try:
-        elastic_launch(config, sys.executable)("-m", "trifecta", "train", *given_arguments())
+        elastic_launch(config, sys.executable)("-m", "trifecta", "train", *_arguments(folder))
+    except SignalException as error:
+        _stopped(folder, received[0] if received else error.sigval)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode > 0:
+        if failure.exitcode < 0:
+            raise ProcessError(
+                f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
+            ) from None
+        showed_why = not Path(failure.error_file).is_file()  # a traceback
+        if is_new and (showed_why or failure.exitcode == USAGE):
+            folder.discard_untrained()
+        if showed_why:
             raise SystemExit(failure.exitcode) from None
-        raise ProcessError(
-            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
-        ) from None
+        raise ToldByProcess(failure.message, failure.exitcode) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _stopped(folder: RunFolder, number: int) -> NoReturn:
+    """End as a run of one process does that a signal stopped."""
+    cause = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    if not folder.config.is_file():
+        folder.discard()
+        raise cause
+    raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from cause
+
+
+def _arguments(folder: RunFolder) -> list[str]:
+    """Return the arguments of the command that runs, with the folder that it was given or not."""
+    arguments = given_arguments()
+    is_named = {"--out", "--resume"} & set(arguments)
+    return arguments if is_named else [*arguments, "--out", str(folder.path)]
 
 
 def chosen_layout(parallel: str | None, processes: int, *, sync_batch_norm: bool) -> Layout:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from trifecta.cli.actions.signals import stop_on_signal
+from trifecta.cli.signals import stop_on_signal
 from trifecta.experiments.plan import PlannedRun
 from trifecta.report.terminal import percent
 from trifecta.training import Callback, Trainer

@@ -68,7 +68,9 @@ def make_missing(reproduction: Reproduction, console: Console) -> dict[str, str]
     try:
         outcome: Outcome = reproduction.make(missing, progress.watch)
     except Interrupted as interruption:
-        raise Interrupted(f"{interruption}; the same command goes on from there") from None
+        raise Interrupted(
+            f"{interruption}; the same command goes on from there"
+        ) from interruption.__cause__
     if outcome.elsewhere:
         console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
     return outcome.failed

@@ -22,7 +22,7 @@ from trifecta.cli.actions.processes import (
     was_restarted,
 )
 from trifecta.cli.actions.progress import ConsoleProgress, waiting
-from trifecta.cli.actions.signals import stop_on_signal
+from trifecta.cli.signals import Terminated, stop_on_signal
 from trifecta.distributed.processes import Alone
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
@@ -45,7 +45,7 @@ def train(
         assert processes is not None
         # Here, so that it is said once.
         chosen_layout(parallel, processes, sync_batch_norm=sync_batch_norm)
-        start(processes)
+        start(processes, _folder_for(options), is_new=options["resume"] is None)
         return
     with joined_processes(parallel, timeout, options["device"], sync_batch_norm=sync_batch_norm) as those:
         _train_in(those, as_json, options)
@@ -89,6 +89,20 @@ def _train_in(processes: Alone, as_json: bool, options: dict[str, Any]) -> None:
         print_run(run, folder.path)
 
 
+def _folder_for(options: dict[str, Any]) -> RunFolder:
+    """Return the folder of a run that other processes make, once its options are known to be usable."""
+    out, resume = options["out"], options["resume"]
+    if resume is not None:
+        _check_resume(
+            resume, out, {name: v for name, v in options.items() if name not in ("out", "resume")}
+        )
+        return RunFolder(resume)
+    config = build_config(options)
+    folder = RunFolder(_new_folder(config) if out is None else out)
+    folder.require_unused()
+    return folder
+
+
 def _held(
     processes: Alone, hold: Callable[[], AbstractContextManager[None]]
 ) -> AbstractContextManager[None]:
@@ -103,9 +117,11 @@ def _train(trainer: Trainer, console: Console) -> Run:
             trainer.callbacks.append(progress)
             run = finish(trainer)
     except Interrupted as interruption:
+        # The first process is still writing the checkpoint: what starts them would end it with another one.
+        trainer.processes.agreed(None)
         raise Interrupted(
             f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
-        ) from None
+        ) from interruption.__cause__
     with trainer.processes.whole(trainer.network):
         if trainer.written is not None:
             write_report(run)
@@ -117,8 +133,8 @@ def _stopped_early(folder: RunFolder) -> Iterator[None]:
     """Say how to go on where Ctrl-C comes before training can be asked to stop."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from None
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from stop
 
 
 def _check_resume(path: str, out: str | None, options: dict[str, Any]) -> None:
