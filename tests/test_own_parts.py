@@ -128,7 +128,7 @@ def test_own_parts_train_stop_resume_load_and_predict(
     trainer = Trainer(config, folder=RunFolder(tmp_path / "stopped"), callbacks=[StopAt(8)])
     with pytest.raises(Interrupted):
         finish(trainer)
-    with pytest.raises(ValueError, match="my_parts, which runs code of its own: name it with --import"):
+    with pytest.raises(ValueError, match=r"my_parts, which runs code of its own: name it with imports="):
         resume(tmp_path / "stopped")
     resumed = resume(tmp_path / "stopped", imports=["my_parts"])
     for key, value in whole.network.state_dict().items():
@@ -149,7 +149,7 @@ def test_loading_imports_nothing_that_was_not_named(
     edit_config(tmp_path / "run", "my_parts:SpreadTerm", "trap:SpreadTerm")
     sys.modules.pop("my_parts")
     for imports in ((), ("my_parts",)):
-        with pytest.raises(ValueError, match="--import trap"):
+        with pytest.raises(ValueError, match=r"imports=\[.trap.\]"):
             load(tmp_path / "run", imports=imports)
     assert "trap" not in sys.modules
 
@@ -160,7 +160,7 @@ def test_loading_imports_nothing_that_was_not_named(
 def test_a_stranger_cannot_reach_through_a_module(parts: ModuleType, reference: str) -> None:
     plain = to_plain(RunConfig(method=get_method("pred")))
     plain["method"]["optimizer"]["algorithm"] = reference
-    with pytest.raises(ValueError, match=r"is no part|name it with --import|has no"):
+    with pytest.raises(ValueError, match=r"is no part|name it with imports=|has no"):
         from_plain(plain, imports=["my_parts"])
 
 

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from trifecta._utils.checks import require_memory
 from trifecta._utils.draws import SeededDraws
-from trifecta._utils.references import part_of
+from trifecta._utils.references import blamed, name_of, own_parts, part_of
 from trifecta.method import Method
 from trifecta.network import LocalNetwork
 from trifecta.nn.blocks import BlockStyle
@@ -24,7 +25,23 @@ def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: floa
     except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
         return
     # Weights, gradients and two moments of Adam's, in float32.
-    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller --width")
+    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller width")
+
+
+def check_blocks(blocks: Any, what: str) -> None:
+    """Check what is to be a network's blocks.
+
+    Raises:
+        ValueError: it is no sequence of modules.
+    """
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList | list | tuple):
+        raise ValueError(
+            f"{what} must return its blocks in order, a list of modules or a Sequential: received "
+            f"{type(blocks).__name__}"
+        )
+    strange = [block for block in blocks if not isinstance(block, nn.Module)]
+    if strange:
+        raise ValueError(f"{what} must return modules: one of its blocks is {type(strange[0]).__name__}")
 
 
 def build_network(
@@ -58,5 +75,8 @@ def build_network(
         _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
         own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
         shape = method.input_shape(sample_shape, num_classes)
-        blocks = builder(shape, width=width, style=style, **own)
+        what = f"network {name_of(network)}(input_shape, width=…, style=…)"
+        with blamed(what, own=bool(own_parts(builder))):
+            blocks = builder(shape, width=width, style=style, **own)
+        check_blocks(blocks, what)
         return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)

@@ -9,7 +9,7 @@ from trifecta._utils.references import check_part, name_of, part_of
 from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
 from trifecta.inputs.labels import LABEL_INPUTS, LabelInput
 from trifecta.losses.coarse import Levels, check_superclasses, coarsened, superclasses_of
-from trifecta.losses.head import Head, Objective, at_block, head_at
+from trifecta.losses.head import Head, Objective, at_block, check_objective, head_at
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
 from trifecta.nn.shapes import FeatureShape, SampleShape
@@ -67,6 +67,7 @@ class Method:
 
     def __post_init__(self) -> None:
         """Reject choices that contradict each other."""
+        check_objective(self.objective)
         check_part(INPUTS, self.label_input, "label input")
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")

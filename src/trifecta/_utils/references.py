@@ -5,9 +5,13 @@ those of installed plug-ins, and PyTorch's optimizers.
 """
 
 import importlib
+import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -15,20 +19,23 @@ from typing import Any, TypeVar
 
 import torch
 
-from trifecta._utils.names import lookup
+from trifecta._utils.names import lookup, nearest
 
 T = TypeVar("T")
 
 # Entry points of this group add methods to ``trifecta list``.
 METHOD_GROUP = "trifecta.methods"
 _OPTIMIZERS = "torch.optim"
+_HERE = Path(__file__).parent.parent
+_OURS = (_HERE.name, "torch", "builtins")
 
 
 class Imports:
     """The modules whose parts may be used.
 
     Args:
-        modules: modules, or their names; names are imported here, from the current folder too.
+        modules: modules, or their names or files such as ``parts/mine.py``; they are imported here, names
+            from the current folder too.
 
     Raises:
         ValueError: a module cannot be imported.
@@ -48,12 +55,15 @@ class Imports:
         Raises:
             ValueError: the module is not allowed, has no such object, or only imports it from elsewhere.
         """
-        module_name, _, name = reference.partition(":")
+        module_name, _, name = reference.rpartition(":")
+        module_name = Path(module_name).stem if _is_file(module_name) else module_name
         module = self._module(module_name, reference)
         found: Any = module
         for part in name.split("."):
             if not hasattr(found, part):
-                raise ValueError(f"{module_name} has no {name}: received {reference}")
+                near = nearest(part, [own for own in vars(found) if not own.startswith("_")])
+                hint = f"; did you mean {' or '.join(near)}?" if near else ""
+                raise ValueError(f"{module_name} has no {name}: received {reference}{hint}")
             found = getattr(found, part)
         # Otherwise my_module:os.system would do for any module that imports os.
         is_own = _package(getattr(found, "__module__", "")) == _package(module.__name__)
@@ -69,7 +79,7 @@ class Imports:
             return _import(name)
         raise ValueError(
             f"{reference} is a part from the module {name}, which runs code of its own: name it with "
-            f"--import {name} (imports=['{name}'] in Python) if you trust it"
+            f"imports=['{name}'] if you trust it"
         )
 
 
@@ -143,19 +153,100 @@ def _package(module: str) -> str:
 
 
 def _import(name: str) -> ModuleType:
-    folder = os.getcwd()  # noqa: PTH109  (sys.path holds strings)
+    folder = str(Path(name).resolve().parent) if _is_file(name) else os.getcwd()  # noqa: PTH109
     added = folder not in sys.path
     if added:
         sys.path.append(folder)
     try:
+        if _is_file(name):
+            return _import_file(Path(name))
+        _check_is_name(name)
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"cannot import {name}: {error}; give a module in the current folder or an installed one"
+            f"cannot import {name}: {error}; give a module in the current folder, a file such as "
+            "parts/mine.py, or an installed module"
         ) from None
+    except Exception as error:  # whatever a user's own module raises
+        raise ValueError(f"cannot import {name}: {_told(error)}") from error
     finally:
         if added:
             sys.path.remove(folder)
+
+
+def _check_is_name(name: str) -> None:
+    """Refuse a folder, or nothing."""
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ImportError("this is no name of a module")
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py")
+
+
+def _import_file(path: Path) -> ModuleType:
+    """Import a file as the module of its name, as a script in its folder would."""
+    name, file = path.stem, path.resolve()
+    if not file.is_file():
+        raise ImportError(f"there is no file {path}")
+    known = sys.modules.get(name)
+    if known is not None and Path(getattr(known, "__file__", None) or "").resolve() == file:
+        return known
+    if known is not None:
+        raise ImportError(f"another module is called {name}; rename the file")
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def own_parts(part: object) -> list[str]:
+    """Name the parts from outside the package in ``part``: itself, and what its fields hold."""
+    if isinstance(part, str | int | float | None):
+        return []
+    if isinstance(part, tuple | list):
+        return [name for member in part for name in own_parts(member)]
+    kind = part if hasattr(part, "__qualname__") else type(part)
+    own = [] if _package(kind.__module__ or "") in _OURS else [kind.__qualname__]
+    if not is_dataclass(part) or isinstance(part, type):
+        return own
+    return own + [name for field in fields(part) for name in own_parts(getattr(part, field.name))]
+
+
+@contextmanager
+def blamed(what: str, *, own: bool = True) -> Iterator[None]:
+    """Name the user's part that raises, such as ``network my_parts:tiny``.
+
+    Args:
+        what: the part.
+        own: whether it is one; others raise what they do.
+
+    Raises:
+        ValueError: in place of any other exception, with the line that raised it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not own:
+            raise
+        if isinstance(error, ValueError):
+            raise ValueError(f"{what}: {error}") from error
+        raise ValueError(f"{what} fails: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """Describe an exception: its kind, its message, and the line that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [frame for frame in frames if str(_HERE) not in frame.filename and "<" not in frame.filename]
+    place = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _module_name(module: ModuleType) -> str:

@@ -5,6 +5,7 @@ and built into a module (a *head*) for the block it stands on. Shapes: B images,
 a block's output, (2B, …) for objectives that compare pairs (positives first), (B, …) for the others.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -13,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.references import blamed, own_parts
 from trifecta.nn.shapes import FeatureShape
+
+# Of a trial batch: two of each of two classes.
+TRIAL_LABELS = (0, 0, 1, 1)
 
 
 class Head(nn.Module, ABC):
@@ -149,17 +154,111 @@ def at_block(part: Any, block: int) -> Any:
     return part.at(block) if hasattr(part, "at") else part
 
 
+def check_objective(objective: Any) -> None:
+    """Check that an objective has what :class:`Objective` declares.
+
+    Raises:
+        ValueError: it is a class, lacks a member, or builds no head.
+    """
+    name = getattr(objective, "__qualname__", type(objective).__qualname__)
+    if isinstance(objective, str):
+        raise ValueError(
+            f"an objective is an object such as trifecta.losses.CrossEntropy(): received '{objective}'"
+        )
+    if isinstance(objective, type):
+        raise ValueError(f"an objective is an object: received the class {name}; give {name}()")
+    builds = {"head", "head_at", "at"} & {n for n in dir(objective) if getattr(type(objective), n, None)}
+    inherited = getattr(type(objective), "head", None) is Objective.head
+    if not builds or (inherited and builds == {"head"}):
+        raise ValueError(
+            f"objective {name} has no head: write head(self, feature_shape, num_classes), which returns a "
+            "trifecta.Head"
+        )
+    missing = [
+        n for n in ("pairs", "scores_classes", "uses_feedback", "reads") if not hasattr(objective, n)
+    ]
+    if missing:
+        raise ValueError(f"objective {name} has no {missing[0]}: inherit from trifecta.Objective")
+
+
 def head_at(
     objective: Objective, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int
 ) -> Head:
     """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
 
     An objective that has ``head_at(block, feature_shapes, num_classes)`` sees the shapes of all blocks.
+
+    Raises:
+        ValueError: an objective with a part of a user's own gives no head, or one whose loss is no number
+            or whose scores have another shape than they must.
     """
-    if hasattr(objective, "head_at"):
-        made: Head = objective.head_at(block, feature_shapes, num_classes)
-        return made
-    return objective.head(feature_shapes[block], num_classes)
+    parts = own_parts(objective)
+    what = f"objective {parts[0] if parts else type(objective).__qualname__} on block {block}"
+    with blamed(what, own=bool(parts)):
+        if hasattr(objective, "head_at"):
+            made: Any = objective.head_at(block, feature_shapes, num_classes)
+        else:
+            made = objective.head(feature_shapes[block], num_classes)
+    if not isinstance(made, Head):
+        raise ValueError(f"{what} must build a trifecta.Head: its head returned {_kind(made)}")
+    if parts:
+        with blamed(what):
+            answers = _try_head(made, objective, feature_shapes[block], num_classes)
+        _check_answers(*answers, objective, feature_shapes[block], num_classes, what)
+    return made
+
+
+def _try_head(
+    head: Head, objective: Objective, feature_shape: FeatureShape, num_classes: int
+) -> tuple[Any, Any]:
+    """Return what a copy of a head answers to made-up features, so that faults show before training."""
+    positions = _positions(objective, feature_shape)
+    trial, count = copy.deepcopy(head), len(TRIAL_LABELS)
+    with torch.random.fork_rng(devices=[]):
+        features = torch.rand(count * (2 if objective.pairs else 1), *feature_shape)
+        labels = torch.tensor(TRIAL_LABELS).view(-1, *[1] * len(positions)).expand(-1, *positions)
+        trial.set_epoch(0, 1)
+        if objective.uses_feedback:
+            trial.receive(torch.zeros(count, num_classes))
+        return trial.loss(features, labels), trial.scores(features[:count])
+
+
+def _check_answers(
+    loss: Any,
+    scores: Any,
+    objective: Objective,
+    feature_shape: FeatureShape,
+    num_classes: int,
+    what: str,
+) -> None:
+    """Check the loss and the scores that a head of a user's own gave for made-up features."""
+    count = len(TRIAL_LABELS)
+    if not isinstance(loss, Tensor) or loss.shape != ():
+        raise ValueError(f"{what} must return a loss (): its loss returned {_kind(loss)}; take its mean")
+    if not bool(loss.isfinite()):
+        raise ValueError(
+            f"{what} must return a loss that is a number: it returned {loss.item()} for random features "
+            f"(N, {', '.join(map(str, feature_shape))}) between 0 and 1"
+        )
+    asked = "a goodness (N,)"
+    expected: tuple[int, ...] = (count,)
+    if objective.scores_classes:
+        asked = "a score of each class (N, K)"
+        expected = (count, num_classes, *_positions(objective, feature_shape))
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != expected:
+        raise ValueError(
+            f"{what} must return {asked}, {expected} here: its scores returned {_kind(scores)}"
+        )
+
+
+def _positions(objective: Objective, feature_shape: FeatureShape) -> FeatureShape:
+    """The shape of one sample's labels."""
+    return tuple(feature_shape[1:]) if getattr(objective, "per_position", False) else ()
+
+
+def _kind(value: Any) -> str:
+    """Describe what a user's part returned."""
+    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def at_least_float32(values: Tensor) -> Tensor:

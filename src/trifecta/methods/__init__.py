@@ -1,11 +1,13 @@
 """The table of methods: one file per paper, one line here."""
 
+import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from types import ModuleType
+from typing import Any
 
 from trifecta._utils.names import lookup
-from trifecta._utils.references import Imports, installed_methods, is_reference
+from trifecta._utils.references import Imports, blamed, installed_methods, is_reference
 from trifecta.method import Method
 from trifecta.methods.asge import asge
 from trifecta.methods.auglocal import auglocal
@@ -78,12 +80,32 @@ def get_method(name: str, *, imports: Iterable[str | ModuleType] = ()) -> Method
         ValueError: no such method; names the nearest ones.
     """
     if is_reference(name):
-        method = Imports(imports).resolve(name)()
-        if not isinstance(method, Method):
-            raise ValueError(f"{name} returns no Method: received {type(method).__name__}")
-        return method
+        return _own_method(name, Imports(imports).resolve(name))
     # Looking for installed packages takes ten milliseconds.
     return METHODS[name]() if name in METHODS else lookup(all_methods(), name, "method")()
+
+
+def _needed(function: Callable[..., Any]) -> list[str]:
+    """Name the arguments that a function cannot be called without."""
+    given = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in given]
+
+
+def _own_method(name: str, part: Any) -> Method:
+    """Call a user's own function that returns a method."""
+    if isinstance(part, Method):
+        return part
+    rule = f"a method is a function without arguments that returns a trifecta.Method: {name}"
+    if not callable(part):
+        raise ValueError(f"{rule} is {type(part).__name__}")
+    if _needed(part):
+        raise ValueError(f"{rule} needs {', '.join(_needed(part))}; is it a network?")
+    with blamed(f"method {name}"):
+        method = part()
+    if not isinstance(method, Method):
+        raise ValueError(f"{rule} returned {type(method).__name__}")
+    return method
 
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Training callbacks: what a user runs between steps and epochs."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,22 @@ class Callback:
 
     def on_train_end(self, trainer: "Trainer") -> None:
         """After the last epoch."""
+
+
+def check_callbacks(callbacks: Iterable[Any]) -> None:
+    """Check that each is a callback.
+
+    Raises:
+        ValueError: one is a class, or does not inherit from :class:`Callback`.
+    """
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            is_class = isinstance(callback, type)
+            name = callback.__name__ if is_class else type(callback).__name__
+            fix = f"the class {name}; give {name}()" if is_class else name
+            raise ValueError(
+                f"a callback is an object of a class that inherits from Callback: received {fix}"
+            )
 
 
 class EarlyStopping(Callback):

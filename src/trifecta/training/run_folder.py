@@ -14,13 +14,18 @@ from torch import Tensor
 from trifecta._utils import checksums
 from trifecta._utils.files import StorageError, write_atomically
 from trifecta._utils.yaml_files import read_yaml, yaml_text
+from trifecta.distributed.faults import ProcessError
 from trifecta.network import LocalNetwork
 from trifecta.training.checkpoint import read_checkpoint, write_checkpoint
 from trifecta.training.claimed_folder import ClaimedFolder
 from trifecta.training.config import RunConfig, to_plain, whole_config
 from trifecta.training.dataset_facts import DatasetFacts
+from trifecta.training.interrupted import Interrupted
+from trifecta.training.meter import DivergenceError
 from trifecta.training.records import check_history, check_result
 
+# What a run goes on from.
+WORTH_KEEPING = (Interrupted, DivergenceError, ProcessError, StorageError)
 Imported = Iterable[str | ModuleType]
 # More than a history of a hundred thousand epochs, and than the names of a hundred thousand tensors.
 MOST_BYTES = 2**26
@@ -49,7 +54,8 @@ class RunFolder(ClaimedFolder):
     def begin(self, config: RunConfig) -> Iterator[None]:
         """Claim the folder for a new run, which can be resumed from here on.
 
-        Where the run proves impossible before it has trained anything, the folder is removed again.
+        Where the run fails before it has trained anything, the folder is removed again: a mended one may
+        have its name.
 
         Raises:
             ValueError: as :meth:`claim` and :meth:`require_unused`.
@@ -60,10 +66,19 @@ class RunFolder(ClaimedFolder):
             try:
                 self.write_config(config)
                 yield
-            except (ValueError, ImportError, OSError):
-                if not self.checkpoint.is_file():
-                    self.discard(self.config)
+            except WORTH_KEEPING as error:
+                if isinstance(error, StorageError) and not self.checkpoint.is_file():
+                    self.discard_untrained()
                 raise
+            except Exception:
+                self.discard_untrained()
+                raise
+
+    def discard_untrained(self) -> None:
+        """Remove the folder of a run that has trained nothing, if nothing else is in it."""
+        if self.previous.is_file() or (self.history.is_file() and self.history.stat().st_size):
+            return
+        self.discard(self.config, self.checkpoint, self.history, self.model)
 
     @property
     def has_begun(self) -> bool:
@@ -125,7 +140,7 @@ class RunFolder(ClaimedFolder):
         if not checksums.is_whole_text(text):
             raise ValueError(
                 f"{self.config} is not what the run wrote: it is damaged, or was changed; other settings "
-                f"make another run, --recipe {self.config} --out FOLDER"
+                f"make another run: trifecta train --recipe {self.config} --out FOLDER"
             )
         facts = plain.pop("dataset", None)
         plain.pop("resolved", None)

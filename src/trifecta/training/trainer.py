@@ -13,7 +13,7 @@ from trifecta.data import ImageData, ImageSet
 from trifecta.distributed.processes import Alone
 from trifecta.learning.pipeline import Losses
 from trifecta.readout import CHOSEN
-from trifecta.training.callbacks import Callback, Record
+from trifecta.training.callbacks import Callback, Record, check_callbacks
 from trifecta.training.config import RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.epoch_record import check_weights, epoch_record, explained
@@ -71,6 +71,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         processes: Alone | None = None,
     ) -> None:
+        check_callbacks(callbacks)
         self.processes = processes or Alone()
         self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
