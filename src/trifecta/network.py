@@ -268,12 +268,12 @@ class LocalNetwork(nn.Module):
         if not self.method.tries_labels:
             raise ValueError(
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
-                "drop --shortlist"
+                "keep no shortlist"
             )
         if self.carries:
             raise ValueError(
                 "a shortlist goes on with some of a batch, and these blocks pass on values beside their "
-                "features: drop --shortlist"
+                "features: keep no shortlist"
             )
         self.shortlist = choose_shortlist(
             labels,

@@ -97,7 +97,7 @@ def choose_shortlist(
     if max(readout_blocks) <= after:
         raise ValueError(
             f"a shortlist begins behind block {after}, and the read-out ends at block "
-            f"{max(readout_blocks)}: drop --shortlist"
+            f"{max(readout_blocks)}: keep no shortlist"
         )
     return Shortlist(labels=labels, after=after)
 

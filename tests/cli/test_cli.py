@@ -212,14 +212,14 @@ MISTAKES = {
     "a layout of one process": (["--parallel", "layers"], r"are for several processes: received one"),
     "replicas of one process": (["--sync-batch-norm"], r"are for several processes: received one"),
     "width beyond all numbers": (["--width", "1e17"], r"a block has 1,048,576 channels at most"),
-    "rate without end": (["--learning-rate", "inf"], r"learning_rate is a finite number: received inf"),
+    "rate without end": (["--learning-rate", "inf"], r"--learning-rate is a finite number: received inf"),
     "alpha that is no number": (
         ["--method", "trifecta", "--set", "method.objective.alpha=.nan"],
         r"method.objective.alpha is a finite number: received nan",
     ),
     "no such recipe": (
         ["--recipe", "nosuch"],
-        r"unknown recipe 'nosuch': known: one of \d+: see trifecta list",
+        r"unknown recipe 'nosuch': known: one of \d+, see trifecta list --recipes",
     ),
     "no such device": (["--device", "cuda:9"], r"no such device 'cuda:9': this machine has cpu"),
     "nonsense device": (["--device", "gpu"], r"no such device 'gpu'"),
@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_made_is_named(
     (tmp_path / "file").write_text("not a folder")
     out = tmp_path / "file/run"
     complaint = run(capsys, "train", "--data", stripes_folder, "--out", out, *QUICK)
-    check_complaint(*complaint, r"cannot write to the run folder .*file/run .*--out")
+    check_complaint(*complaint, r"cannot write to the run folder .*file/run .*choose another one")
 
 
 def test_a_run_folder_is_never_overwritten(
@@ -301,7 +301,7 @@ def test_a_run_folder_is_never_overwritten(
 ) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     arguments = ["train", "--data", str(stripes_folder), "--out", str(trained), *QUICK]
-    check_complaint(*run(capsys, *arguments), r"not empty; choose another --out, or continue")
+    check_complaint(*run(capsys, *arguments), r"not empty; choose another one, or continue")
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 

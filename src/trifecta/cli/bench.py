@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from trifecta.cli.groups import Group
 from trifecta.cli.lazy import act
 
 PREDICTORS = "trifecta,trifecta-shortlist,class-groups,backprop,published"
@@ -14,7 +15,7 @@ _PATH: click.Path = click.Path(path_type=Path)
 Decorator = Callable[[Any], Any]
 
 
-@click.group("bench")
+@click.group("bench", cls=Group)
 def bench_command() -> None:
     """Measure training and prediction beside backprop, on equal work."""
 

@@ -12,6 +12,13 @@ from trifecta.cli.parameters import IMPORT
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", metavar="SOURCE", help="Other images.  [default: the run's own]")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="SETTING=VALUE",
+    help="A setting of these images, such as data.label_column=species.",
+)
 @click.option("--split", metavar="NAME", help="Another split.  [default: the run's test split]")
 @click.option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1, …")
 @click.option("--precision", default=None, metavar="NAME", help="[default: the run's]")

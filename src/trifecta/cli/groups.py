@@ -1,9 +1,41 @@
-"""Options of a command in groups, each under a heading of the help."""
+"""Options of a command in groups, each under a heading of the help, and what a wrong word may stand for."""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
+
+from trifecta._utils.names import nearest
+
+# What other programs call these.
+OPTION_NAMES = {
+    "--gpu": "--device",
+    "--cuda": "--device",
+    "--cpu": "--device",
+    "--dtype": "--precision",
+    "--amp": "--precision",
+    "--fp16": "--precision",
+    "--bf16": "--precision",
+    "--model": "--network",
+    "--arch": "--network",
+    "--architecture": "--network",
+    "--workers": "--processes",
+    "--nproc": "--processes",
+    "--checkpoint": "--resume",
+    "--size": "--image-size",
+}
+
+COMMAND_NAMES = {
+    "help": "--help",
+    "fit": "train",
+    "run": "train",
+    "test": "evaluate",
+    "score": "evaluate",
+    "classify": "predict",
+    "infer": "predict",
+    "models": "list",
+    "methods": "list",
+}
 
 Decorator = Callable[[Any], Any]
 
@@ -18,6 +50,49 @@ def in_group(title: str, *options: Decorator) -> Decorator:
         return function
 
     return decorate
+
+
+class Group(click.Group):
+    """Says which command may be meant by one that there is not."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; where there is none of that name, say which may be meant."""
+        name, known = args[0], self.list_commands(ctx)
+        if self.get_command(ctx, name) is None and not ctx.resilient_parsing and not name.startswith("-"):
+            near = (
+                [COMMAND_NAMES[name]]
+                if COMMAND_NAMES.get(name) in (*known, "--help")
+                else nearest(name, known)
+            )
+            hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+            raise click.UsageError(f"no command '{name}': {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def unknown_option(error: click.NoSuchOption) -> str:
+    """Say which option, or which setting, may be meant by one that there is not."""
+    name, command = error.option_name, "trifecta" if error.ctx is None else error.ctx.command_path
+    options = [] if error.ctx is None else _options(error.ctx.command)
+    near = [OPTION_NAMES[name]] if OPTION_NAMES.get(name) in options else _setting(name, options)
+    near = near or nearest(name, options)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"see {command} --help"
+    return f"{command} has no option {name}: {hint}"
+
+
+def _setting(option: str, options: list[str]) -> list[str]:
+    """Return how a setting is given that has no option of its own, but such a name."""
+    if "--set" not in options:
+        return []
+    from trifecta.cli.fields import settings
+
+    path = settings().get(option.strip("-").replace("-", "_"))
+    return [] if path is None else [f"--set {path}=VALUE"]
+
+
+def _options(command: click.Command) -> list[str]:
+    return [name for parameter in command.params for name in parameter.opts if name.startswith("--")]
 
 
 class GroupedCommand(click.Command):

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from trifecta.cli.fields import told
+from trifecta.cli.groups import Group
+
 
 class Place(NamedTuple):
     """A command's place, and the line that the help has of it."""
@@ -15,7 +18,7 @@ class Place(NamedTuple):
     help: str
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """Imports a command when it is asked for by its name.
 
     Args:
@@ -46,5 +49,12 @@ class LazyGroup(click.Group):
 
 
 def act(module: str, function: str, options: Mapping[str, Any]) -> None:
-    """Call what a command does, with its options."""
-    getattr(import_module(f"trifecta.cli.actions.{module}"), function)(**options)
+    """Call what a command does, with its options; what it raises speaks of options, too."""
+    try:
+        getattr(import_module(f"trifecta.cli.actions.{module}"), function)(**options)
+    except click.ClickException:
+        raise
+    except Exception as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (told(error.args[0]),)
+        raise

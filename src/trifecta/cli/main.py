@@ -12,9 +12,13 @@ import click
 from trifecta import __version__
 from trifecta._utils.files import StorageError
 from trifecta._utils.names import printable
+from trifecta.cli.fields import told
+from trifecta.cli.groups import unknown_option
+from trifecta.cli.launched import USAGE, ToldByProcess, tell_launcher
 from trifecta.cli.lazy import LazyGroup, Place
+from trifecta.cli.signals import Terminated
 
-OK, FAILED, USAGE, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
+OK, FAILED, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 COMMANDS = {
     "train": Place("trifecta.cli.train", "train_command", "Train a network on images; leave a run folder."),
     "evaluate": Place("trifecta.cli.evaluate", "evaluate_command", "Measure a trained run by block."),
@@ -58,21 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit.
 
     Status 0: done. 1: training diverged. 2: something the user can put right, said in one line. 3: a file
-    could not be written, such as on a full disk. 130: interrupted, with a checkpoint left. 143: terminated
-    before there was anything to keep.
+    could not be written, such as on a full disk. 130: interrupted by Ctrl-C. 143: terminated. A training
+    that had begun leaves a checkpoint.
     """
-    warnings.showwarning = lambda message, *_: click.echo(f"warning: {printable(str(message))}", err=True)
+    warnings.showwarning = lambda message, *_: _warn(str(message))
     is_running = True
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if is_running:
-            raise _Terminated
+            raise Terminated
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         status = _run(arguments)
         is_running = False
-    except _Terminated:  # While another error was being told.
+    except Terminated:  # While another error was being told.
         is_running = False
         status = TERMINATED
     finally:
@@ -80,8 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(status)
 
 
-class _Terminated(BaseException):
-    """The process was asked to end while nothing of its own waits for that."""
+def _warn(message: str) -> None:
+    click.echo(f"warning: {printable(told(message))}", err=True)
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -91,10 +95,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         click.echo(error.format_message(), err=True)
         return USAGE
     except click.ClickException as error:
-        return _complain(error.format_message(), USAGE)
+        return _complain(*_told(error))
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", INTERRUPTED)
-    except _Terminated:
+    except Terminated:
         return _complain("terminated", TERMINATED)
     except StorageError as error:
         return _complain(str(error), UNWRITTEN)
@@ -107,6 +111,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     return OK
 
 
+def _told(error: click.ClickException) -> tuple[str, int]:
+    """Return the message of what click, or a process that was started, refused, and the status."""
+    if isinstance(error, ToldByProcess):
+        return error.message, error.status
+    return unknown_option(error) if isinstance(error, click.NoSuchOption) else error.format_message(), USAGE
+
+
 def _status_of(error: Exception) -> int:
     """Tell a run that was stopped or diverged from a fault of ours, which is raised again."""
     from trifecta.distributed.faults import ProcessError
@@ -115,10 +126,12 @@ def _status_of(error: Exception) -> int:
     if isinstance(error, DivergenceError | ProcessError):
         return FAILED
     if isinstance(error, Interrupted):
-        return INTERRUPTED
+        return TERMINATED if isinstance(error.__cause__, Terminated) else INTERRUPTED
     raise error
 
 
 def _complain(message: str, status: int) -> int:
-    click.echo(f"trifecta: {printable(' '.join(message.split()))}", err=True)
+    line = printable(" ".join(message.split()))
+    if not tell_launcher(line):
+        click.echo(f"trifecta: {line}", err=True)
     return status

@@ -154,7 +154,7 @@ class LabelOverlay(LabelInput):
         if len(sample_shape) > 1 and num_classes > positions:
             raise ValueError(
                 f"an overlaid label needs a position per class: {num_classes} classes do not fit into "
-                f"{'×'.join(map(str, sample_shape[1:]))}; use --set method.label_input=channel"
+                f"{'×'.join(map(str, sample_shape[1:]))}; use method.label_input=channel"
             )
 
     @classmethod

@@ -95,7 +95,7 @@ def export(
     """
     write, path = lookup(_FORMATS, format, "format"), Path(file)
     if path.exists():
-        raise ValueError(f"an export overwrites nothing: {path} exists; choose another --out")
+        raise ValueError(f"an export overwrites nothing: {path} exists; choose another file")
     if preprocess and not model.facts.mean:
         raise ValueError(
             f"preprocess is for images that come as bytes: this network was trained on samples of shape "

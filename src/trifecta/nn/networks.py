@@ -160,7 +160,7 @@ def _check_size(input_shape: SampleShape, smallest: int) -> None:
     if min(input_shape[1:]) < smallest:
         raise ValueError(
             f"this network halves its images until {smallest}×{smallest} pixels become one: "
-            f"received {input_shape[1]}×{input_shape[2]}; use --image-size {smallest} or more"
+            f"received {input_shape[1]}×{input_shape[2]}; use image_size={smallest} or more"
         )
 
 

@@ -24,7 +24,7 @@ def channel_groups(channels: int, num_classes: int) -> Tensor:
     if channels < num_classes:
         raise ValueError(
             f"class groups need a channel per class: {num_classes} classes do not fit into a block of "
-            f"{channels} channels; use wider blocks (--width), or a method without class groups, such as "
+            f"{channels} channels; use a larger width, or a method without class groups, such as "
             "superfecta or trifecta"
         )
     return torch.arange(channels) * num_classes // channels

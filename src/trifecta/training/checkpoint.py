@@ -83,7 +83,7 @@ def _read(file: Path, device: torch.device) -> dict[str, Any]:
     if not isinstance(state, dict) or type(written) is not int or written != FORMAT:
         raise ValueError(
             f"{file} was written by another version of trifecta: resume with that one, or start again with "
-            f"--recipe {file.parent.parent / 'config.yaml'}"
+            f"trifecta train --recipe {file.parent.parent / 'config.yaml'}"
         )
     missing = [name for name in FIELDS if name not in state]
     if missing:

@@ -32,11 +32,11 @@ class ClaimedFolder:
             lock.acquire()
         except Timeout:
             raise ValueError(
-                f"another process is training in {self.path}: wait for it, or choose another --out"
+                f"another process is training in {self.path}: wait for it, or choose another folder"
             ) from None
         except OSError as error:
             raise ValueError(
-                f"cannot write to the run folder {self.path} ({error.strerror}): choose another --out"
+                f"cannot write to the run folder {self.path} ({error.strerror}): choose another one"
             ) from None
         try:
             sweep(self.path)
@@ -54,7 +54,7 @@ class ClaimedFolder:
         if self.path.is_file() or (self.path.is_dir() and any(self._contents())):
             raise ValueError(
                 f"a run needs a folder of its own: {self.path} exists and is not empty; choose "
-                f"another --out, or continue that run with --resume {self.path}"
+                f"another one, or continue that run: trifecta train --resume {self.path}"
             )
 
     def discard(self, *files: Path) -> None:

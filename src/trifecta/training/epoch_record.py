@@ -66,7 +66,7 @@ def explained(trainer: "Trainer") -> Iterator[None]:
         last_good = "" if folder is None else f"the last good checkpoint is {folder.checkpoint}; "
         raise DivergenceError(
             f"{error} of epoch {trainer.position.epoch + 1}; {last_good}"
-            "try a lower --learning-rate or --precision fp32"
+            "try a lower learning_rate, or precision=fp32"
         ) from None
 
 

@@ -183,7 +183,7 @@ def resumed_trainer(
     if trainer.position.epoch > config.epochs:
         raise ValueError(
             f"{folder.path} has trained {trainer.position.epoch} epochs already: "
-            f"received --epochs {config.epochs}; ask for more"
+            f"received epochs={config.epochs}; ask for more"
         )
     if writes and trainer.written is not None:
         folder.write_config(config, trainer.facts, trainer.learner.precision)

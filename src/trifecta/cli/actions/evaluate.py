@@ -9,15 +9,18 @@ import click
 from rich.console import Console
 
 from trifecta.cli.actions.progress import scoring
+from trifecta.cli.actions.settings import with_settings
+from trifecta.cli.fields import check_given_once
 from trifecta.data import DataConfig, ImageSet, MissingSourceError, is_same_training, load_split
 from trifecta.report.terminal import percent, print_blocks
-from trifecta.training import DatasetFacts, Evaluation, RunFolder, evaluate, load
+from trifecta.training import DatasetFacts, Evaluation, RunConfig, RunFolder, evaluate, load
 from trifecta.training.evaluation import warn_of_many_labels
 
 
 def evaluate_run(
     run: Path,
     data: str | None,
+    assignments: tuple[str, ...],
     split: str | None,
     device: str,
     precision: str | None,
@@ -33,9 +36,7 @@ def evaluate_run(
         model.network.keep_labels(shortlist)
     config, _ = RunFolder(run).read_config(imports=imports)
     warn_of_unfinished(RunFolder(run), config.epochs)
-    wanted = config.data if data is None else _elsewhere(data, config.data, facts)
-    if wanted is None:
-        raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
+    wanted = _wanted(config, data, assignments, facts, run)
     images = _load(wanted, split, facts, run, has_moved=data is not None)
     warn_of_many_labels(model.network)
     with scoring(Console(stderr=True), len(images)) as on_scored:
@@ -56,6 +57,25 @@ def evaluate_run(
             f"log loss {measured.log_loss:.3f}, calibration error {percent(measured.calibration_error)}"
         )
         click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({wanted.source})")
+
+
+def _wanted(
+    config: RunConfig, source: str | None, assignments: tuple[str, ...], facts: DatasetFacts, run: Path
+) -> DataConfig:
+    """Return where the images are that a run is to be measured on."""
+    others = [assignment for assignment in assignments if not assignment.startswith("data.")]
+    if others:
+        raise ValueError(
+            f"a trained run keeps its settings, but those of the images: received --set {others[0]}; give "
+            "one that begins with data."
+        )
+    check_given_once({} if source is None else {"data.source": source}, assignments)
+    data = config.data if source is None else _elsewhere(source, config.data, facts)
+    if data is None:
+        raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
+    changed = with_settings(RunConfig(data=data), assignments).data
+    assert changed is not None
+    return changed
 
 
 def warn_of_unfinished(folder: RunFolder, epochs: int) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 from trifecta._utils.names import lookup
 from trifecta._utils.references import Imports
 from trifecta.cli.actions.settings import with_settings
+from trifecta.cli.fields import OPTIONS as FIELDS
+from trifecta.cli.fields import check_given_once
 from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.experiments.recipes import RECIPES, get_recipe
 from trifecta.methods import get_method
@@ -28,6 +30,7 @@ def build_config(options: Options) -> RunConfig:
     """
     imports = options["imports"]
     Imports(imports)  # A module that is not there shows at once.
+    check_given_once(_given_fields(options), options["assignments"])
     config = _start(options)
     if options["augment"] is not None:
         augmentation = lookup(AUGMENTATIONS, options["augment"], "augmentation")
@@ -107,6 +110,12 @@ def _recipe(text: str, options: Options) -> RunConfig:
     if name not in RECIPES and (Path(text).suffix in {".yaml", ".yml"} or Path(text).is_file()):
         return read_config(Path(text), imports=options["imports"])
     return get_recipe(name)(budget or None)
+
+
+def _given_fields(options: Options) -> Options:
+    """Return the values of the given options by the paths of their fields."""
+    names = {path: option.strip("-").replace("-", "_") for path, option in FIELDS.items()}
+    return {path: options[name] for path, name in names.items() if options.get(name) is not None}
 
 
 def _given(options: Options, names: tuple[str, ...]) -> Options:

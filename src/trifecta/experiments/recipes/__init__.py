@@ -18,7 +18,7 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         ValueError: no such recipe; names the nearest ones.
     """
-    return lookup(RECIPES, name, "recipe")
+    return lookup(RECIPES, name, "recipe", listed="trifecta list --recipes")
 
 
 __all__ = [
