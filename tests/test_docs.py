@@ -9,6 +9,7 @@ import click
 import pytest
 
 from trifecta.cli.main import command as trifecta_command
+from trifecta.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("README.md",)
@@ -61,3 +62,18 @@ def test_a_command_of_a_page_has_options_that_exist(page: str, line: str) -> Non
     # Parses and checks them, and runs nothing.
     with command.make_context(name, list(rest)):
         pass
+
+
+def test_the_number_of_methods_is_the_tables() -> None:
+    words = {23: "twenty-three", 24: "twenty-four", 25: "twenty-five", 26: "twenty-six"}
+    said = f"{words[len(METHODS)]} methods"
+    for name in ("README.md", "CHANGELOG.md"):
+        assert said in (ROOT / name).read_text().lower(), name
+
+
+def test_the_notebook_is_stored_with_what_it_prints() -> None:
+    cells = json.loads((ROOT / "examples/first-steps.ipynb").read_text())["cells"]
+    for cell in cells:
+        if "print(" in "".join(cell["source"]):
+            assert cell["outputs"], cell["source"][0]
+            assert cell["outputs"][0]["output_type"] == "stream"
