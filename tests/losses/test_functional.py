@@ -119,7 +119,7 @@ def test_group_goodness_by_hand(shape: tuple[int, ...]) -> None:
 
 
 def test_groups_need_a_channel_a_class() -> None:
-    with pytest.raises(ValueError, match=r"use wider blocks \(--width\)"):
+    with pytest.raises(ValueError, match="use a larger width"):
         GroupHead((9, 4, 4), 10)
 
 

@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(
 def test_a_used_folder_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("keep me")
     config = RunConfig(data=DataConfig(source=str(tmp_path / "absent")))
-    with pytest.raises(ValueError, match=r"not empty; choose another --out"):
+    with pytest.raises(ValueError, match=r"not empty; choose another one"):
         train(config, out=tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -1,5 +1,6 @@
 """Training in several processes: joining them, and starting them on this machine."""
 
+import atexit
 import logging
 import os
 import signal
@@ -106,10 +107,18 @@ def start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
 def _stopped(folder: RunFolder, number: int) -> NoReturn:
     """End as a run of one process does that a signal stopped."""
     cause = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    # A second signal leaves the launcher's threads as they are, which Python would abort on as it ends.
+    atexit.register(_leave, 128 + number)
     if not folder.config.is_file():
         folder.discard()
         raise cause
     raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from cause
+
+
+def _leave(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _arguments(folder: RunFolder) -> list[str]:
