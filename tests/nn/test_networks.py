@@ -59,7 +59,7 @@ def test_width_multiplies_every_channel() -> None:
 
 
 def test_images_too_small_to_pool_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"received 4×20; use --image-size 8 or more"):
+    with pytest.raises(ValueError, match=r"received 4×20; use image_size=8 or more"):
         get_network("small")((1, 4, 20))
 
 
