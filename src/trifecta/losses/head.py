@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.draws import SeededDraws
 from trifecta._utils.references import blamed, own_parts
 from trifecta.nn.shapes import FeatureShape
 
@@ -214,7 +215,7 @@ def _try_head(
     """Return what a copy of a head answers to made-up features, so that faults show before training."""
     positions = _positions(objective, feature_shape)
     trial, count = copy.deepcopy(head), len(TRIAL_LABELS)
-    with torch.random.fork_rng(devices=[]):
+    with SeededDraws(0):
         features = torch.rand(count * (2 if objective.pairs else 1), *feature_shape)
         labels = torch.tensor(TRIAL_LABELS).view(-1, *[1] * len(positions)).expand(-1, *positions)
         trial.set_epoch(0, 1)
