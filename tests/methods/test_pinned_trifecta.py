@@ -10,21 +10,33 @@ from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
 from trifecta import Learner, LocalNetwork, build_network, get_recipe
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
-BATCH, WIDTH = 8, 0.125
+WIDTH = 0.125
 
 
 def published(values: dict[str, Any]) -> LocalNetwork:
     """The recipe's network with an eighth of its channels, and the weights of the file."""
     method = get_recipe("published-trifecta-small-cifar10")().method
-    network = build_network(method, "small", sample_shape=(3, 32, 32), num_classes=10, width=WIDTH).double()
+    shape = shape_of(values)
+    network = build_network(method, "small", sample_shape=shape, num_classes=10, width=WIDTH).double()
     offset = values["settings"]["offset"]
     with torch.no_grad():
-        network.get_parameter("label_input.pictures.weight").copy_(tensor(offset, 10, 1024))
+        pictures = network.get_parameter("label_input.pictures.weight")
+        pictures.copy_(tensor(offset, 10, shape[1] * shape[2]))
         for k in range(6):
             weight = network.get_parameter(f"blocks.{k}.weights.weight")
             scale = (9 * weight.shape[1]) ** -0.5
             weight.copy_(tensor(offset + 1 + k, *weight.shape, scale=scale))
     return network
+
+
+def shape_of(values: dict[str, Any]) -> tuple[int, ...]:
+    """Of an image."""
+    return tuple(values["settings"].get("image", (3, 32, 32)))
+
+
+def batch_of(values: dict[str, Any]) -> int:
+    """Images a step."""
+    return int(values["settings"].get("batch", 8))
 
 
 def named(network: LocalNetwork, name: str) -> torch.Tensor:
@@ -39,7 +51,12 @@ def named(network: LocalNetwork, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("file", "steps_per_epoch", "table"),
-    [("trifecta_small", 12, (60, 4)), ("trifecta_small_odd_epoch", 3, (340, 2))],
+    [
+        ("trifecta_small", 12, (60, 4)),
+        ("trifecta_small_odd_epoch", 3, (340, 2)),
+        # Maps of 28, 14, 7 and 3 positions a side.
+        ("trifecta_mnist_small", 3, (460, 4)),
+    ],
 )
 def test_every_step_is_that_of_the_published_code(
     file: str, steps_per_epoch: int, table: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -47,12 +64,12 @@ def test_every_step_is_that_of_the_published_code(
     values = reference(file)
     network = published(values)
     learner = Learner(network, steps_per_epoch=steps_per_epoch)
-    first_images = 20 + values["settings"]["offset"]
+    first_images, size, shape = 20 + values["settings"]["offset"], batch_of(values), shape_of(values)
     for step, losses in enumerate(values["losses"]):
-        wrong = wrong_labels_of(BATCH * step, BATCH)
+        wrong = wrong_labels_of(size * step, size)
         monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_, wrong=wrong: wrong)
-        images = tensor(first_images + step, BATCH, 3, 32, 32, scale=2)
-        received = learner.step(images, labels_of(BATCH * step, BATCH))
+        images = tensor(first_images + step, size, *shape, scale=2)
+        received = learner.step(images, labels_of(size * step, size))
         assert [loss is None for loss in received] == [loss is None for loss in losses]
         for loss, expected in zip(received, losses, strict=True):
             if loss is not None:
@@ -60,7 +77,7 @@ def test_every_step_is_that_of_the_published_code(
         for name, expected in values["after_steps"].get(str(step + 1), {}).items():
             assert_pinned(named(network, name), expected)
     number, count = table
-    scores = network.eval().block_scores(tensor(number, count, 3, 32, 32, scale=2))
+    scores = network.eval().block_scores(tensor(number, count, *shape, scale=2))
     goodness = torch.stack([each.T for each in scores if each is not None], dim=1)
     assert_pinned(goodness, values["goodness_eval (label, block, image)"])
 
@@ -71,9 +88,10 @@ def test_a_second_state_for_the_labels_would_be_noticed(monkeypatch: pytest.Monk
     network = published(values)
     learner = Learner(network)
     learner.optimizers[1].add_param_group({"params": network.label_parameters()})
-    wrong = wrong_labels_of(0, BATCH)
+    size = batch_of(values)
+    wrong = wrong_labels_of(0, size)
     monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_: wrong)
-    learner.step(tensor(20, BATCH, 3, 32, 32, scale=2), labels_of(0, BATCH))
+    learner.step(tensor(20, size, 3, 32, 32, scale=2), labels_of(0, size))
     with pytest.raises(AssertionError):
         assert_pinned(named(network, "embedding"), values["after_steps"]["1"]["embedding"])
 
