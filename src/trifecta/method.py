@@ -126,14 +126,22 @@ class Method:
             num_classes=num_classes,
         )
 
-    def head(self, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int) -> Head:
+    def head(
+        self,
+        block: int,
+        feature_shapes: Sequence[FeatureShape],
+        num_classes: int,
+        residual: Sequence[int] = (),
+    ) -> Head:
         """Build the head on ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
+
+        ``residual`` are the numbers of the blocks that are residual.
 
         Raises:
             ValueError: superclasses that do not fit the number of classes.
         """
         check_superclasses(self.superclasses, num_classes)
-        head = head_at(at_block(self.objective, block), block, feature_shapes, num_classes)
+        head = head_at(at_block(self.objective, block), block, feature_shapes, num_classes, residual)
         coarse = superclasses_of(block, len(feature_shapes), self.superclasses)
         return head if coarse is None else coarsened(head, coarse)
 

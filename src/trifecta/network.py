@@ -20,7 +20,7 @@ from trifecta.inputs.added import LabelAdded, LabelEmbedding
 from trifecta.inputs.entrance import entrance
 from trifecta.losses import Head
 from trifecta.method import Method
-from trifecta.nn.blocks import split_block
+from trifecta.nn.blocks import ResidualBlock, split_block
 from trifecta.nn.carried import features_of, map_tensors, passed_on
 from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw, seed_from, undisturbed
 from trifecta.nn.from_module import Blocks
@@ -117,8 +117,9 @@ class LocalNetwork(nn.Module):
                 f"method {method.name} makes new pairs of what a block passes on, and these blocks pass on "
                 "other values too: use another method, or blocks as a list"
             )
+        residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
         self._heads = nn.ModuleDict(
-            {str(k): method.head(k, self.feature_shapes, num_classes) for k in self.scored_blocks}
+            {str(k): method.head(k, self.feature_shapes, num_classes, residual) for k in self.scored_blocks}
         )
         self.register_buffer("temperature", torch.ones(()))
         if self.dtype == torch.float64:

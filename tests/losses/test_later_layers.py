@@ -9,7 +9,7 @@ from trifecta import LocalNetwork, get_method
 from trifecta.building import build_network
 from trifecta.losses import Combined, LaterLayers, Similarity
 from trifecta.losses.head import head_at
-from trifecta.losses.later_layers import blocks_ahead
+from trifecta.losses.later_layers import LaterLayersHead, ResidualLayer, blocks_ahead
 
 MAPS = [(4, 8, 8), (6, 8, 8), (8, 4, 4), (10, 2, 2)]
 
@@ -43,15 +43,15 @@ def test_blocks_ahead_are_evenly_spaced_as_in_the_authors_code(
     assert blocks_ahead(block, 16, depth) == expected
 
 
-def test_a_layer_has_the_channels_of_a_later_block_and_sees_the_positions_that_it_receives() -> None:
+def test_a_layer_has_the_channels_of_a_later_block_and_halves_maps_where_channels_grow() -> None:
     head = LaterLayers().head_at(0, MAPS, 3)
     seen: list[tuple[int, ...]] = []
     for layer in head.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.register_forward_hook(lambda _, inputs, output: seen.append(tuple(inputs[0].shape[1:])))
     head.scores(torch.rand(2, *MAPS[0]))
-    # Blocks 2, which receives 8×8 positions, and 3, which receives 4×4; then the classifier.
-    assert seen == [(4, 8, 8), (8, 4, 4), (10,)]
+    # Of blocks 2 and 3, then the classifier.
+    assert seen == [(4, 4, 4), (8, 2, 2), (10,)]
     assert [tuple(weight.shape[:2]) for weight in weights_of(head)] == [(8, 4), (10, 8), (3, 10)]
 
 
@@ -61,8 +61,8 @@ def test_scores_are_those_of_convolutions_under_batch_normalisation_and_of_avera
     labels = torch.arange(5) % 3
     weights = weights_of(head)
     x = features
-    for weight, size in zip(weights[:2], (8, 4), strict=True):
-        x = F.conv2d(F.adaptive_max_pool2d(x, size), weight, padding=1)
+    for weight in weights[:2]:
+        x = F.conv2d(F.max_pool2d(x, 2), weight, padding=1)
         mean, variance = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
         x = torch.relu((x - mean) / (variance + 1e-5).sqrt())
     expected = F.linear(x.mean((2, 3)), weights[2], bias_of(head))
@@ -85,14 +85,74 @@ def test_the_last_block_has_a_linear_classifier_of_averages() -> None:
         ([(7,), (5,), (4,)], [(5, 7), (4, 5), (2, 4)]),
         # Fully connected blocks behind maps: averages come first.
         ([(6, 4, 4), (5,), (4,)], [(5, 6), (4, 5), (2, 4)]),
-        # Maps that grow again are not made larger.
+        # Channels that become fewer leave maps as they are, and so do maps of one position.
         ([(6, 4, 4), (5, 8, 8), (4, 8, 8)], [(5, 6), (4, 5), (2, 4)]),
+        ([(4, 1, 8), (5, 1, 4), (6, 1, 2)], [(5, 4), (6, 5), (2, 6)]),
+        # Blocks that keep another number of positions are taken as fully connected ones.
+        ([(4, 4, 4), (5, 16), (6, 16)], [(5, 4), (6, 5), (2, 6)]),
     ],
 )
 def test_other_blocks(shapes: list[tuple[int, ...]], expected: list[tuple[int, int]]) -> None:
     head = LaterLayers(depth=2).head_at(0, shapes, 2)
     assert [tuple(weight.shape[:2]) for weight in weights_of(head)] == expected
     assert head.scores(torch.rand(3, *shapes[0])).shape == (3, 2)
+
+
+def strides_of(head: nn.Module) -> list[int]:
+    layers = [layer.residual[0] for layer in head.modules() if isinstance(layer, ResidualLayer)]
+    return [layer.stride[0] for layer in layers if isinstance(layer, nn.Conv2d)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        # What the authors' code does: a halving for each doubling, one a layer, the rest later.
+        ((16, 16, 32, 64), [1, 2, 2]),
+        ((16, 64, 64, 64), [2, 2, 1]),
+        ((16, 16, 128, 128), [1, 2, 2]),
+        ((16, 24, 47, 90), [1, 1, 1]),
+        ((32, 16, 32, 8), [1, 2, 1]),
+    ],
+)
+def test_residual_layers_halve_maps_once_for_every_doubling(
+    channels: tuple[int, ...], expected: list[int]
+) -> None:
+    shapes = [(count, 8, 8) for count in channels]
+    head = LaterLayers(depth=3).head_at(0, shapes, 2, residual=[1, 2, 3])
+    assert strides_of(head) == expected
+    assert head.scores(torch.rand(3, *shapes[0])).shape == (3, 2)
+
+
+def test_a_residual_layer_of_odd_maps_and_of_signals() -> None:
+    layer = ResidualLayer(3, 5, 1, stride=2).double()
+    x = torch.rand(4, 3, 7, dtype=torch.float64)
+    first, second, beside = (weight for weight in layer.parameters() if weight.ndim == 3)
+
+    def normalised(y: Tensor) -> Tensor:
+        return F.batch_norm(y, None, None, training=True)
+
+    y = normalised(F.conv1d(F.relu(normalised(F.conv1d(x, first, stride=2, padding=1))), second, padding=1))
+    expected = F.relu(y + normalised(F.conv1d(x, beside, stride=2)))
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_one_residual_layer_has_normalised_averages() -> None:
+    head = LaterLayers(depth=1).head_at(0, MAPS, 3, residual=[3])
+    assert isinstance(head, LaterLayersHead)
+    assert isinstance(head.network, nn.Sequential)
+    assert isinstance(head.network[-2], nn.BatchNorm1d)
+    assert head.network[-2].num_features == 10
+    for plain in (LaterLayers(depth=1).head_at(0, MAPS, 3), LaterLayers().head_at(2, MAPS, 3, [3])):
+        assert not any(isinstance(module, nn.BatchNorm1d) for module in plain.modules())
+
+
+def test_a_residual_network_has_residual_layers() -> None:
+    network = build_network(
+        get_method("auglocal"), "resnet", sample_shape=(3, 8, 8), num_classes=3, width=1 / 16
+    )
+    # Of 9 blocks, whose channels double at 3, 5 and 7.
+    strides = [strides_of(network.head(k)) for k in network.scored_blocks]
+    assert strides == [*[[2, 2]] * 5, [1, 2], [2, 1], [1], []]
 
 
 def test_a_network_gives_every_block_the_shapes_of_those_behind_it() -> None:

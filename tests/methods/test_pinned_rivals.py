@@ -1,5 +1,6 @@
 """Rivals against the numbers that their authors' published code computes."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,26 +8,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pinned import assert_pinned, labels_of, reference, tensor
-from trifecta import build_network, get_method
+from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
+from trifecta import Learner, LocalNetwork, build_network, get_method
 from trifecta.inputs.image_pairs import standardized, standardized_pair
 from trifecta.losses import (
     AuxiliaryCrossEntropy,
     Combined,
     GroupCrossEntropy,
     Head,
+    LaterLayers,
     LocalPrediction,
     PositionThresholds,
     Similarity,
     SupervisedContrastive,
     Temperature,
+    Threshold,
 )
 from trifecta.losses.coarse import CoarseHead, superclasses_of
 from trifecta.losses.functional import position_loss, similarities
+from trifecta.losses.later_layers import LaterLayersHead
 from trifecta.losses.positions import position_goodness
 from trifecta.losses.terms import ContrastiveModule, SimilarityModule, deviations
-from trifecta.nn.blocks import Triangle
-from trifecta.nn.norms import ClassGroupNorm
+from trifecta.nn.blocks import Triangle, linear_block
+from trifecta.nn.norms import ClassGroupNorm, LengthNorm, NormSite
 from trifecta.nn.pooling import limited_pool
 
 
@@ -38,9 +42,9 @@ def gradient(loss: Tensor, of: Tensor) -> Tensor:
     return torch.autograd.grad(loss, of)[0]
 
 
-def fill(weight: nn.Parameter, number: int, scale: float) -> nn.Parameter:
+def fill(weight: nn.Parameter, number: int, scale: float, shift: float = 0.0) -> nn.Parameter:
     with torch.no_grad():
-        weight.copy_(tensor(number, *weight.shape, scale=scale))
+        weight.copy_(tensor(number, *weight.shape, scale=scale, shift=shift))
     return weight
 
 
@@ -458,3 +462,102 @@ class TestDgl:
         loss = head.loss(x, labels_of(0, 6))
         assert_pinned(loss, expected["loss"])
         assert_pinned(gradient(loss, x), expected["gradient_features"])
+
+
+class TestAugLocal:
+    """Ma et al. 2024, on a ResNet-32."""
+
+    values = reference("auglocal_resnet32_aux")
+    # A convolution and 15 residual blocks.
+    shapes = ((16, 32, 32),) * 6 + ((32, 16, 16),) * 5 + ((64, 8, 8),) * 5
+    residual = range(1, 16)
+
+    def head(self, block: int) -> LaterLayersHead:
+        """Filled as the file says."""
+        objective = get_method("auglocal").objective
+        assert isinstance(objective, LaterLayers)
+        head = objective.head_at(block, self.shapes, 10, self.residual)
+        assert isinstance(head, LaterLayersHead)
+        names = self.values["layers"][str(block)]["parameter_order"]
+        for number, (name, weight) in enumerate(zip(names, head.double().parameters(), strict=True)):
+            scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1
+            is_norm = "bn" in name or name.endswith("downsample.1.weight")
+            fill(weight, 800 + 50 * block + number, scale, shift=float(is_norm))
+        return head
+
+    @pytest.mark.parametrize("block", [0, 8])
+    def test_logits_loss_and_gradients(self, block: int) -> None:
+        expected = self.values["layers"][str(block)]
+        head = self.head(block)
+        x = tensor(790 + block, 4, *self.shapes[block], shift=1).requires_grad_()
+        assert_pinned(head.scores(x), expected["logits"])
+        loss = head.loss(x, labels_of(0, 4))
+        assert_pinned(loss, expected["loss"])
+        of_x, *of_weights = gradients(loss, x, *head.parameters())
+        assert_pinned(of_x, expected["input_gradient"])
+        for found, wanted in zip(of_weights, expected["gradients"], strict=True):
+            assert_pinned(found, wanted)
+
+
+class PublishedLength(nn.Module):
+    """``x / (sqrt(mean_i x_i²) + 1e-8)``."""
+
+    def __init__(self, site: NormSite) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.square().mean(1, keepdim=True).sqrt() + 1e-8)
+
+
+class TestForwardForward:
+    """Hinton 2022, in the code of loeweX without its extras."""
+
+    values = reference("ff_loewex_plain")
+
+    def network(self) -> LocalNetwork:
+        """Three blocks of 40 units, label over the first pixels, threshold and goodness of sums."""
+        method = replace(
+            get_method("ff"),
+            label_input="overlay",
+            objective=Threshold(goodness="sum-square", threshold=40.0),
+            normalization=PublishedLength,
+        )
+        style = method.block_style(10)
+        blocks = [linear_block(size, 40, style, first=size == 784) for size in (784, 40, 40)]
+        network = LocalNetwork(blocks, method, sample_shape=(1, 28, 28), num_classes=10).double()
+        for k, size in enumerate((784, 40, 40)):
+            fill(network.get_parameter(f"blocks.{k}.weights.weight"), 701 + k, 2 * size**-0.5)
+            fill(network.get_parameter(f"blocks.{k}.weights.bias"), 711 + k, 0.1)
+        return network
+
+    def test_losses_and_gradients(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wrong = wrong_labels_of(0, 6)
+        monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_: wrong)
+        network, seen = self.network(), []
+
+        def keep(optimizer: torch.optim.Optimizer) -> None:
+            seen.append([p.grad for group in optimizer.param_groups for p in group["params"]])
+
+        learner = Learner(network, step_optimizer=keep)
+        losses = learner.step(tensor(720, 6, 1, 28, 28, shift=1), labels_of(0, 6))
+        for k, loss in enumerate(losses):
+            assert loss is not None
+            # The code keeps its losses in float32.
+            assert_pinned(loss, self.values["loss_per_layer"][k], 1e-7)
+            of_weight, of_bias = seen[k]
+            assert_pinned(of_weight, self.values["weight_gradients"][k])
+            assert_pinned(of_bias, self.values["bias_gradients"][k])
+
+    def test_goodness_and_what_goes_on(self) -> None:
+        network = self.network()
+        assert network.label_input is not None
+        images = tensor(720, 6, 1, 28, 28, shift=1)
+        x = torch.cat([network.label_input(images, y) for y in (labels_of(0, 6), wrong_labels_of(0, 6))])
+        for k, block in enumerate(network.blocks):
+            x = block(x)
+            assert_pinned(network.head(k).scores(x), self.values["goodness"][k])
+            passed_on = self.values["passed_on"][k]
+            assert_pinned(PublishedLength(NormSite(shape=(40,), first=False, num_classes=10))(x), passed_on)
+            # Ours differs by where its epsilon stands, and by its size.
+            assert_pinned(LengthNorm(eps=0)(x), passed_on, 1e-7)
+            assert_pinned(LengthNorm()(x), passed_on, 1e-3)

@@ -88,8 +88,14 @@ class Combined(Objective):
         """Build the head for features ``(N, *feature_shape)``."""
         return self.head_at(0, [feature_shape], num_classes)
 
-    def head_at(self, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int) -> Head:
-        """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``."""
-        scoring = head_at(self.scoring, block, feature_shapes, num_classes)
+    def head_at(
+        self,
+        block: int,
+        feature_shapes: Sequence[FeatureShape],
+        num_classes: int,
+        residual: Sequence[int] = (),
+    ) -> Head:
+        """Build the head for ``block``, as :func:`trifecta.losses.head.head_at`."""
+        scoring = head_at(self.scoring, block, feature_shapes, num_classes, residual)
         terms = [(term, term.module(feature_shapes[block], num_classes)) for term in self.terms]
         return CombinedHead(scoring, self.share, terms, weight=self.weight)

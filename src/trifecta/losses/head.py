@@ -183,11 +183,16 @@ def check_objective(objective: Any) -> None:
 
 
 def head_at(
-    objective: Objective, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int
+    objective: Objective,
+    block: int,
+    feature_shapes: Sequence[FeatureShape],
+    num_classes: int,
+    residual: Sequence[int] = (),
 ) -> Head:
     """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
 
-    An objective that has ``head_at(block, feature_shapes, num_classes)`` sees the shapes of all blocks.
+    An objective that has ``head_at(block, feature_shapes, num_classes, residual)`` sees the shapes of all
+    blocks, and the numbers of those that are residual.
 
     Raises:
         ValueError: an objective with a part of a user's own gives no head, or one whose loss is no number
@@ -197,7 +202,7 @@ def head_at(
     what = f"objective {parts[0] if parts else type(objective).__qualname__} on block {block}"
     with blamed(what, own=bool(parts)):
         if hasattr(objective, "head_at"):
-            made: Any = objective.head_at(block, feature_shapes, num_classes)
+            made: Any = objective.head_at(block, feature_shapes, num_classes, residual)
         else:
             made = objective.head(feature_shapes[block], num_classes)
     if not isinstance(made, Head):

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from trifecta._utils.checks import MOST_UNITS, require_ranges
 from trifecta.losses.convolutional import rectified_layer
 from trifecta.losses.head import Head, Objective, at_least_float32
+from trifecta.nn.blocks import CONVOLUTIONS
+from trifecta.nn.norms import BATCH_NORMS
 from trifecta.nn.pooling import ADAPTIVE_POOLS, MAX_POOLS
 from trifecta.nn.shapes import FeatureShape
 
@@ -29,55 +31,100 @@ def blocks_ahead(block: int, num_blocks: int, depth: int) -> list[int]:
     return [round(block + ahead / depth * i) for i in range(1, depth + 1)]
 
 
-class LaterLayersHead(Head):
-    """Layers of the shapes of some later blocks, averages over positions, a linear classifier.
+class ResidualLayer(nn.Module):
+    """Two 3×3 convolutions beside a shortcut: ``relu(f(x) + shortcut(x))``, as in a ResNet.
 
-    A layer is a 3×3 convolution with batch normalisation and ReLU behind it; maps that are larger than what
-    the block of its shape receives pass a maximum pool first. In the place of a fully connected block it is
-    a linear layer, and averages over positions come first.
+    ``f`` is convolution → batch norm → ReLU → convolution → batch norm; the shortcut is the identity, or
+    a 1×1 convolution and batch norm where the size changes. A stride of 2 halves all sides.
+    """
+
+    def __init__(self, channels: int, units: int, positions: int, *, stride: int = 1) -> None:
+        super().__init__()
+        convolution, norm = CONVOLUTIONS[positions], BATCH_NORMS[positions]
+        self.residual = nn.Sequential(
+            convolution(channels, units, 3, stride=stride, padding=1, bias=False),
+            norm(units),
+            nn.ReLU(),
+            convolution(units, units, 3, padding=1, bias=False),
+            norm(units),
+        )
+        self.shortcut = nn.Sequential()
+        if stride > 1 or channels != units:
+            self.shortcut = nn.Sequential(convolution(channels, units, 1, bias=False), norm(units))
+        # Every second position is taken before the convolution, for the reason in nn.blocks.ResidualBlock.
+        self.kept = (slice(None), slice(None), *[slice(None, None, stride)] * positions)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, …) → (N, units, …)."""
+        return F.relu(self.residual(x) + self.shortcut(x[self.kept]))
+
+
+class LaterLayersHead(Head):
+    """A network of layers of the shapes of some later blocks, which ends in a linear classifier.
 
     Args:
-        feature_shape: of what the head reads.
-        layers: of each layer, the positions that it sees, () for a linear one, and its channels.
-        num_classes: K.
+        network: maps features (N, …) to class scores (N, K).
         smoothing: of the labels.
     """
 
-    def __init__(
-        self,
-        feature_shape: FeatureShape,
-        layers: Sequence[tuple[tuple[int, ...], int]],
-        num_classes: int,
-        *,
-        smoothing: float = 0.0,
-    ) -> None:
+    def __init__(self, network: nn.Module, *, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.smoothing = smoothing
-        channels, positions = feature_shape[0], tuple(feature_shape[1:])
-        modules: list[nn.Module] = []
-        for seen, units in layers:
-            modules += [*_resized(positions, seen), *rectified_layer(channels, units, len(seen))]
-            channels, positions = units, seen
-        modules += _resized(positions, ())
-        self.network = nn.Sequential(*modules, nn.Linear(channels, num_classes))
+        self.network, self.smoothing = network, smoothing
 
     def scores(self, features: Tensor) -> Tensor:
         """(N, …) → (N, K)."""
         return at_least_float32(self.network(features))
 
 
-def _resized(positions: tuple[int, ...], seen: tuple[int, ...]) -> list[nn.Module]:
-    """What makes maps of ``positions`` maps of ``seen``, where they are larger; flat ones for ()."""
-    if positions and not seen:
-        return [ADAPTIVE_POOLS[len(positions)](1), nn.Flatten()]
-    return [MAX_POOLS[len(positions)](seen)] if positions != seen else []
+class _Layers:
+    """Puts layers behind one another, starting with features ``(N, *feature_shape)``."""
+
+    def __init__(self, feature_shape: FeatureShape) -> None:
+        self.channels, self.sides = feature_shape[0], tuple(feature_shape[1:])
+        self.modules: list[nn.Module] = []
+        self._halvings = 0
+
+    def add_plain(self, units: int) -> None:
+        """Add a convolution, behind a 2×2 maximum where the channels grow."""
+        if units > self.channels and min(self.sides) > 1:
+            self.modules.append(MAX_POOLS[len(self.sides)](2))
+            self.sides = tuple(side // 2 for side in self.sides)
+        self.modules += rectified_layer(self.channels, units, len(self.sides))
+        self.channels = units
+
+    def add_residual(self, units: int) -> None:
+        """Add a :class:`ResidualLayer`, which halves the sides once for every doubling of the channels.
+
+        A layer halves them once at most and leaves the rest to the layers after it.
+        """
+        self._halvings += max(units // self.channels, 1).bit_length() - 1
+        stride = 2 if self._halvings else 1
+        self._halvings -= stride - 1
+        self.modules.append(ResidualLayer(self.channels, units, len(self.sides), stride=stride))
+        self.channels = units
+
+    def add_linear(self, units: int) -> None:
+        """Add a linear layer, which receives averages over positions."""
+        self.average()
+        self.modules += rectified_layer(self.channels, units, 0)
+        self.channels = units
+
+    def average(self) -> None:
+        """Average over positions, where there are any."""
+        if self.sides:
+            self.modules += [ADAPTIVE_POOLS[len(self.sides)](1), nn.Flatten()]
+            self.sides = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaterLayers(Objective):
-    """Cross-entropy of a network of later blocks' shapes: :class:`LaterLayersHead`, with ``smoothing``.
+    """Cross-entropy of layers of later blocks' shapes, averages over positions and a linear classifier.
 
-    The last block, which none comes after, has a linear classifier of averages.
+    In the place of a residual block stands a :class:`ResidualLayer`, of a fully connected one a linear
+    layer behind averages, of any other a 3×3 convolution, each with batch normalisation and ReLU. Where
+    channels grow maps are halved, by the residual layer's stride or a maximum before the convolution. One
+    residual layer alone has batch normalisation behind the averages (``depth`` 1). The last block, which
+    none comes after, has a linear classifier of averages.
 
     Attributes:
         depth: how many later blocks, or all where there are fewer.
@@ -96,14 +143,29 @@ class LaterLayers(Objective):
         """Build the head of a last block, whose output is ``(N, *feature_shape)``."""
         return self.head_at(0, [feature_shape], num_classes)
 
-    def head_at(self, block: int, feature_shapes: Sequence[FeatureShape], num_classes: int) -> Head:
-        """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``."""
-        positions = tuple(feature_shapes[block][1:])
-        layers = []
-        for ahead in blocks_ahead(block, len(feature_shapes), self.depth):
-            received = tuple(feature_shapes[ahead - 1][1:])
-            is_linear = len(feature_shapes[ahead]) == 1 or len(received) != len(positions)
-            # Maps are made smaller, not larger.
-            positions = () if is_linear else tuple(map(min, positions, received))
-            layers.append((positions, feature_shapes[ahead][0]))
-        return LaterLayersHead(feature_shapes[block], layers, num_classes, smoothing=self.smoothing)
+    def head_at(
+        self,
+        block: int,
+        feature_shapes: Sequence[FeatureShape],
+        num_classes: int,
+        residual: Sequence[int] = (),
+    ) -> Head:
+        """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
+
+        ``residual`` are the numbers of the blocks that are residual.
+        """
+        layers = _Layers(feature_shapes[block])
+        ahead = blocks_ahead(block, len(feature_shapes), self.depth)
+        for k in ahead:
+            units, *sides = feature_shapes[k]
+            if not sides or len(sides) != len(layers.sides):
+                layers.add_linear(units)
+            elif k in residual:
+                layers.add_residual(units)
+            else:
+                layers.add_plain(units)
+        layers.average()
+        if self.depth == 1 and any(k in residual for k in ahead):
+            layers.modules.append(nn.BatchNorm1d(layers.channels))
+        layers.modules.append(nn.Linear(layers.channels, num_classes))
+        return LaterLayersHead(nn.Sequential(*layers.modules), smoothing=self.smoothing)
