@@ -221,6 +221,10 @@ class StageLearner(Learner):
         self._update_window(waiting.update, waiting.step.progress)
         self._finish_late()
 
+    @property
+    def _replica(self) -> int:
+        return 0 if self.replicas is None else self.replicas.index
+
     def _rows(self, images: int) -> slice:
         return slice(None) if self.replicas is None else self.replicas.rows(images)
 

@@ -290,7 +290,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _step(self, samples: Tensor, labels: Tensor) -> None:
         """Learn from every row once."""
         device = next(self.network_.parameters()).device
-        generator = torch.Generator(device).manual_seed(self._seed())
+        seed = self._seed()
+        generator = torch.Generator(device).manual_seed(seed)
         learner = Learner(self.network_, generator=generator)
         if self._learner_state is not None:
             learner.load_state_dict(self._learner_state)
@@ -300,9 +301,9 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             augmentation=Augmentation(),
             mean=(),
             std=(),
-            seed=self.n_iter_,
+            seed=seed,
         )
-        for rows, targets in batches.epoch(0, generator=generator):
+        for rows, targets in batches.epoch(self.n_iter_, generator=generator):
             self._score(rows, targets)
             learner.step(in_memory_format(rows), targets)
         self._learner_state = learner.state_dict()

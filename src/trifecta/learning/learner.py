@@ -124,6 +124,11 @@ class Learner:
         labels = labels[rows]
         return self._new_step(x, labels, self._draw_offsets(len(labels)))
 
+    @property
+    def _replica(self) -> int:
+        """The number of this process among those that learn from other images of a batch: 0."""
+        return 0
+
     def _rows(self, images: int) -> slice:
         """The images of a batch of so many that are learnt from here: all of them."""
         return slice(None)
@@ -275,16 +280,18 @@ class Learner:
     def _passing(self, blocks: range, step: LocalStep) -> Iterator[None]:
         """Set what ``blocks``, and their heads, need while a batch passes them in training.
 
-        What they draw follows from the seed, the step and the block.
+        What they draw follows from the seed, the step, the block and the replica.
         """
         layers = [layer for k in blocks for layer in self._dropout[k]]
         with ExitStack() as stack:
             stack.enter_context(autocast(self.precision, self.device))
             if self.generator is not None:
                 seed = self.generator.initial_seed()
-                numbers = [seed, step.number, blocks.start]
+                # The first replica draws what one process does.
+                replica = [self._replica] if self._replica else []
+                numbers = [seed, step.number, blocks.start, *replica]
                 stack.enter_context(seeded_dropout(layers, self.device, numbers))
-                stack.enter_context(self.network.drawing(blocks, [seed, step.number]))
+                stack.enter_context(self.network.drawing(blocks, [seed, step.number, *replica]))
             if len(step.labels) == 1:
                 modules = self._modules(blocks)
                 stack.enter_context(normalized_by_running_statistics(modules, self._meet_lone_sample))
