@@ -1,4 +1,4 @@
-"""Every ingredient of a seed matters: where one differs, other numbers are drawn, and else the same ones."""
+"""Every ingredient of a seed matters: where one differs, other numbers are drawn, else the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
