@@ -12,7 +12,13 @@ from matrix import methods
 from trifecta.bench.work import training_multiply_adds
 from trifecta.building import build_network
 from trifecta.learning import Learner
-from trifecta.learning.counts import WorkCounter, block_parameters, counts, step_multiply_adds
+from trifecta.learning.counts import (
+    WorkCounter,
+    block_costs,
+    block_parameters,
+    counts,
+    step_multiply_adds,
+)
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
 from trifecta.network import LocalNetwork
@@ -185,3 +191,31 @@ def test_parameters_of_blocks_are_all_but_the_heads() -> None:
         found = counts(network, batch_size=BATCH)
         assert found["parameters"] == found["block_parameters"] + heads
         assert found["block_parameters"] == block_parameters(network) > 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scored"), [(LAYER_WISE, (0, 1, 2)), (OVERLAPPING, (0, 1, 2)), (END_TO_END, (2,))], ids=str
+)
+def test_costs_of_blocks_are_three_forward_passes_of_each_and_its_head(
+    schedule: Schedule, scored: tuple[int, ...]
+) -> None:
+    network = network_of(classifiers(schedule))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    heads = [OUT[k] * CLASSES if k in scored else 0 for k in range(3)]
+    assert block_costs(network) == [3 * (a + b) for a, b in zip(forward_work(), heads, strict=True)]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+
+
+def test_costs_count_both_halves_of_a_pair() -> None:
+    labelled = replace(get_method("trifecta"), schedule=LAYER_WISE, normalization="none")
+    assert block_costs(network_of(labelled)) == [6 * work for work in forward_work(in_channels=2)]
+    renewed = build_network(get_method("scff"), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
+    assert all(cost > 0 for cost in block_costs(renewed))
+
+
+def test_parameters_of_blocks_are_those_of_the_labels_pictures_too() -> None:
+    network = network_of(get_method("trifecta"))
+    weights = [9 * a * b for a, b in zip((2, *OUT), OUT, strict=False)]
+    assert block_parameters(network) == sum(weights) + CLASSES * PIXELS
+    assert block_parameters(network_of(classifiers(LAYER_WISE))) == sum(weights) - 9 * OUT[0]
