@@ -219,3 +219,18 @@ def test_parameters_of_blocks_are_those_of_the_labels_pictures_too() -> None:
     weights = [9 * a * b for a, b in zip((2, *OUT), OUT, strict=False)]
     assert block_parameters(network) == sum(weights) + CLASSES * PIXELS
     assert block_parameters(network_of(classifiers(LAYER_WISE))) == sum(weights) - 9 * OUT[0]
+
+
+@pytest.mark.parametrize("method", ["superfecta", "cwcomp"])
+def test_counts_are_of_fused_windows_and_of_the_whole_run(method: str) -> None:
+    network = build_network(get_method(method), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
+    work = step_multiply_adds(network, batch_size=BATCH, total_steps=20, fused=True)
+    is_less = work < step_multiply_adds(network, batch_size=BATCH, total_steps=20)
+    assert is_less == (method == "superfecta")
+    freezes = work < step_multiply_adds(network, batch_size=BATCH, fused=True)
+    assert freezes == (method == "cwcomp")
+    assert counts(network, batch_size=BATCH, total_steps=20) == {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "block_parameters": block_parameters(network),
+        "multiply_adds_per_image": work,
+    }
