@@ -84,9 +84,15 @@ def test_moments_of_half_precision_are_summed_in_float32(name: str, dtype: torch
     assert error < (0.02 if dtype == torch.bfloat16 else 1e-9)
 
 
-@pytest.mark.parametrize("norm", [ClassGroupNorm(6, 3), ClassGroupNorm(6, 4), LengthNorm()])
-def test_norms_that_follow_from_the_settings_save_nothing(norm: nn.Module) -> None:
-    assert not norm.state_dict()
+def test_norms_that_follow_from_the_settings_save_nothing() -> None:
+    for norm in (ClassGroupNorm(6, 3), ClassGroupNorm(6, 4), LengthNorm()):
+        assert not norm.state_dict()
+
+
+def test_the_length_of_half_precision_is_that_of_single_precision() -> None:
+    x = small(9).repeat(30, 1).mul(torch.linspace(1, 100, 210).view(-1, 1)).bfloat16()
+    scale = torch.rsqrt(x.float().square().mean(1, keepdim=True) + 1e-5)
+    assert torch.equal(LengthNorm()(x), x * scale.bfloat16())
 
 
 def test_gains_and_biases_are_per_channel_and_learn() -> None:

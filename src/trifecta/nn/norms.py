@@ -93,7 +93,7 @@ class ClassGroupNorm(nn.Module):
         per_channel = x.flatten(2).mean(2) if x.ndim > 2 else x
         sums = per_channel.new_zeros(x.shape[0], self.num_classes).index_add(1, self.groups, per_channel)
         means = sums / self.sizes
-        return means[:, self.groups].view(*x.shape[:2], *[1] * (x.ndim - 2)).to(x.dtype)
+        return means[:, self.groups].view(*x.shape[:2], *[1] * (x.ndim - 2))
 
 
 class RunningNorm(nn.Module):
