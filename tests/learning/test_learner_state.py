@@ -59,10 +59,9 @@ def test_random_numbers_of_another_kind_of_device_do_not_continue() -> None:
     state = learner_of().state_dict() | {"device": "cuda"}
     other = learner_of(seed=3, steps=0)
     with pytest.warns(
-        UserWarning, match="^random numbers of cuda do not continue on cpu: the run goes on,"
-    ) as seen:
+        UserWarning, match=r"^random numbers of cuda do not continue on cpu: the run goes on,"
+    ):
         other.load_state_dict(state)
-    assert seen[0].filename == __file__
     assert other.generator is not None
     assert other.generator.initial_seed() == 3
 

@@ -139,7 +139,7 @@ def _block(
     output_shape: Sequence[int],
     *,
     pool: bool = False,
-    first: bool = False,
+    first: bool,
 ) -> nn.Sequential:
     """The parts in order, under the names by which :func:`split_block` and fused windows know them."""
     parts: OrderedDict[str, nn.Module] = OrderedDict()
@@ -197,7 +197,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, H/stride, W/stride)."""
-        kept = x if self.stride == 1 else x[:, :, :: self.stride, :: self.stride]
+        kept = x[:, :, :: self.stride, :: self.stride]
         y: Tensor = self.after(self.shortcut(kept) + self.residual(x))
         return y
 
