@@ -1,8 +1,10 @@
 """Published networks block by block, at full width on PyTorch's device without storage."""
 
+import math
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trifecta.nn.blocks import BlockStyle
 from trifecta.nn.networks import NETWORKS, UNSHRINKABLE, get_network
@@ -49,6 +51,23 @@ def expected(name: str, share: float = 1.0) -> list[tuple[int, ...]]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("width", "words"),
+    [
+        (0.0, "a width multiplies channels and must be above 0: received 0.0"),
+        (math.inf, "a width multiplies channels and must be above 0: received inf"),
+        (0.0019, "width 0.0019 leaves none of 128 channels: give 0.008 or more"),
+    ],
+)
+def test_widths_that_leave_no_channels(width: float, words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        built("small", width=width)
+
+
+def test_a_quarter_of_a_channel_is_one_channel() -> None:
+    assert [shape[0] for shape in outputs(built("small", width=1 / 512), 3, 32, 48)] == [1] * 6
+
+
 def built(name: str, shape: tuple[int, ...] = (3, 32, 48), **options: object) -> nn.Sequential:
     with META:
         return get_network(name)(shape, **options)  # type: ignore[arg-type]
@@ -87,6 +106,24 @@ def test_every_block_has_the_style_and_the_first_knows_that_it_is(name: str) -> 
     assert len(seen) == {"resnet": 17, "airbench": 6}.get(name, len(BLOCKS.get(name, ())))
 
 
+class Expects(nn.Module):
+    """Takes what it was told that it would receive."""
+
+    def __init__(self, site: NormSite) -> None:
+        super().__init__()
+        self.shape = tuple(site.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[1:] == self.shape
+        return x
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_norms_are_told_the_shape_that_they_receive(name: str) -> None:
+    shape = (3, 19, 27)
+    outputs(built(name, shape, style=BlockStyle(normalization=Expects), width=0.05), *shape)
+
+
 @pytest.mark.parametrize(
     ("name", "least"), [("small", 8), ("large", 8), ("vgg8b", 16), ("vgg11b", 16), ("airbench", 9)]
 )
@@ -95,3 +132,38 @@ def test_the_smallest_images(name: str, least: int) -> None:
     for shape in ((3, least - 1, 40), (3, 40, least - 1)):
         with pytest.raises(ValueError, match=f"use --image-size {least} or more$"):
             built(name, shape)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "words"),
+    [
+        (
+            "small",
+            (3, 32),
+            {},
+            r"this network takes images \(C, H, W\): received samples of shape \(3, 32\); use network mlp, or "
+            "blocks of your own",
+        ),
+        (
+            "small",
+            (3, 32, 32),
+            {"channels": (1, 2)},
+            "channels are one number for each of the 6 blocks: received 2",
+        ),
+        (
+            "mlp",
+            (9,),
+            {"channels": (1, 2, 3, 2**20 + 1)},
+            "a block has 1,048,576 channels at most: received 1,048,577",
+        ),
+    ],
+)
+def test_what_no_network_takes(
+    name: str, shape: tuple[int, ...], options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{words}$"):
+        built(name, shape, **options)
+
+
+def test_the_most_channels() -> None:
+    assert outputs(built("mlp", (9,), channels=(1, 1, 1, 2**20)), 9)[-1] == (2**20,)
