@@ -141,8 +141,8 @@ def test_the_smallest_images(name: str, least: int) -> None:
             "small",
             (3, 32),
             {},
-            r"this network takes images \(C, H, W\): received samples of shape \(3, 32\); use network mlp, or "
-            "blocks of your own",
+            r"this network takes images \(C, H, W\): received samples of shape \(3, 32\); use "
+            "network mlp, or blocks of your own",
         ),
         (
             "small",
