@@ -32,7 +32,7 @@ def test_maxima_are_put_back_where_they_were_found(channels: int, sides: tuple[i
     assert packed.shape[1] == packed_channels(channels) == {4: 1, 5: 5, 8: 2}[channels]
     gradient = drawn(*largest.shape)
     found = unpool(gradient, packed, *sides)
-    assert torch.equal(found, F.max_unpool2d(gradient, positions, 2, output_size=sides))
+    assert torch.equal(found, F.max_unpool2d(gradient, positions, [2, 2], output_size=sides))
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
