@@ -1,5 +1,6 @@
 """What heads are made of, what they read, how wide they compute, and which settings they refuse."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,10 +35,13 @@ from trifecta.losses import (
 )
 from trifecta.losses.class_goodness import GroupHead
 from trifecta.losses.coarse import CoarseHead, coarsened
-from trifecta.losses.functional import position_loss
-from trifecta.losses.head import at_block, head_at
+from trifecta.losses.functional import position_loss, symmetric_loss
+from trifecta.losses.goodness import ChannelSums, mean_square
+from trifecta.losses.head import Head, at_block, head_at
+from trifecta.losses.pairs import PairHead
 from trifecta.losses.positions import PositionHead, position_goodness
 from trifecta.losses.terms import deviations
+from trifecta.nn.shapes import FeatureShape
 
 SHAPE, UNITS, SIGNALS, CLASSES = (6, 8, 8), (6,), (6, 8), 3
 LABELS = torch.arange(5) % CLASSES
@@ -83,7 +87,9 @@ def test_every_position_is_normalised_and_classified_alone(shape: tuple[int, ...
 
 
 def test_units_have_no_positions_to_classify() -> None:
-    with pytest.raises(ValueError, match=r"keep positions, .* \(N, 6\); leave pooling and flattening"):
+    with pytest.raises(
+        ValueError, match=r"keep positions, \(N, C, …\): received features \(N, 6\); leave pooling"
+    ):
         PositionCrossEntropy().head(UNITS, CLASSES)
 
 
@@ -141,6 +147,61 @@ def test_a_contrast_is_a_term_over_both_halves() -> None:
     torch.testing.assert_close(combined.loss(pairs, LABELS), own + expected)
 
 
+def test_terms_over_one_half_see_the_positives() -> None:
+    pairs = features(count=10)
+    head = Combined(share=0.0, terms=(Contrast(), Similarity())).head(SHAPE, CLASSES).double()
+    similarity, contrast = head.get_submodule("terms.1"), head.get_submodule("terms.0")
+    expected = head.get_submodule("scoring").loss(pairs[:5], LABELS)  # type: ignore[operator]
+    expected = expected + contrast(pairs, LABELS) + similarity(pairs[:5], LABELS)
+    torch.testing.assert_close(head.loss(pairs, LABELS), expected)
+
+
+class Noting(Head):
+    """A loss that tells what it was given."""
+
+    def loss(self, features: Any, labels: Tensor) -> Tensor:
+        total: Tensor = features.sum() + 10 * labels.sum()
+        return total
+
+    def scores(self, features: Any) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted(Symmetric):
+    """Makes heads for one shape and number of classes alone."""
+
+    kind: ClassVar[str] = "noted"
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        assert (feature_shape, num_classes) == (SHAPE, CLASSES)
+        return Noting()
+
+
+def test_a_contrast_may_be_any_loss_of_features_and_labels() -> None:
+    pairs = features(count=10)
+    module = Contrast(loss=Noted()).module(SHAPE, CLASSES)
+    torch.testing.assert_close(module(pairs, LABELS), pairs.sum() + 10 * LABELS.sum())
+
+
+def test_goodness_that_is_replaced_reads_features() -> None:
+    class Own(PairHead):
+        def goodness(self, features: Any) -> Tensor:
+            largest: Tensor = features.flatten(1).amax(1)
+            return largest
+
+    assert PairHead(mean_square, symmetric_loss).reads_channel_sums
+    assert not Own(mean_square, symmetric_loss).reads_channel_sums
+
+
+@pytest.mark.parametrize("objective", [CrossEntropy(pool=2), LabelGoodness(pool=2)])
+def test_patch_means_that_a_window_left_are_read(objective: Objective) -> None:
+    head, a = objective.head(SHAPE, CLASSES).double(), features()
+    means = F.adaptive_avg_pool2d(a, 2).movedim(1, -1).flatten(1)
+    left = ChannelSums(torch.empty(0), torch.empty(0), 64, means)
+    torch.testing.assert_close(head.scores(left), head.scores(a))
+
+
 def test_terms_are_told_the_epoch_and_others_are_left_alone() -> None:
     terms = (Similarity(), SupervisedContrastive())
     head = Combined(scoring=CrossEntropy(), terms=terms).head(SHAPE, CLASSES)
@@ -193,6 +254,8 @@ SIZES: list[tuple[Objective, tuple[int, ...], dict[str, tuple[int, ...]]]] = [
     ),
     (CentroidMargin(), SHAPE, {"centroids": (3, 96)}),
     (CentroidMargin(), UNITS, {"centroids": (3, 6)}),
+    (CentroidMargin(), SIGNALS, {"centroids": (3, 24)}),
+    (LaterLayers(), SHAPE, {"network.2.weight": (3, 6), "network.2.bias": (3,)}),
     (LabelGoodness(), SHAPE, {"shifts": (3, 96)}),
     (LabelGoodness(), UNITS, {"shifts": (3, 6)}),
     (ProjectedCrossEntropy(), SHAPE, {"log_scale": ()}),
@@ -330,6 +393,8 @@ def test_sums_and_products_stay_float32_under_autocast(objective: Objective) -> 
     head, a = objective.head(SHAPE, CLASSES), features().float()
     received(head)
     expected = head.scores(a), head.loss(a, LABELS)
+    double = copy.deepcopy(head).double()
+    torch.testing.assert_close(expected[0].double(), double.scores(a.double()), rtol=1e-4, atol=1e-5)
     with torch.autocast("cpu", torch.bfloat16):
         found = head.scores(a), head.loss(a, LABELS)
     assert (found[0].dtype, found[1].dtype) == (torch.float32, torch.float32)

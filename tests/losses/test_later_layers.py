@@ -155,6 +155,39 @@ def test_a_residual_network_has_residual_layers() -> None:
     assert strides == [*[[2, 2]] * 5, [1, 2], [2, 1], [1], []]
 
 
+def seen_by(head: LaterLayers, shapes: list[tuple[int, ...]]) -> list[int]:
+    """The first side of the maps that each convolution of a head on the first block sees."""
+    built, seen = head.head_at(0, shapes, 3), []
+    for layer in built.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[2]))
+    built.scores(torch.rand(2, *shapes[0]))
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("channels", "side", "expected"),
+    [
+        ((4, 4, 5, 5), 8, [8, 4, 4]),
+        ((2, 4, 8, 16), 8, [4, 2, 1]),
+        ((2, 4, 8, 16), 5, [2, 1, 1]),
+        ((2, 4, 8, 16), 3, [1, 1, 1]),
+        ((2, 9, 3, 4), 12, [6, 6, 3]),
+    ],
+)
+def test_maps_are_halved_once_where_channels_grow_down_to_one_position(
+    channels: tuple[int, ...], side: int, expected: list[int]
+) -> None:
+    assert seen_by(LaterLayers(depth=3), [(count, side, side) for count in channels]) == expected
+
+
+def test_layers_have_no_bias_under_their_norms() -> None:
+    linear = LaterLayers(depth=1).head_at(0, [(7,), (5,)], 2)
+    assert [tuple(p.shape) for p in linear.parameters()] == [(5, 7), (5,), (5,), (2, 5), (2,)]
+    maps = LaterLayers(depth=1).head_at(0, [(7, 2, 2), (5, 2, 2)], 2)
+    assert [tuple(p.shape) for p in maps.parameters()] == [(5, 7, 3, 3), (5,), (5,), (2, 5), (2,)]
+
+
 def test_a_network_gives_every_block_the_shapes_of_those_behind_it() -> None:
     network: LocalNetwork = build_network(
         get_method("auglocal"), "small", sample_shape=(3, 8, 8), num_classes=3, width=0.125

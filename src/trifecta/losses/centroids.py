@@ -28,8 +28,8 @@ class CentroidHead(Head):
     def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
         super().__init__()
         positions = len(feature_shape) - 1
-        self.pool, self.margin = pool if positions else 1, margin
-        size = feature_shape[0] * self.pool**positions
+        self.pool, self.margin = pool, margin
+        size = feature_shape[0] * pool**positions
         self.centroids = nn.Parameter(torch.empty(num_classes, size))
         self.reset_parameters()
 

@@ -59,8 +59,8 @@ class ProjectionHead(Head):
     ) -> None:
         super().__init__()
         positions = len(feature_shape) - 1
-        self.patches = patches if positions else 0
-        size = feature_shape[0] * max(self.patches, 1) ** positions
+        self.patches = patches
+        size = feature_shape[0] * patches**positions
         self.register_buffer("projection", torch.randn(size, num_classes) / math.sqrt(size))
         # exp(log_scale) = 1/temperature stays positive.
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned_temperature)

@@ -24,7 +24,7 @@ class CombinedHead(Head):
     """
 
     def __init__(
-        self, scoring: Head, share: float, terms: Sequence[tuple[Term, nn.Module]], *, weight: float = 1.0
+        self, scoring: Head, share: float, terms: Sequence[tuple[Term, nn.Module]], *, weight: float
     ) -> None:
         super().__init__()
         self.scoring, self.share, self.weight = scoring, share, weight

@@ -108,9 +108,8 @@ class LabelGoodnessHead(Head):
             features = features.patch_means
         elif self.pool:
             features = patch_means(features, self.pool)
-        with torch.autocast(features.device.type, enabled=False):
-            wide = at_least_float32(features)
-            return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
+        wide = at_least_float32(features)
+        return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
 
 
 @dataclass(frozen=True, kw_only=True)

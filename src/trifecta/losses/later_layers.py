@@ -38,7 +38,7 @@ class ResidualLayer(nn.Module):
     a 1×1 convolution and batch norm where the size changes. A stride of 2 halves all sides.
     """
 
-    def __init__(self, channels: int, units: int, positions: int, *, stride: int = 1) -> None:
+    def __init__(self, channels: int, units: int, positions: int, *, stride: int) -> None:
         super().__init__()
         convolution, norm = CONVOLUTIONS[positions], BATCH_NORMS[positions]
         self.residual = nn.Sequential(
@@ -67,7 +67,7 @@ class LaterLayersHead(Head):
         smoothing: of the labels.
     """
 
-    def __init__(self, network: nn.Module, *, smoothing: float = 0.0) -> None:
+    def __init__(self, network: nn.Module, *, smoothing: float) -> None:
         super().__init__()
         self.network, self.smoothing = network, smoothing
 

@@ -85,11 +85,11 @@ class ContrastiveModule(nn.Module):
         super().__init__()
         channels = feature_shape[0]
         self.schedule, self.temperature = temperature, temperature.first
-        self.pool = (4 if channels <= 100 else 2 if channels <= 400 else 1) if len(feature_shape) > 1 else 0
+        pool = 4 if channels <= 100 else 2 if channels <= 400 else 1
         self.normalize = ClassGroupNorm(channels, num_classes)
         positions = len(feature_shape) - 1
-        self.averages = ADAPTIVE_POOLS[positions](self.pool) if positions else nn.Identity()
-        self.projection = nn.Linear(channels * max(self.pool, 1) ** positions, features, bias=False)
+        self.averages = ADAPTIVE_POOLS[positions](pool) if positions else nn.Identity()
+        self.projection = nn.Linear(channels * pool**positions, features, bias=False)
         self.projected_norm = nn.BatchNorm1d(features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
