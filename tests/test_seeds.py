@@ -145,3 +145,16 @@ def test_masks_differ_between_seeds_steps_blocks_layers_and_replicas() -> None:
     numbers = [number for kind in kinds for seed in (0, 1) for number in seeds_of_masks(kind, seed)]
     assert len(set(numbers)) == len(numbers) == 2 * 2 * 3 * 2 * 2
     assert numbers == [number for kind in kinds for seed in (0, 1) for number in seeds_of_masks(kind, seed)]
+
+
+@pytest.mark.parametrize(("learner", "replica"), [(Learner, []), (SecondReplica, [1])])
+def test_masks_begin_with_the_same_numbers_in_every_version(
+    learner: type[Learner], replica: list[int]
+) -> None:
+    expected = [
+        int(np.random.SeedSequence([7, step, block, *replica, place]).generate_state(1)[0])
+        for block in range(2)
+        for place in range(2)
+        for step in range(3)
+    ]
+    assert seeds_of_masks(learner, 7) == expected

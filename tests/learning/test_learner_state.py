@@ -9,6 +9,7 @@ from torch import nn
 from trifecta import Learner, build_network, get_method
 from trifecta.learning.saved_optimizer import load_optimizer, whole_number
 from trifecta.learning.skipping import KeptBuffers, is_finite
+from trifecta.optim import Muon
 
 
 def learner_of(seed: int | None = 0, steps: int = 2, **options: Any) -> Learner:
@@ -40,6 +41,16 @@ def test_a_state_is_everything_beside_the_weights() -> None:
         for parameter, values in theirs["state"].items():
             assert values["step"] == own["state"][parameter]["step"] == 2
             assert torch.equal(values["exp_avg"], own["state"][parameter]["exp_avg"])
+
+
+def test_a_run_goes_on_in_the_precision_in_which_it_began() -> None:
+    state = learner_of().state_dict() | {"precision": "fp32"}
+    automatic = learner_of(steps=0, precision="auto")
+    automatic.load_state_dict(state)
+    assert automatic.precision == "fp32"
+    asked = learner_of(steps=0, precision="fp32")
+    asked.load_state_dict(state | {"precision": "bf16"})
+    assert asked.precision == "fp32"
 
 
 def test_a_state_without_optimizers_or_random_numbers_leaves_them() -> None:
@@ -141,6 +152,29 @@ def test_an_optimizer_of_ones_own_may_keep_tensors_of_any_shape() -> None:
     state["state"] = {0: {"history": torch.full((7,), torch.inf)}}
     with pytest.raises(ValueError, match=r"^history has values that are not finite$"):
         load_optimizer(optimizer, state)
+
+
+def test_what_an_optimizer_keeps_beside_tensors_hides_none_of_them() -> None:
+    state = adam().state_dict()
+    state["state"][0] = {"note": "text", "step": torch.ones(()), "exp_avg": torch.full((2, 3), torch.nan)}
+    with pytest.raises(ValueError, match=r"^exp_avg has values"):
+        load_optimizer(adam(), state)
+
+
+def test_our_own_optimizer_is_known_and_texts_stay_texts() -> None:
+    def muon() -> Muon:
+        groups = [{"params": [nn.Parameter(torch.ones(2, 3))], "orthogonalized": True, "kind": "text"}]
+        return Muon(groups, lr=0.1)
+
+    state = muon().state_dict()
+    state["state"] = {0: {"step": torch.ones(()), "momentum": torch.ones(3, 2)}}
+    with pytest.raises(ValueError, match=r"^momentum is \(3, 2\) for a weight \(2, 3\)$"):
+        load_optimizer(muon(), state)
+    state["state"] = {0: {"step": torch.ones(()), "momentum": torch.ones(2, 3)}}
+    load_optimizer(muon(), state)
+    state["param_groups"][0]["kind"] = b"text"
+    with pytest.raises(ValueError, match=r"^kind is b'text' in place of 'text'$"):
+        load_optimizer(muon(), state)
 
 
 @pytest.mark.parametrize("number", [torch.nan, torch.inf])
