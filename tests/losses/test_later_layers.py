@@ -1,5 +1,7 @@
 """Auxiliary networks of later blocks' shapes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -120,6 +122,10 @@ def test_residual_layers_halve_maps_once_for_every_doubling(
     shapes = [(count, 8, 8) for count in channels]
     head = LaterLayers(depth=3).head_at(0, shapes, 2, residual=[1, 2, 3])
     assert strides_of(head) == expected
+    layers = [layer for layer in head.modules() if isinstance(layer, ResidualLayer)]
+    sizes = [len(layer.shortcut) > 0 for layer in layers]
+    changes = [a != b for a, b in pairwise(channels)]
+    assert sizes == [stride > 1 or change for stride, change in zip(expected, changes, strict=True)]
     assert head.scores(torch.rand(3, *shapes[0])).shape == (3, 2)
 
 
