@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trifecta.nn import products
 from trifecta.nn.products import (
     input_gradient,
     max_pool,
@@ -81,3 +82,46 @@ def test_maps_lie_side_by_side_with_a_column_of_zeros_behind_each(count: int, to
         row, place = divmod(k, together)
         expected[row, :, :, place * 4 : place * 4 + 3] = maps[k]
     assert torch.equal(out, expected)
+
+
+@pytest.mark.parametrize(
+    ("width", "together"), [(4, 6), (5, 5), (7, 4), (8, 3), (9, 3), (10, None), (15, None), (31, None)]
+)
+def test_narrow_images_fill_the_tiles_that_a_processor_has(
+    width: int, together: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid: list[int] = []
+
+    def noting(maps: Tensor, count: int) -> Tensor:
+        laid.append(count)
+        return side_by_side(maps, count)
+
+    monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(products, "side_by_side", noting)
+    for dtype, expected in ((torch.bfloat16, together), (torch.float32, None)):
+        laid.clear()
+        x, weight = drawn(7, 3, 4, width, dtype=dtype), drawn(4, 3, 3, 3, dtype=dtype)
+        gradient = drawn(7, 4, 4, width, dtype=dtype)
+        found = weight_gradient(gradient, x, weight)
+        assert laid == ([] if expected is None else [expected] * 2)
+        _, wanted, _ = torch.ops.aten.convolution_backward(
+            gradient.float(),
+            x.float(),
+            weight.float(),
+            None,
+            [1, 1],
+            [1, 1],
+            [1, 1],
+            False,
+            [0, 0],
+            1,
+            [False, True, False],
+        )
+        torch.testing.assert_close(found.float(), wanted, rtol=0.05, atol=0.05 * wanted.abs().max().item())
+
+
+def test_maxima_stand_where_the_response_does() -> None:
+    response = torch.empty(2, 4, 6, 6, device="meta")
+    largest, packed = max_pool(response)
+    assert (largest.device.type, packed.device.type) == ("meta", "meta")
+    assert unpool(largest, packed, 6, 6).device.type == "meta"
