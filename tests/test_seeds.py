@@ -17,6 +17,7 @@ from trifecta.data.images import ImageSet
 from trifecta.data.splits import stratified_split
 from trifecta.method import Method
 from trifecta.nn.blocks import Dropout
+from trifecta.nn.drawing import seed_from
 
 SHAPE = (2, 4, 4)
 
@@ -158,3 +159,11 @@ def test_masks_begin_with_the_same_numbers_in_every_version(
         for step in range(3)
     ]
     assert seeds_of_masks(learner, 7) == expected
+
+
+def test_sequences_of_other_lengths_have_other_seeds() -> None:
+    """NumPy takes (1,) and (1, 0) for the same; a replica's block 0 is not the block 1 of one process."""
+    sequences = [(1,), (1, 0), (1, 0, 0), (7, 3, 1), (7, 3, 1, 0), (7, 3, 1, 0, 0)]
+    assert len({seed_from(numbers) for numbers in sequences}) == len(sequences)
+    of_dropout = int(np.random.SeedSequence([7, 3, 1, 0]).generate_state(1)[0])
+    assert of_dropout not in {seed_from(numbers) for numbers in sequences}

@@ -73,7 +73,9 @@ class SharedGenerators:
 
 def seed_from(numbers: Sequence[int]) -> int:
     """Mix numbers, 0 or more, into a seed: any two sequences that differ have nothing in common."""
-    return int(np.random.SeedSequence(list(numbers)).generate_state(1)[0])
+    # Alone, 1 and 1, 0 would be the same sequence, and that of a layer's own dropout.
+    own = np.random.SeedSequence(list(numbers), spawn_key=(2**31, len(numbers)))
+    return int(own.generate_state(1)[0])
 
 
 def is_known_to_draw(module: nn.Module) -> bool:
