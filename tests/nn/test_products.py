@@ -96,7 +96,7 @@ def test_narrow_images_fill_the_tiles_that_a_processor_has(
         laid.append(count)
         return side_by_side(maps, count)
 
-    monkeypatch.setattr(products, "_has_amx", lambda: True)
+    monkeypatch.setattr(products, "has_amx", lambda: True)
     monkeypatch.setattr(products, "side_by_side", noting)
     for dtype, expected in ((torch.bfloat16, together), (torch.float32, None)):
         laid.clear()

@@ -56,7 +56,8 @@ class ResidualLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, …) → (N, units, …)."""
-        return F.relu(self.residual(x) + self.shortcut(x[self.kept]))
+        y: Tensor = self.residual(x) + self.shortcut(x[self.kept])
+        return y.relu()
 
 
 class LaterLayersHead(Head):
