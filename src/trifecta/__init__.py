@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trifecta.experiments.recipes import RECIPES, get_recipe
     from trifecta.inputs import ImagePairs, LabelInput
     from trifecta.integrations.estimator import TrifectaClassifier
-    from trifecta.learning import Learner, Pipeline
+    from trifecta.learning import Learner, Pipeline, estimate_statistics
     from trifecta.losses import CrossEntropy, Head, Objective, Symmetric, Term, Threshold
     from trifecta.method import Method
     from trifecta.methods import METHODS, get_method
@@ -74,6 +74,7 @@ __all__ = [
     "TrifectaClassifier",
     "Window",
     "build_network",
+    "estimate_statistics",
     "evaluate",
     "from_module",
     "get_method",
@@ -96,6 +97,7 @@ _HOMES = {
     "CSVLogger": "trifecta.training",
     "DataConfig": "trifecta.data",
     "EarlyStopping": "trifecta.training",
+    "estimate_statistics": "trifecta.learning",
     "evaluate": "trifecta.training",
     "from_module": "trifecta.nn",
     "get_method": "trifecta.methods",

@@ -24,6 +24,17 @@ def first_input(
     """
     if network.method.objective.uses_feedback:
         _feed_back(network, images[rows], labels[rows])
+    return entering(network, images, labels, generator, rows)
+
+
+def entering(
+    network: LocalNetwork,
+    images: Tensor,
+    labels: Tensor,
+    generator: torch.Generator | None,
+    rows: slice = slice(None),
+) -> Tensor:
+    """The same, without telling anything."""
     if network.image_pairs is not None:
         positives, negatives = network.image_pairs.pairs(images, generator).chunk(2)
         return torch.cat([positives[rows], negatives[rows]])

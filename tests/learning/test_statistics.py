@@ -1,0 +1,167 @@
+"""Statistics of batch normalisations, estimated where running averages lag."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from reference.statistics import slow_statistics
+from trifecta import (
+    Learner,
+    LocalNetwork,
+    Method,
+    build_network,
+    estimate_statistics,
+    from_module,
+    get_method,
+)
+from trifecta.inputs.labels import wrong_labels
+from trifecta.learning.statistics import lagging_norms, set_statistics
+
+Batch = tuple[Tensor, Tensor]
+
+
+def batches(count: int = 2, size: int = 24) -> list[Batch]:
+    draw = torch.Generator().manual_seed(1)
+    return [(torch.randn(size, 1, 8, 8, generator=draw) + 2, torch.arange(size) % 3) for _ in range(count)]
+
+
+def trained(method: str | Method) -> LocalNetwork:
+    """A network after three steps, whose running averages lag far behind."""
+    chosen = get_method(method) if isinstance(method, str) else method
+    network = build_network(chosen, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05, seed=0)
+    learner = Learner(network, generator=torch.Generator().manual_seed(0))
+    for batch in batches(3):
+        learner.step(*batch)
+    return network
+
+
+def norms_of(network: nn.Module) -> dict[str, Tensor]:
+    return {n: b for n, b in network.named_buffers() if n.endswith(("running_mean", "running_var"))}
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, value in found.items():
+        torch.testing.assert_close(value.double(), expected[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    "method", ["superfecta", "backprop", "predsim", "mono-forward", "rec-lra", "cwcomp"]
+)
+def test_statistics_are_means_over_the_batches(method: str) -> None:
+    network = trained(method)
+    before = copy.deepcopy(norms_of(network))
+    replaced = estimate_statistics(network, batches())
+    assert all(torch.equal(before[name], value) for name, value in replaced.items())
+    own = {n: v for n, v in norms_of(network).items() if n in replaced}
+    expected = slow_statistics(network, [images for images, _ in batches()])
+    # What only a loss passes predicts nothing, and keeps its own.
+    assert_close({n: v for n, v in own.items() if n in expected}, expected)
+    assert all(torch.equal(own[name], before[name]) for name in set(own) - set(expected))
+    assert any(not torch.equal(own[name], before[name]) for name in own)
+    set_statistics(network, replaced)
+    assert all(torch.equal(value, before[name]) for name, value in norms_of(network).items())
+
+
+def test_positives_and_negatives_share_them_as_in_training() -> None:
+    network = trained("trifecta")
+    draw, pairs = torch.Generator().manual_seed(0), []
+    for images, labels in batches():
+        wrong = wrong_labels(labels, 3, draw)
+        pairs.append(network.labelled(torch.cat([images, images]), torch.cat([labels, wrong])))
+    estimate_statistics(network, batches())
+    assert_close(norms_of(network), slow_statistics(network, pairs))
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        get_method("superfecta"),
+        get_method("rec-lra"),
+        replace(get_method("trifecta"), negatives="hard"),
+        replace(get_method("scff"), normalization="batch"),
+        replace(get_method("masked-mix"), normalization="batch"),
+    ],
+    ids=lambda method: method.name,
+)
+def test_nothing_else_moves(method: Method) -> None:
+    network = trained(method)
+    network.blocks[1].train(False)
+    modes = [module.training for module in network.modules()]
+    before, draws = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    replaced = estimate_statistics(network, batches())
+    after = network.state_dict()
+    assert {name for name in after if not torch.equal(after[name], before[name])} == set(replaced)
+    assert [module.training for module in network.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert all(p.grad is None for p in network.parameters())
+
+
+class Fixed(nn.BatchNorm2d):
+    """Keeps its statistics, whatever mode it is set to."""
+
+    def train(self, mode: bool = True) -> "Fixed":
+        return super().train(False)
+
+
+def test_layers_that_are_fixed_keep_theirs() -> None:
+    frozen = nn.BatchNorm2d(8)
+    for parameter in frozen.parameters():
+        parameter.requires_grad = False
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), Fixed(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3), frozen, nn.ReLU(),
+        nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8, track_running_stats=False), nn.ReLU(),
+        nn.Dropout(0.9), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8, affine=False), nn.Flatten(),
+        nn.Linear(32, 8),
+    )  # fmt: skip
+    network = LocalNetwork(from_module(model), get_method("predsim"), sample_shape=(1, 8, 8), num_classes=3)
+    replaced = estimate_statistics(network, batches())
+    own = [m for m in network.blocks.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert own[0].running_mean is not None
+    assert own[1].running_mean is not None
+    assert own[3].running_mean is not None
+    assert bool((own[0].running_mean == 0).all() and (own[1].running_mean == 0).all())
+    assert bool((own[3].running_mean != 0).all())
+    first = copy.deepcopy(norms_of(network))
+    # Dropout would draw other masks.
+    estimate_statistics(network, batches())
+    assert all(torch.equal(value, first[name]) for name, value in norms_of(network).items())
+    assert len(replaced) >= 2
+
+
+def test_running_norms_keep_theirs() -> None:
+    network = trained(replace(get_method("trifecta"), normalization="running"))
+    before = copy.deepcopy(network.state_dict())
+    assert estimate_statistics(network, batches()) == {}
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_samples_that_are_no_numbers_are_left_out() -> None:
+    (images, labels), *_ = batches()
+    bad = torch.cat([images, torch.full_like(images[:2], torch.nan)]), torch.cat([labels, labels[:2]])
+    network = trained("superfecta")
+    estimate_statistics(network, [(images, labels)])
+    expected = copy.deepcopy(norms_of(network))
+    estimate_statistics(network, [bad, (bad[0][-3:], bad[1][-3:])])
+    assert all(torch.equal(value, expected[name]) for name, value in norms_of(network).items())
+    estimate_statistics(network, [])
+    assert all(torch.equal(value, expected[name]) for name, value in norms_of(network).items())
+
+
+@pytest.mark.parametrize(("momentum", "steps"), [(0.1, 80), (0.5, 16), (0.01, 800), (None, 80)])
+def test_averages_lag_for_as_long_as_they_hold_their_start(momentum: float | None, steps: int) -> None:
+    norm = nn.Sequential(nn.BatchNorm1d(2, momentum=momentum))
+    assert lagging_norms(norm, steps - 1)
+    assert not lagging_norms(norm, steps)
+    assert lagging_norms(norm)
+
+
+def test_a_network_that_was_trained_for_long_keeps_its_running_averages() -> None:
+    network = trained("superfecta")
+    before = copy.deepcopy(network.state_dict())
+    assert estimate_statistics(network, batches(), steps=80) == {}
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
