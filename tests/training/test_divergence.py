@@ -1,5 +1,6 @@
 """Numbers that are not finite: told at their step, or left out; and blocks that have learnt nothing."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -148,10 +149,50 @@ def test_a_loss_is_looked_at_within_so_many_steps(device: str, late: int) -> Non
 def test_blocks_that_have_learnt_nothing_are_named(stripes: ImageData) -> None:
     optimizer = replace(get_method("superfecta").optimizer, learning_rate=1e-9)
     untrained = replace(SMALL, epochs=1, method=replace(get_method("superfecta"), optimizer=optimizer))
-    with pytest.warns(
-        UserWarning, match=r"block \d has learnt nothing: .* accuracy, always the most frequent"
-    ):
+    with pytest.warns(UserWarning, match=r"block \d has learnt nothing: .* its loss was 1.* and is 1"):
         train(replace(untrained, seed=1), data=stripes)
+
+
+@pytest.mark.filterwarnings("error:block")
+def test_a_block_whose_loss_falls_has_learnt_however_it_predicts(stripes: ImageData) -> None:
+    """Stale statistics, or labels that mean nothing in the test images, are no fault of a block."""
+    data = replace(stripes, test=replace(stripes.test, labels=stripes.test.labels.roll(1)))
+    run = train(replace(SMALL, epochs=3, batch_size=20), data=data)
+    assert run.test_accuracy < 0.1
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([1.0, 0.99], True),
+        ([1.0, 0.9], False),
+        ([-0.5, -0.51], True),
+        ([-0.5, -0.9], False),
+        ([0.7, 1.4], True),
+        ([None, 0.5], True),
+    ],
+)
+def test_a_loss_falls_or_it_does_not(
+    losses: list[float | None], said: bool, stripes: ImageData, recwarn: pytest.WarningsRecorder
+) -> None:
+    network = network_of("superfecta")
+    measured = evaluate(network, stripes.test, mean=stripes.mean, std=stripes.std)
+    chance = replace(measured, block_accuracy=[1 / 3, *[None] * 5])
+    first, last = losses
+    history = [
+        {"first_loss": [first, *[None] * 5], "loss": [first, *[None] * 5]},
+        {"first_loss": [last, *[None] * 5], "loss": [last, *[None] * 5]},
+    ]
+    warnings.simplefilter("always")
+    warn_of_untrained_blocks(history, chance)
+    assert bool(recwarn.list) is said
+
+
+def test_a_meter_knows_the_first_loss_of_each_block() -> None:
+    meter = LossMeter(3, 3, torch.device("cpu"))
+    meter.add(0, [torch.tensor(2.0), None, None])
+    meter.add(1, [torch.tensor(1.0), torch.tensor(3.0), None])
+    assert meter.first_losses() == [2.0, 3.0, None]
 
 
 @pytest.mark.filterwarnings("always:block")
@@ -162,4 +203,4 @@ def test_a_dead_block_is_named(stripes: ImageData) -> None:
             parameter.zero_()
     measured = evaluate(network, stripes.test, mean=stripes.mean, std=stripes.std)
     with pytest.warns(UserWarning, match=r"block 3 has learnt nothing: .* it is dead, all labels"):
-        warn_of_untrained_blocks(measured)
+        warn_of_untrained_blocks([], measured)

@@ -17,18 +17,22 @@ if TYPE_CHECKING:
     from trifecta.training.trainer import Trainer
 
 
-def epoch_record(trainer: "Trainer", losses: list[float | None]) -> Record:
+def epoch_record(
+    trainer: "Trainer", losses: list[float | None], first_losses: list[float | None]
+) -> Record:
     """Return what the history keeps of the epoch that ends; measures the validation split, if there is one.
 
     Args:
         trainer: at the end of an epoch.
         losses: mean of each block, L; None for a block that closed no window.
+        first_losses: of each block's first step in the epoch, likewise.
     """
     record: Record = {
         "epoch": trainer.position.epoch + 1,
         "seconds": trainer.epoch_seconds,
         "images_per_second": trainer.batches.images_per_epoch / trainer.epoch_seconds,
         "loss": losses,
+        "first_loss": first_losses,
         "validation_accuracy": None,
         "block_accuracy": None,
     }

@@ -62,6 +62,12 @@ class LossMeter:
             (total / count).item() if count else None for total, count in zip(totals, counts, strict=True)
         ]
 
+    def first_losses(self) -> list[float | None]:
+        """Each block's loss at the first step where it closed a window; None where it closed none."""
+        losses, steps = self._losses.cpu(), self._closed.int().argmax(0).tolist()
+        is_closed = self._closed.any(0).tolist()
+        return [losses[s, k].item() if is_closed[k] else None for k, s in enumerate(steps)]
+
     def state_dict(self) -> dict[str, Any]:
         """The losses so far, for a checkpoint within an epoch."""
         return {"losses": self._losses, "closed": self._closed}

@@ -9,7 +9,7 @@ from typing import Any
 _NUMBER = (int, float)
 # Lists have one value a block; what may be missing was added by a version, or by validation images.
 _OF_EPOCH = {"seconds": _NUMBER, "images_per_second": _NUMBER}
-_BY_BLOCK = ("loss", "block_accuracy", "positive_score", "negative_score")
+_BY_BLOCK = ("loss", "first_loss", "block_accuracy", "positive_score", "negative_score")
 _OF_RESULT: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), _NUMBER),
     **dict.fromkeys(("parameters", "epochs", "seed"), (int,)),
