@@ -1,5 +1,6 @@
 """A run from its settings to its result: train, read the test split once, leave the folder."""
 
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
@@ -22,6 +23,7 @@ from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import Evaluation
+from trifecta.training.progress import ConsoleProgress
 from trifecta.training.run_folder import Imported, RunFolder
 from trifecta.training.trainer import Trainer
 from trifecta.training.untrained import warn_of_skipped_steps, warn_of_untrained_blocks
@@ -63,6 +65,7 @@ def train(
     network: Iterable[nn.Module] | None = None,
     out: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
 ) -> Run:
     """Train as ``config`` says, then evaluate on the test split.
 
@@ -77,6 +80,7 @@ def train(
             batch to a batch. They are trained as they are.
         out: folder for the run's files, new or empty; None leaves none.
         callbacks: called while it trains.
+        progress: whether to show how far it is on standard error; None does so on a terminal.
 
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
@@ -97,7 +101,7 @@ def train(
             blocks=network,
             callbacks=callbacks,
         )
-        return finish(trainer)
+        return _watched(trainer, progress)
 
 
 def resume(
@@ -112,6 +116,7 @@ def resume(
     network: Iterable[nn.Module] | None = None,
     imports: Imported = (),
     callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
 ) -> Run:
     """Continue the run in ``out`` from its checkpoint, to ``epochs`` where given.
 
@@ -128,6 +133,7 @@ def resume(
         network: blocks in order.
         imports: modules of your own whose parts the run's settings may name.
         callbacks: called while it trains.
+        progress: whether to show how far it is on standard error; None does so on a terminal.
 
     Raises:
         ValueError: ``out`` is not a run, has no readable checkpoint or another network's, or is another
@@ -146,7 +152,7 @@ def resume(
             imports=imports,
             callbacks=callbacks,
         )
-        return finish(trainer)
+        return _watched(trainer, progress)
 
 
 def resumed_trainer(
@@ -230,6 +236,16 @@ def _image_data(
     )
 
 
+def _watched(trainer: Trainer, progress: bool | None) -> Run:
+    """Finish a run, and show how far it is."""
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if not (is_terminal if progress is None else progress):
+        return finish(trainer)
+    with ConsoleProgress(trainer.config.epochs) as shown:
+        trainer.callbacks.append(shown)
+        return finish(trainer)
+
+
 @torch.inference_mode(False)
 @torch.enable_grad()
 def finish(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> Run:
@@ -243,12 +259,12 @@ def finish(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> Run:
     calibrated_on = calibrate(trainer, halves_up_to=halves_up_to)
     test = trainer.evaluate(trainer.data.test)
     seconds = time.perf_counter() - began
-    warn_of_untrained_blocks(test)
+    warn_of_untrained_blocks(trainer.history, test)
     warn_of_skipped_steps(trainer.learner)
     with trainer.processes.whole(trainer.network):
         result = _result(trainer, test, seconds) | {"calibrated_on": calibrated_on}
         if trainer.written is not None:
-            trainer.written.write_model(trainer.network)
+            trainer.written.write_model(trainer.network, epoch=trainer.kept.epoch)
     run = Run(result=result, test=test, trainer=trainer)
     if trainer.written is not None:
         trainer.written.write_result(run.result)
@@ -273,13 +289,14 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "log_loss": test.log_loss,
         "calibration_error": test.calibration_error,
         "temperature": float(trainer.network.temperature),
-        "validation_accuracy": history[-1]["validation_accuracy"],
+        "validation_accuracy": history[trainer.kept.epoch - 1]["validation_accuracy"],
         "block_accuracy": test.block_accuracy,
         "readout_accuracy": test.readout_accuracy,
         "readout_blocks": list(trainer.network.readout_blocks),
         "shortlist": None if trainer.network.shortlist is None else asdict(trainer.network.shortlist),
         "samples": _samples(trainer.data),
         "epochs": len(history),
+        "kept_epoch": trainer.kept.epoch,
         "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),

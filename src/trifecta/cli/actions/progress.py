@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trifecta.cli.signals import stop_on_signal
 from trifecta.experiments.plan import PlannedRun
-from trifecta.report.terminal import percent
-from trifecta.training import Callback, Trainer
-from trifecta.training.callbacks import Record
+from trifecta.training import Trainer
+from trifecta.training.progress import ConsoleProgress
 
 
 @contextmanager
@@ -38,76 +37,6 @@ def scoring(console: Console, images: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: bar.advance(task, count)
 
 
-class ConsoleProgress(Callback):
-    """Shows a run on ``console``; use as a context manager around it."""
-
-    def __init__(self, console: Console, epochs: int) -> None:
-        self.console, self.epochs = console, epochs
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
-            console=console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=None, epoch=0, epochs=epochs, last="")
-        self._scoring: TaskID | None = None
-
-    def __enter__(self) -> "ConsoleProgress":
-        # Older releases of rich end a hidden bar with an empty line.
-        if self.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.console.is_terminal:
-            self._bar.stop()
-
-    def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
-        """Count on over the whole run, so that the time left is the run's."""
-        steps = trainer.batches.steps_per_epoch
-        self._bar.update(
-            self._task,
-            total=steps * self.epochs,
-            completed=steps * (epoch - 1) + trainer.position.batch,
-            epoch=epoch,
-        )
-
-    def on_step_end(self, trainer: Trainer) -> None:
-        """Advance by one batch."""
-        self._bar.advance(self._task)
-
-    def on_evaluation_begin(self, trainer: Trainer, images: int) -> None:
-        """Say what the wait is for, in a bar of its own."""
-        if self._scoring is not None:
-            self._bar.remove_task(self._scoring)
-        epoch, last = trainer.position.epoch + 1, f"scoring {images:,} images"
-        self._scoring = self._bar.add_task(
-            "", total=images, epoch=min(epoch, self.epochs), epochs=self.epochs, last=last
-        )
-
-    def on_evaluation_step(self, trainer: Trainer, images: int) -> None:
-        """Advance by a batch that was scored."""
-        if self._scoring is not None:
-            self._bar.advance(self._scoring, images)
-
-    def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
-        """Show what the epoch reached."""
-        if self._scoring is not None:
-            self._bar.remove_task(self._scoring)
-            self._scoring = None
-        losses = [loss for loss in record["loss"] if loss is not None]
-        line = f"last block's loss {losses[-1]:.3f}"
-        if record["validation_accuracy"] is not None:
-            line += f", validation {percent(record['validation_accuracy'])}"
-        self._bar.update(self._task, last=line)
-        if not self.console.is_terminal:
-            speed = f"{record['images_per_second']:,.0f} images/s"
-            self.console.print(f"epoch {record['epoch']}/{self.epochs}: {line}, {speed}")
-
-
 class TableProgress:
     """Shows the runs of a table on ``console``: which one is being made, and how far that one is."""
 
@@ -119,6 +48,6 @@ class TableProgress:
         """Around one run's training, which a signal stops with a checkpoint."""
         self.done += 1
         self.console.print(f"[{self.done}/{self.total}] {run.name}", markup=False, highlight=False)
-        with ConsoleProgress(self.console, run.config.epochs) as progress, stop_on_signal(trainer):
+        with ConsoleProgress(run.config.epochs, self.console) as progress, stop_on_signal(trainer):
             trainer.callbacks.append(progress)
             yield

@@ -21,12 +21,13 @@ from trifecta.cli.actions.processes import (
     starts_processes,
     was_restarted,
 )
-from trifecta.cli.actions.progress import ConsoleProgress, waiting
+from trifecta.cli.actions.progress import waiting
 from trifecta.cli.signals import Terminated, stop_on_signal
 from trifecta.distributed.processes import Alone
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
+from trifecta.training.progress import ConsoleProgress
 from trifecta.training.run import finish, resumed_trainer
 
 MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--import"}
@@ -113,7 +114,7 @@ def _held(
 def _train(trainer: Trainer, console: Console) -> Run:
     assert trainer.folder is not None
     try:
-        with ConsoleProgress(console, trainer.config.epochs) as progress, stop_on_signal(trainer):
+        with ConsoleProgress(trainer.config.epochs, console) as progress, stop_on_signal(trainer):
             trainer.callbacks.append(progress)
             run = finish(trainer)
     except Interrupted as interruption:
