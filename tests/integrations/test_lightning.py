@@ -110,7 +110,8 @@ def differences(found: Any, expected: Any, path: str = "") -> Iterator[str]:
 
 def state(module: LocalLearningModule) -> dict[str, Any]:
     assert module.learner is not None
-    return {"network": module.network.state_dict(), "learner": module.learner.state_dict()}
+    weights = {**module.network.state_dict(), **module.running_statistics}
+    return {"network": weights, "learner": module.learner.state_dict()}
 
 
 @pytest.mark.parametrize(
@@ -237,6 +238,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(method: str, step: int) -> N
     trainer.fit(resumed, shuffled(), ckpt_path=f"kept/step={step}.ckpt")
     assert trainer.global_step == 20
     assert not list(differences(state(resumed), state(whole)))
+    assert not list(differences(resumed.state_dict(), whole.state_dict()))
 
 
 def test_weights_of_a_checkpoint_begin_another_run_at_its_first_step() -> None:
@@ -285,6 +287,29 @@ def test_it_stops_early_keeps_the_best_weights_logs_tests_and_predicts(stripes: 
     scores = torch.cat(trainer.predict(loaded, test))
     assert torch.equal(scores, torch.cat(trainer.predict(loaded, alone)))
     assert torch.allclose(scores, loaded.network(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_few_steps_are_enough_to_predict(validates: bool, stripes: ImageData) -> None:
+    """Validated, tested and saved with statistics of training samples; trained on with its own."""
+    fit, val, test = loaders(stripes)
+    fit = DataLoader(fit.dataset, 120)
+    saved = pl.callbacks.ModelCheckpoint("few", "last", save_top_k=1)
+    module = LocalLearningModule(network_of())
+    trainer = trainer_of(max_epochs=4, callbacks=[saved])
+    trainer.fit(module, fit, val if validates else None)
+    loaded = LocalLearningModule.load_from_checkpoint(saved.best_model_path, network=network_of(seed=9))
+    for one in (module, loaded):
+        assert trainer.test(one, test, verbose=False)[0]["test_accuracy"] > 0.9
+    plain = network_of()
+    learner = Learner(plain, generator=torch.Generator().manual_seed(0), total_steps=8, steps_per_epoch=2)
+    for _ in range(4):
+        for images, labels in fit:
+            learner.step(images, labels)
+    assert not list(differences(state(module)["network"], plain.state_dict()))
+    with torch.no_grad():
+        images, labels = test.dataset[:]
+        assert (plain.eval()(images).argmax(1) == labels).float().mean() < 0.8
 
 
 def test_evaluating_changes_nothing(stripes: ImageData) -> None:

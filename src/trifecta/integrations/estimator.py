@@ -22,6 +22,12 @@ from trifecta.calibration import fit_temperature, probabilities
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
 from trifecta.learning import Learner
+from trifecta.learning.statistics import (
+    REMEMBERED,
+    estimate_statistics,
+    lagging_norms,
+    set_statistics,
+)
 from trifecta.method import Method
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork
@@ -61,8 +67,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: rows a step; all of them where there are fewer.
         learning_rate: at the start; None is the method's own.
         image_shape: (C, H, W) of images that come as rows (N, C·H·W); images (N, C, H, W) need none.
-        early_stopping: whether to hold rows out and stop when their accuracy has not improved for
-            ``patience`` epochs.
+        early_stopping: whether to hold rows out, stop when their accuracy has not improved for ``patience``
+            epochs, and keep the weights of the best epoch.
         validation_fraction: the stratified share that is held out for that.
         patience: in epochs.
         class_weight: what rows of each class weigh in the loss: a dictionary by label (1 for the others),
@@ -124,6 +130,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.history_, self.n_iter_ = trainer.history, len(trainer.history)
         self._learner_state: dict[str, Any] | None = None
         self._scored: list[tuple[Tensor, Tensor]] = []
+        self._forget()
         return self
 
     def partial_fit(
@@ -286,6 +293,12 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             device = next(self.network_.parameters()).device
             self.network_.weigh_classes(torch.tensor(weights, device=device))
         self.history_, self.n_iter_, self._learner_state, self._scored = [], 0, None, []
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin to remember rows anew, for the statistics of batch normalisations."""
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self._running_statistics: dict[str, Tensor] = {}
 
     def _step(self, samples: Tensor, labels: Tensor) -> None:
         """Learn from every row once."""
@@ -293,6 +306,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = self._seed()
         generator = torch.Generator(device).manual_seed(seed)
         learner = Learner(self.network_, generator=generator)
+        set_statistics(self.network_, self._running_statistics)
         if self._learner_state is not None:
             learner.load_state_dict(self._learner_state)
         batches = Batches(
@@ -307,6 +321,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._score(rows, targets)
             learner.step(in_memory_format(rows), targets)
         self._learner_state = learner.state_dict()
+        self._estimate_statistics(samples, labels, learner.steps)
         self.network_.eval()
         self._fit_temperature()
 
@@ -321,6 +336,17 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._scored = [(scores[-2 * _RECENT :], targets[-2 * _RECENT :])]
         count = min(_RECENT, -(-len(targets) // 2))
         self.network_.temperature.fill_(fit_temperature(scores[-count:], targets[-count:]))
+
+    def _estimate_statistics(self, samples: Tensor, labels: Tensor, steps: int) -> None:
+        """Estimate the statistics of batch normalisations on the latest rows, as long as averages lag."""
+        self._running_statistics = {}
+        if not lagging_norms(self.network_, steps):
+            self._seen = None
+            return
+        before = self._seen or (samples[:0], labels[:0])
+        rows, targets = torch.cat([before[0], samples]), torch.cat([before[1], labels])
+        self._seen = rows[-REMEMBERED:], targets[-REMEMBERED:]
+        self._running_statistics = estimate_statistics(self.network_, [self._seen], steps=steps)
 
     @torch.inference_mode()
     def _scores(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803

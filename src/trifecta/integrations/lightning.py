@@ -16,6 +16,12 @@ from trifecta.integrations.lightning_settings import (
     warn_of_what_is_left_out,
 )
 from trifecta.learning import Learner
+from trifecta.learning.statistics import (
+    estimate_statistics,
+    is_enough,
+    lagging_norms,
+    set_statistics,
+)
 from trifecta.network import LocalNetwork
 from trifecta.readout import fuse
 
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
 else:
     LightningModule = LIBRARY.LightningModule
 
-_STATE = "learner"
+_STATE, _RUNNING = "learner", "running_statistics"
 
 
 class LocalLearningModule(LightningModule):
@@ -37,6 +43,8 @@ class LocalLearningModule(LightningModule):
 
     Attributes:
         learner: what trains, from the moment when a fit begins; None before.
+        running_statistics: of batch normalisations, by name, with which training goes on, while the network
+            has others to predict with, see :func:`trifecta.estimate_statistics`.
 
     Args:
         network: as :func:`trifecta.build_network` or :class:`LocalNetwork` makes it.
@@ -56,6 +64,8 @@ class LocalLearningModule(LightningModule):
         self.network, self.seed, self.total_steps = network, seed, total_steps
         self.learner: Learner | None = None
         self._saved: dict[str, Any] | None = None
+        self.running_statistics: dict[str, Tensor] = {}
+        self._seen: list[tuple[Tensor, Tensor]] = []
         warn_of_what_is_left_out(network)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,12 +103,17 @@ class LocalLearningModule(LightningModule):
         self.learner.steps, self._saved = step, None
         # A checkpoint whose weights begin another run says nothing of what that run draws.
         if saved is not None and saved["steps"] == step:
+            self.running_statistics = saved.get(_RUNNING, {})
             self.learner.load_state_dict(saved)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Let every window learn from a batch."""
         assert self.learner is not None
         images, labels = _pair(batch)
+        set_statistics(self.network, self.running_statistics)
+        self.running_statistics = {}
+        if lagging_norms(self.network, self.learner.steps) and not is_enough(self._seen):
+            self._seen.append((images, labels))
         # Lightning's own wrappers would count a step an optimizer.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -108,6 +123,18 @@ class LocalLearningModule(LightningModule):
         progress.increment_completed()
         by_name = {f"loss/{k}": loss for k, loss in enumerate(losses) if loss is not None}
         self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
+
+    def on_train_epoch_start(self) -> None:
+        """Remember other batches than before."""
+        self._seen = []
+
+    def on_train_epoch_end(self) -> None:
+        """Set the statistics that predictions and checkpoints are to have."""
+        self._estimate_statistics()
+
+    def on_validation_start(self) -> None:
+        """Set the statistics that predictions are to have."""
+        self._estimate_statistics()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the accuracy of a batch."""
@@ -127,10 +154,21 @@ class LocalLearningModule(LightningModule):
         if self.learner is not None:
             state = self.learner.state_dict()
             checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
+            checkpoint[_STATE][_RUNNING] = self.running_statistics
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep it for the fit that begins."""
         self._saved = checkpoint.get(_STATE)
+
+    def _estimate_statistics(self) -> None:
+        """Estimate the statistics of batch normalisations while their running averages lag."""
+        if self.learner is None or not self._seen or self.running_statistics:
+            return
+        # Lightning validates in inference mode, whose tensors training could not go on with.
+        with torch.inference_mode(False):
+            self.running_statistics = estimate_statistics(
+                self.network, self._seen, steps=self.learner.steps, precision=self.learner.precision
+            )
 
     def _run_length(self) -> int | None:
         """Return the number of steps over which the learning rate decays; None where nobody knows it."""
