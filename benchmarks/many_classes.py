@@ -26,7 +26,7 @@ from trifecta.training.versions import versions
 
 TRAIN, TEST = 30_000, 2_000
 LABELS = (0, 50, 20, 10, 5)
-CONFIG = RunConfig(width=0.25, epochs=3, precision="fp32")
+CONFIG = RunConfig(width=0.25, epochs=3, precision="fp32", keep="last")
 
 
 def main() -> int:

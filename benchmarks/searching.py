@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def search(
 
 def trained(config: RunConfig, callbacks: Sequence[Callback] = ()) -> dict[str, Any]:
     """Train, and return what :func:`accuracies` does."""
-    trainer = Trainer(config, callbacks=callbacks)
+    trainer = Trainer(replace(config, keep="last"), callbacks=callbacks)
     trainer.fit()
     return accuracies(trainer)
 

@@ -30,6 +30,7 @@ def main() -> int:
             width=0.125,
             epochs=EPOCHS[name],
             precision="fp32",
+            keep="last",
         )
         with TemporaryDirectory() as folder:
             whole = facts(Path(folder) / "whole", train(config, out=f"{folder}/whole").result)

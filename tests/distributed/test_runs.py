@@ -11,7 +11,7 @@ import torch
 
 from processes import in_processes
 from stopping import StopAt
-from trifecta import get_method
+from trifecta import Callback, get_method
 from trifecta.data import ImageData
 from trifecta.distributed.plan import Layout
 from trifecta.distributed.processes import Together
@@ -101,6 +101,40 @@ def test_a_run_goes_on_with_another_layout(stripes: ImageData, tmp_path: Path) -
     assert found == [whole.test_accuracy] * last.ranks
     assert_equal_weights(folder, whole, exactly=True)
     assert untimed(folder) == untimed(tmp_path / "whole")
+
+
+class Spoil(Callback):
+    """Moves all weights by one place at the end of the last epoch."""
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.learner.steps == trainer.learner.total_steps:
+            with torch.no_grad():
+                for parameter in trainer.network.parameters():
+                    if not parameter.is_meta:
+                        parameter.copy_(parameter.flatten().roll(1).view_as(parameter))
+
+
+def spoilt_in(rank: int, layout: Layout, folder: Path | None, data: ImageData) -> Any:
+    """Train a run whose last epoch is not its best; its weights, and which epoch they are of."""
+    target = None if folder is None else RunFolder(folder)
+    with nullcontext() if target is None or rank else target.begin(CONFIG):
+        trainer = Trainer(CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=Together(layout))
+        run = finish(trainer)
+    with trainer.processes.whole(trainer.network) as network:
+        weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    return run.test_accuracy, run.result["kept_epoch"], weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_stages_keep_their_best_epoch(in_folder: bool, stripes: ImageData, tmp_path: Path) -> None:
+    whole = train(CONFIG, data=stripes, callbacks=[Spoil()])
+    assert whole.result["kept_epoch"] == 2
+    folder = tmp_path / "run" if in_folder else None
+    for accuracy, epoch, weights in in_processes(2, tmp_path, spoilt_in, Layout(layers=2), folder, stripes):
+        assert (accuracy, epoch) == (whole.test_accuracy, 2)
+        for name, tensor in whole.network.state_dict().items():
+            assert torch.equal(weights[name], tensor), name
 
 
 @pytest.mark.slow

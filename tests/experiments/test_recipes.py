@@ -51,6 +51,13 @@ def test_the_papers_experiments_are_recipes_at_every_budget(data: str, network: 
     assert sizes[-1].width == 1
 
 
+def test_no_recipe_chooses_among_epochs_and_published_ones_predict_as_published() -> None:
+    for name, recipe in RECIPES.items():
+        config = recipe()
+        assert config.keep == "last"
+        assert (config.statistics == "running") is name.startswith("published-")
+
+
 @pytest.mark.parametrize("recipe", PAPER, ids=lambda recipe: str(recipe.name))
 def test_no_figure_without_a_source(recipe: object) -> None:
     published = getattr(recipe, "published", None)

@@ -140,9 +140,13 @@ def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, t
     reproduction(runs, tmp_path).make(runs, untouched)
     (path,) = (tmp_path / "results").iterdir()
     whole = json.loads(path.read_text())
-    del whole["config"]["pipeline"]
+    for newer in ("pipeline", "keep", "statistics"):
+        del whole["config"][newer]
     path.write_text(json.dumps(whole))
     assert reproduction(runs, tmp_path).missing() == []
+    for other in ({"keep": "best"}, {"statistics": "running"}):
+        path.write_text(json.dumps({**whole, "config": whole["config"] | other}))
+        assert reproduction(runs, tmp_path).missing() == runs
     whole["config"]["no_longer_there"] = 1
     path.write_text(json.dumps(whole))
     assert reproduction(runs, tmp_path).missing() == runs

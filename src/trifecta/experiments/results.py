@@ -48,12 +48,15 @@ def settings(run: PlannedRun) -> dict[str, Any]:
 def is_of(stored: StoredRun, run: PlannedRun) -> bool:
     """Whether the file holds this very run, whatever machine made it.
 
-    Settings that are newer than the file have their defaults in it.
+    Settings that are newer than the file have their defaults in it. Files from before ``keep`` and
+    ``statistics`` hold runs that kept their last weights, and took enough steps for running averages.
     """
     if stored.name != run.name:
         return False
+    wanted = settings(run)
+    older = {name: wanted[name] for name in ("keep", "statistics") if wanted["keep"] == "last"}
     try:
-        return _identity(stored.config) == _identity(settings(run))
+        return _identity(older | stored.config) == _identity(wanted)
     except ValueError:  # settings that no longer exist
         return False
 

@@ -28,7 +28,9 @@ def print_run(run: Run, folder: Path) -> None:
     console = plain_console()
     validation = result["validation_accuracy"]
     if validation is not None:
-        console.print(f"validation accuracy {percent(validation)}")
+        kept = result["kept_epoch"]
+        which = "" if kept == result["epochs"] else f", of epoch {kept}, whose weights are kept"
+        console.print(f"validation accuracy {percent(validation)}{which}")
     console.print(
         f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
         f"{result['network']}, {result['locality']}; {epochs} in "

@@ -63,6 +63,8 @@ def check_callbacks(callbacks: Iterable[Any]) -> None:
 class EarlyStopping(Callback):
     """Ends a run when its validation accuracy has not improved for ``patience`` epochs.
 
+    The run keeps the weights of its best epoch, unless ``RunConfig.keep`` is ``last``.
+
     Args:
         patience: in epochs, 1 or more.
         min_delta: the least improvement that counts, as a share (0.001 is 0.1 points).

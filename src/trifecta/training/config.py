@@ -31,6 +31,8 @@ from trifecta.readout import CHOSEN
 # A network or data set that was handed over in Python has no name that could be saved.
 GIVEN = "given"
 ON_NAN = ("stop", "skip")
+KEEP = ("best", "last")
+STATISTICS = ("estimated", "running")
 BALANCED = "balanced"
 # A number a class, in order or by name.
 ClassWeights = str | tuple[float, ...] | Mapping[str, float] | None
@@ -79,6 +81,10 @@ class RunConfig:
         device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
         precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
         on_nan: what to do where a loss or gradient is not finite: ``stop``, or ``skip`` the update.
+        keep: the weights that the run ends with: ``best``, those of the epoch with the highest validation
+            accuracy, of equals the latest; or ``last``, as without validation images.
+        statistics: of batch normalisations in predictions: ``estimated`` on training images as long as
+            running averages lag, in the first 80 steps; or always the ``running`` averages.
         compiled: whether to compile blocks and losses by ``torch.compile``, which takes half a minute at
             the start and pays in long runs on a GPU.
         pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
@@ -102,6 +108,8 @@ class RunConfig:
     device: str = "auto"
     precision: str = "auto"
     on_nan: str = "stop"
+    keep: str = "best"
+    statistics: str = "estimated"
     compiled: bool = False
     pipeline: int = 1
     recipe: str | None = None
@@ -118,6 +126,8 @@ class RunConfig:
             check_part(NETWORKS, self.network, "network")
         lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
         lookup(dict.fromkeys(ON_NAN), self.on_nan, "choice of on_nan")
+        lookup(dict.fromkeys(KEEP), self.keep, "choice of keep")
+        lookup(dict.fromkeys(STATISTICS), self.statistics, "choice of statistics")
         for name, least in (("epochs", 1), ("batch_size", 1), ("pipeline", 1), ("seed", 0)):
             object.__setattr__(self, name, _whole(name, getattr(self, name), least))
         if not isinstance(self.compiled, bool):

@@ -1,7 +1,7 @@
 """What a run needs before its first step: data, superclasses, filters, batches, a pipeline."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +21,13 @@ from trifecta.data import (
     require_finite_samples,
 )
 from trifecta.data.augment import normalize
+from trifecta.data.batches import epoch_order
 from trifecta.data.superclasses import find_superclasses
 from trifecta.learning import Learner, Pipeline
+from trifecta.learning.statistics import ENOUGH
 from trifecta.network import LocalNetwork
 from trifecta.training.config import RunConfig, to_plain
+from trifecta.training.evaluation import BATCH_SIZE
 
 MOST_FOR_SUPERCLASSES = 20_000
 MOST_FOR_FILTERS = 5_000
@@ -182,6 +185,14 @@ def _fingerprint(images: ImageSet) -> dict[str, Any]:
         "labels": of_tensors({"labels": images.labels}),
         "pixels": of_tensors({"images": some.images}),
     }
+
+
+def statistics_batches(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some training images as they are, always the same, in batches of mixed classes."""
+    some = epoch_order(len(data.train), seed=0, epoch=0)[:ENOUGH]
+    for indices in some.tensor_split(-(-len(some) // BATCH_SIZE)):
+        part = data.train.select(indices.to(data.train.labels.device))
+        yield normalize(part.images, data.mean, data.std), part.labels
 
 
 TrainingBatches = Batches | LoaderBatches | ReceivedBatches

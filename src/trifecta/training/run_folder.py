@@ -27,6 +27,7 @@ from trifecta.training.records import check_history, check_result
 # What a run goes on from.
 WORTH_KEEPING = (Interrupted, DivergenceError, ProcessError, StorageError)
 Imported = Iterable[str | ModuleType]
+_EPOCH = "epoch"
 # More than a history of a hundred thousand epochs, and than the names of a hundred thousand tensors.
 MOST_BYTES = 2**26
 MOST_RESULT_BYTES = MOST_HEADER_BYTES = 2**24
@@ -211,8 +212,8 @@ class RunFolder(ClaimedFolder):
         for file in (self.result, self.report):
             file.unlink(missing_ok=True)
 
-    def write_model(self, network: LocalNetwork) -> None:
-        """Write weights and buffers to ``model.safetensors``."""
+    def write_model(self, network: LocalNetwork, *, epoch: int) -> None:
+        """Write weights and buffers to ``model.safetensors``, and the epoch at whose end they are."""
         tensors: dict[str, Tensor] = {}
         written: set[int] = set()
         for name, tensor in network.state_dict().items():
@@ -220,7 +221,7 @@ class RunFolder(ClaimedFolder):
             # A weight or buffer may have two names, but a file holds no memory twice.
             tensors[name] = own.clone() if own.untyped_storage().data_ptr() in written else own
             written.add(own.untyped_storage().data_ptr())
-        metadata = {checksums.KEY: checksums.of_tensors(tensors)}
+        metadata = {checksums.KEY: checksums.of_tensors(tensors), _EPOCH: str(epoch)}
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
     def read_model(self, most_bytes: int | None = None) -> tuple[dict[str, Tensor], bool]:
@@ -242,6 +243,16 @@ class RunFolder(ClaimedFolder):
         except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
             raise ValueError(f"cannot read {self.model}: {' '.join(str(error).split())}") from None
         return tensors, stored == checksums.of_tensors(tensors)
+
+    def model_epoch(self) -> int | None:
+        """The epoch of the weights in ``model.safetensors``; None where it is damaged or does not say."""
+        try:
+            if not self.read_model()[1]:
+                return None
+            with safe_open(self.model, framework="pt") as file:
+                return int(file.metadata()[_EPOCH])
+        except (ValueError, KeyError):
+            return None
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write what resuming needs; the checkpoint before it stays."""

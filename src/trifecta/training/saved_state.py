@@ -17,22 +17,20 @@ if TYPE_CHECKING:
 
 
 def save(trainer: "Trainer") -> None:
-    """Write the checkpoint of a run, its history and its model, if it has a folder."""
-    if trainer.folder is None:
-        return
+    """Write the checkpoint of a run and its history, if it has a folder, and keep its weights."""
     with trainer.processes.whole(trainer.network):
-        state = state_of(trainer)
-        if trainer.written is None:
-            return
-        trainer.written.write_checkpoint(state)
-        trainer.written.write_history(trainer.history)
-        trainer.written.write_model(trainer.network)
+        if trainer.folder is not None:
+            state = state_of(trainer)
+            if trainer.written is not None:
+                trainer.written.write_checkpoint(state)
+                trainer.written.write_history(trainer.history)
+        trainer.kept.keep(trainer)
 
 
 def state_of(trainer: "Trainer") -> dict[str, Any]:
     """Return everything that the rest of the run depends on."""
     return {
-        "network": trainer.network.state_dict(),
+        "network": {**trainer.network.state_dict(), **trainer.running_statistics},
         "learner": trainer.processes.learner_state(trainer.learner),
         "position": {"epoch": trainer.position.epoch, "batch": trainer.position.batch},
         "history": trainer.history,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,13 @@ from trifecta._utils.devices import in_memory_format, resolve_device, synchroniz
 from trifecta.data import ImageData, ImageSet
 from trifecta.distributed.processes import Alone
 from trifecta.learning.pipeline import Losses
+from trifecta.learning.statistics import (
+    estimate_statistics,
+    is_enough,
+    lagging_norms,
+    remembered,
+    set_statistics,
+)
 from trifecta.readout import CHOSEN
 from trifecta.training.callbacks import Callback, Record, check_callbacks
 from trifecta.training.config import RunConfig
@@ -19,6 +27,7 @@ from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.epoch_record import check_weights, epoch_record, explained
 from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
 from trifecta.training.interrupted import Interrupted
+from trifecta.training.kept import KeptWeights
 from trifecta.training.meter import DivergenceError, LossMeter
 from trifecta.training.position import Position
 from trifecta.training.preparation import (
@@ -29,6 +38,7 @@ from trifecta.training.preparation import (
     identity,
     loaded,
     pipeline_for,
+    statistics_batches,
     training_batches,
     with_batch_size,
     with_superclasses,
@@ -108,6 +118,15 @@ class Trainer:
         self.stop_requested = self.stop_after_epoch = False
         self.epoch_seconds = 0.0
         self.meter = self._new_meter()
+        self.kept = KeptWeights()
+        # Those with which training goes on, while the network has others to predict with.
+        self.running_statistics: dict[str, Tensor] = {}
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the run ends with the weights of its best epoch, and not of its last."""
+        return self.config.keep == "best" and self.data.validation is not None
 
     @property
     def total_seconds(self) -> float:
@@ -141,6 +160,7 @@ class Trainer:
         while self.position.epoch < self.config.epochs and not self.stop_after_epoch:
             self._train_epoch()
             self._finish_epoch()
+        self.kept.bring_back(self)
         for callback in self.callbacks:
             callback.on_train_end(self)
 
@@ -206,22 +226,25 @@ class Trainer:
             self._write_config(self.config)
             save(self)
             return
-        with self.processes.whole(self.network):
-            if self.written is None:
-                return
-            if self.position.epoch < self.config.epochs:
-                self.written.remove_result()
-            # A kill may have come between a checkpoint and these.
+        self.kept.find(self)
+        if self.written is not None and self.position.epoch < self.config.epochs:
+            self.written.remove_result()
+        # A kill may have come between a checkpoint and what follows.
+        if self.written is not None:
             self.written.write_history(self.history)
-            self.written.write_model(self.network)
+        if self.position.batch == 0:
+            self._estimate_statistics()
+        with self.processes.whole(self.network):
+            self.kept.keep(self)
 
     def _train_epoch(self) -> None:
         epoch, start = self.position.epoch, self.position.batch
         for callback in self.callbacks:
             callback.on_epoch_begin(self, epoch + 1)
-        assert self.learner.generator is not None
         began = time.perf_counter()
-        batches = self.batches.epoch(epoch, start=start, generator=self.learner.generator)
+        set_statistics(self.network, self.running_statistics)
+        self.running_statistics = {}
+        batches = self._batches(epoch, start)
         done = start
         for losses in self._steps(self._until_stopped(batches)):
             with explained(self):
@@ -245,6 +268,15 @@ class Trainer:
             return self.pipeline.steps(batches)
         return (self.learner.step(images, labels) for images, labels in batches)
 
+    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return an epoch's batches from ``start`` on; remember some of a loader, while they are needed."""
+        assert self.learner.generator is not None
+        if self.data.loader is None or not self._estimates:
+            return self.batches.epoch(epoch, start=start, generator=self.learner.generator)
+        self._seen = []
+        every = self.batches.epoch(epoch, generator=self.learner.generator)
+        return islice(remembered(every, self._seen), start, None)
+
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draws no batch that will not be learnt from, as drawing it moves the random state on."""
         for images, labels in batches:
@@ -261,11 +293,16 @@ class Trainer:
         raise Interrupted(f"stopped in epoch {self.position.epoch + 1} after batch {batch}")
 
     def _finish_epoch(self) -> None:
-        losses = self._check_finite()
+        meter = self._check_finite()
+        losses, first_losses = meter.means(), meter.first_losses()
         with explained(self):
             if all(loss is None for loss in losses):
                 raise DivergenceError("every update was skipped, from the first step")
-        record = epoch_record(self, losses)
+        began = time.perf_counter()
+        self._estimate_statistics()
+        synchronize(self.device)
+        self.epoch_seconds += time.perf_counter() - began
+        record = epoch_record(self, losses, first_losses)
         self.history.append(record)
         self.stop_after_epoch = self.processes.agreed(self.stop_after_epoch)
         self.position = Position(epoch=self.position.epoch + 1)
@@ -275,20 +312,44 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_epoch_end(self, record)
 
-    def _check_finite(self) -> list[float | None]:
-        """Return each block's mean loss, if all losses and weights are numbers."""
+    def _check_finite(self) -> LossMeter:
+        """Return the losses of all processes in this epoch, if they and all weights are numbers."""
         with explained(self):
             self.meter.means()
             # Of every step, as a checkpoint keeps them, so that a resumed run adds up the same numbers.
             joined = self._new_meter()
             joined.load_state_dict(self.joined_meter(), range(len(self.network.blocks)))
-            losses = joined.means()
+            joined.means()
             check_weights(self.network)
-        return losses
+        return joined
 
     def joined_meter(self) -> dict[str, Tensor]:
         """Return the losses of the epoch so far of all processes, the mean over replicas."""
         return {name: self.processes.total(kept) for name, kept in self.meter.state_dict().items()}
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether predictions need better statistics than running averages."""
+        is_short = bool(lagging_norms(self.network, self.learner.steps))
+        return self.config.statistics == "estimated" and is_short
+
+    def _estimate_statistics(self) -> None:
+        """Give the network statistics to predict with, after an epoch."""
+        if not self._estimates:
+            self._seen = []
+            return
+        batches: Iterable[tuple[Tensor, Tensor]] = statistics_batches(self.data)
+        if self.data.loader is not None:
+            if not self._seen:  # of the epoch before a resumed run's first one
+                for _ in self._batches(self.position.epoch - 1, 0):
+                    if is_enough(self._seen):
+                        break
+            batches = self.processes.agreed(self._seen)
+        with self.processes.whole(self.network) as network:
+            self.running_statistics = estimate_statistics(
+                network, batches, steps=self.learner.steps, precision=self.learner.precision
+            )
+        self._seen = []
 
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)

@@ -158,6 +158,7 @@ def _recipe(
             data=published_data(data) if name.startswith("published") else DATA_SETS[data],
             method=method,
             network=network,
+            statistics="running" if name.startswith("published") else "estimated",
         ),
         budgets=budgets,
         source=source,

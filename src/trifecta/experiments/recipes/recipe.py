@@ -49,6 +49,8 @@ class Published:
 class Recipe:
     """An experiment: call it with a budget and a seed for the run's full configuration.
 
+    It keeps its last weights, so that its figure depends on no choice among epochs.
+
     Attributes:
         name: as in ``trifecta list``; its first words are what tables put into rows.
         title: what a table calls it.
@@ -82,6 +84,7 @@ class Recipe:
             batch_size=size.batch_size,
             augmentation=size.augmentation,
             compiled=size.compiled,
+            keep="last",
             seed=seed,
             recipe=self.name,
             budget=name,

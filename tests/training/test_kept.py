@@ -1,0 +1,202 @@
+"""A run ends with the weights of its best epoch, or of its last one where that is asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from sklearn.datasets import load_wine
+from torch import Tensor
+
+from stopping import StopAt
+from trifecta import Callback, EarlyStopping, RunConfig, Trainer, TrifectaClassifier, get_method, load
+from trifecta import resume as go_on
+from trifecta.data import ImageData
+from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, evaluate, train
+from trifecta.training.evaluation import choose_blocks
+from trifecta.training.run import finish, resumed_trainer
+
+CONFIG = RunConfig(width=0.05, epochs=4, batch_size=60, precision="fp32")
+STEPS = 4  # an epoch
+
+
+class Spoil(Callback):
+    """Moves all weights by one place after some steps, and keeps what they were at each epoch's end."""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps, self.at_end = steps, list[dict[str, Tensor]]()
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.learner.steps in self.steps:
+            with torch.no_grad():
+                for parameter in trainer.network.parameters():
+                    parameter.copy_(parameter.flatten().roll(1).view_as(parameter))
+
+    def on_epoch_end(self, trainer: Trainer, record: object) -> None:
+        self.at_end.append({name: p.detach().clone() for name, p in trainer.network.state_dict().items()})
+
+
+# The third epoch, of four, ends spoilt, and so does the fourth.
+SPOILT = (3 * STEPS, 4 * STEPS)
+
+
+def accuracies(run: Run) -> list[float]:
+    return [record["validation_accuracy"] for record in run.trainer.history]
+
+
+def model_of(folder: Path) -> dict[str, Tensor]:
+    tensors, is_whole = RunFolder(folder).read_model()
+    assert is_whole
+    return tensors
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_the_best_epoch_is_kept(in_folder: bool, stripes: ImageData, tmp_path: Path) -> None:
+    spoil = Spoil(*SPOILT)
+    run = train(CONFIG, data=stripes, out=tmp_path if in_folder else None, callbacks=[spoil])
+    assert accuracies(run)[1] > max(accuracies(run)[2:])
+    assert run.result["kept_epoch"] == 2
+    assert run.result["epochs"] == 4
+    assert run.result["validation_accuracy"] == accuracies(run)[1]
+    assert_same(run.network.state_dict(), spoil.at_end[1])
+    measured = evaluate(run.network, run.trainer.data.test, mean=stripes.mean, std=stripes.std)
+    assert run.test_accuracy == measured.accuracy
+    if in_folder:
+        assert_same(model_of(tmp_path), spoil.at_end[1])
+        loaded = load(tmp_path)
+        assert_same(loaded.network.state_dict(), spoil.at_end[1])
+
+
+def test_the_last_is_kept_where_that_is_asked_for_or_nothing_is_validated(
+    stripes: ImageData, tmp_path: Path
+) -> None:
+    cases = {
+        "last": (replace(CONFIG, keep="last"), stripes),
+        "nothing": (CONFIG, replace(stripes, validation=None)),
+    }
+    for name, (config, data) in cases.items():
+        spoil = Spoil(*SPOILT)
+        run = train(config, data=data, out=tmp_path / name, callbacks=[spoil])
+        assert run.result["kept_epoch"] == run.result["epochs"] == 4
+        assert run.result["validation_accuracy"] == run.trainer.history[-1]["validation_accuracy"]
+        assert_same(run.network.state_dict(), spoil.at_end[3])
+        assert_same(model_of(tmp_path / name), spoil.at_end[3])
+    with pytest.raises(ValueError, match="unknown choice of keep 'first'"):
+        RunConfig(keep="first")
+
+
+def test_of_equals_the_latest_is_kept(stripes: ImageData) -> None:
+    run = train(replace(CONFIG, epochs=8), data=stripes)
+    found = accuracies(run)
+    best = [epoch for epoch, accuracy in enumerate(found, 1) if accuracy == max(found)]
+    assert len(best) > 1
+    assert run.result["kept_epoch"] == best[-1]
+
+
+# Before the best epoch ends, in the middle of the next, behind it, and in the last.
+@pytest.mark.parametrize("stop", [STEPS + 1, 2 * STEPS + 1, 3 * STEPS, 4 * STEPS - 1])
+def test_it_is_kept_through_a_stop(stop: int, stripes: ImageData, tmp_path: Path) -> None:
+    whole = train(CONFIG, data=stripes, out=tmp_path / "whole", callbacks=[Spoil(*SPOILT)])
+    trainer = Trainer(
+        CONFIG,
+        data=stripes,
+        folder=RunFolder(tmp_path / "stopped"),
+        callbacks=[Spoil(*SPOILT), StopAt(stop)],
+    )
+    with pytest.raises(Interrupted):
+        finish(trainer)
+    again = go_on(tmp_path / "stopped", data=stripes, callbacks=[Spoil(*SPOILT)])
+    assert again.result["kept_epoch"] == whole.result["kept_epoch"] == 2
+    assert_same(model_of(tmp_path / "stopped"), model_of(tmp_path / "whole"))
+    assert again.test_accuracy == whole.test_accuracy
+
+
+def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> None:
+    base = get_method("superfecta")
+    method = replace(base, optimizer=replace(base.optimizer, decay="constant"))
+    config = replace(CONFIG, method=method)
+    train(config, data=stripes, out=tmp_path / "run", callbacks=[Spoil(*SPOILT)])
+    longer = go_on(tmp_path / "run", epochs=6, data=stripes)
+    whole = train(replace(config, epochs=6), data=stripes, callbacks=[Spoil(*SPOILT)])
+    assert accuracies(longer) == accuracies(whole)
+    assert longer.result["kept_epoch"] == whole.result["kept_epoch"]
+    assert_same(longer.network.state_dict(), whole.network.state_dict())
+
+
+def test_it_is_brought_back_to_a_finished_run(stripes: ImageData, tmp_path: Path) -> None:
+    run = train(CONFIG, data=stripes, out=tmp_path, callbacks=[Spoil(*SPOILT)])
+    again = go_on(tmp_path, data=stripes)
+    assert again.result["kept_epoch"] == 2
+    assert again.test_accuracy == run.test_accuracy
+    assert_same(again.network.state_dict(), run.network.state_dict())
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_lost_weights_are_said(damage: str, stripes: ImageData, tmp_path: Path) -> None:
+    spoil = Spoil(*SPOILT)
+    train(CONFIG, data=stripes, out=tmp_path, callbacks=[spoil])
+    model = RunFolder(tmp_path).model
+    if damage == "missing":
+        model.unlink()
+    else:
+        model.write_bytes(model.read_bytes()[:-8] + b"\0" * 8)
+    with pytest.warns(UserWarning, match="the weights of the best epoch are lost"):
+        again = go_on(tmp_path, data=stripes)
+    assert again.result["kept_epoch"] == 4
+    assert_same(model_of(tmp_path), spoil.at_end[3])
+
+
+class Poison(Callback):
+    """Makes a weight infinite after some steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.learner.steps == self.step:
+            with torch.no_grad():
+                next(trainer.network.blocks[1].parameters()).fill_(torch.inf)
+
+
+def test_a_divergence_leaves_the_best_so_far(stripes: ImageData, tmp_path: Path) -> None:
+    spoil = Spoil(3 * STEPS - 1)
+    with pytest.raises(DivergenceError):
+        train(CONFIG, data=stripes, out=tmp_path, callbacks=[spoil, Poison(3 * STEPS + 1)])
+    assert len(spoil.at_end) == 3
+    assert_same(model_of(tmp_path), spoil.at_end[1])
+    assert resumed_trainer(tmp_path, data=stripes).position.epoch == 3
+
+
+def test_a_readout_is_chosen_for_the_weights_that_are_kept(stripes: ImageData) -> None:
+    method = replace(get_method("superfecta"), readout="chosen")
+    run = train(replace(CONFIG, method=method), data=stripes, callbacks=[Spoil(*SPOILT)])
+    assert stripes.validation is not None
+    chosen = choose_blocks(run.network, stripes.validation, mean=stripes.mean, std=stripes.std)
+    assert run.network.readout_blocks == chosen
+    assert run.result["kept_epoch"] == 2
+
+
+def test_early_stopping_keeps_the_best(stripes: ImageData) -> None:
+    spoil = Spoil(2 * STEPS, 3 * STEPS - 1, 4 * STEPS - 1)
+    config = replace(CONFIG, epochs=9)
+    run = train(config, data=stripes, callbacks=[spoil, EarlyStopping(2)])
+    kept = run.result["kept_epoch"]
+    assert accuracies(run)[kept - 1] == max(accuracies(run))
+    assert_same(run.network.state_dict(), spoil.at_end[kept - 1])
+
+
+def test_an_estimator_that_stops_early_has_its_best_weights() -> None:
+    rows, labels = load_wine(return_X_y=True)
+    estimator = TrifectaClassifier(
+        width=0.02, epochs=200, early_stopping=True, validation_fraction=0.3, patience=5, random_state=1
+    )
+    estimator.fit(rows, labels)
+    found = [record["validation_accuracy"] for record in estimator.history_]
+    assert len(found) < 200
+    # Scored anew on the rows that were held out.
+    assert estimator.score(rows, labels) >= max(found) - 0.05
