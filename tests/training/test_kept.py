@@ -67,6 +67,8 @@ def test_the_best_epoch_is_kept(in_folder: bool, stripes: ImageData, tmp_path: P
     measured = evaluate(run.network, run.trainer.data.test, mean=stripes.mean, std=stripes.std)
     assert run.test_accuracy == measured.accuracy
     if in_folder:
+        looked_at = resumed_trainer(tmp_path, data=stripes, writes=False)
+        assert_same(looked_at.network.state_dict(), spoil.at_end[1])
         assert_same(model_of(tmp_path), spoil.at_end[1])
         loaded = load(tmp_path)
         assert_same(loaded.network.state_dict(), spoil.at_end[1])

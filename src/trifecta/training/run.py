@@ -25,6 +25,7 @@ from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import Evaluation
 from trifecta.training.progress import ConsoleProgress
 from trifecta.training.run_folder import Imported, RunFolder
+from trifecta.training.saved_network import load_model
 from trifecta.training.trainer import Trainer
 from trifecta.training.untrained import warn_of_skipped_steps, warn_of_untrained_blocks
 from trifecta.training.versions import versions as versions
@@ -170,7 +171,7 @@ def resumed_trainer(
     """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded.
 
     A run that was stopped before its first checkpoint begins. Unless it ``writes``, the run is only looked
-    at, and nothing in the folder changes.
+    at: its network has the weights that it ended with, and nothing in the folder changes.
     """
     folder = RunFolder(out)
     config, facts = folder.read_settings(imports=imports)
@@ -191,7 +192,10 @@ def resumed_trainer(
             f"{folder.path} has trained {trainer.position.epoch} epochs already: "
             f"received epochs={config.epochs}; ask for more"
         )
-    if writes and trainer.written is not None:
+    if not writes:
+        # The weights that the run ended with may be an earlier epoch's than its checkpoint's.
+        load_model(folder, trainer.network)
+    elif trainer.written is not None:
         folder.write_config(config, trainer.facts, trainer.learner.precision)
     return trainer
 

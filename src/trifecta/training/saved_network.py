@@ -42,6 +42,16 @@ def load_network(
     """
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
+    load_model(folder, network)
+    return network.to(device).eval(), facts
+
+
+def load_model(folder: RunFolder, network: LocalNetwork) -> None:
+    """Copy what ``model.safetensors`` holds into ``network``.
+
+    Raises:
+        ValueError: there is none, it is damaged, or another network's.
+    """
     own = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     # Room for the wrong type of number, which has a message of its own.
     tensors, is_whole = folder.read_model(16 * own + 2**20)
@@ -51,7 +61,6 @@ def load_network(
             f"{folder.model} is not what the run wrote: it is damaged, or was changed; trifecta train "
             f"--resume {folder.path} writes it again from the checkpoint"
         )
-    return network.to(device).eval(), facts
 
 
 def run_precision(folder: RunFolder, device: torch.device, asked: str | None = None) -> str:

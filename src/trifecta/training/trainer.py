@@ -55,6 +55,9 @@ class Trainer:
 
     Attributes:
         stop_requested: set it to stop after the batch in hand, with a checkpoint.
+        kept: the weights that the run ends with.
+        running_statistics: of batch normalisations, by name, with which training goes on while the network
+            has estimated ones to predict with; empty within an epoch.
         stop_after_epoch: set it to end the run after its epoch, as if it had been the last one.
 
     Args:
