@@ -48,11 +48,16 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
 def test_seconds_are_of_training_of_evaluation_and_of_the_whole_run(
     stripes_folder: Path, clock: Clock
 ) -> None:
-    result = train(config_of(stripes_folder)).result
+    result = train(config_of(stripes_folder, statistics="running")).result
     # One second between two looks at the clock: three epochs, three validations and the test.
     assert (result["seconds"], result["evaluation_seconds"]) == (3.0, 4.0)
     # From the first look to the last.
     assert result["total_seconds"] == clock.now - 1
+
+
+def test_estimating_statistics_is_part_of_training(stripes_folder: Path, clock: Clock) -> None:
+    result = train(config_of(stripes_folder)).result
+    assert (result["seconds"], result["evaluation_seconds"]) == (6.0, 4.0)
 
 
 def test_without_validation_images_the_test_is_all_evaluation(stripes_folder: Path, clock: Clock) -> None:

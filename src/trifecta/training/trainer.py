@@ -235,7 +235,7 @@ class Trainer:
         # A kill may have come between a checkpoint and what follows.
         if self.written is not None:
             self.written.write_history(self.history)
-        if self.position.batch == 0:
+        if self.position.batch == 0 and self._estimates:
             self._estimate_statistics()
         with self.processes.whole(self.network):
             self.kept.keep(self)
@@ -274,9 +274,9 @@ class Trainer:
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return an epoch's batches from ``start`` on; remember some of a loader, while they are needed."""
         assert self.learner.generator is not None
+        self._seen = []
         if self.data.loader is None or not self._estimates:
             return self.batches.epoch(epoch, start=start, generator=self.learner.generator)
-        self._seen = []
         every = self.batches.epoch(epoch, generator=self.learner.generator)
         return islice(remembered(every, self._seen), start, None)
 
@@ -301,10 +301,11 @@ class Trainer:
         with explained(self):
             if all(loss is None for loss in losses):
                 raise DivergenceError("every update was skipped, from the first step")
-        began = time.perf_counter()
-        self._estimate_statistics()
-        synchronize(self.device)
-        self.epoch_seconds += time.perf_counter() - began
+        if self._estimates:
+            began = time.perf_counter()
+            self._estimate_statistics()
+            synchronize(self.device)
+            self.epoch_seconds += time.perf_counter() - began
         record = epoch_record(self, losses, first_losses)
         self.history.append(record)
         self.stop_after_epoch = self.processes.agreed(self.stop_after_epoch)
@@ -338,9 +339,6 @@ class Trainer:
 
     def _estimate_statistics(self) -> None:
         """Give the network statistics to predict with, after an epoch."""
-        if not self._estimates:
-            self._seen = []
-            return
         batches: Iterable[tuple[Tensor, Tensor]] = statistics_batches(self.data)
         if self.data.loader is not None:
             if not self._seen:  # of the epoch before a resumed run's first one
