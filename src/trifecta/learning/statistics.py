@@ -113,7 +113,7 @@ def _average(
     precision: str,
 ) -> None:
     """Average the statistics of ``norms``; one that nothing passes, or what is no number, keeps its own."""
-    device = next(network.parameters()).device
+    device = network.device
     generator = torch.Generator(device).manual_seed(0)
     kept = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms.values()]
     try:
