@@ -52,7 +52,8 @@ def model_of(folder: Path) -> dict[str, Tensor]:
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert set(found) == set(expected)
-    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+    # The temperature is fitted at the end.
+    assert all(torch.equal(value, expected[n]) for n, value in found.items() if n != "temperature")
 
 
 @pytest.mark.parametrize("in_folder", [True, False])

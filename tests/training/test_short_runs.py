@@ -65,8 +65,8 @@ def test_the_statistics_are_those_of_training_images(stripes: ImageData, tmp_pat
     checkpoint = RunFolder(tmp_path).read_checkpoint(torch.device("cpu"))["network"]
     moved = {name for name, value in expected.items() if not torch.equal(value, checkpoint[name])}
     assert moved
-    assert all(name.endswith(("running_mean", "running_var")) for name in moved)
-    run.network.load_state_dict(checkpoint)
+    assert all(name.endswith(("running_mean", "running_var", "temperature")) for name in moved)
+    run.network.load_state_dict(checkpoint | {"temperature": saved["temperature"]})
     estimate_statistics(run.network, statistics_batches(run.trainer.data))
     assert all(torch.equal(value, saved[name]) for name, value in run.network.state_dict().items())
 

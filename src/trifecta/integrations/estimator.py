@@ -306,7 +306,6 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = self._seed()
         generator = torch.Generator(device).manual_seed(seed)
         learner = Learner(self.network_, generator=generator)
-        set_statistics(self.network_, self._running_statistics)
         if self._learner_state is not None:
             learner.load_state_dict(self._learner_state)
         batches = Batches(
@@ -319,9 +318,10 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
         for rows, targets in batches.epoch(self.n_iter_, generator=generator):
             self._score(rows, targets)
+            set_statistics(self.network_, self._running_statistics)
             learner.step(in_memory_format(rows), targets)
+            self._estimate_statistics(rows, targets, learner.steps)
         self._learner_state = learner.state_dict()
-        self._estimate_statistics(samples, labels, learner.steps)
         self.network_.eval()
         self._fit_temperature()
 
