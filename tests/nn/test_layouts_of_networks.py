@@ -130,7 +130,7 @@ def test_norms_are_told_the_shape_that_they_receive(name: str) -> None:
 def test_the_smallest_images(name: str, least: int) -> None:
     outputs(built(name, (3, least, least), width=0.05), 3, least, least)
     for shape in ((3, least - 1, 40), (3, 40, least - 1)):
-        with pytest.raises(ValueError, match=f"use --image-size {least} or more$"):
+        with pytest.raises(ValueError, match=f"use image_size={least} or more$"):
             built(name, shape)
 
 

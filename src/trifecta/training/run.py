@@ -261,12 +261,14 @@ def finish(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> Run:
     began = time.perf_counter()
     trainer.choose_readout()
     calibrated_on = calibrate(trainer, halves_up_to=halves_up_to)
+    calibrated = time.perf_counter()
     test = trainer.evaluate(trainer.data.test)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - calibrated
+    calibration = {"calibrated_on": calibrated_on, "calibration_seconds": calibrated - began}
     warn_of_untrained_blocks(trainer.history, test)
     warn_of_skipped_steps(trainer.learner)
     with trainer.processes.whole(trainer.network):
-        result = _result(trainer, test, seconds) | {"calibrated_on": calibrated_on}
+        result = _result(trainer, test, seconds) | calibration
         if trainer.written is not None:
             trainer.written.write_model(trainer.network, epoch=trainer.kept.epoch)
     run = Run(result=result, test=test, trainer=trainer)
