@@ -14,7 +14,7 @@ from trifecta.training import RunConfig, from_plain, to_plain
 from trifecta.training.callbacks import Record
 
 # What means nothing where the machine was shared with other work.
-TIMES = ("seconds", "images_per_second", "evaluation_seconds", "total_seconds", "precision_choice")
+TIMES = ("seconds", "images_per_second", "evaluation_seconds", "calibration_seconds", "total_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
