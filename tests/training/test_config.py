@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from trifecta._utils.checksums import signed_text
+from trifecta._utils.yaml_files import yaml_text
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes import RECIPES
 from trifecta.losses import CrossEntropy, Symmetric, Threshold
@@ -141,3 +143,25 @@ def test_a_file_from_before_class_weights_is_read(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(plain))
     assert read_config(path) == config
+
+
+def without(config: RunConfig, *names: str) -> dict[str, object]:
+    return {name: value for name, value in to_plain(config).items() if name not in names}
+
+
+def test_a_file_of_an_older_version_trains_as_that_version_did(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    config = RunConfig(data=DataConfig(source="digits"), epochs=7)
+    older = without(config, "keep", "statistics", "class_weights", "on_nan")
+    file.write_text(signed_text(yaml_text(older)))
+    assert read_config(file) == replace(config, keep="last", statistics="running")
+
+
+def test_a_file_that_was_changed_must_have_all_settings_that_are_not_off(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    config = RunConfig(data=DataConfig(source="digits"))
+    file.write_text(yaml_text(without(config, "class_weights")))
+    assert read_config(file) == config
+    file.write_text(yaml_text(without(config, "on_nan")))
+    with pytest.raises(ValueError, match="is not whole, on_nan is missing"):
+        read_config(file)

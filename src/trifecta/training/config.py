@@ -56,6 +56,8 @@ else:
             return part
 
 
+# How runs behaved before these were settings, whose defaults are others.
+_BEFORE_THEY_WERE_SETTINGS = {"keep": "last", "statistics": "running"}
 _DECLARED: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
 
 
@@ -260,28 +262,17 @@ def read_config(path: Path, *, imports: Iterable[str | ModuleType] = ()) -> RunC
         ValueError: the file is missing or does not hold a run's settings.
     """
     plain, text = read_yaml(path)
-    if checksums.is_whole_text(text) is False:
+    is_whole = checksums.is_whole_text(text)
+    if is_whole is False:
         warnings.warn(
             f"{path} was changed after a run wrote it, or is damaged: it is taken as it is", stacklevel=2
         )
     for added in ("dataset", "resolved"):
         plain.pop(added, None)
-    return whole_config(plain, path, imports=imports)
-
-
-def whole_config(
-    plain: Mapping[str, Any], path: Path, *, imports: Iterable[str | ModuleType] = ()
-) -> RunConfig:
-    """Return the settings of a file that has all of them: one that was cut short would train another run.
-
-    Raises:
-        ValueError: a setting is missing, or as :func:`from_plain`.
-    """
-    config = from_plain(plain, imports=imports)
-    # What is off may be missing: another version did not have it.
-    present = {name: value for name, value in to_plain(config).items() if value is not None}
-    missing = sorted(_names(present) - _names(dict(plain)))
-    if missing:
+    config = written_config(plain, imports=imports)
+    # A file that was cut short would train another run.
+    missing = sorted(_names(to_plain(config)) - _names(_BEFORE_THEY_WERE_SETTINGS | plain))
+    if missing and not is_whole:
         raise ValueError(
             f"{path} is not whole, {missing[0]} is missing: it was cut short, or written by "
             "hand; all settings are in trifecta list --settings"
@@ -289,13 +280,26 @@ def whole_config(
     return config
 
 
+def written_config(plain: Mapping[str, Any], *, imports: Iterable[str | ModuleType] = ()) -> RunConfig:
+    """Return the settings of a file that a run wrote, of this version or one with fewer settings.
+
+    Raises:
+        ValueError: as :func:`from_plain`.
+    """
+    return from_plain(_BEFORE_THEY_WERE_SETTINGS | dict(plain), imports=imports)
+
+
 def _names(plain: Any, prefix: str = "") -> set[str]:
-    """Name every setting in nested mappings."""
+    """Name every setting in nested mappings, but those that are None: what is off may be missing."""
     if not isinstance(plain, dict):
         return {prefix}
     names = {prefix} if prefix else set()
     return names.union(
-        *(_names(value, f"{prefix}.{key}" if prefix else key) for key, value in plain.items())
+        *(
+            _names(value, f"{prefix}.{key}" if prefix else key)
+            for key, value in plain.items()
+            if value is not None
+        )
     )
 
 

@@ -18,7 +18,7 @@ from trifecta.distributed.faults import ProcessError
 from trifecta.network import LocalNetwork
 from trifecta.training.checkpoint import read_checkpoint, write_checkpoint
 from trifecta.training.claimed_folder import ClaimedFolder
-from trifecta.training.config import RunConfig, to_plain, whole_config
+from trifecta.training.config import RunConfig, to_plain, written_config
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.interrupted import Interrupted
 from trifecta.training.meter import DivergenceError
@@ -145,7 +145,7 @@ class RunFolder(ClaimedFolder):
             )
         facts = plain.pop("dataset", None)
         plain.pop("resolved", None)
-        config = whole_config(plain, self.config, imports=imports)
+        config = written_config(plain, imports=imports)
         try:
             return config, None if facts is None else DatasetFacts.from_plain(facts)
         except ValueError as error:
