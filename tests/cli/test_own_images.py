@@ -151,7 +151,7 @@ def test_a_table_of_labels_takes_one_option(tmp_path: Path, capsys: pytest.Captu
     table.write_text("\n".join(["id,label", *(f"{name},{name.partition('-')[0]}" for name in names)]))
     status, _, err = run(capsys, "train", "--data", table, "--out", tmp_path / "run", *QUICK)
     assert status == 2
-    assert "give the folder of its images, and name it in table, labels.csv" in err
+    assert f"give --data {table.parent} and --set data.table=labels.csv" in err
     options = ["--set", "data.table=labels.csv", "--set", "data.hold_out=0.2", *QUICK]
     status, _, err = run(capsys, "train", "--data", table.parent, "--out", tmp_path / "run", *options)
     assert (status, json.loads((tmp_path / "run/result.json").read_text())["epochs"]) == (0, 1), err

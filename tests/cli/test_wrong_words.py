@@ -92,6 +92,8 @@ EVERY = ["--data", "--epochs", "--batch-size", "--set", "--import"]
         (MESSAGE, ["--data"], "several columns (a, b)"),
         ("too large: use a smaller batch_size", EVERY, "too large: use a smaller --batch-size"),
         ("too large: use a smaller batch_size", ["--data"], "too large"),
+        ("one loss: use parallel=data", ["--parallel"], "one loss: use --parallel data"),
+        ("no split 'b': use split=NAME", ["--split"], "no split 'b': use --split NAME"),
         ("drop it, or --set data.skip_unreadable=true", ["--data"], "drop it"),
         (
             "epochs must be at least 1: received epochs=0",

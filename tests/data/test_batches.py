@@ -112,8 +112,8 @@ def test_a_start_outside_the_epoch(start: int) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 24}, "a batch of 24 .* 23 images: use --batch-size 23"),
-        ({"batch_size": 0}, "at least 1 image, got 0.*--batch-size"),
+        ({"batch_size": 24}, "a batch of 24 .* 23 images: use batch_size=23"),
+        ({"batch_size": 0}, "at least 1 image, got 0.*batch_size"),
         ({"seed": -3}, "0 or more, got -3"),
     ],
 )
@@ -131,5 +131,5 @@ def test_evaluation_is_in_order_and_complete() -> None:
 
 
 def test_evaluation_with_no_images_in_a_batch() -> None:
-    with pytest.raises(ValueError, match="--batch-size"):
+    with pytest.raises(ValueError, match="try batch_size=128"):
         evaluation_batches(image_set(), 0, mean=MEAN, std=STD)

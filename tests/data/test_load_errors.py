@@ -43,7 +43,7 @@ def test_a_file(folder: Path) -> None:
     (folder / "train.parquet").touch()
     assert "train.parquet is a file: give the folder that it" in refusal(folder / "train.parquet")
     for name, advice in (
-        ("labels.csv", "give the folder of its images, and name it in table, labels.csv"),
+        ("labels.csv", f"give data.source={folder} and data.table=labels.csv"),
         ("photos.zip", "unpack it, and give the folder of images"),
     ):
         (folder / name).touch()
@@ -159,7 +159,7 @@ def test_sizes_that_differ_within_a_split(folder: Path) -> None:
     message = refusal(folder)
     assert "a/000.png is 4×5 pixels and" in message
     assert "b/000.png is 6×7: " in message
-    assert "--image-size" in message
+    assert "such as data.image_size=4x5" in message
     options = {"image_size": (3, 4), "validation": 0.0}
     assert load_data(DataConfig(source=str(folder), **options)).sample_shape == (1, 3, 4)  # type: ignore[arg-type]
 
@@ -167,7 +167,10 @@ def test_sizes_that_differ_within_a_split(folder: Path) -> None:
 def test_sizes_that_differ_between_splits(folder: Path) -> None:
     hub_source(folder, images=[png(grey(k, 6, 7)) for k in range(4)])
     message = refusal(folder)
-    assert "training images are 4×5 pixels and test images 6×7: give one size with --image-size" in message
+    assert (
+        "training images are 4×5 pixels and test images 6×7: give one size, such as data.image_size=4x5"
+        in message
+    )
 
 
 def test_a_broken_image_is_named_by_its_row(folder: Path) -> None:
@@ -200,7 +203,7 @@ def test_too_few_images_to_validate_on(folder: Path) -> None:
     hub_source(folder)
     message = refusal(folder, validation=0.01)
     assert "0.01 of 8 images in 2 classes holds out none" in message
-    assert "--validation" in message
+    assert "or a larger share" in message
 
 
 @pytest.mark.parametrize(("missing", "source"), [("pyarrow", "FOLDER"), ("sklearn.datasets", "digits")])

@@ -63,5 +63,5 @@ def test_a_fraction_out_of_range(fraction: float) -> None:
 
 @pytest.mark.parametrize(("counts", "fraction"), [((5, 5), 0.01), ((1, 1, 1), 0.9)])
 def test_holding_out_nothing(counts: tuple[int, ...], fraction: float) -> None:
-    with pytest.raises(ValueError, match=r"holds out none.*--validation or --set data.hold_out"):
+    with pytest.raises(ValueError, match=r"holds out none.*or a larger share"):
         stratified_split(labels_of(*counts), fraction)

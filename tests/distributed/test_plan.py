@@ -87,7 +87,7 @@ def test_balance_is_the_share_of_time_that_processes_work() -> None:
 
 
 def test_one_loss_for_all_blocks_has_no_stages() -> None:
-    with pytest.raises(ValueError, match="use --parallel data"):
+    with pytest.raises(ValueError, match="use parallel=data"):
         make_plan(Layout(layers=2), [1, 1], END_TO_END)
     assert make_plan(Layout(data=2), [1, 1], END_TO_END).stages == (range(2),)
 
@@ -97,6 +97,6 @@ def test_replicas_refuse_weights_of_classes_whose_mean_each_would_take_for_itsel
     plan = make_plan(Layout(data=2), [1] * 6, LAYER_WISE)
     check_network(network, plan, "stop")
     network.weigh_classes(torch.ones(3))
-    with pytest.raises(ValueError, match="received class_weights; use --parallel layers"):
+    with pytest.raises(ValueError, match="received class_weights; use parallel=layers"):
         check_network(network, plan, "stop")
     check_network(network, make_plan(Layout(layers=2), [1] * 6, LAYER_WISE), "stop")

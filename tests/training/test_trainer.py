@@ -324,7 +324,7 @@ def test_named_read_outs_are_what_their_methods_would_have_read(stripes_folder: 
 def test_a_read_out_cannot_be_chosen_without_validation_images(stripes_folder: Path) -> None:
     method = replace(get_method("class-groups"), readout="chosen")
     data = DataConfig(source=str(stripes_folder), validation=0.0)
-    with pytest.raises(ValueError, match=r"chosen on validation images: .*--validation 0"):
+    with pytest.raises(ValueError, match=r"chosen on validation images: .*data.validation=0;"):
         config_of(stripes_folder, method=method, data=data)
 
 

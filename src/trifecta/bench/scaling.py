@@ -141,7 +141,7 @@ def _check_shares(images: int, rows: Sequence[Row], *, processes: int, micro_bat
         if hows & sharing and images % count:
             raise ValueError(
                 f"a batch is shared equally: received {images} images for {count} {what}; use "
-                f"--batch-size {max(1, images // count) * count}"
+                f"batch_size={max(1, images // count) * count}"
             )
 
 

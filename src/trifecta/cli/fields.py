@@ -26,6 +26,9 @@ OPTIONS = {
     "on_nan": "--on-nan",
     "device": "--device",
     "precision": "--precision",
+    # Of a launch or a command, and no setting of a run.
+    "parallel": "--parallel",
+    "split": "--split",
 }
 ANY_OTHER = "--set"
 # A field, and a value that is proposed for it; not within a path or another name, nor spelled as an option.
@@ -98,7 +101,7 @@ def settings() -> Mapping[str, str]:
     short: dict[str, str] = {}
     for path in sorted(paths, key=lambda path: path.count(".")):
         short.setdefault(path.rpartition(".")[2], path)
-    return short | {path: path for path in paths}
+    return short | {path: path for path in [*paths, *OPTIONS]}
 
 
 def _paths(plain: Mapping[str, Any], prefix: str = "") -> Iterable[str]:

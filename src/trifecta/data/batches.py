@@ -44,10 +44,10 @@ class Batches:
         if self.batch_size > len(self.images):
             raise ValueError(
                 f"a batch of {self.batch_size} is larger than the training set of "
-                f"{len(self.images)} images: use --batch-size {len(self.images)} or less"
+                f"{len(self.images)} images: use batch_size={len(self.images)} or less"
             )
         if self.seed < 0:
-            raise ValueError(f"a seed is 0 or more, got {self.seed}: use --seed {-self.seed}")
+            raise ValueError(f"a seed is 0 or more, got {self.seed}: use seed={-self.seed}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -152,4 +152,4 @@ def evaluation_batches(
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise ValueError(f"a batch has at least 1 image, got {batch_size}: try --batch-size 128")
+        raise ValueError(f"a batch has at least 1 image, got {batch_size}: try batch_size=128")

@@ -51,20 +51,20 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         if not self.source:
-            raise ValueError("--data is empty: give a folder, a Hub id or 'digits'")
+            raise ValueError("data.source is empty: give a folder, a Hub id or 'digits'")
         if self.train_split == self.test_split:
             raise ValueError(
                 f"training and test split must differ, got '{self.test_split}' for both: "
-                "choose another --set data.test_split, or --set data.hold_out=0.2"
+                "choose another data.test_split, or data.hold_out=0.2"
             )
         if not 0 <= self.validation < 1:
             raise ValueError(
-                f"--validation is a fraction of the training images, 0 or more and below 1, "
+                f"data.validation is a fraction of the training images, 0 or more and below 1, "
                 f"got {self.validation}: try 0.1"
             )
         if self.hold_out is not None and not 0 < self.hold_out < 1:
             raise ValueError(
-                f"--set data.hold_out is a fraction of the training images, above 0 and below 1, "
+                f"data.hold_out is a fraction of the training images, above 0 and below 1, "
                 f"got {self.hold_out}: try 0.2"
             )
         if self.image_size is not None:
@@ -81,7 +81,7 @@ def _check_size(size: tuple[int, ...]) -> None:
     whole = all(isinstance(side, int) and side >= 1 for side in size)
     if len(size) != 2 or not whole:
         raise ValueError(
-            f"--image-size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32x32"
+            f"data.image_size is a height and a width of at least 1 pixel, got {tuple(size)}: try 32 by 32"
         )
 
 

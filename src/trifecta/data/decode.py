@@ -122,7 +122,7 @@ def decode_pieces(
     pillow()
     if image_size is not None:
         sides = f"an image of {size_text(image_size)} pixels"
-        require_memory(8.0 * math.prod(image_size), sides, "use a smaller --image-size")
+        require_memory(8.0 * math.prod(image_size), sides, "use a smaller data.image_size")
     job = _Job(count, read, image_size, channels, grey_range)
     while True:
         try:
@@ -211,7 +211,8 @@ class _Job:
             name, image = other[0]
             raise ValueError(
                 f"images differ in size: {first_name} is {size_text((height, width))} pixels and "
-                f"{name} is {size_text(image.shape)}: give one size with --image-size"
+                f"{name} is {size_text(image.shape)}: give one size, such as "
+                f"data.image_size={height}x{width}"
             )
 
     def _decoded(self, start: int, stop: int) -> list[tuple[str, "Pixels | UnreadableError"]]:
@@ -272,12 +273,12 @@ def _decoded(
 def _all_unreadable(failed: Sequence[UnreadableError], count: int) -> ValueError:
     """One error for all images that cannot be read."""
     if len(failed) == 1:
-        return ValueError(f"{failed[0]}; mend or remove it, or --set data.skip_unreadable=true")
+        return ValueError(f"{failed[0]}; mend or remove it, or data.skip_unreadable=true")
     shown = "; ".join(str(error).removeprefix("cannot read image ") for error in failed[:MOST_NAMED])
     more = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
     return ValueError(
         f"cannot read {len(failed)} of {count:,} images: {shown}{more}: mend or remove them, or "
-        "--set data.skip_unreadable=true"
+        "data.skip_unreadable=true"
     )
 
 
@@ -401,7 +402,7 @@ def size_text(shape: tuple[int, ...]) -> str:
 def stacked(shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
     """Put the pieces into one tensor."""
     size = f"{shape[0]:,} images of {size_text(shape[2:])} pixels"
-    require_memory(math.prod(shape), size, "use a smaller --image-size")
+    require_memory(math.prod(shape), size, "use a smaller data.image_size")
     images, filled = np.empty(shape, np.uint8), 0
     for piece in pieces:
         images[filled : filled + len(piece)] = piece

@@ -33,7 +33,7 @@ def load_digits(image_size: tuple[int, int] | None) -> ImageSet:
     if image_size is not None:
         # Resized in floating point.
         needed = 8.0 * len(pixels) * math.prod(image_size)
-        require_memory(needed, "digits of that size", "use a smaller --image-size")
+        require_memory(needed, "digits of that size", "use a smaller data.image_size")
         pixels = F.interpolate(pixels, image_size, mode="bicubic", antialias=True)
     images = pixels.round().clamp(0, 255).to(torch.uint8)
     return ImageSet(images, torch.from_numpy(digits.target).long())

@@ -99,7 +99,9 @@ def load_split(
             which of its images were trained on.
     """
     if config.source == DIGITS and split is not None:
-        raise ValueError(f"the embedded digits have no split '{split}': drop --split, or name other --data")
+        raise ValueError(
+            f"the embedded digits have no split '{split}': leave it out, or give another data.source"
+        )
     if config.source == DIGITS or (split is None and config.hold_out is not None):
         data = load_data(config)
         _check_held_out(config, trained_on, data.rows)
@@ -114,7 +116,7 @@ def _one_split(
 ) -> tuple[ImageSet, tuple[str, ...]]:
     splits = _open(config)
     name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
-    rows = _split(splits, name, "--split NAME")
+    rows = _split(splits, name, "split=NAME")
     image_column = find_image_column(rows, config.image_column)
     classes = find_classes(rows, label_column := find_label_column(rows, config.label_column))
     labels = class_indices(rows, label_column, classes)
@@ -345,7 +347,7 @@ def _alike(sets: dict[str, ImageSet]) -> dict[str, ImageSet]:
         if other != size:
             raise ValueError(
                 f"training images are {size_text(size)} pixels and {part} images {size_text(other)}: "
-                f"give one size with --image-size {size[0]}x{size[1]}"
+                f"give one size, such as data.image_size={size[0]}x{size[1]}"
             )
     channels = max(images.images.shape[1] for images in sets.values())
     return {part: _with_channels(images, channels) for part, images in sets.items()}

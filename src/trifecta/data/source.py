@@ -61,7 +61,7 @@ def _local_folder(source: str) -> Path | None:
 
 def _instead(file: Path) -> str:
     if file.suffix.lower() in TABLES:
-        return f"give the folder of its images, and name it in table, {file.name}"
+        return f"give data.source={file.parent} and data.table={file.name}"
     if file.suffix.lower() in ARCHIVES:
         return "unpack it, and give the folder of images"
     return "give the folder that it lies in"

@@ -42,7 +42,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
     if shares.sum() == 0:
         raise ValueError(
             f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none, as every "
-            "class keeps one image: use more images, or a larger --validation or --set data.hold_out"
+            "class keeps one image: use more images, or a larger share"
         )
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[classes[shuffled].argsort(stable=True)]

@@ -58,12 +58,12 @@ def parse_layout(text: str, ranks: int) -> Layout:
     words = text.replace("×", "x").split("x")
     if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(
-            f"--parallel is data, layers, or both as in 2x3 (2 replicas of 3 stages): received '{text}'"
+            f"parallel is data, layers, or both as in 2x3 (2 replicas of 3 stages): received '{text}'"
         )
     layout = Layout(data=int(words[0]), layers=int(words[1]))
     if layout.ranks != ranks:
         raise ValueError(
-            f"--parallel {text} needs {layout.ranks} processes: received {ranks}; start as many as it needs"
+            f"parallel={text} needs {layout.ranks} processes: received {ranks}; start as many as it needs"
         )
     return layout
 
@@ -148,7 +148,7 @@ def make_plan(layout: Layout, costs: Sequence[float], schedule: Schedule) -> Pla
     if layout.layers > 1 and not schedule.size:
         raise ValueError(
             "blocks that learn from one loss at the network's end wait for each other: received "
-            f"{layout.layers} stages with schedule {schedule}; use --parallel data"
+            f"{layout.layers} stages with schedule {schedule}; use parallel=data"
         )
     return Plan(
         layout=layout,

@@ -37,7 +37,7 @@ class Replicas:
         if images % self.count:
             raise ValueError(
                 f"replicas have equal shares of a batch: received {images} images for {self.count}; use "
-                f"--batch-size {max(1, images // self.count) * self.count}"
+                f"batch_size={max(1, images // self.count) * self.count}"
             )
         share = images // self.count
         return slice(self.index * share, (self.index + 1) * share)

@@ -274,16 +274,16 @@ def check_network(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
     ):
         raise ValueError(
             "each replica would take its own images' mean weight in place of the batch's: received "
-            "class_weights; use --parallel layers"
+            "class_weights; use parallel=layers"
         )
     if plan.layout.layers == 1:
         return
     if network.method.steered_by_later_blocks:
         raise ValueError(
             f"blocks of method {network.method.name} need the whole network's prediction before every "
-            "step, so that none could go ahead: use --parallel data"
+            "step, so that none could go ahead: use parallel=data"
         )
     if network.carries:
         raise ValueError(
-            "stages pass on features alone, and these blocks pass on other values too: use --parallel data"
+            "stages pass on features alone, and these blocks pass on other values too: use parallel=data"
         )

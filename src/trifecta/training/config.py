@@ -138,8 +138,8 @@ class RunConfig:
             raise ValueError(f"width is a number above 0: received {self.width!r:.80}")
         if self.method.readout == CHOSEN and self.data is not None and not self.data.validation:
             raise ValueError(
-                "a read-out is chosen on validation images: received readout chosen with --validation 0; "
-                "give --validation 0.1, or name the blocks"
+                "a read-out is chosen on validation images: received method.readout=chosen with "
+                "data.validation=0; give data.validation=0.1, or name the blocks"
             )
         if isinstance(self.channels, str) or not isinstance(self.channels, Iterable):
             raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels!r:.80}")

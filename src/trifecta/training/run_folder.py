@@ -135,8 +135,7 @@ class RunFolder(ClaimedFolder):
         Raises:
             ValueError: as :meth:`read_config`.
         """
-        if not self.config.is_file():
-            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+        self._require_settings()
         plain, text = read_yaml(self.config)
         if not checksums.is_whole_text(text):
             raise ValueError(
@@ -151,14 +150,17 @@ class RunFolder(ClaimedFolder):
         except ValueError as error:
             raise ValueError(f"{self.config}: dataset cannot be used: {error}") from None
 
+    def _require_settings(self) -> None:
+        if not self.config.is_file():
+            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+
     def read_resolved(self) -> dict[str, Any]:
         """Return what a run has added to its settings: its precision and its processes; may be empty.
 
         Raises:
             ValueError: this is not a run folder.
         """
-        if not self.config.is_file():
-            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+        self._require_settings()
         resolved = read_yaml(self.config)[0].get("resolved")
         return resolved if isinstance(resolved, dict) else {}
 
@@ -194,9 +196,10 @@ class RunFolder(ClaimedFolder):
         """How the run ended.
 
         Raises:
-            ValueError: it has not, or the file is damaged.
+            ValueError: it has not, the file is damaged, or this is not a run folder.
         """
         if not self.result.is_file():
+            self._require_settings()
             raise ValueError(
                 f"{self.path} has no result.json: it has not ended; trifecta train --resume {self.path}"
             )
