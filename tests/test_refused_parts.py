@@ -119,6 +119,15 @@ def a_class():
     return Method(name="mine", objective=Mine)
 
 
+class Plain(Objective):
+    def head(self, feature_shape, num_classes):
+        return Linear(feature_shape[0], num_classes)
+
+
+def plain():
+    return Method(name="mine", objective=Plain())
+
+
 def undefined():
     return Method(name="mine", objective=Combined(scoring=CrossEntropy(), terms=(Undefined(),)))
 
@@ -209,6 +218,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder_and_the_second_
     folder: Path, capsys: pytest.CaptureFixture[str], stripes_folder: Path
 ) -> None:
     out = folder / "run"
+    (folder / "broken.py").write_text("import torch torch")
     quick = [
         "--epochs",
         "1",
@@ -226,6 +236,8 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder_and_the_second_
         ["--import", "mine_refused", "--method", "mine_refused:vector"],
         [*own, "--method", "mine_refused:one_score"],
         [*own, "--method", "mine_refused:raises"],
+        [*own, "--method", "mine_refused:plain"],  # which is no dataclass
+        ["--import", "./broken.py", "--method", "broken:one"],
         [*own, "--network", "mine_refused:numbers"],
         ["--import", "./nosuch.py", "--method", "nosuch:one"],
         ["--network", "vgg8b"],  # which needs larger images

@@ -306,7 +306,8 @@ def test_a_run_folder_is_never_overwritten(
 
 
 @pytest.mark.parametrize(
-    "command", [["evaluate", "{}"], ["predict", "{}", "x.png"], ["train", "--resume", "{}"]]
+    "command",
+    [["evaluate", "{}"], ["predict", "{}", "x.png"], ["train", "--resume", "{}"], ["report", "{}", "{}"]],
 )
 def test_what_is_not_a_run_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]

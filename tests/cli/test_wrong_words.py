@@ -111,6 +111,11 @@ EVERY = ["--data", "--epochs", "--batch-size", "--set", "--import"]
             EVERY,
             "a part of mine: name it with --import mine if",
         ),
+        (
+            "network a(input_shape, width=…, style=…) fails",
+            EVERY,
+            "network a(input_shape, width=…, style=…) fails",
+        ),
         ("stopped: trifecta train --resume x", [], "stopped: trifecta train --resume x"),
     ],
 )

@@ -245,7 +245,8 @@ def _told(error: BaseException) -> str:
     """Describe an exception: its kind, its message, and the line that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     outside = [frame for frame in frames if str(_HERE) not in frame.filename and "<" not in frame.filename]
-    place = f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})" if outside else ""
+    has_place = isinstance(error, SyntaxError) or not outside  # A SyntaxError's message has its own.
+    place = "" if has_place else f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})"
     return f"{type(error).__name__}: {error}{place}"
 
 

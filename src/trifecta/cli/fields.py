@@ -33,7 +33,7 @@ OPTIONS = {
 ANY_OTHER = "--set"
 # A field, and a value that is proposed for it; not within a path or another name, nor spelled as an option.
 _FIELD = re.compile(
-    r"(?<![\w./'=-])(?<!--set )(?<!\(in )([a-z_]+(?:\.[a-z_]+)*)(?:=([^\s;,:)]+))?(?![\w/'(\[])"
+    r"(?<![\w./'=-])(?<!--set )(?<!\(in )([a-z_]+(?:\.[a-z_]+)*)(?:=([^\s;,:)…]+))?(?![\w/'(\[=…])"
 )
 _IMPORTS = re.compile(r"imports=\['([^']+)'\]")
 _OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]*)")

@@ -5,7 +5,7 @@ import operator
 import re
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from numbers import Real
 from pathlib import Path
@@ -327,6 +327,11 @@ def _register_declared(
     names = {kind: name for name, kind in _DECLARED.items()}
 
     def unstructure(part: Any) -> dict[str, Any]:
+        if not is_dataclass(part):
+            raise ValueError(
+                f"a part is saved with its settings: {type(part).__qualname__} is no dataclass; "
+                "write @dataclass(frozen=True, kw_only=True) above its class"
+            )
         kind = names.get(type(part)) or reference_of(type(part))
         return {"kind": kind, **converter.unstructure(part, unstructure_as=type(part))}
 
