@@ -17,7 +17,7 @@ from PIL import Image
 
 from command import run
 from run_files import edit_config
-from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load
+from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load, train
 from trifecta.cli import main
 from trifecta.cli.actions.settings import with_settings
 from trifecta.experiments.recipes import RECIPES, TABLES
@@ -314,6 +314,14 @@ def test_what_is_not_a_run_is_refused(
 ) -> None:
     arguments = [word.format(tmp_path / "absent") for word in command]
     check_complaint(*run(capsys, *arguments), r"absent is not a run folder")
+
+
+def test_a_run_on_data_given_in_python_has_no_page(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    samples = (torch.rand(60, 1, 8, 8), torch.arange(60) % 2)
+    train(RunConfig(width=0.05, epochs=1, batch_size=20), data=samples, out=tmp_path / "run")
+    check_complaint(*run(capsys, "report", str(tmp_path / "run")), r"run, trained on data given in Python")
 
 
 def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

@@ -28,7 +28,9 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: tuple[str, ...]) -
 
 def _finished(path: Path, imports: tuple[str, ...]) -> Run:
     folder = RunFolder(path)
-    folder.read_config(imports=imports)
+    config, _ = folder.read_config(imports=imports)
+    if config.data is None:
+        raise ValueError(f"a page shows the run's images: received {path}, trained on data given in Python")
     result = folder.read_result()
     trainer = resumed_trainer(path, imports=imports, writes=False)
     # It is fitted when a run ends, behind the checkpoint.
