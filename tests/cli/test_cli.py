@@ -322,6 +322,8 @@ def test_a_run_on_data_given_in_python_has_no_page(
     samples = (torch.rand(60, 1, 8, 8), torch.arange(60) % 2)
     train(RunConfig(width=0.05, epochs=1, batch_size=20), data=samples, out=tmp_path / "run")
     check_complaint(*run(capsys, "report", str(tmp_path / "run")), r"run, trained on data given in Python")
+    told = r"was trained on data given in Python: hand them over again, trifecta.resume\('.*run', data=…\)"
+    check_complaint(*run(capsys, "train", "--resume", str(tmp_path / "run")), told)
 
 
 def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

@@ -175,6 +175,11 @@ def resumed_trainer(
     """
     folder = RunFolder(out)
     config, facts = folder.read_settings(imports=imports)
+    if config.data is None and data is None:
+        raise ValueError(
+            f"{folder.path} was trained on data given in Python: hand them over again, "
+            f"trifecta.resume({str(out)!r}, data=…)"
+        )
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
     config = replace(config, **{k: v for k, v in changes.items() if v is not None})
     processes = processes or Alone()
