@@ -66,6 +66,14 @@ def test_names_with_dollars_and_controls_stand_in_figures_as_they_are() -> None:
     assert "a_{$" in svg
 
 
+def test_a_block_without_a_loss_in_some_epochs_has_a_line_of_the_others() -> None:
+    losses = [[None, 0.5], [0.25, None], [None, 0.125]]
+    history = [{"epoch": k, "loss": loss} for k, loss in enumerate(losses, 1)]
+    svg = figures.block_curves(history, "loss", "loss")
+    for text in ("block 0, epoch 2: 0.25", "block 1, epoch 1: 0.5", "block 1, epoch 3: 0.125"):
+        assert text in svg
+
+
 @pytest.mark.slow
 def test_scores_that_a_shortlist_left_out_are_not_drawn(stripes: ImageData) -> None:
     history = [

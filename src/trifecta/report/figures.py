@@ -35,11 +35,18 @@ def block_curves(
         epochs = [record["epoch"] for record in history]
         num_blocks = len(history[-1][key])
         for block in range(num_blocks):
-            values = [record[key][block] for record in history]
-            if values[-1] is not None:
+            # In an epoch of few steps a block may close none, and has no loss.
+            known = [(r["epoch"], r[key][block]) for r in history if r[key][block] is not None]
+            if known:
                 shade = _shade(block, num_blocks)
-                told = [f"block {block}, epoch {e}: {v:.4g}" for e, v in zip(epochs, values, strict=True)]
-                axes.plot(epochs, values, marker=".", color=shade, label=f"block {block}", gid=_hover(told))
+                told = [f"block {block}, epoch {epoch}: {value:.4g}" for epoch, value in known]
+                axes.plot(
+                    *zip(*known, strict=True),
+                    marker=".",
+                    color=shade,
+                    label=f"block {block}",
+                    gid=_hover(told),
+                )
         for name, level in (lines or {}).items():
             axes.axhline(level, color="grey", linestyle=":", linewidth=1, label=name)
         axes.set(xlabel="epoch", ylabel=label)
