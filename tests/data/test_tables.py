@@ -43,6 +43,7 @@ ROWS = [(f"{k:03}.png", EXPECTED[k]) for k in reversed(range(8))]
         ("labels.csv", "file_name,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS)),
         ("labels.csv", "\ufefflabel;File\r\n" + "".join(f"{label};./{file}\r\n" for file, label in ROWS)),
         ("train.csv", "id,label\n" + "".join(f"{file[:3]},{label}\n" for file, label in ROWS)),
+        ("labels.csv", "file_name, label\n" + "".join(f"{file}, {label} \n" for file, label in ROWS)),
         ("any.tsv", "image\ttarget\n" + "".join(f"{file}\t{label}\n" for file, label in ROWS)),
         (
             "metadata.jsonl",
@@ -130,6 +131,32 @@ def table(folder: Path, text: str) -> str:
 )
 def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> None:
     assert message in table(folder, text)
+
+
+def test_a_row_without_a_label_is_named_by_its_file(folder: Path) -> None:
+    write(folder, 4)
+    (folder / "labels.csv").write_text("id,label\n003,\n000,a\n001,b\n002,a\n")
+    with pytest.raises(ValueError, match=r"split 'train', 003\.png has label None"):
+        load(folder)
+
+
+@pytest.mark.parametrize("labelled", ["label", "species"])
+def test_a_column_tells_the_split_of_each_row(folder: Path, labelled: str) -> None:
+    write(folder)
+    splits = ["train", "Test", "train", "val"]
+    lines = [f"{k:03},{splits[k // 2]},{EXPECTED[k]}\n" for k in range(8)]
+    (folder / "labels.csv").write_text(f"id,split,{labelled}\n" + "".join(lines))
+    data = load(folder, hold_out=None, validation=0.1)
+    assert data.validation is not None
+    found = [images.images[:, 0, 1, 1].tolist() for images in (data.train, data.validation, data.test)]
+    assert found == [[0, 1, 4, 5], [6, 7], [2, 3]]
+
+
+def test_a_column_of_other_values_tells_no_split(folder: Path) -> None:
+    write(folder)
+    lines = [f"{k:03},{k // 4},{EXPECTED[k]}\n" for k in range(8)]
+    (folder / "labels.csv").write_text("id,split,label\n" + "".join(lines))
+    assert labels(load(folder)) == EXPECTED
 
 
 def test_images_that_a_table_leaves_out_are_told(folder: Path) -> None:

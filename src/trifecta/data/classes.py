@@ -66,7 +66,7 @@ def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
     """Labels ``(N,)`` int64 as indices into ``classes``; named classes are matched by their names.
 
     Raises:
-        ValueError: a label is missing or is none of ``classes``; names its row, from 0.
+        ValueError: a label is missing or is none of ``classes``; names its file, or its row, from 0.
     """
     arrow, compute = require("pyarrow"), require("pyarrow.compute")
     own, labels = rows.columns[column].names, rows.values(column)
@@ -98,8 +98,9 @@ def _outside(rows: Rows, row: int, label: Any, own: tuple[str, ...], classes: Cl
     """What is said of a label that is no class."""
     has_name = isinstance(label, int) and 0 <= label < len(own)
     known = classes.names if has_name else classes.values
+    place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
     return (
-        f"labels outside the classes: split '{rows.split}', row {row} (from 0) has label "
+        f"labels outside the classes: split '{rows.split}', {place} has label "
         f"{own[label] if has_name else label!r}, but the {len(known)} classes are labelled {known[0]!r} to "
         f"{known[-1]!r}: choose a split with the same labels (data.test_split) or another data.label_column"
     )

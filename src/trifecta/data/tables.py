@@ -11,13 +11,15 @@ from typing import Any
 from trifecta._utils.extras import require
 from trifecta.data.arrow_files import columns_of
 from trifecta.data.rows import Column, Rows, file_rows
-from trifecta.data.splits import SPLITS, TRAIN
+from trifecta.data.splits import SPLITS, TRAIN, split_of
 
 TABLES = (".csv", ".tsv", ".jsonl")
 # Lower case, the likeliest first.
 NAME_COLUMNS = (
     *("file_name", "filename", "file", "image_path", "path", "image", "image_name", "image_id", "id"),
 )
+# Its values say which split a row is of, where neither folders nor the table's name do.
+SPLIT_COLUMN = "split"
 MOST_BYTES = 2**28
 MOST_LINE_BYTES = 2**20
 _MOST_NAMED = 10
@@ -66,13 +68,16 @@ def _json_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
 def _csv_rows(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
     first = next(lines, "")
     delimiter = max(",;\t", key=first.count)
-    (header,) = csv.reader([first], delimiter=delimiter) if first.strip() else ([],)
+    (header,) = csv.reader([first], delimiter=delimiter, skipinitialspace=True) if first.strip() else ([],)
+    header = [name.strip() for name in header]
     if len(set(header)) < len(header):
         raise ValueError(f"two columns have the same name, of {', '.join(header)}")
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter, strict=True), 2):
+    reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+    for number, row in enumerate(reader, 2):
         if row and len(row) != len(header):
             raise ValueError(f"line {number} has {len(row)} values for {len(header)} columns")
-        yield dict(zip(header, row, strict=False)) if row else {}
+        # Spaces around a value are no part of it: else "cat" and " cat" would be two classes.
+        yield dict(zip(header, map(str.strip, row), strict=False)) if row else {}
 
 
 def name_column(table: Plain, file: Path) -> str:
@@ -158,7 +163,8 @@ def table_splits(
     folders: Mapping[str, str],
     chosen: str | None,
 ) -> dict[str, Rows]:
-    """Splits whose labels stand in tables: the name of a table, ``train.csv``, or its images' folders tell.
+    """Splits whose labels stand in tables: the name of a table, ``train.csv``, its images' folders, or a column
+    ``split`` tell.
 
     Args:
         folder: that all files lie in.
@@ -176,9 +182,13 @@ def table_splits(
         within = tuple(f"{first}/" for first, split in folders.items() if split == own) or ""
         places = Places([image for image in images if image.startswith(within)])
         files, labels, kinds = _labelled(folder, name, places)
+        told = _told_splits(labels)
+        labels = {name: values for name, values in labels.items() if name != SPLIT_COLUMN or not told}
+        kinds = {name: kinds[name] for name in labels}
         by_split = defaultdict[str, list[int]](list)
         for row in sorted(range(len(files)), key=files.__getitem__):
-            by_split[own or folders.get(files[row].partition("/")[0], TRAIN)].append(row)
+            split = told[row] if told else TRAIN
+            by_split[own or folders.get(files[row].partition("/")[0], split)].append(row)
         for split, rows in by_split.items():
             if split in splits:
                 raise ValueError(
@@ -188,6 +198,13 @@ def table_splits(
             taken = {column: values.take(rows) for column, values in labels.items()}
             splits[split] = file_rows(split, folder, [files[row] for row in rows], taken, kinds)
     return splits
+
+
+def _told_splits(labels: Mapping[str, Any]) -> list[str]:
+    """The split that each row names; none where no column has names of splits."""
+    column = labels.get(SPLIT_COLUMN)
+    told = [] if column is None else [str(value) for value in column.to_pylist()]
+    return [split_of(name) for name in told] if any(name.lower() in SPLITS for name in told) else []
 
 
 def _labelled(
