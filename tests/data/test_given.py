@@ -10,6 +10,7 @@ import pandas as pd  # type: ignore[import-untyped]
 import pytest
 import torch
 from PIL import Image
+from sklearn.datasets import load_iris
 from torch import Tensor
 from torch.utils.data import (
     ConcatDataset,
@@ -386,6 +387,12 @@ def no_batches() -> DataLoader[Any]:
         ((IMAGES, LABELS), {"test": (IMAGES[..., :5], LABELS)}, r"\(N, 1, 6, 5\), and train has"),
         ((IMAGES, LABELS), {"test": (IMAGES * 255, LABELS)}, "images on another scale than train"),
         ((IMAGES * 255, LABELS), {"validation": HELD}, "validation has images on another scale"),
+        (
+            (IMAGES, LABELS),
+            {"test": (IMAGES * 20 + 100, LABELS)},
+            r"test has samples on another scale than train: the mean of channel 0 is \d+, of train's",
+        ),
+        ((np.ma.masked_greater(IMAGES.numpy(), 0.5), LABELS), {}, "samples of train are masked in places"),
         (TensorDataset(IMAGES, LABELS), {"test": (BYTES, LABELS)}, "test has samples uint8"),
     ],
 )
@@ -395,6 +402,18 @@ def test_what_cannot_be_trained_on_is_refused_in_one_line(
     with pytest.raises(ValueError, match=message) as found:
         data_from(train, **{"batch_size": 20, **options})
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("scaled", ["train", "test"])
+def test_a_table_of_which_one_split_alone_is_scaled_is_told(scaled: str) -> None:
+    columns, labels = load_iris(return_X_y=True)
+    rows = {"train": columns, "test": columns}
+    data_from((columns, labels), test=(columns + 0.3 * columns.std(0), labels))
+    rows[scaled] = (columns - columns.mean(0)) / columns.std(0)
+    with pytest.warns(
+        UserWarning, match="test has columns on another scale than train: the mean of column 0"
+    ):
+        data_from((rows["train"], labels), test=(rows["test"], labels))
 
 
 @pytest.mark.parametrize("position", [25, 45])

@@ -152,6 +152,8 @@ def _tensor(values: Any, what: str) -> Tensor:
         return plain if plain.layout == torch.strided else plain.to_dense()
     if isinstance(values, list | tuple) and hasattr(next(iter(values), None), "__array__"):
         return stacked(values, what)
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise ValueError(f"{what} are masked in places: fill or leave them out")
     if hasattr(values, "getbands"):  # an image of PIL's
         return _from_pil(values)
     try:

@@ -54,6 +54,8 @@ MOST_CHECKED = 5_000
 _AT_ONCE = 256
 # Standard deviations of training and test images that differ by a larger factor are not on one scale.
 _LARGEST_FACTOR = 30.0
+# Nor are channels, or a quarter of a table's columns, whose mean is so many standard deviations away.
+_LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_SAMPLES = 4.0, 0.25, 10
 # Labels of positions are mostly tokens of a vocabulary, not all of which come up.
 _MOST_TOKENS = 2**17
 _SAMPLE_KEYS = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
@@ -576,14 +578,34 @@ def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
             f"{where} has samples {kind_of(other)}, and train has {kind_of(train)}: bring them to one "
             "shape and scale"
         )
-    if not train.is_floating_point() or train.ndim < 4:
+    if not train.is_floating_point() or train.ndim < 2:
         return
-    ours, theirs = (some[: 4 * _AT_ONCE].std(correction=0).item() for some in (train, other))
-    if min(ours, theirs) > 0 and max(ours, theirs) > _LARGEST_FACTOR * min(ours, theirs):
-        raise ValueError(
-            f"{where} has images on another scale than train: their standard deviations are {theirs:.3g} "
-            f"and {ours:.3g}; divide both by the same value"
-        )
+    some = [samples[:: max(1, len(samples) // (4 * _AT_ONCE))] for samples in (train, other)]
+    if train.ndim >= 4:
+        ours, theirs = (samples.std(correction=0).item() for samples in some)
+        if min(ours, theirs) > 0 and max(ours, theirs) > _LARGEST_FACTOR * min(ours, theirs):
+            raise ValueError(
+                f"{where} has images on another scale than train: their standard deviations are "
+                f"{theirs:.3g} and {ours:.3g}; divide both by the same value"
+            )
+    _check_shift(*(samples.movedim(1, 0).flatten(1) for samples in some), where, is_table=train.ndim == 2)
+
+
+def _check_shift(train: Tensor, other: Tensor, where: str, *, is_table: bool) -> None:
+    """Check that means of channels, (C, …), are near those of training's; say it of a table's columns."""
+    if other.shape[1] < _LEAST_SAMPLES:
+        return
+    means, spread = (train.mean(1), other.mean(1)), train.std(1, correction=0)
+    is_far = ((means[1] - means[0]).abs() > _LARGEST_SHIFT * spread) & (spread > 0)
+    if is_far.double().mean().item() < (_SHIFTED_SHARE if is_table else 1):
+        return
+    k = first_of(is_far)
+    what = f"{where} has {'columns' if is_table else 'samples'} on another scale than train"
+    part = "column" if is_table else "channel"
+    told = f"the mean of {part} {k} is {means[1][k]:.3g}, of train's {means[0][k]:.3g}"
+    if not is_table:
+        raise ValueError(f"{what}: {told}; scale both alike")
+    warnings.warn(f"{what}: {told}; scale both alike", stacklevel=4)
 
 
 def _check_shapes(first: Tensor, other: Tensor, where: str) -> None:

@@ -163,8 +163,9 @@ def table_splits(
     folders: Mapping[str, str],
     chosen: str | None,
 ) -> dict[str, Rows]:
-    """Splits whose labels stand in tables: the name of a table, ``train.csv``, its images' folders, or a column
-    ``split`` tell.
+    """Splits whose labels stand in tables.
+
+    A table's name such as ``train.csv``, its images' folders, or a column ``split`` tell the split.
 
     Args:
         folder: that all files lie in.
