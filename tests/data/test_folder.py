@@ -362,6 +362,18 @@ def test_greys_of_sixteen_bits_are_scaled_by_the_range_of_the_training_images(fo
         assert greys(data) == ([0, 128, 255] * 2, [0, 26, 255] * 2)
 
 
+@pytest.mark.parametrize(("train", "test"), [(4095, 65535), (65535, 1023)])
+def test_greys_of_another_range_than_training_are_refused(folder: Path, train: int, test: int) -> None:
+    for split, most in (("train", train), ("test", test)):
+        for name in ("cat", "dog"):
+            deep(folder / split, name, [most * k // 200 for k in range(201)])
+    for _ in range(2):
+        with pytest.raises(
+            ValueError, match=rf"test images have greys of another range .* 0 to {train} of"
+        ):
+            load(folder)
+
+
 @pytest.mark.filterwarnings("ignore:204 of 204 test images are training images too")
 def test_a_few_levels_are_said(folder: Path) -> None:
     for split in ("train", "test"):

@@ -588,7 +588,8 @@ def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
                 f"{where} has images on another scale than train: their standard deviations are "
                 f"{theirs:.3g} and {ours:.3g}; divide both by the same value"
             )
-    _check_shift(*(samples.movedim(1, 0).flatten(1) for samples in some), where, is_table=train.ndim == 2)
+    trained, tested = (samples.movedim(1, 0).flatten(1) for samples in some)
+    _check_shift(trained, tested, where, is_table=train.ndim == 2)
 
 
 def _check_shift(train: Tensor, other: Tensor, where: str, *, is_table: bool) -> None:

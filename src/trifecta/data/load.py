@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trifecta.data.cache import cached_images
@@ -22,6 +23,8 @@ from trifecta.data.splits import VALIDATION, split_of
 
 # Fewer grey levels are worth a word where 16-bit images have more.
 FEW_LEVELS = 64
+# So much larger a share of 16-bit greys at the ends of the training images' range is an error.
+MOST_CLIPPED = 0.5
 # Images in both splits: fewer happen to be in published sets too.
 SHARED, SHARED_SHARE = 10, 0.01
 
@@ -210,6 +213,9 @@ def _source(config: DataConfig) -> _Loaded:
         for part, rows in used.items()
         if part != "train"
     }
+    for part, images in sets.items():
+        if part != "train":
+            _check_greys(part, images, whole, grey_range)
     sets = _alike(sets)
     if config.hold_out is not None:
         sets["train"], sets["test"] = hold_out(sets["train"], config.hold_out)
@@ -312,11 +318,31 @@ def _images(
     return ImageSet(images, labels, rows=torch.arange(len(labels)) if in_file else None), found
 
 
+def _check_greys(part: str, images: ImageSet, training: ImageSet, grey_range: GreyRange | None) -> None:
+    """Check that a split's 16-bit greys fill the range of training's: few clipped, and levels left."""
+    if grey_range is None:
+        return
+    greys = [_some(images), _some(training)]
+    clipped = [float(np.isin(pixels, (0, 255)).mean()) for pixels in greys]
+    levels = [len(np.unique(pixels)) for pixels in greys]
+    if clipped[0] > clipped[1] + MOST_CLIPPED or levels[0] * FEW_LEVELS < levels[1] * 4:
+        raise ValueError(
+            f"{part} images have greys of another range than the training images, which use "
+            f"{grey_range.low} to {grey_range.high} of 16 bits: {clipped[0]:.0%} of their pixels lie at "
+            f"its ends or beyond, and {levels[0]} levels are left; save all with one scale"
+        )
+
+
+def _some(images: ImageSet) -> NDArray[np.uint8]:
+    chosen = torch.arange(0, len(images), max(1, len(images) // 1000))
+    pixels: NDArray[np.uint8] = images.select(chosen).images.numpy()
+    return pixels
+
+
 def _warn_of_few_levels(images: ImageSet, grey_range: GreyRange | None) -> None:
     if grey_range is None or not grey_range.values:
         return
-    some = images.select(torch.arange(0, len(images), max(1, len(images) // 1000)))
-    levels = len(np.unique(some.images.numpy()))
+    levels = len(np.unique(_some(images)))
     if levels < min(FEW_LEVELS, grey_range.values):
         warnings.warn(
             f"16-bit images: of {grey_range.values:,} greys from {grey_range.low} to {grey_range.high}, "
