@@ -278,7 +278,7 @@ def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:
 @pytest.mark.slow
 def test_a_probe_that_fails_says_why() -> None:
     too_small = replace(TINY, image_shape=(1, 2, 2))
-    with pytest.raises(RuntimeError, match=r"backprop on small failed.*--image-size 8"):
+    with pytest.raises(RuntimeError, match=r"backprop on small failed.*image_size=8"):
         measure_memory(too_small, select("backprop"), ["small"], rounds=1, say=silent)
 
 
