@@ -34,9 +34,10 @@ def test_mnist() -> None:
 @pytest.mark.slow
 def test_fashion_mnist_validates_on_the_same_images_of_every_class() -> None:
     # Its test split stands in for both, to be quick.
-    first, second = (
-        load("fashion_mnist", train_split="test", test_split="none", hold_out=0.2) for _ in range(2)
-    )
+    with pytest.warns(UserWarning, match=r"not used: train \(60,000 images\)"):
+        first, second = (
+            load("fashion_mnist", train_split="test", test_split="none", hold_out=0.2) for _ in range(2)
+        )
     assert first.validation is not None
     assert second.validation is not None
     assert first.validation.labels.bincount().tolist() == [80] * 10

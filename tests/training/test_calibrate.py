@@ -104,7 +104,7 @@ def test_halves_share_a_class_of_one_sample_and_never_score_it() -> None:
 
 def test_a_run_that_goes_on_fits_it_anew(tmp_path: Path) -> None:
     given = data(validation=True)
-    train(replace(CONFIG, epochs=2), data=given, out=tmp_path / "run")
+    train(replace(CONFIG, epochs=2, keep="last"), data=given, out=tmp_path / "run")
     again = resume(tmp_path / "run", data=given)
     assert again.result["temperature"] == RunFolder(tmp_path / "run").read_result()["temperature"] != 1
     more = resume(tmp_path / "run", epochs=6, data=given)

@@ -200,8 +200,8 @@ def resumed_trainer(
     if not writes:
         # The weights that the run ended with may be an earlier epoch's than its checkpoint's.
         load_model(folder, trainer.network)
-    elif trainer.written is not None:
-        folder.write_config(config, trainer.facts, trainer.learner.precision)
+    else:
+        trainer.write_config(config)
     return trainer
 
 

@@ -210,7 +210,7 @@ class Trainer:
             )
         self.network.readout_blocks = blocks
         method = replace(self.config.method, readout=",".join(map(str, blocks)))
-        self._write_config(replace(self.config, method=method))
+        self.write_config(replace(self.config, method=method))
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -226,7 +226,7 @@ class Trainer:
     def _prepare(self) -> None:
         """Make the folder's files those of this moment."""
         if self.position == Position():
-            self._write_config(self.config)
+            self.write_config(self.config)
             save(self)
             return
         self.kept.find(self)
@@ -355,7 +355,8 @@ class Trainer:
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
-    def _write_config(self, config: RunConfig) -> None:
+    def write_config(self, config: RunConfig) -> None:
+        """Write settings to the folder, with what the data and the processes are."""
         if self.written is not None:
             self.written.write_config(
                 config, self.facts, self.learner.precision, replicas=self.processes.facts()
