@@ -120,7 +120,7 @@ def _average(
         for number, (images, labels) in enumerate(_usable(batches, device)):
             with autocast(precision, device):
                 # Predictions of the labels that are wrong and likely need statistics, too.
-                x = in_memory_format(entering(network, images, labels, generator))
+                x = in_memory_format(entering(network, network.as_samples(images), labels, generator))
                 for norm in norms.values() if number == 0 else ():
                     norm.reset_running_stats()
                 with _updating(norms.values()):
