@@ -15,9 +15,10 @@ from trifecta import METHODS, Learner, RunConfig, RunFolder, build_network, get_
 from trifecta._utils import checksums
 from trifecta.calibration import calibration_error, fit_temperature, log_loss, probabilities
 from trifecta.data import ImageData, ImageSet
+from trifecta.data.images import hold_out
 from trifecta.readout import fuse
 from trifecta.training import Callback, Interrupted, Trainer
-from trifecta.training.calibrate import _halves, calibrate
+from trifecta.training.calibrate import calibrate
 
 CONFIG = RunConfig(network="mlp", width=0.01, epochs=6, batch_size=20, precision="fp32", device="cpu")
 PRIOR = math.log(3)
@@ -59,10 +60,10 @@ def test_it_is_fitted_on_validation_images_and_travels_with_the_weights(tmp_path
     assert torch.allclose(shares.amax(1).float(), done.test.confidence)
 
 
-def test_without_validation_images_halves_are_scored_by_networks_of_the_others() -> None:
+def test_without_validation_images_a_fifth_is_scored_by_a_network_of_the_rest() -> None:
     given = data(validation=False)
     done = train(CONFIG, data=given)
-    assert done.result["calibrated_on"] == "halves"
+    assert done.result["calibrated_on"] == "fold"
     scores = done.network.fused_scores(given.test.images)
     best = log_loss(probabilities(scores, fit_temperature(scores, given.test.labels)), given.test.labels)
     known = fit_temperature(done.network.fused_scores(given.train.images), given.train.labels)
@@ -89,17 +90,20 @@ def test_where_no_other_network_can_be_trained_the_training_images_have_to_do() 
         assert done.result["temperature"] != 1
 
 
-def test_halves_share_a_class_of_one_sample_and_never_score_it() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    (own, others), (other_own, other_others) = _halves(labels)
-    assert set(labels[own].tolist()) == set(labels[other_own].tolist()) == {0, 1, 2}
-    scored = torch.cat([others, other_others]).tolist()
-    assert sorted(scored) == [0, 1, 2, 3, 4]
-    assert not set(own.tolist()) & set(others.tolist())
-    assert not set(other_own.tolist()) & set(other_others.tolist())
-    first, second = _halves(torch.zeros(7, 4, dtype=torch.int64))
-    assert [part.tolist() for part in first] == [[0, 1, 2, 3], [4, 5, 6]]
-    assert [part.tolist() for part in second] == [[4, 5, 6], [0, 1, 2, 3]]
+def test_the_fold_is_what_another_run_says_of_images_that_it_did_not_see() -> None:
+    given = data(validation=False)
+    done = train(CONFIG, data=given)
+    own, others = hold_out(given.train, 0.2)
+    twin = Trainer(CONFIG, data=replace(given, train=own, test=others))
+    twin.fit()
+    scores = twin.network.fused_scores(others.images)
+    assert done.result["temperature"] == pytest.approx(fit_temperature(scores, others.labels), rel=1e-5)
+
+
+def test_where_every_class_has_one_image_none_is_held_out() -> None:
+    single = ImageSet(torch.eye(24)[:, :8] + torch.arange(24).view(-1, 1) / 24, torch.arange(24))
+    given = replace(data(validation=False), train=single, test=single, classes=tuple(map(str, range(24))))
+    assert train(CONFIG, data=given).result["calibrated_on"] == "training"
 
 
 def test_a_run_that_goes_on_fits_it_anew(tmp_path: Path) -> None:
@@ -176,7 +180,7 @@ def test_large_training_sets_are_scored_in_part(monkeypatch: pytest.MonkeyPatch)
     noting = Noting()
     trainer = Trainer(CONFIG, data=data(validation=False), callbacks=[noting])
     trainer.fit()
-    assert calibrate(trainer, halves_up_to=149) == "training"
+    assert calibrate(trainer, repeat_up_to=149) == "training"
     assert noting.scored == [50]
 
 

@@ -125,7 +125,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         callbacks = [EarlyStopping(self.patience)] if self.early_stopping else []
         trainer = Trainer(config, data=data, callbacks=callbacks)
         trainer.fit()
-        calibrate(trainer, halves_up_to=len(data.train))
+        calibrate(trainer, repeat_up_to=len(data.train))
         self.network_: LocalNetwork = trainer.network.eval()
         self.history_, self.n_iter_ = trainer.history, len(trainer.history)
         self._learner_state: dict[str, Any] | None = None

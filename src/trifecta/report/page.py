@@ -16,7 +16,7 @@ _COUNTED_SAMPLES = 4
 
 _CALIBRATED_ON = {
     "validation": "fitted on validation images",
-    "halves": "fitted on each half of the training images, scored by a network trained on the other",
+    "fold": "fitted on a fifth of the training images, scored by a network trained on the rest",
     "training": "fitted on the training images themselves, which are known too well",
     None: "not fitted",
 }

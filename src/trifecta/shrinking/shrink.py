@@ -61,7 +61,7 @@ def shrink(
         trainer = Trainer(config, folder=folder, data=source.data)
         copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
         trainer.network.to(trainer.device)
-        return finish(trainer, halves_up_to=0)
+        return finish(trainer, repeat_up_to=0)
 
 
 def _check(config: RunConfig, network: LocalNetwork) -> None:

@@ -18,7 +18,7 @@ from trifecta.data import Given, ImageData, data_from
 from trifecta.distributed.processes import Alone
 from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
-from trifecta.training.calibrate import MOST_FOR_HALVES, calibrate
+from trifecta.training.calibrate import MOST_TO_REPEAT, calibrate
 from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.dataset_facts import DatasetFacts
@@ -257,15 +257,15 @@ def _watched(trainer: Trainer, progress: bool | None) -> Run:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def finish(trainer: Trainer, *, halves_up_to: int = MOST_FOR_HALVES) -> Run:
+def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
     """Train what is left, fit the read-out's temperature, read the test split once, write the result.
 
-    ``halves_up_to`` as for :func:`trifecta.training.calibrate.calibrate`.
+    ``repeat_up_to`` as for :func:`trifecta.training.calibrate.calibrate`.
     """
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
-    calibrated_on = calibrate(trainer, halves_up_to=halves_up_to)
+    calibrated_on = calibrate(trainer, repeat_up_to=repeat_up_to)
     calibrated = time.perf_counter()
     test = trainer.evaluate(trainer.data.test)
     seconds = time.perf_counter() - calibrated
