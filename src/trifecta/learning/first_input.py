@@ -34,7 +34,7 @@ def entering(
     generator: torch.Generator | None,
     rows: slice = slice(None),
 ) -> Tensor:
-    """The same, without telling anything."""
+    """Return the input of :func:`first_input`, and tell no head an error."""
     if network.image_pairs is not None:
         positives, negatives = network.image_pairs.pairs(images, generator).chunk(2)
         return torch.cat([positives[rows], negatives[rows]])
