@@ -16,8 +16,8 @@ import torch
 
 from trifecta import METHODS, Learner, build_network, get_method
 from trifecta._utils.devices import describe_device, in_memory_format, resolve_device
-from trifecta.learning import GraphedLearner, fastest_learner
-from trifecta.training.versions import versions
+from trifecta.cuda_graphs import GraphedLearner, fastest_learner
+from trifecta.training.run import versions
 
 STEPS, BATCH, SHAPE, CLASSES = 24, 64, (3, 32, 32), 10
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from trifecta import LocalNetwork, get_method
 from trifecta.bench.end_to_end_ranks import PipelinedBackprop
 from trifecta.bench.rank import seconds_of
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.processes import Together, joined
-from trifecta.distributed.simulated_layouts import BlockTimes
-from trifecta.distributed.stage import StageLearner
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.processes import Together, joined
+from trifecta.parallel.simulation import BlockTimes
+from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 
 IMAGES, CLASSES = 64, 10

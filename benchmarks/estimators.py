@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from trifecta import TrifectaClassifier
 from trifecta._utils.devices import describe_device
-from trifecta.training.versions import versions
+from trifecta.training.run import versions
 
 FOLDS, SEEDS = 5, (0, 1)
 DATA: dict[str, Callable[..., Any]] = {

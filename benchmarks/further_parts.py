@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from trifecta import Learner
 from trifecta.losses.head import Term
 from trifecta.training import Trainer
-from trifecta.training.callbacks import Callback
+from trifecta.training.trainer import Callback
 
 
 class Reconstruction(nn.Module):

@@ -22,7 +22,7 @@ from trifecta._utils.devices import describe_device
 from trifecta.bench.work import prediction_multiply_adds
 from trifecta.data import ImageSet
 from trifecta.training.evaluation import evaluate
-from trifecta.training.versions import versions
+from trifecta.training.run import versions
 
 TRAIN, TEST = 30_000, 2_000
 LABELS = (0, 50, 20, 10, 5)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from trifecta._utils.devices import describe_device
-from trifecta.training.versions import versions
+from trifecta.training.run import versions
 
 CAUGHT = ("killed", "timeout", "caught by type check", "segfault")
 # A change that touches nothing but what fits one of these, and why no test tells it from the original.

@@ -26,7 +26,7 @@ import gpt  # noqa: E402
 import vit  # noqa: E402
 from trifecta import Run  # noqa: E402
 from trifecta._utils.devices import describe_device  # noqa: E402
-from trifecta.training.versions import versions  # noqa: E402
+from trifecta.training.run import versions  # noqa: E402
 
 IMAGE_METHODS = ("superfecta", "mono-forward", "trifecta", "deep-supervision", "backprop")
 TEXT_METHODS = ("superfecta", "mono-forward", "deep-supervision", "backprop")

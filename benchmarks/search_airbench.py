@@ -23,13 +23,13 @@ from searching import search, trained
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
 from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
-from trifecta.losses.convolutional import AuxiliaryCrossEntropy
 from trifecta.losses.head import Objective
+from trifecta.losses.later_layers import AuxiliaryCrossEntropy
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
-from trifecta.training.callbacks import Callback
+from trifecta.training.trainer import Callback
 
 NARROW = CLASSIFIER
 HIDDEN = replace(CLASSIFIER, hidden=512)

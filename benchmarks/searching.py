@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from conditions import conditions
 from trifecta.training import RunConfig, Trainer
-from trifecta.training.callbacks import Callback
+from trifecta.training.trainer import Callback
 
 Measure = Callable[[Path, str], dict[str, Any]]
 

@@ -18,7 +18,7 @@ from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, 
 from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant
 from trifecta.bench.work import training_multiply_adds
 from trifecta.data import load_data
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.losses import Symmetric, Threshold
 from trifecta.methods import Method
 from trifecta.network import LocalNetwork

@@ -10,7 +10,7 @@ from pathlib import Path
 from trifecta._utils.devices import describe_device, resolve_device
 from trifecta.data import load_data
 from trifecta.training import RunFolder, evaluate, load_network
-from trifecta.training.saved_network import run_precision
+from trifecta.training.model import run_precision
 
 
 def main() -> None:

@@ -28,10 +28,9 @@ from trifecta.bench.block_times import block_times
 from trifecta.bench.rank import Order, measure
 from trifecta.bench.scaling import launch
 from trifecta.bench.setting import Setting
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.processes import joined
-from trifecta.distributed.simulated_layouts import BlockTimes, local_seconds, pipeline_seconds
-from trifecta.distributed.simulation import Link
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.processes import joined
+from trifecta.parallel.simulation import BlockTimes, Link, local_seconds, pipeline_seconds
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training.run import versions
 

@@ -27,7 +27,7 @@ from longevity import growth, many_steps, many_trainings
 from trifecta import DataConfig, RunConfig, get_method, load_data
 from trifecta._utils.devices import describe_device
 from trifecta.data import ImageData
-from trifecta.training.versions import versions
+from trifecta.training.run import versions
 
 KILLED = (
     ("trifecta", 1),

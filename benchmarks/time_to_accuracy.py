@@ -23,8 +23,7 @@ from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.experiments.recipes.fast import AUGMENTATION, STRICT_OPTIMIZER
 from trifecta.methods import tierce
 from trifecta.training import RunConfig, Trainer
-from trifecta.training.evaluation import score, summarise
-from trifecta.training.views import VIEWS
+from trifecta.training.evaluation import VIEWS, score, summarise
 
 THRESHOLDS = {
     "cifar10": (0.8, 0.85, 0.9, 0.92, 0.93, 0.94),

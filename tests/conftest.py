@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from trifecta.counts import counts
 from trifecta.data import DataConfig, ImageData, ImageSet, load_data
-from trifecta.learning.counts import counts
 from trifecta.network import LocalNetwork
 
 # Workers side by side: more threads each would only wait for one another.
@@ -65,13 +65,13 @@ def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fused_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small."""
-    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", 0)
+    monkeypatch.setattr("trifecta.window.LEAST_FUSED_BYTES", 0)
 
 
 @pytest.fixture(params=[0, 2**60], ids=["fused", "plain"])
 def window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small, and with the plain graph."""
-    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", request.param)
+    monkeypatch.setattr("trifecta.window.LEAST_FUSED_BYTES", request.param)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 
-from trifecta._utils import checksums
+from trifecta._utils import files as checksums
 from trifecta.cli import main
 from trifecta.data import ImageData
 

@@ -10,10 +10,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from trifecta.building import build_network
 from trifecta.data import ImageData
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.methods import get_method
+from trifecta.network import build_network
 from trifecta.training import RunConfig, train
 
 # What is warmed up before the first look, as a share of all.

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from trifecta._utils import checksums
+from trifecta._utils import files as checksums
 
 
 def edit_config(run: Path, pattern: str, replacement: str) -> None:

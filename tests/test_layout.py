@@ -13,12 +13,12 @@ FLOORS = [
     {"_utils"},
     {"nn", "schedules"},
     {"losses", "inputs", "optim", "readout", "calibration"},
-    {"method", "fused"},
-    {"prediction", "compiled"},
+    {"method", "kernels"},
     {"network"},
-    {"building"},
-    {"learning"},
-    {"methods", "distributed"},
+    {"window"},
+    {"learner"},
+    {"counts", "cuda_graphs", "pipeline", "statistics"},
+    {"methods", "parallel"},
     {"data"},
     {"training"},
     {"report", "shrinking"},
@@ -42,16 +42,10 @@ MODULES = {module_of(file): file for file in sorted(ROOT.rglob("*.py"))}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Modules of the package that a file imports while it runs."""
+    """Modules of the package that a file imports, while it runs or for its types."""
     tree = ast.parse(file.read_text())
-    skipped = {
-        node
-        for test in ast.walk(tree)
-        if isinstance(test, ast.If) and "TYPE_CHECKING" in ast.unparse(test.test)
-        for node in ast.walk(test)
-    }
     for node in ast.walk(tree):
-        if node in skipped or not isinstance(node, ast.ImportFrom | ast.Import):
+        if not isinstance(node, ast.ImportFrom | ast.Import):
             continue
         names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
         for name in names:

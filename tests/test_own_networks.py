@@ -29,10 +29,9 @@ from trifecta import (
     resume,
     train,
 )
-from trifecta.inputs.added import LabelAdded, LabelEmbedding
-from trifecta.inputs.labels import LabelChannel
-from trifecta.learning import Pipeline
-from trifecta.nn.carried import map_tensors
+from trifecta.inputs.label_inputs import LabelAdded, LabelChannel, LabelEmbedding
+from trifecta.nn.cutting import map_tensors
+from trifecta.pipeline import Pipeline
 from trifecta.training import Interrupted
 from users_networks import CLASSES, GPT, Attention, Skips, ViT, columns, signals, volumes
 

@@ -35,8 +35,8 @@ from trifecta import (
 )
 from trifecta.data import ImageData
 from trifecta.training import Interrupted, from_plain, to_plain
-from trifecta.training.callbacks import flat_record
 from trifecta.training.run import finish
+from trifecta.training.trainer import flat_record
 
 PAGE = (Path(__file__).parent.parent / "docs/write-a-method.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -336,7 +336,7 @@ def test_tensorboard_has_every_number_of_every_epoch(stripes: ImageData, tmp_pat
 
 
 def test_an_overridden_goodness_of_a_pair_head_is_what_trains() -> None:
-    from trifecta.losses.pairs import PairHead
+    from trifecta.losses.terms import PairHead
 
     class Doubled(PairHead):
         def goodness(self, features: torch.Tensor) -> torch.Tensor:

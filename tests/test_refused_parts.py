@@ -9,8 +9,8 @@ import pytest
 
 from command import run
 from trifecta import Callback, RunConfig, get_method, train
-from trifecta.building import build_network
 from trifecta.data import ImageData
+from trifecta.network import build_network
 
 PARTS = """
 from dataclasses import dataclass

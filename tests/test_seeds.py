@@ -13,8 +13,7 @@ from trifecta import Learner, LocalNetwork, TrifectaClassifier, build_network, g
 from trifecta.data.augment import Augmentation
 from trifecta.data.batches import Batches, epoch_order
 from trifecta.data.given import EpochOrder
-from trifecta.data.images import ImageSet
-from trifecta.data.splits import stratified_split
+from trifecta.data.images import ImageSet, stratified_split
 from trifecta.method import Method
 from trifecta.nn.blocks import Dropout
 from trifecta.nn.drawing import seed_from

@@ -7,8 +7,8 @@ from torch import nn
 
 from trifecta._utils.references import check_part, name_of, part_of
 from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
-from trifecta.inputs.labels import LABEL_INPUTS, LabelInput
-from trifecta.losses.coarse import Levels, check_superclasses, coarsened, superclasses_of
+from trifecta.inputs.label_inputs import LABEL_INPUTS, LabelInput
+from trifecta.losses.combined import Levels, check_superclasses, coarsened, superclasses_of
 from trifecta.losses.head import Head, Objective, at_block, check_objective, head_at
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
@@ -42,7 +42,7 @@ class Method:
             in; finding that out costs a prediction of every image).
         superclasses: levels of coarse targets, coarsest first, each with the superclass of every class,
             numbered from 0. The levels and then the classes share the blocks equally
-            (:func:`trifecta.losses.coarse.superclasses_of`); empty for classes throughout.
+            (:func:`trifecta.losses.combined.superclasses_of`); empty for classes throughout.
         finds_superclasses: whether training begins by finding them in its images, where none are given
             (:func:`trifecta.data.superclasses.find_superclasses`).
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.

@@ -1,39 +1,410 @@
-"""A network assembled for a method: label input, blocks, and a head wherever a window can close.
+"""Where the features of a block's output stand: behind the batch (channels first), or last (tokens).
 
-Shapes: B samples, such as images (B, C, H, W); K classes; L blocks. Nothing here trains: see
-:mod:`trifecta.learning`.
+Declared, or found from a block's own layers and from which sizes it accepts; never assumed. Shapes:
+N samples; maps (N, C, …) are ``first``, tokens (N, …, C) are ``last``; (N, F) are both.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
-from trifecta._utils.draws import unseeded
-from trifecta._utils.references import name_of
-from trifecta.compiled import CompiledParts, compile_parts
-from trifecta.inputs.added import LabelAdded, LabelEmbedding
-from trifecta.inputs.entrance import entrance
-from trifecta.losses import Head
+from trifecta._utils.checks import require_memory
+from trifecta._utils.draws import SeededDraws, unseeded
+from trifecta._utils.references import blamed, name_of, own_parts, part_of
+from trifecta.inputs.label_inputs import LabelAdded, LabelEmbedding, entrance
+from trifecta.kernels import infer_block, infer_first_block, inference_block
+from trifecta.losses import ChannelSums, Head
 from trifecta.method import Method
-from trifecta.nn.blocks import ResidualBlock, split_block
-from trifecta.nn.carried import features_of, map_tensors, passed_on
+from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block
+from trifecta.nn.cutting import Blocks, Carried, features_of, map_tensors, passed_on
 from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw, seed_from, undisturbed
-from trifecta.nn.from_module import Blocks
-from trifecta.nn.layout import Traced, channels_first, trace_features
-from trifecta.nn.shapes import SampleShape
-from trifecta.prediction import block_scores, embeddings
+from trifecta.nn.networks import NETWORKS, NetworkBuilder
+from trifecta.nn.shapes import FeatureShape, SampleShape
 from trifecta.readout import (
     Shortlist,
+    best_rows,
     choose_shortlist,
     fuse,
     select_blocks,
+    spread_scores,
     usual_shortlist,
 )
+
+Halves = Sequence[tuple[nn.Module, nn.Module]]
+
+FIRST, LAST = "first", "last"
+_CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
+
+
+def channels_first(features: Tensor, layout: str) -> Tensor:
+    """Move features that stand last behind the batch, (N, …, C) → (N, C, …); others stay as they are."""
+    return features.movedim(-1, 1) if layout == LAST else features
+
+
+class Sighting:
+    """What the layers of a block say about where features stand: each layer's layout and its width."""
+
+    def __init__(self) -> None:
+        self.layers: list[tuple[str, int]] = []
+
+    def note(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Take note of what a layer returned; a forward hook."""
+        result = output[0] if isinstance(output, tuple) else output
+        if not isinstance(result, Tensor) or result.ndim < 3:
+            return
+        if isinstance(module, _CHANNELS_FIRST):
+            self.layers.append((FIRST, result.shape[1]))
+        elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
+            return
+        else:
+            self.layers.append((LAST, result.shape[-1]))
+
+    def layout_of(self, features: Tensor) -> str | None:
+        """Return where the features of a block's output stand; None where its layers do not say."""
+        if features.ndim < 3:
+            return FIRST
+        if not self.layers:
+            return None
+        _, width = self.layers[-1]
+        is_first, is_last = features.shape[1] == width, features.shape[-1] == width
+        if is_first != is_last:
+            return FIRST if is_first else LAST
+        # Both sizes fit. Convolutions alone do not move their channels.
+        return FIRST if is_first and all(kind == FIRST for kind, _ in self.layers) else None
+
+
+@contextmanager
+def watch(block: nn.Module) -> Iterator[Sighting]:
+    """Take note of what the layers of ``block`` return for a while."""
+    seen = Sighting()
+    kinds = (*_CHANNELS_FIRST, *_CHANNELS_LAST)
+    handles = [m.register_forward_hook(seen.note) for m in block.modules() if isinstance(m, kinds)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layout_by_input(block: nn.Module, x: Any, layout: str) -> str | None:
+    """Find the layout of a block's output from that of its input: more positions in, more positions out."""
+    features = features_of(x)
+    position = 1 if layout == LAST else features.ndim - 1
+    longer = _response(block, x, position)
+    usual = features_of(block(x))
+    if longer is None or longer.ndim != usual.ndim:
+        return None
+    return _layout_of_changes(usual.shape[1] != longer.shape[1], usual.shape[-1] != longer.shape[-1])
+
+
+def layout_by_next(following: nn.Module, x: Any) -> str | None:
+    """Find the layout of ``x`` from what the following block takes: weights fix the size of features."""
+    features = features_of(x)
+    accepts_first = _response(following, x, 1) is not None
+    accepts_last = _response(following, x, features.ndim - 1) is not None
+    return _layout_of_changes(accepts_first, accepts_last)
+
+
+def _layout_of_changes(first: bool, last: bool) -> str | None:
+    """Where positions can be first and not last, features are last; and the other way about."""
+    if first == last:
+        return None
+    return LAST if first else FIRST
+
+
+def _response(block: nn.Module, x: Any, dim: int) -> Tensor | None:
+    """Pass ``x`` with one more entry in ``dim``; None where the block refuses it."""
+    features = features_of(x)
+    longer = torch.cat([features, features.narrow(dim, 0, 1)], dim)
+    try:
+        return features_of(block(x._replace(features=longer) if hasattr(x, "_replace") else longer))
+    except Exception:  # whatever a module raises for a size that is not its own
+        return None
+
+
+class Traced(NamedTuple):
+    """What the blocks return for a batch.
+
+    Attributes:
+        layouts: where the features of each block's output stand.
+        shapes: of these features, channels first.
+        carries: whether any block passes on more than its features.
+        written: the blocks that write into their input, such as by an activation in place.
+    """
+
+    layouts: tuple[str, ...]
+    shapes: tuple[FeatureShape, ...]
+    carries: bool
+    written: frozenset[int]
+
+
+@torch.no_grad()
+def trace_features(blocks: Halves, x: Tensor, declared: str | Sequence[str] | None = None) -> Traced:
+    """Pass a batch through blocks in evaluation mode, and find what each of them returns.
+
+    Args:
+        blocks: each as the two parts that its head looks between.
+        x: (N, …), two samples.
+        declared: where features stand, for all blocks or one by one; None to find it.
+
+    Raises:
+        ValueError: a block refuses what the one before returns, keeps no batch in front, or does not tell
+            where its features stand.
+    """
+    layouts: list[str | None] = _declared(declared, len(blocks))
+    inputs: list[Any] = [x]
+    outputs: list[Tensor] = []
+    written = set()
+    for k, (front, back) in enumerate(blocks):
+        given = map_tensors(Tensor.clone, inputs[-1])
+        features, received, seen = _pass(k, front, back, given)
+        if _version(given):
+            written.add(k)
+        _check_batch_first(k, front, inputs[-1], features)
+        outputs.append(features)
+        inputs.append(received)
+        layouts[k] = layouts[k] or seen.layout_of(features)
+    for k, (front, _) in enumerate(blocks):
+        if layouts[k] is None and k and (before := layouts[k - 1]) is not None:
+            layouts[k] = layout_by_input(front, inputs[k], before)
+        if layouts[k] is None and k + 1 < len(blocks):
+            layouts[k] = layout_by_next(blocks[k + 1][0], inputs[k + 1])
+    known = [_known(k, layout, outputs[k]) for k, layout in enumerate(layouts)]
+    shapes = [
+        tuple(channels_first(features, layout).shape[1:])
+        for features, layout in zip(outputs, known, strict=True)
+    ]
+    return Traced(
+        tuple(known), tuple(shapes), any(isinstance(value, Carried) for value in inputs), frozenset(written)
+    )
+
+
+def _version(value: Any) -> int:
+    """How often tensors in ``value`` were written into since they were cloned."""
+    found: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(0 if tensor.is_inference() else tensor._version)
+        return tensor
+
+    map_tensors(note, value)
+    return sum(found)
+
+
+def _declared(declared: str | Sequence[str] | None, count: int) -> list[str | None]:
+    if declared is None:
+        return [None] * count
+    layouts = [declared] * count if isinstance(declared, str) else list(declared)
+    if len(layouts) != count or any(layout not in (FIRST, LAST) for layout in layouts):
+        raise ValueError(
+            f"channels are {FIRST} or {LAST}, for all blocks or one for each of the {count}: "
+            f"received {declared}"
+        )
+    return list(layouts)
+
+
+def _pass(block: int, front: nn.Module, back: nn.Module, x: Any) -> tuple[Tensor, Any, Sighting]:
+    try:
+        with watch(front) as seen:
+            output = front(x)
+            received = passed_on(back(output))
+    except Exception as error:  # whatever a module raises for an input that is not its own
+        shape = ", ".join(map(str, features_of(x).shape[1:]))
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"block {block} does not take a batch (N, {shape}): {reason}") from None
+    return features_of(output), received, seen
+
+
+def _check_batch_first(block: int, front: nn.Module, x: Any, features: Tensor) -> None:
+    """Refuse a block whose output has no batch in front, or a layer that takes it for a sequence."""
+    suspects = (nn.MultiheadAttention, nn.RNNBase)
+    is_suspect = any(isinstance(m, suspects) and not m.batch_first for m in front.modules())
+    if len(features) != len(features_of(x)) or (is_suspect and _mixes_samples(front, x)):
+        raise ValueError(
+            f"a block keeps the batch in front, (N, …): block {block} returns {tuple(features.shape)} for "
+            f"{len(features_of(x))} samples, or mixes them; is a layer without batch_first=True in it?"
+        )
+
+
+def _mixes_samples(front: nn.Module, x: Any) -> bool:
+    """Whether what a block returns for a sample depends on another one."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return False
+    draw = torch.Generator().manual_seed(0)
+    some = torch.randn(x.shape, generator=draw).to(x)
+    both = features_of(front(some))
+    alone = [features_of(front(some[k : k + 1])) for k in range(len(some))]
+    if any(one.shape != both[:1].shape for one in alone):
+        return True
+    return not torch.allclose(both, torch.cat(alone), rtol=1e-3, atol=1e-4)
+
+
+def _known(block: int, layout: str | None, features: Tensor) -> str:
+    if layout is None:
+        raise ValueError(
+            f"block {block} returns {tuple(features.shape)}, and does not tell where its features stand: "
+            'give channels="first" for (N, C, …) or "last" for (N, …, C)'
+        )
+    return layout
+
+
+# A block that learns, alone or behind another one in its window, and one that idles.
+COMPILATIONS_PER_BLOCK = 4
+
+
+class CompiledParts(NamedTuple):
+    """What training runs in place of a network's own parts.
+
+    Attributes:
+        halves: of each block, the one up to what its head reads and the rest.
+        losses: of each head.
+    """
+
+    halves: Mapping[int, tuple[Any, nn.Module]]
+    losses: Mapping[int, Any]
+
+
+def compile_parts(
+    halves: Mapping[int, tuple[nn.Module, nn.Module]], heads: Mapping[int, Head], *args: Any, **kwargs: Any
+) -> CompiledParts:
+    """Compile the first half of every block, and every head's loss; arguments are ``torch.compile``'s."""
+    # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(halves))
+    return CompiledParts(
+        {k: (torch.compile(front, *args, **kwargs), back) for k, (front, back) in halves.items()},
+        {k: torch.compile(HeadLoss(head), *args, **kwargs) for k, head in heads.items()},
+    )
+
+
+class HeadLoss(nn.Module):
+    """A head's loss as a module of its own, which is what ``torch.compile`` and copying understand."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Any, labels: Tensor) -> Tensor:
+        """``head.loss(features, labels)``."""
+        return self.head.loss(features, labels)
+
+
+# In one pass of prediction: enough to keep every core busy, few enough to bound its memory.
+LABELLED_SAMPLES = 256
+
+
+def block_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]:
+    """Score every class by every block, L × (B, K); None where a block has no head.
+
+    A method whose labels enter tries all K in one pass over groups of images, so that a pass never
+    holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all
+    classes at once.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, C, H, W).
+    """
+    if network.image_pairs is not None:
+        return _pass_scores(network, network.image_pairs.neutral(images))
+    if network.label_input is None:
+        return _pass_scores(network, images)
+    size = max(1, LABELLED_SAMPLES // network.num_classes)
+    groups = [_label_scores(network, group) for group in torch.split(images, size)]
+    return [_cat(scores) for scores in zip(*groups, strict=True)]
+
+
+def embeddings(network: "LocalNetwork", images: Tensor, block: int) -> Tensor:
+    """Return the features that the head of ``block`` reads, means over positions, (B, C, …) → (B, F).
+
+    A method whose labels enter gets the label that it predicts; pairs of images get none.
+
+    Args:
+        network: in evaluation mode.
+        images: (B, C, …).
+        block: from 0.
+    """
+    x = images
+    if network.label_input is not None:
+        x = network.labelled(images, network.fused_scores(images).argmax(1))
+    elif network.image_pairs is not None:
+        x = network.image_pairs.neutral(images)
+    features = x
+    for k in range(block + 1):
+        features, x = network.pass_block(k, network.renewed(k, x, len(images), None))
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+
+def _label_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]:
+    """L × (G, K), every image of (G, C, H, W) tried with every label."""
+    assert network.label_input is not None
+    num_classes = network.num_classes
+    first = inference_block(network.blocks[0]) if network.reads == "output" else None
+    if first is not None and first.norm.separable and network.label_input.is_additive:
+        x, sums = infer_first_block(
+            first, network.label_input.base(images), network.label_input.maps(images)
+        )
+        scores = [_scores_of(network, 0, x, sums)]
+    else:
+        labels = torch.arange(num_classes, device=images.device).repeat(len(images))
+        x = network.labelled(images.repeat_interleave(num_classes, dim=0), labels)
+        scores = []
+    grid = (len(images), num_classes)
+    if network.shortlist is None:
+        return [_view(s, grid) for s in scores + _pass_scores(network, x, first=len(scores))]
+    x, early = _run_blocks(network, x, len(scores), network.shortlist.after + 1)
+    scores = [_view(s, grid) for s in scores + early]
+    so_far = [k for k in network.readout_blocks if k <= network.shortlist.after]
+    rows, kept = best_rows(fuse(scores, so_far or [network.shortlist.after]), network.shortlist.labels)
+    late = _pass_scores(network, x[rows], first=len(scores))
+    return scores + [None if s is None else spread_scores(s, kept, num_classes) for s in late]
+
+
+def _pass_scores(network: "LocalNetwork", x: Tensor, *, first: int = 0) -> list[Tensor | None]:
+    """Scores by the blocks from ``first`` on, which receives ``x``."""
+    return _run_blocks(network, x, first, len(network.blocks))[1]
+
+
+def _run_blocks(
+    network: "LocalNetwork", x: Tensor, first: int, end: int
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Pass ``x`` through blocks ``first … end − 1``; return their output and the scores on the way."""
+    scores: list[Tensor | None] = []
+    for k in range(first, end):
+        x = network.renewed(k, x, len(x), None)
+        layers = inference_block(network.blocks[k]) if network.reads == "output" else None
+        if layers is None:
+            seen, x = network.pass_block(k, x)
+            scores.append(_scores_of(network, k, seen, None))
+        else:
+            x, sums = infer_block(layers, x)
+            scores.append(_scores_of(network, k, x, sums))
+    return x, scores
+
+
+def _scores_of(
+    network: "LocalNetwork", block: int, features: Tensor, sums: ChannelSums | None
+) -> Tensor | None:
+    if block not in network.scored_blocks:
+        return None
+    head = network.head(block)
+    return head.scores(sums if sums is not None and head.reads_channel_sums else features)
+
+
+def _view(scores: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
+    return None if scores is None else scores.view(grid)
+
+
+def _cat(scores: tuple[Tensor | None, ...]) -> Tensor | None:
+    given = [s for s in scores if s is not None]
+    return torch.cat(given) if given else None
 
 
 class LocalNetwork(nn.Module):
@@ -48,7 +419,7 @@ class LocalNetwork(nn.Module):
     Args:
         blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
             first receives ``method.input_shape(sample_shape, num_classes)``; where it refuses that, a label
-            is added to the samples as they are (:mod:`trifecta.inputs.added`).
+            is added to the samples as they are (:mod:`trifecta.inputs.label_inputs`).
         method: the choices on every axis.
         sample_shape: of a sample without its label: (C, H, W) of images, (F,) of a table, (T,) of tokens.
         num_classes: K, at least 2.
@@ -306,7 +677,7 @@ class LocalNetwork(nn.Module):
     def block_scores(self, images: Tensor) -> list[Tensor | None]:
         """Score every class by every block, L × (B, K); None where a block has no head.
 
-        See :func:`trifecta.prediction.block_scores`. A network in train mode predicts as in evaluation
+        See :func:`trifecta.network.block_scores`. A network in train mode predicts as in evaluation
         mode, and moves no running statistics.
         """
         with self._evaluating():
@@ -470,3 +841,69 @@ def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
     for block in blocks:
         visit(block, stands_in_training=False)
     return held
+
+
+def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
+    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
+    try:
+        with torch.device("meta"):
+            planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
+        weights = sum(p.numel() for p in planned.parameters())
+    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
+        return
+    # Weights, gradients and two moments of Adam's, in float32.
+    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller width")
+
+
+def check_blocks(blocks: Any, what: str) -> None:
+    """Check what is to be a network's blocks.
+
+    Raises:
+        ValueError: it is no sequence of modules.
+    """
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList | list | tuple):
+        raise ValueError(
+            f"{what} must return its blocks in order, a list of modules or a Sequential: received "
+            f"{type(blocks).__name__}"
+        )
+    strange = [block for block in blocks if not isinstance(block, nn.Module)]
+    if strange:
+        raise ValueError(f"{what} must return modules: one of its blocks is {type(strange[0]).__name__}")
+
+
+def build_network(
+    method: Method,
+    network: str | NetworkBuilder = "small",
+    *,
+    sample_shape: SampleShape,
+    num_classes: int,
+    width: float = 1.0,
+    channels: Sequence[int] = (),
+    seed: int = 0,
+) -> LocalNetwork:
+    """Build a network for ``method``, its weights drawn from ``seed``.
+
+    Args:
+        method: the choices on every axis.
+        network: a name in ``NETWORKS``, or a builder of your own.
+        sample_shape: of one sample, without the label: (C, H, W) of images, (F,) of a table.
+        num_classes: K, at least 2.
+        width: multiplies the network's channels.
+        channels: of each block, in place of ``width``'s, for networks that can be shrunk.
+        seed: of the weights.
+
+    Raises:
+        ValueError: unknown network, samples that it does not take, or as :class:`LocalNetwork`.
+    """
+    Method.require(method)
+    builder = part_of(NETWORKS, network, "network")
+    with SeededDraws(seed):
+        style = method.block_style(num_classes)
+        _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
+        own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
+        shape = method.input_shape(sample_shape, num_classes)
+        what = f"network {name_of(network)}(input_shape, width=…, style=…)"
+        with blamed(what, own=bool(own_parts(builder))):
+            blocks = builder(shape, width=width, style=style, **own)
+        check_blocks(blocks, what)
+        return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)

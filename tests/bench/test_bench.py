@@ -22,14 +22,10 @@ from trifecta.bench.probe import SavedBytes
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_turns
 from trifecta.bench.variants import select, variant_of
-from trifecta.bench.work import (
-    forward_multiply_adds,
-    prediction_multiply_adds,
-    training_multiply_adds,
-)
+from trifecta.bench.work import forward_multiply_adds, prediction_multiply_adds, training_multiply_adds
 from trifecta.data import DataConfig
 from trifecta.experiments.recipes.paper import published_trifecta
-from trifecta.learning import LocalStep
+from trifecta.learner import LocalStep
 from trifecta.network import LocalNetwork
 from trifecta.training import RunConfig
 
@@ -138,7 +134,7 @@ def test_the_plain_published_rule_moves_weights_as_the_library_does(
     learner = Learner(network, steps_per_epoch=5)
     images, labels = batch()
     monkeypatch.setattr(published_module, "wrong_labels", lambda labels, _: (labels + 1) % 3)
-    monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda labels, *_: (labels + 1) % 3)
+    monkeypatch.setattr("trifecta.learner.wrong_labels", lambda labels, *_: (labels + 1) % 3)
     for step in range(8):
         if step == 5:
             plain.start_epoch()
@@ -186,7 +182,7 @@ def saved_bytes(variant: str, depth: int) -> int:
 
 @pytest.fixture
 def fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.learning.window_loss.LEAST_FUSED_BYTES", 0)
+    monkeypatch.setattr("trifecta.window.LEAST_FUSED_BYTES", 0)
 
 
 @pytest.mark.usefixtures("fused_however_small")

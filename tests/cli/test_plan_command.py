@@ -7,8 +7,8 @@ import pytest
 
 from command import run
 from trifecta import build_network, get_method
-from trifecta.distributed.plan import Layout, make_plan
-from trifecta.learning.counts import block_costs
+from trifecta.counts import block_costs
+from trifecta.parallel.plan import Layout, make_plan
 
 SIZE = ("--network", "large", "--width", "0.1", "--image-shape", "3x16x16", "--classes", "4")
 

@@ -6,7 +6,7 @@ import pytest
 
 from command import run
 from trifecta import get_method
-from trifecta._utils.names import nearest
+from trifecta._utils.references import nearest
 from trifecta.cli.fields import in_options
 
 TRAIN = ("train", "--data", "digits")

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from trifecta.data import DataConfig, load_data
-from trifecta.data.source import open_source
+from trifecta.data.load import open_source
 
 from .helpers import grey, hub_source, png, write_classes, write_hub, write_plain
 

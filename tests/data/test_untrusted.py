@@ -150,7 +150,7 @@ def test_a_set_larger_than_memory_gives_the_same_images(
     classes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load(classes)
-    monkeypatch.setattr("trifecta.data.cache.MOST_OF_MEMORY", 0.0)
+    monkeypatch.setattr("trifecta.data.load.MOST_OF_MEMORY", 0.0)
     mapped = load(classes)
     assert mapped.train.rows is not None
     assert (mapped.mean, mapped.std) == (whole.mean, whole.std)

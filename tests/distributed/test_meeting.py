@@ -16,8 +16,8 @@ import torch
 from processes import in_processes
 from trifecta import get_method
 from trifecta.data import ImageData
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.processes import Together
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.processes import Together
 from trifecta.training import RunConfig, Trainer
 
 CONFIG = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32", data=None)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trifecta.building import build_network
-from trifecta.distributed.plan import Layout, make_plan, parse_layout
-from trifecta.distributed.stage import check_network
 from trifecta.methods import get_method
+from trifecta.network import build_network
+from trifecta.parallel.plan import Layout, make_plan, parse_layout
+from trifecta.parallel.stage import check_network
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule, Window
 
 COSTS = st.lists(st.integers(0, 20), min_size=1, max_size=8)

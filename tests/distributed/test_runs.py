@@ -13,8 +13,8 @@ from processes import in_processes
 from stopping import StopAt
 from trifecta import Callback, get_method
 from trifecta.data import ImageData
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.processes import Together
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.processes import Together
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, train
 from trifecta.training.run import finish, resumed_trainer
 

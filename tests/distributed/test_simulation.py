@@ -2,9 +2,8 @@
 
 import pytest
 
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.simulated_layouts import BlockTimes, local_seconds, pipeline_seconds
-from trifecta.distributed.simulation import Link, Tasks
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.simulation import BlockTimes, Link, Tasks, local_seconds, pipeline_seconds
 from trifecta.schedules import LAYER_WISE, Schedule
 
 INSTANT = Link(bandwidth=float("inf"), latency=0.0)

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from processes import in_processes
 from trifecta import LocalNetwork, build_network, get_method
-from trifecta.distributed.plan import Layout, make_plan
-from trifecta.distributed.replicas import Replicas, synchronize_statistics
-from trifecta.distributed.stage import StageLearner
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.method import Method
+from trifecta.parallel.plan import Layout, make_plan
+from trifecta.parallel.stage import Replicas, StageLearner, synchronize_statistics
 from trifecta.schedules import Schedule
 
 STEPS, IMAGES = 20, 12

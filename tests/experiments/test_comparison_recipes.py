@@ -5,7 +5,6 @@ from functools import cache
 
 import pytest
 
-from trifecta.building import build_network
 from trifecta.data import DataConfig, load_data
 from trifecta.experiments.recipes import Recipe
 from trifecta.experiments.recipes.comparison import (
@@ -19,6 +18,7 @@ from trifecta.experiments.recipes.comparison import (
 )
 from trifecta.experiments.recipes.data_sets import Images, known_images
 from trifecta.methods import METHODS, backprop, deep_supervision, superfecta
+from trifecta.network import build_network
 
 CIFAR10 = DataConfig(source="cifar10")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from trifecta.building import build_network
 from trifecta.data import AUGMENTATIONS, Augmentation
 from trifecta.experiments.recipes import DATA_SETS, RECIPES, TABLES, get_recipe, get_table, in_folder
 from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.losses import Symmetric, Threshold
+from trifecta.network import build_network
 from trifecta.schedules import LAYER_WISE, OVERLAPPING
 
 BUDGETS = ("quick", "grid", "cpu", "night", "full")

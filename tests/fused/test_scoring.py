@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 
 from matrix import methods
-from trifecta import build_network, get_method, prediction
-from trifecta._utils import chunks
-from trifecta.fused import FusedBlock, infer_block
-from trifecta.inputs.labels import LABEL_INPUTS
-from trifecta.learning.first_input import first_input
+from trifecta import build_network, get_method
+from trifecta import network as prediction
+from trifecta._utils import checks as chunks
+from trifecta.inputs.label_inputs import LABEL_INPUTS
+from trifecta.kernels import FusedBlock, infer_block
+from trifecta.learner import first_input
 from trifecta.network import LocalNetwork
 from trifecta.readout import Shortlist
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta import Learner, build_network, get_method
-from trifecta._utils import chunks
-from trifecta._utils.precision import autocast
-from trifecta.fused import FusedBlock, fused_blocks, run_window
-from trifecta.learning import window_loss as window_loss_module
+from trifecta import window as window_loss_module
+from trifecta._utils import checks as chunks
+from trifecta._utils.devices import autocast
+from trifecta.kernels import FusedBlock, fused_blocks, run_window
 from trifecta.losses import Symmetric
 from trifecta.losses.functional import symmetric_loss
 from trifecta.losses.goodness import ChannelSums, mean_square

@@ -4,9 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.inputs.added import EmbedsLabel, LabelAdded, LabelEmbedding, token_embedding
-from trifecta.inputs.entrance import entrance
-from trifecta.inputs.labels import LabelChannel
+from trifecta.inputs.label_inputs import (
+    EmbedsLabel,
+    LabelAdded,
+    LabelChannel,
+    LabelEmbedding,
+    entrance,
+    token_embedding,
+)
 
 LABELS = torch.tensor([2, 0])
 

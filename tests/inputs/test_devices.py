@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trifecta.inputs.image_pairs import MaskedMix, OtherImage, another, draw_offsets, region_masks
-from trifecta.inputs.labels import LabelChannel, LabelOverlay, hard_labels, wrong_labels
+from trifecta.inputs.label_inputs import LabelChannel, LabelOverlay, hard_labels, wrong_labels
 from trifecta.losses.functional import unsettled
 
 META = torch.device("meta")

@@ -6,10 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.inputs.added import LabelAdded
-from trifecta.inputs.entrance import Entrance, entrance
 from trifecta.inputs.image_pairs import ImagePairs, MaskedMix
-from trifecta.inputs.labels import LabelChannel, LabelInput, LabelOverlay
+from trifecta.inputs.label_inputs import (
+    Entrance,
+    LabelAdded,
+    LabelChannel,
+    LabelInput,
+    LabelOverlay,
+    entrance,
+)
 
 
 class Own(LabelInput):

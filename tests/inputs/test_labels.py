@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trifecta.inputs.labels import (
+from trifecta.inputs.label_inputs import (
     LABEL_INPUTS,
     LabelChannel,
     LabelOverlay,

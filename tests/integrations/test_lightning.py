@@ -32,8 +32,7 @@ from trifecta.training.evaluation import evaluate
 
 pl = pytest.importorskip("pytorch_lightning")
 
-from trifecta.integrations.lightning import LocalLearningModule  # noqa: E402
-from trifecta.integrations.lightning_settings import PACKAGES  # noqa: E402
+from trifecta.integrations.lightning import PACKAGES, LocalLearningModule  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,18 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from matrix import methods
 from trifecta.bench.work import training_multiply_adds
-from trifecta.building import build_network
-from trifecta.learning import Learner
-from trifecta.learning.counts import (
-    WorkCounter,
-    block_costs,
-    block_parameters,
-    counts,
-    step_multiply_adds,
-)
+from trifecta.counts import WorkCounter, block_costs, block_parameters, counts, step_multiply_adds
+from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trifecta.building import build_network
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 

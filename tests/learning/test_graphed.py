@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, build_network, get_method
+from trifecta.cuda_graphs import WARM_UP, GraphedLearner, fastest_learner
 from trifecta.experiments.recipes.fast import fast_superfecta
-from trifecta.learning import GraphedLearner, fastest_learner
-from trifecta.learning.graphed import WARM_UP
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import superfecta
 from trifecta.schedules import Schedule

@@ -21,7 +21,7 @@ from trifecta import (
     build_network,
     get_method,
 )
-from trifecta.learning.first_input import first_input
+from trifecta.learner import first_input
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from trifecta import Learner, build_network, get_method
-from trifecta.learning.saved_optimizer import load_optimizer, whole_number
-from trifecta.learning.skipping import KeptBuffers, is_finite
+from trifecta.learner import KeptBuffers, is_finite, load_optimizer, whole_number
 from trifecta.optim import Muon
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from trifecta import build_network, get_method
-from trifecta.learning.ownership import _matrices
+from trifecta.learner import _matrices
 from trifecta.nn.networks import NETWORKS
 
 

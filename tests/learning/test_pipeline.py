@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from matrix import SCHEDULES, methods
-from trifecta.building import build_network
-from trifecta.learning import Learner, LocalStep
-from trifecta.learning.pipeline import Losses, Pipeline
+from trifecta.learner import Learner, LocalStep
 from trifecta.methods import Method, get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
+from trifecta.pipeline import Losses, Pipeline
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 
 pytestmark = pytest.mark.usefixtures("fused_windows")

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from stopping import StopAt
-from trifecta._utils import precision as precisions
-from trifecta._utils.precision import has_bfloat16, kept_precision, resolved_precision
+from trifecta._utils import devices as precisions
+from trifecta._utils.devices import has_bfloat16, kept_precision, resolved_precision
 from trifecta.bench.setting import Setting
-from trifecta.building import build_network
 from trifecta.data import ImageData
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.methods import get_method
+from trifecta.network import build_network
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, resume, train
+from trifecta.training.model import run_precision
 from trifecta.training.run import finish, resumed_trainer
-from trifecta.training.saved_network import run_precision
 
 SHAPE, CLASSES = (1, 8, 8), 3
 CPU = torch.device("cpu")

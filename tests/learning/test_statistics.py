@@ -17,8 +17,8 @@ from trifecta import (
     from_module,
     get_method,
 )
-from trifecta.inputs.labels import wrong_labels
-from trifecta.learning.statistics import lagging_norms, set_statistics
+from trifecta.inputs.label_inputs import wrong_labels
+from trifecta.statistics import lagging_norms, set_statistics
 
 Batch = tuple[Tensor, Tensor]
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from trifecta import LocalNetwork, Window, build_network, get_method
-from trifecta.fused import fused_blocks, largest_response_bytes, run_window
-from trifecta.learning import window_loss as module
-from trifecta.learning.window_loss import window_loss
+from trifecta import window as module
+from trifecta.kernels import fused_blocks, largest_response_bytes, run_window
 from trifecta.losses import ChannelSums
+from trifecta.window import window_loss
 
 PAIR, SINGLE = Window(0, 1), Window(0, 0)
 

@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.building import build_network
-from trifecta.learning import Learner
-from trifecta.learning.window_loss import window_loss
+from trifecta.learner import Learner
 from trifecta.losses import (
     CentroidMargin,
     Combined,
@@ -25,10 +23,12 @@ from trifecta.losses import (
     Symmetric,
     Threshold,
 )
-from trifecta.losses.coarse import CoarseHead
+from trifecta.losses.combined import CoarseHead
 from trifecta.losses.functional import unsettled
 from trifecta.methods import METHODS, get_method
+from trifecta.network import build_network
 from trifecta.schedules import Window
+from trifecta.window import window_loss
 
 K = 3
 WEIGHTS = torch.tensor([0.5, 3.0, 1.25], dtype=torch.float64)

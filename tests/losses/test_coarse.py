@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from command import run
-from trifecta.building import build_network
 from trifecta.data import DataConfig, ImageData
 from trifecta.data.superclasses import find_superclasses
-from trifecta.learning import Learner
-from trifecta.losses.coarse import superclasses_of
+from trifecta.learner import Learner
+from trifecta.losses.combined import superclasses_of
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
 from trifecta.training import RunConfig, RunFolder, Trainer
 from trifecta.training.config import read_config
 

@@ -34,13 +34,12 @@ from trifecta.losses import (
     Threshold,
 )
 from trifecta.losses.class_goodness import GroupHead
-from trifecta.losses.coarse import CoarseHead, coarsened
+from trifecta.losses.classifiers import PositionHead, position_goodness
+from trifecta.losses.combined import CoarseHead, coarsened
 from trifecta.losses.functional import position_loss, symmetric_loss
 from trifecta.losses.goodness import ChannelSums, mean_square
 from trifecta.losses.head import Head, at_block, head_at
-from trifecta.losses.pairs import PairHead
-from trifecta.losses.positions import PositionHead, position_goodness
-from trifecta.losses.terms import deviations
+from trifecta.losses.terms import PairHead, deviations
 from trifecta.nn.shapes import FeatureShape
 
 SHAPE, UNITS, SIGNALS, CLASSES = (6, 8, 8), (6,), (6, 8), 3

@@ -18,11 +18,10 @@ from trifecta.losses import (
     Similarity,
     SupervisedContrastive,
 )
-from trifecta.losses.classifiers import ClassifierHead
-from trifecta.losses.feedback import FeedbackHead
+from trifecta.losses.classifiers import ClassifierHead, FeedbackHead
 from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss, symmetric_loss
 from trifecta.losses.goodness import ChannelSums, mean_square, patch_rms
-from trifecta.losses.pairs import PairHead, PairObjective
+from trifecta.losses.terms import PairHead, PairObjective
 
 SHAPE, CLASSES = (6, 8, 8), 3
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from trifecta._utils import chunks
+from trifecta._utils import checks as chunks
 from trifecta.losses import LabelGoodness
 from trifecta.losses.functional import symmetric_loss
 from trifecta.losses.goodness import ChannelSums

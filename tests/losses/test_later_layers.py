@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta import LocalNetwork, get_method
-from trifecta.building import build_network
 from trifecta.losses import Combined, LaterLayers, Similarity
 from trifecta.losses.head import head_at
 from trifecta.losses.later_layers import LaterLayersHead, ResidualLayer, blocks_ahead
+from trifecta.network import build_network
 
 MAPS = [(4, 8, 8), (6, 8, 8), (8, 4, 4), (10, 2, 2)]
 

@@ -24,10 +24,10 @@ from trifecta.losses import (
     Temperature,
     Threshold,
 )
-from trifecta.losses.coarse import CoarseHead, superclasses_of
+from trifecta.losses.classifiers import position_goodness
+from trifecta.losses.combined import CoarseHead, superclasses_of
 from trifecta.losses.functional import position_loss, similarities
 from trifecta.losses.later_layers import LaterLayersHead
-from trifecta.losses.positions import position_goodness
 from trifecta.losses.terms import ContrastiveModule, SimilarityModule, deviations
 from trifecta.nn.blocks import Triangle, linear_block
 from trifecta.nn.norms import ClassGroupNorm, LengthNorm, NormSite
@@ -532,7 +532,7 @@ class TestForwardForward:
 
     def test_losses_and_gradients(self, monkeypatch: pytest.MonkeyPatch) -> None:
         wrong = wrong_labels_of(0, 6)
-        monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_: wrong)
+        monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_: wrong)
         network, seen = self.network(), []
 
         def keep(optimizer: torch.optim.Optimizer) -> None:

@@ -67,7 +67,7 @@ def test_every_step_is_that_of_the_published_code(
     first_images, size, shape = 20 + values["settings"]["offset"], batch_of(values), shape_of(values)
     for step, losses in enumerate(values["losses"]):
         wrong = wrong_labels_of(size * step, size)
-        monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_, wrong=wrong: wrong)
+        monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_, wrong=wrong: wrong)
         images = tensor(first_images + step, size, *shape, scale=2)
         received = learner.step(images, labels_of(size * step, size))
         assert [loss is None for loss in received] == [loss is None for loss in losses]
@@ -90,7 +90,7 @@ def test_a_second_state_for_the_labels_would_be_noticed(monkeypatch: pytest.Monk
     learner.optimizers[1].add_param_group({"params": network.label_parameters()})
     size = batch_of(values)
     wrong = wrong_labels_of(0, size)
-    monkeypatch.setattr("trifecta.learning.first_input.wrong_labels", lambda *_: wrong)
+    monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_: wrong)
     learner.step(tensor(20, size, 3, 32, 32, scale=2), labels_of(0, size))
     with pytest.raises(AssertionError):
         assert_pinned(named(network, "embedding"), values["after_steps"]["1"]["embedding"])

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from stopping import StopAt
 from trifecta import build_network, get_method
 from trifecta.data import ImageData
-from trifecta.nn.airbench import PatchWhitening
-from trifecta.nn.networks import airbench
+from trifecta.nn.networks import PatchWhitening, airbench
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, resume, train
 from trifecta.training.run import finish
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta.nn.convolution import Convolution3x3
-from trifecta.nn.products import side_by_side, weight_gradient
+from trifecta.nn.convolution import Convolution3x3, side_by_side, weight_gradient
 
 
 def plain(module: Convolution3x3, x: Tensor, weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Blocks, LocalNetwork, from_module, get_method
-from trifecta.nn.carried import Carried, features_of
+from trifecta.nn.cutting import Carried, features_of
 from users_networks import GPT, Attention, Skips, ViT, columns, signals, volumes
 
 IMAGES, TOKENS = torch.randn(3, 3, 8, 8), torch.randint(0, 10, (3, 6))

@@ -8,14 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.nn.blocks import BlockStyle, Dropout, Triangle, seeded_dropout
-from trifecta.nn.norms import (
-    NORMALIZATIONS,
-    ClassGroupNorm,
-    LayerNorm,
-    LengthNorm,
-    NormSite,
-    RunningNorm,
-)
+from trifecta.nn.norms import NORMALIZATIONS, ClassGroupNorm, LayerNorm, LengthNorm, NormSite, RunningNorm
 
 SHAPES = [(6, 4, 5), (6, 4), (6,), (6, 2, 3, 4)]
 

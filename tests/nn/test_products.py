@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.nn import products
-from trifecta.nn.products import (
+from trifecta.nn import convolution as products
+from trifecta.nn.convolution import (
     input_gradient,
     max_pool,
     pack_indices,

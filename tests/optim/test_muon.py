@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.building import build_network
-from trifecta.learning import Learner
+from trifecta.learner import Learner
 from trifecta.methods import get_method
+from trifecta.network import build_network
 from trifecta.optim.config import OptimizerConfig
 from trifecta.optim.muon import Muon, orthogonalised
 

@@ -15,7 +15,8 @@ import torch
 from command import run
 from trifecta import RunConfig, Trainer, from_module, get_method, train
 from trifecta.data import ImageData
-from trifecta.report import figures, insight
+from trifecta.report import figures
+from trifecta.report import page as insight
 from trifecta.report.page import render, write_report
 from users_networks import GPT
 

@@ -22,9 +22,7 @@ from trifecta import (
 )
 from trifecta.data import ImageData
 from trifecta.nn.shapes import channel_groups
-from trifecta.shrinking import shrink
-from trifecta.shrinking.criterion import channel_importance, kept_channels
-from trifecta.shrinking.surgery import copy_kept
+from trifecta.shrinking import channel_importance, copy_kept, kept_channels, shrink
 
 SHAPE, CLASSES = (1, 16, 16), 3
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trifecta._utils.checksums import checked_record, is_whole_text, record_text, signed_text
+from trifecta._utils.files import checked_record, is_whole_text, record_text, signed_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -9,8 +9,7 @@ import pytest
 import torch
 import yaml
 
-from trifecta._utils.checksums import signed_text
-from trifecta._utils.yaml_files import yaml_text
+from trifecta._utils.files import signed_text, yaml_text
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes import RECIPES
 from trifecta.losses import CrossEntropy, Symmetric, Threshold

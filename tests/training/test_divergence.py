@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from trifecta.building import build_network
 from trifecta.data import ImageData, ImageSet
-from trifecta.learning import Learner, Pipeline
+from trifecta.learner import Learner
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
+from trifecta.pipeline import Pipeline
 from trifecta.training import Callback, DivergenceError, RunConfig, Trainer, evaluate, train
 from trifecta.training.meter import STEPS_UNCHECKED, LossMeter
-from trifecta.training.untrained import warn_of_untrained_blocks
+from trifecta.training.run import warn_of_untrained_blocks
 
 SMALL = RunConfig(width=0.05, epochs=2, batch_size=60, precision="fp32")
 NAN = float("nan")

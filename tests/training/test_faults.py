@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stopping import StopAt
-from trifecta._utils import checksums
+from trifecta._utils import files as checksums
 from trifecta._utils.files import StorageError, write_atomically
 from trifecta.data import DataConfig, ImageData, ImageSet
 from trifecta.training import Callback, Interrupted, Run, RunConfig, RunFolder, Trainer, load, resume, train

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stopping import StopAt
+from trifecta.counts import counts
 from trifecta.data import DataConfig
-from trifecta.learning.counts import counts
 from trifecta.methods import get_method
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, train
 from trifecta.training.run import finish, resumed_trainer

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from run_files import edit_config
-from trifecta._utils.yaml_files import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
+from trifecta._utils.files import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
 from trifecta.data import ImageData
 from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, train
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trifecta import RunConfig, TrifectaClassifier, from_module, get_method, resume, train
 from trifecta.data import ImageData
-from trifecta.learning.statistics import estimate_statistics
+from trifecta.statistics import estimate_statistics
 from trifecta.training import Run, RunFolder, load
 from trifecta.training.preparation import statistics_batches
 

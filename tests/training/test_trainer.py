@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from matrix import FEW, crossed
 from stopping import StopAt
-from trifecta.building import build_network
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
 from trifecta.methods import METHODS, Method, get_method
+from trifecta.network import build_network
 from trifecta.training import (
     DivergenceError,
     Interrupted,

@@ -7,7 +7,7 @@ import torch
 
 from trifecta.data import ImageData, ImageSet
 from trifecta.training import RunConfig, evaluate, train
-from trifecta.training.views import VIEWS
+from trifecta.training.evaluation import VIEWS
 
 CONFIG = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
 

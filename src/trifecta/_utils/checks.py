@@ -7,6 +7,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 
 def require_finite(value: Any, name: str = "") -> None:
     """Check that no number in a tree of dataclasses, tuples and mappings is infinite or no number.
@@ -70,3 +73,24 @@ def require_memory(needed: float, what: str, fix: str) -> None:
         raise ValueError(
             f"{what} would take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}: {fix}"
         )
+
+
+Rows = slice | Tensor
+
+_CPU_BYTES = 4 * 2**20
+_DEVICE_BYTES = 256 * 2**20
+
+
+def chunk_rows(count: int, bytes_per_row: int, device: torch.device) -> list[slice]:
+    """Slices of nearly equal size that cover ``count`` rows, each of a device's working size or less."""
+    budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
+    pieces = -(-count // max(1, budget // bytes_per_row))
+    rows = -(-count // pieces) if pieces else 0
+    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)] if rows else []
+
+
+def chunk_kept(kept: Tensor | None, count: int, bytes_per_row: int, device: torch.device) -> list[Rows]:
+    """The same over ``count`` rows, or over the rows (R,) int64 that are ``kept``."""
+    if kept is None:
+        return list(chunk_rows(count, bytes_per_row, device))
+    return [kept[rows] for rows in chunk_rows(len(kept), bytes_per_row, device)]

@@ -14,9 +14,9 @@ from trifecta._utils.devices import describe_device
 from trifecta.bench.setting import data_name
 from trifecta.data import load_data
 from trifecta.training import RunConfig, Trainer
-from trifecta.training.callbacks import Record
 from trifecta.training.config import to_plain
 from trifecta.training.run import versions
+from trifecta.training.trainer import Record
 
 Report = dict[str, Any]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trifecta._utils.precision import autocast
-from trifecta.fused import fused_blocks, run_window
-from trifecta.learning import Learner
+from trifecta._utils.devices import autocast
+from trifecta.kernels import fused_blocks, run_window
+from trifecta.learner import Learner
 from trifecta.losses import ChannelSums
 from trifecta.schedules import Window
 
@@ -23,7 +23,7 @@ class CheckpointedLearner(Learner):
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """See :class:`trifecta.learning.Learner`."""
+        """See :class:`trifecta.learner.Learner`."""
         network, head = self.network, self.network.head(window.last)
         blocks = list(network.blocks[window.first : window.last + 1])
         size = math.ceil(math.sqrt(len(blocks)))
@@ -45,7 +45,7 @@ class AccumulatedLearner(Learner):
     pieces = 4
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
-        """See :class:`trifecta.learning.Learner`."""
+        """See :class:`trifecta.learner.Learner`."""
         self.network.train()
         window = Window(0, len(self.network.blocks) - 1)
         for x, y in zip(images.chunk(self.pieces), labels.chunk(self.pieces), strict=True):

@@ -8,14 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from trifecta._utils.devices import in_memory_format, synchronize
-from trifecta._utils.precision import autocast
+from trifecta._utils.devices import autocast, in_memory_format, synchronize
 from trifecta.bench.setting import Setting
-from trifecta.distributed.simulated_layouts import BlockTimes
-from trifecta.learning import Learner
-from trifecta.learning.first_input import first_input
+from trifecta.learner import Learner, first_input
 from trifecta.method import Method
 from trifecta.network import LocalNetwork
+from trifecta.parallel.simulation import BlockTimes
 from trifecta.schedules import LAYER_WISE
 
 _WARM_UP, _ROUNDS = 2, 7

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
 from torch.nn.parallel import DistributedDataParallel
 
-from trifecta._utils.devices import in_memory_format
-from trifecta._utils.precision import autocast
-from trifecta.distributed.plan import Layout, make_plan
-from trifecta.learning.counts import block_costs
-from trifecta.learning.ownership import build_optimizers
+from trifecta._utils.devices import autocast, in_memory_format
+from trifecta.counts import block_costs
+from trifecta.learner import build_optimizers
 from trifecta.network import LocalNetwork
+from trifecta.parallel.plan import Layout, make_plan
 from trifecta.schedules import LAYER_WISE
 
 # Schedules of one stage a process, and of several.

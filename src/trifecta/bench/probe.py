@@ -19,7 +19,7 @@ from trifecta._utils.devices import peak_memory_bytes
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
 from trifecta.bench.variants import VARIANTS, Trains, variant_of
-from trifecta.learning import Learner, LocalStep
+from trifecta.learner import Learner, LocalStep
 from trifecta.training import from_plain
 
 # Both parities of an overlapping schedule, and the first again with warm buffers.

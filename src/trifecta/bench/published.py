@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.inputs.labels import wrong_labels
+from trifecta.inputs.label_inputs import wrong_labels
 from trifecta.network import LocalNetwork
 
 

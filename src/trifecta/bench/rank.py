@@ -14,10 +14,10 @@ from trifecta._utils.devices import peak_memory_bytes, synchronize
 from trifecta.bench.end_to_end_ranks import PipelinedBackprop, ReplicatedBackprop
 from trifecta.bench.probe import SavedBytes
 from trifecta.bench.setting import Setting
-from trifecta.distributed.plan import Layout
-from trifecta.distributed.processes import Alone, Together, joined
-from trifecta.distributed.stage import StageLearner
 from trifecta.method import Method
+from trifecta.parallel.plan import Layout
+from trifecta.parallel.processes import Alone, Together, joined
+from trifecta.parallel.stage import StageLearner
 
 # Both parities of an overlapping schedule.
 WARM_UP = 2

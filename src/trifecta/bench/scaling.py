@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from trifecta._utils.names import lookup
+from trifecta._utils.references import lookup
 from trifecta.bench.end_to_end_ranks import INTERLEAVED, SINGLE
 from trifecta.bench.rank import Order, measure
 from trifecta.bench.setting import Setting
@@ -155,7 +155,7 @@ def launch(run: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from trifecta.distributed.faults import ProcessError
+    from trifecta.parallel.faults import ProcessError
 
     config = LaunchConfig(
         min_nodes=1,

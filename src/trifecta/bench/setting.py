@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.devices import describe_device, in_channels_last, resolve_device
+from trifecta._utils.devices import describe_device, in_channels_last, resolve_device, resolved_precision
 from trifecta._utils.draws import SeededDraws
-from trifecta._utils.precision import resolved_precision
 from trifecta._utils.references import name_of
 from trifecta.methods import Method
 from trifecta.network import LocalNetwork

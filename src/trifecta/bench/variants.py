@@ -8,14 +8,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from trifecta._utils.names import lookup
-from trifecta._utils.precision import autocast
+from trifecta._utils.devices import autocast
+from trifecta._utils.references import lookup
 from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
 from trifecta.bench.published import PublishedRule
 from trifecta.bench.setting import Setting
-from trifecta.learning import Learner, Pipeline, fastest_learner
+from trifecta.cuda_graphs import fastest_learner
+from trifecta.learner import Learner
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.network import LocalNetwork
+from trifecta.pipeline import Pipeline
 from trifecta.training import RunConfig
 
 BACKPROP, PUBLISHED = "backprop", "published"
@@ -45,7 +47,7 @@ class Variant:
         method: what it computes, for counting work and naming locality.
         learner: builds what trains a network for it.
         shortlist: predict from the better half of the labels.
-        pipeline: how many blocks learn at the same time, see :class:`trifecta.learning.pipeline.Pipeline`.
+        pipeline: how many blocks learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
         run: the configuration that it trains by; None for those in ``VARIANTS``.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from trifecta._utils.names import nearest
+from trifecta._utils.references import nearest
 
 # What other programs call these.
 OPTION_NAMES = {

@@ -11,7 +11,7 @@ import click
 
 from trifecta import __version__
 from trifecta._utils.files import StorageError
-from trifecta._utils.names import printable
+from trifecta._utils.references import printable
 from trifecta.cli.fields import told
 from trifecta.cli.groups import unknown_option
 from trifecta.cli.launched import USAGE, ToldByProcess, tell_launcher
@@ -120,7 +120,7 @@ def _told(error: click.ClickException) -> tuple[str, int]:
 
 def _status_of(error: Exception) -> int:
     """Tell a run that was stopped or diverged from a fault of ours, which is raised again."""
-    from trifecta.distributed.faults import ProcessError
+    from trifecta.parallel.faults import ProcessError
     from trifecta.training import DivergenceError, Interrupted
 
     if isinstance(error, DivergenceError | ProcessError):

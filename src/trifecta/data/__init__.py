@@ -7,9 +7,10 @@ from trifecta.data.augment import normalize as normalize
 from trifecta.data.batches import Batches as Batches
 from trifecta.data.batches import ReceivedBatches as ReceivedBatches
 from trifecta.data.batches import evaluation_batches as evaluation_batches
+from trifecta.data.config import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
 from trifecta.data.config import DataConfig as DataConfig
-from trifecta.data.files import find_images as find_images
-from trifecta.data.files import read_images as read_images
+from trifecta.data.folder import find_images as find_images
+from trifecta.data.folder import read_images as read_images
 from trifecta.data.given import Given as Given
 from trifecta.data.given import LoaderBatches as LoaderBatches
 from trifecta.data.given import data_from as data_from
@@ -17,9 +18,8 @@ from trifecta.data.given import require_finite_samples as require_finite_samples
 from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet
+from trifecta.data.images import stratified_split as stratified_split
+from trifecta.data.load import MissingSourceError as MissingSourceError
 from trifecta.data.load import is_same_training as is_same_training
 from trifecta.data.load import load_data as load_data
 from trifecta.data.load import load_split as load_split
-from trifecta.data.normalization import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
-from trifecta.data.source import MissingSourceError as MissingSourceError
-from trifecta.data.splits import stratified_split as stratified_split

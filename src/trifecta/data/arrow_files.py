@@ -16,8 +16,8 @@ import numpy as np
 from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import require
 from trifecta.data.decode import Encoded
+from trifecta.data.images import SPLITS, TRAIN, split_of
 from trifecta.data.rows import Column, Rows, sampled
-from trifecta.data.splits import SPLITS, TRAIN, split_of
 
 # The description of a Parquet file is at its end, and holds the names of its classes.
 MOST_FOOTER_BYTES = 2**26

@@ -1,25 +1,364 @@
-"""Load images into memory as a configuration says."""
+"""Opening a source: a local folder, or a data set of the Hugging Face Hub."""
 
+import difflib
+import errno
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trifecta.data.cache import cached_images
-from trifecta.data.classes import class_indices, find_classes
-from trifecta.data.columns import find_image_column, find_label_column, require_columns
-from trifecta.data.config import DataConfig
-from trifecta.data.decode import MOST_NAMED, GreyRange, decode_pieces, size_text, unreadable_images
-from trifecta.data.digits import DIGIT_CLASSES, DIGITS, TEST_FRACTION, load_digits
-from trifecta.data.images import ImageData, ImageSet, hold_out
-from trifecta.data.normalization import find_statistics
-from trifecta.data.rows import Rows, digest
-from trifecta.data.source import open_source
-from trifecta.data.splits import VALIDATION, split_of
+from trifecta._utils.checks import memory_bytes, require_memory
+from trifecta._utils.extras import require
+from trifecta._utils.files import StorageError, write_atomically
+from trifecta.data.arrow_files import table_rows
+from trifecta.data.config import DataConfig, find_statistics
+from trifecta.data.decode import (
+    MOST_NAMED,
+    GreyRange,
+    Pixels,
+    Shape,
+    decode_pieces,
+    size_text,
+    stacked,
+    unreadable_images,
+)
+from trifecta.data.folder import ARCHIVES, list_folder
+from trifecta.data.images import TEST, TRAIN, VALIDATION, ImageData, ImageSet, hold_out, split_of
+from trifecta.data.rows import (
+    Rows,
+    class_indices,
+    digest,
+    find_classes,
+    find_image_column,
+    find_label_column,
+    require_columns,
+)
+from trifecta.data.tables import TABLES
+
+HUB_TIMEOUT_SECONDS = 10
+
+
+class MissingSourceError(ValueError):
+    """There is no such folder or data set, or it cannot be reached."""
+
+
+def open_source(config: DataConfig) -> dict[str, Rows]:
+    """All splits of a source, undecoded. A local folder is read without the network.
+
+    Raises:
+        MissingSourceError: there is no such source.
+        ValueError: there is no such subset, or it cannot be read.
+        ImportError: a library that it takes is not installed.
+    """
+    folder = _local_folder(config.source)
+    if folder is not None:
+        splits = list_folder(_subset(folder, config.subset), config.table)
+        return {name: splits[name] for name in sorted(splits, key=_rank)}
+    if config.table is not None:
+        raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
+    with _offline(not _hub_answers(config.source)):
+        return _from_hub(config.source, config.subset)
+
+
+def _rank(split: str) -> tuple[int, str]:
+    usual = (TRAIN, VALIDATION, TEST)
+    return (usual.index(split) if split in usual else len(usual)), split
+
+
+def _local_folder(source: str) -> Path | None:
+    """The folder that ``source`` names, None if it can only be a Hub id."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {_instead(path)}")
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise MissingSourceError(
+            f"no folder {source}{_nearest(path)}: give the right one as source; if it has moved, its new "
+            "place, or put a link to it there"
+        )
+    return None
+
+
+def _instead(file: Path) -> str:
+    if file.suffix.lower() in TABLES:
+        return f"give data.source={file.parent} and data.table={file.name}"
+    if file.suffix.lower() in ARCHIVES:
+        return "unpack it, and give the folder of images"
+    return "give the folder that it lies in"
+
+
+def _nearest(path: Path) -> str:
+    """How far the path exists, and what is there in place of the rest."""
+    parent = next(parent for parent in path.absolute().parents if parent.is_dir())
+    missing = path.absolute().relative_to(parent).parts[0]
+    near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir() if entry.is_dir()])
+    return f" ({parent} has no {missing}{f', but {near[0]}' if near else ''})"
+
+
+def _subset(folder: Path, subset: str | None) -> Path:
+    if subset is None:
+        return folder
+    if not (folder / subset).is_dir():
+        there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:10]) or "none"
+        raise ValueError(
+            f"no folder {subset} in {folder}, whose folders are {there}: choose another data.subset"
+        )
+    return (folder / subset).resolve()
+
+
+def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
+    datasets = require("datasets")
+    try:
+        with _quiet():
+            splits = datasets.load_dataset(source, subset)
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        # Only the cause names a broken file.
+        broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        told = error.__cause__ if broken and error.__cause__ else error
+        kind = MissingSourceError if isinstance(told, ConnectionError) else ValueError
+        raise kind(f"cannot load '{source}' from the Hugging Face Hub: {_advice(told)}") from error
+    config, kept = datasets.config, require("huggingface_hub").constants.HF_HUB_CACHE
+    own = [Path(folder) for folder in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, kept)]
+    folders = tuple(folder.absolute() for folder in [*own, *(folder.resolve() for folder in own)])
+    return {name: _hub_rows(name, rows, folders) for name, rows in splits.items()}
+
+
+def _hub_rows(name: str, rows: Any, folders: tuple[Path, ...]) -> Rows:
+    # The fingerprint follows the version of the data set.
+    return table_rows(name, rows.data.table, folders, lambda: str(rows._fingerprint))
+
+
+def _advice(error: BaseException) -> str:
+    """Return the complaint of ``datasets`` on one line, and the fix."""
+    reason = " ".join(str(error).split()).rstrip(".")
+    if isinstance(error, ConnectionError):
+        return (
+            f"there is no such folder in {Path.cwd()}, and the Hub cannot be reached: check the spelling, "
+            "or connect to the network"
+        )
+    if "BuilderConfig" in reason or "Config name is missing" in reason:
+        return f"{reason}: choose one with data.subset"
+    return reason
+
+
+def _hub_answers(source: str) -> bool:
+    """Ask the Hub for ``source``, once: ``load_dataset`` would try for half a minute.
+
+    Raises:
+        MissingSourceError: the Hub answers that it has no such data set, or that it may not be read.
+    """
+    hub = require("huggingface_hub")
+    try:
+        hub.HfApi().dataset_info(source, timeout=HUB_TIMEOUT_SECONDS)
+    except (hub.utils.RepositoryNotFoundError, hub.utils.HFValidationError) as error:
+        raise MissingSourceError(
+            f"no folder '{source}' in {Path.cwd()}, and no data set of that name on the Hugging Face Hub "
+            "that you can read: check the spelling, or log in with `hf auth login` if it is private"
+        ) from error
+    except Exception:  # No network, a proxy that refuses, offline mode: what was loaded before still works.
+        return False
+    return True
+
+
+@contextmanager
+def _offline(offline: bool) -> Iterator[None]:
+    """Keep ``datasets`` to what it has on disk, if ``offline``; then restore its setting."""
+    config = require("datasets").config
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and no log lines of ``datasets`` (its errors are raised as well); then as before."""
+    datasets, logging = require("datasets"), require("datasets.utils.logging")
+    level, shown = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
+    # An environment variable that decides about the bars has the last word.
+    switched = shown and datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is None
+    logging.set_verbosity(logging.CRITICAL)
+    if switched:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if switched:
+            datasets.enable_progress_bars()
+
+
+FORMAT_VERSION = 3
+"""Raise it when the same key would decode to other pixels."""
+
+# Images that would take a larger share of the machine's memory stay on disk.
+MOST_OF_MEMORY = 0.25
+_PIECE = 2**24
+_RANGE_BYTES = 24
+_SUM_BYTES = 8
+
+
+class CachedImages(NamedTuple):
+    """Images ``(N, C, H, W)`` uint8, and whether they stay in a file: then copy only what is used.
+
+    ``grey_range`` is what they were scaled by, where they had 16 bits.
+    """
+
+    images: Tensor
+    in_file: bool = False
+    grey_range: GreyRange | None = None
+
+
+Consume = Callable[[Shape, Iterator[Pixels], GreyRange | None], CachedImages]
+Decode = Callable[[Consume], CachedImages]
+"""Hands the decoded images to a function, and returns what that returns."""
+
+
+def cache_folder() -> Path:
+    """Return the folder of decoded images."""
+    if own := os.environ.get("TRIFECTA_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "trifecta"
+
+
+def cached_images(identity: dict[str, object], count: int, decode: Decode) -> CachedImages:
+    """Read the images from the cache, or decode and keep them.
+
+    Images that would fill memory are a read-only tensor whose storage is the file. Processes may do this at
+    once: a file appears whole or not at all. A file that is damaged is replaced, with a warning; a folder
+    that cannot be written gives a warning.
+
+    Args:
+        identity: all that the pixels depend on, as plain values.
+        count: how many images there have to be.
+        decode: decodes ``(count, C, H, W)`` uint8.
+    """
+    text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
+    file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+    images = _read(file, count)
+    if images is not None:
+        return images
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        decode(lambda shape, pieces, grey_range: _keep(file, shape, pieces, grey_range))
+    except OSError as error:
+        reason = error if isinstance(error, StorageError) else error.strerror
+        warnings.warn(
+            f"decoded images are not kept, as {file.parent} cannot be written ({reason}): "
+            "set TRIFECTA_CACHE to a folder that can",
+            stacklevel=2,
+        )
+    images = _read(file, count)
+    return decode(_in_memory) if images is None else images
+
+
+def _in_memory(shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> CachedImages:
+    return CachedImages(stacked(shape, pieces), grey_range=grey_range)
+
+
+def _keep(file: Path, shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> CachedImages:
+    """Write the pieces to ``file``, unless they would fill the disk."""
+    if math.prod(shape) > shutil.disk_usage(file.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write_atomically(file, lambda path: _write(path, shape, pieces, grey_range))
+    return CachedImages(torch.empty(0))
+
+
+def _write(path: Path, shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None) -> None:
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.flush()
+        total = zlib.crc32(path.read_bytes())
+        behind = " ".join(map(str, grey_range or ())).encode().rjust(_RANGE_BYTES)
+        for content in itertools.chain((piece.tobytes() for piece in pieces), [behind]):
+            total = zlib.crc32(content, total)
+            file.write(content)
+        file.write(f"{total:0{_SUM_BYTES}x}".encode())
+
+
+def _read(file: Path, count: int) -> CachedImages | None:
+    """Return the images in ``file``; None where there are none, or not those."""
+    try:
+        with file.open("rb") as opened:
+            if not _is_whole(opened, file.stat().st_size):
+                warnings.warn(f"decoded images in {file} are damaged: they are decoded again", stacklevel=3)
+                return None
+            opened.seek(-_RANGE_BYTES - _SUM_BYTES, os.SEEK_END)
+            numbers = opened.read(_RANGE_BYTES).split()
+        grey_range = GreyRange(*map(int, numbers)) if numbers else None
+        mapped = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    if mapped.ndim != 4 or len(mapped) != count or mapped.dtype != np.uint8:
+        return None
+    if mapped.nbytes <= MOST_OF_MEMORY * (memory_bytes() or np.inf):
+        return CachedImages(torch.from_numpy(np.array(mapped)), grey_range=grey_range)
+    with warnings.catch_warnings():
+        # Nothing writes to images of a data set.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return CachedImages(torch.from_numpy(mapped), in_file=True, grey_range=grey_range)
+
+
+def _is_whole(file: IO[bytes], size: int) -> bool:
+    """Whether the checksum at the end is that of what is before it."""
+    total, left = 0, size - _SUM_BYTES
+    while left > 0:
+        piece = file.read(min(_PIECE, left))
+        if not piece:
+            return False
+        total, left = zlib.crc32(piece, total), left - len(piece)
+    return file.read() == f"{total:0{_SUM_BYTES}x}".encode()
+
+
+DIGITS = "digits"
+DIGIT_CLASSES = tuple("0123456789")
+TEST_FRACTION = 0.2
+"""The test share of the digits, which have no official split."""
+
+
+def load_digits(image_size: tuple[int, int] | None) -> ImageSet:
+    """The 1,797 handwritten digits of 8×8 pixels, grey, with their 17 levels spread over 0..255.
+
+    Args:
+        image_size: (height, width) in pixels to resize to, bicubic and without aliasing; None
+            keeps 8×8.
+
+    Returns:
+        All of them, in scikit-learn's order.
+
+    Raises:
+        ImportError: scikit-learn is not installed.
+    """
+    digits = require("sklearn.datasets").load_digits()
+    pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
+    if image_size is not None:
+        # Resized in floating point.
+        needed = 8.0 * len(pixels) * math.prod(image_size)
+        require_memory(needed, "digits of that size", "use a smaller data.image_size")
+        pixels = F.interpolate(pixels, image_size, mode="bicubic", antialias=True)
+    images = pixels.round().clamp(0, 255).to(torch.uint8)
+    return ImageSet(images, torch.from_numpy(digits.target).long())
+
 
 # Fewer grey levels are worth a word where 16-bit images have more.
 FEW_LEVELS = 64

@@ -2,13 +2,20 @@
 
 import hashlib
 import os
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trifecta._utils.extras import require
+import numpy as np
+import torch
+from torch import Tensor
+
+from trifecta._utils.extras import open_image, require
 from trifecta.data.decode import Encoded
 
 _FILES_PER_TASK = 256
@@ -137,3 +144,233 @@ def _sampled(file: Path, pieces: int, size: int) -> str:
     except OSError:  # its decoding says why
         return "unreadable"
     return f"{facts.st_size} {facts.st_mtime_ns} {total.hexdigest()}"
+
+
+# No head has that many classes of which training images show but a tenth.
+MOST_UNSEEN = 1000
+
+
+class Classes(NamedTuple):
+    """The label values that a column can have, and their names, both in the order of the classes."""
+
+    values: list[Any]
+    names: tuple[str, ...]
+
+
+def find_classes(training: Rows, column: str) -> Classes:
+    """The classes of ``column``.
+
+    Named classes are all that it names. Otherwise they are the distinct values of the training split,
+    sorted: integers by number, texts alphabetically.
+
+    Raises:
+        ValueError: there are fewer than two classes, or far more than the rows show.
+    """
+    if training.columns[column].kind == "class":
+        names = training.columns[column].names
+        values = list(range(len(names)))
+    else:
+        distinct = training.values(column).unique().to_pylist()
+        values = sorted(value for value in distinct if value is not None)
+        names = tuple(str(value) for value in values)
+    if len(values) < 2:
+        raise ValueError(
+            f"training needs two classes or more, column '{column}' has {len(values)} "
+            f"({', '.join(names)}): choose another with data.label_column, or add images of others"
+        )
+    _check_named(training, column, names)
+    return Classes(values, names)
+
+
+def _check_named(training: Rows, column: str, names: tuple[str, ...]) -> None:
+    """Check that names are distinct, and not ten times as many as are used."""
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ValueError(
+            f"column '{column}' names two classes '{twice}': give each class a name of its own"
+        )
+    if len(names) > MOST_UNSEEN:
+        used = len(training.values(column).unique())
+        if len(names) > 10 * used:
+            raise ValueError(
+                f"column '{column}' names {len(names):,} classes, and the images are of {used:,}: name "
+                "those alone, or choose another with data.label_column"
+            )
+
+
+def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
+    """Labels ``(N,)`` int64 as indices into ``classes``; named classes are matched by their names.
+
+    Raises:
+        ValueError: a label is missing or is none of ``classes``; names its file, or its row, from 0.
+    """
+    arrow, compute = require("pyarrow"), require("pyarrow.compute")
+    own, labels = rows.columns[column].names, rows.values(column)
+    if len(labels) != len(rows):
+        raise ValueError(
+            f"column '{column}' of split '{rows.split}' has {len(labels)} values for {len(rows)} rows: "
+            "it is damaged"
+        )
+    if arrow.types.is_dictionary(labels.type):
+        labels = labels.cast(labels.type.value_type)
+    values = list(range(len(own))) if own else classes.values
+    try:
+        indices = compute.index_in(labels, value_set=arrow.array(values, labels.type))
+    except (arrow.ArrowException, TypeError) as error:
+        raise ValueError(
+            f"column '{column}' of split '{rows.split}' is {rows.columns[column].type}, and the classes "
+            f"are labelled {classes.values[0]!r} to {classes.values[-1]!r}: store both alike"
+        ) from error
+    if own and own != classes.names:
+        position = {name: index for index, name in enumerate(classes.names)}
+        indices = arrow.array([position.get(name) for name in own], "int64").take(indices)
+    if indices.null_count:
+        row = indices.is_null().index(True).as_py()
+        raise ValueError(_outside(rows, row, labels[row].as_py(), own, classes))
+    return torch.from_numpy(indices.to_numpy().astype(np.int64))
+
+
+def _outside(rows: Rows, row: int, label: Any, own: tuple[str, ...], classes: Classes) -> str:
+    """What is said of a label that is no class."""
+    has_name = isinstance(label, int) and 0 <= label < len(own)
+    known = classes.names if has_name else classes.values
+    place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
+    return (
+        f"labels outside the classes: split '{rows.split}', {place} has label "
+        f"{own[label] if has_name else label!r}, but the {len(known)} classes are labelled {known[0]!r} to "
+        f"{known[-1]!r}: choose a split with the same labels (data.test_split) or another data.label_column"
+    )
+
+
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "target", "class", "y")
+LABEL_KINDS = ("class", "integer", "text")
+# Rows in which an encoded image is looked for.
+_TRIED = 100
+
+
+def find_image_column(rows: Rows, chosen: str | None) -> str:
+    """The column of images: ``chosen``, or the one whose type and first row say so.
+
+    Raises:
+        ValueError: ``chosen`` is not a column of images, or there is none; lists the columns.
+    """
+    found = [name for name in rows.columns if _is_image(rows, name)]
+    if chosen is not None:
+        return _choice(rows, chosen, found, "images", "image_column")
+    if not found:
+        raise ValueError(
+            f"no column of images among {_listed(rows)}: the source needs image files or "
+            "encoded images (see data.image_column)"
+        )
+    name = next((name for name in IMAGE_NAMES if name in found), found[0])
+    if len(found) > 1 and name not in IMAGE_NAMES:
+        warnings.warn(
+            f"images are taken from column '{name}', of {', '.join(found)}: "
+            "choose another with data.image_column",
+            stacklevel=2,
+        )
+    return name
+
+
+def find_label_column(rows: Rows, chosen: str | None) -> str:
+    """The column of labels.
+
+    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else a
+    column of integers, else of text, that has a usual name for labels; else the only one of integers or
+    text in which a value stands more than once.
+
+    Raises:
+        ValueError: ``chosen`` cannot be labels, or there is no such column; lists the columns.
+    """
+    by_kind = {kind: [n for n, c in rows.columns.items() if c.kind == kind] for kind in LABEL_KINDS}
+    if chosen is not None:
+        return _choice(
+            rows, chosen, [n for names in by_kind.values() for n in names], "labels", "label_column"
+        )
+    if by_kind["class"]:
+        return _finest(rows, by_kind["class"])
+    plain = [*by_kind["integer"], *by_kind["text"]]
+    usual = [name for group in by_kind.values() for name in LABEL_NAMES if name in group]
+    if usual:
+        return usual[0]
+    repeated = [name for name in plain if _repeats(rows, name)]
+    if len(repeated) != 1:
+        reason = "none of them repeats a value" if plain and not repeated else "none is surely that"
+        raise ValueError(
+            f"no column of labels among {_listed(rows)}, as {reason}: choose one with data.label_column, "
+            "or keep the images in one folder per class, with two classes or more"
+        )
+    if len(plain) > 1:
+        warnings.warn(
+            f"labels are taken from column '{repeated[0]}', as no value repeats in "
+            f"{', '.join(name for name in plain if name not in repeated)}: choose another with "
+            "data.label_column",
+            stacklevel=2,
+        )
+    return repeated[0]
+
+
+def require_columns(rows: Rows, *names: str) -> None:
+    """Check that a split has the columns that were found in another one.
+
+    Raises:
+        ValueError: it lacks one; lists its columns.
+    """
+    for name in names:
+        if name not in rows.columns:
+            raise ValueError(
+                f"split '{rows.split}' has no column '{name}', as the training split has, but "
+                f"{_listed(rows)}: give it one, or choose another with data.test_split"
+            )
+
+
+def _repeats(rows: Rows, name: str) -> bool:
+    """Whether a value stands in several rows: what numbers the rows is no label."""
+    values = rows.values(name)
+    return len(values.unique()) < len(values)
+
+
+def _is_image(rows: Rows, name: str) -> bool:
+    kind = rows.columns[name].kind
+    return kind == "image" or (kind == "binary" and _opens(rows, name))
+
+
+def _opens(rows: Rows, name: str) -> bool:
+    """Whether the first binary value is an image."""
+    for row in range(min(len(rows), _TRIED)):
+        try:
+            ((_, content),) = rows.encoded(name, row, row + 1)
+        except ValueError:  # there is none in this row
+            continue
+        try:
+            open_image(BytesIO(content) if isinstance(content, bytes) else content).close()
+        except Exception:  # whatever broken bytes make Pillow trip over
+            return False
+        return True
+    return False
+
+
+def _finest(rows: Rows, names: list[str]) -> str:
+    counts = Counter({name: len(rows.columns[name].names) for name in names})
+    name = max(names, key=counts.__getitem__)
+    if len(names) > 1:
+        warnings.warn(
+            f"labels are taken from column '{name}', which has the most classes of "
+            f"{', '.join(f'{other} ({count})' for other, count in counts.items())}: "
+            "choose another with data.label_column",
+            stacklevel=2,
+        )
+    return name
+
+
+def _choice(rows: Rows, name: str, fitting: list[str], what: str, field: str) -> str:
+    if name not in rows.columns:
+        raise ValueError(f"data.{field}: no column '{name}' among {_listed(rows)}")
+    if name not in fitting:
+        raise ValueError(f"data.{field}: column '{name}' cannot be {what}; columns: {_listed(rows)}")
+    return name
+
+
+def _listed(rows: Rows) -> str:
+    return ", ".join(f"{name} ({column.type})" for name, column in rows.columns.items())

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trifecta._utils.extras import require
-from trifecta.losses.coarse import Levels
+from trifecta.losses.combined import Levels
 
 COMPONENTS = 50
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from trifecta._utils.extras import require
 from trifecta.data.arrow_files import columns_of
+from trifecta.data.images import SPLITS, TRAIN, split_of
 from trifecta.data.rows import Column, Rows, file_rows
-from trifecta.data.splits import SPLITS, TRAIN, split_of
 
 TABLES = (".csv", ".tsv", ".jsonl")
 # Lower case, the likeliest first.

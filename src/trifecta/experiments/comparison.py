@@ -11,13 +11,13 @@ from functools import cache
 from typing import Any
 
 from trifecta.bench.accuracy import seconds_to
-from trifecta.building import build_network
+from trifecta.counts import counts
 from trifecta.experiments.recipes.comparison import published_elsewhere
 from trifecta.experiments.recipes.data_sets import known_images
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
-from trifecta.learning.counts import counts
 from trifecta.methods import Method, backprop
+from trifecta.network import build_network
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.optim.config import OptimizerConfig
 from trifecta.training import RunConfig

@@ -10,7 +10,7 @@ from trifecta.experiments.recipes import ResultTable
 from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.experiments.summary import Estimate, RowSummary
 from trifecta.report import figures
-from trifecta.report.templates import fill, missing_libraries
+from trifecta.report.page import fill, missing_libraries
 from trifecta.report.terminal import plain_console, simple_table
 
 NOT_MEASURED = "not measured"

@@ -11,7 +11,7 @@ from trifecta._utils.files import write_atomically
 from trifecta.experiments.plan import PlannedRun
 from trifecta.experiments.recipes.recipe import data_of
 from trifecta.training import RunConfig, from_plain, to_plain
-from trifecta.training.callbacks import Record
+from trifecta.training.trainer import Record
 
 # What means nothing where the machine was shared with other work.
 TIMES = ("seconds", "images_per_second", "evaluation_seconds", "calibration_seconds", "total_seconds")

@@ -17,22 +17,16 @@ from torch import Tensor
 
 from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.extras import require
-from trifecta.building import build_network
 from trifecta.calibration import fit_temperature, probabilities
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
-from trifecta.learning import Learner
-from trifecta.learning.statistics import (
-    REMEMBERED,
-    estimate_statistics,
-    lagging_norms,
-    set_statistics,
-)
+from trifecta.learner import Learner
 from trifecta.method import Method
 from trifecta.methods import get_method
-from trifecta.network import LocalNetwork
+from trifecta.network import LocalNetwork, build_network
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
+from trifecta.statistics import REMEMBERED, estimate_statistics, lagging_norms, set_statistics
 from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.calibrate import calibrate
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import trifecta
 from trifecta._utils.extras import require
 from trifecta._utils.files import write_atomically
-from trifecta._utils.names import lookup
+from trifecta._utils.references import lookup
 from trifecta.network import LocalNetwork
 from trifecta.training import TrainedModel
 

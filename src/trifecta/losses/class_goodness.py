@@ -20,7 +20,8 @@ from trifecta.losses.goodness import (
     patch_rms,
     reads_channel_sums,
 )
-from trifecta.losses.head import Head, Objective
+from trifecta.losses.head import Head, Objective, at_least_float32
+from trifecta.nn.pooling import patch_means
 from trifecta.nn.shapes import FeatureShape, channel_groups
 
 
@@ -112,3 +113,58 @@ class ProjectedCrossEntropy(Objective):
             patches=self.patches,
             learned_temperature=self.learned_temperature,
         )
+
+
+# Distances between unit vectors are at most 4: too little for a softmax to be sure.
+SHARPNESS = 8.0
+
+
+class CentroidHead(Head):
+    """A learned centroid per class; a class's score is how near the averages of the maps are to it."""
+
+    weighs_classes = True
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
+        super().__init__()
+        positions = len(feature_shape) - 1
+        self.pool, self.margin = pool, margin
+        size = feature_shape[0] * pool**positions
+        self.centroids = nn.Parameter(torch.empty(num_classes, size))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Centroids of length about 1."""
+        nn.init.normal_(self.centroids, std=self.centroids.shape[1] ** -0.5)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """(B, …), (B,) → (): ``mean log(1 + Σ_wrong exp(margin + scores_wrong − scores_true))``."""
+        scores = self.scores(features)
+        own = F.one_hot(labels, scores.shape[1]).bool()
+        return self.cross_entropy(scores.where(own, scores + self.margin), labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""
+        if features.ndim > 2:
+            features = patch_means(features, self.pool)
+        with torch.autocast(features.device.type, enabled=False):
+            unit = F.normalize(at_least_float32(features.flatten(1)))
+            centroids = self.centroids.to(unit.dtype)
+            squares = unit.square().sum(1, keepdim=True) + centroids.square().sum(1)
+            return (2 * unit @ centroids.T - squares) * SHARPNESS
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentroidMargin(Objective):
+    """Nearest centroid by a ``margin``, N-pair: :class:`CentroidHead`."""
+
+    kind: ClassVar[str] = "centroid-margin"
+    pool: int = 4
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Reject what no head can have."""
+        require_ranges(self, pool=(1, MOST_UNITS), margin=(0, math.inf))
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Build the head for a block whose output is ``(N, *feature_shape)``."""
+        return CentroidHead(feature_shape, num_classes, pool=self.pool, margin=self.margin)

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.checks import MOST_UNITS, require_ranges
-from trifecta._utils.chunks import chunk_rows
+from trifecta._utils.checks import MOST_UNITS, chunk_rows, require_ranges
 from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Head, Objective, at_least_float32
 from trifecta.nn.pooling import divides, patch_means

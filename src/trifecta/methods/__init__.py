@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from trifecta._utils.names import lookup
-from trifecta._utils.references import Imports, blamed, installed_methods, is_reference
+from trifecta._utils.references import Imports, blamed, installed_methods, is_reference, lookup
 from trifecta.method import Method
 from trifecta.methods.asge import asge
 from trifecta.methods.auglocal import auglocal

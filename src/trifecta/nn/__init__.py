@@ -1,7 +1,7 @@
 """Layers, blocks and networks, which know nothing of methods."""
 
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, conv_block, linear_block
-from trifecta.nn.from_module import Blocks, from_module
+from trifecta.nn.cutting import Blocks, from_module
 from trifecta.nn.networks import NETWORKS, NetworkBuilder, get_network
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
 from trifecta.nn.shapes import FeatureShape, SampleShape

@@ -10,8 +10,119 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from trifecta._utils.chunks import chunk_rows
-from trifecta.nn.products import input_gradient, max_pool, packed_channels, unpool, weight_gradient
+from trifecta._utils.checks import chunk_rows
+from trifecta._utils.devices import has_amx
+
+# What a tile register of AMX holds of one row, in numbers of two bytes.
+_TILE = 32
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of the weight, (R, O, H, W) and (R, C, H, W) → the shape of ``weight``.
+
+    AMX sums over 32 positions of an image's row at a time, and fills up shorter rows. There narrow images
+    are laid side by side, with a column of zeros behind each.
+    """
+    width = x.shape[3]
+    together = _TILE // (width + 1)
+    if together > 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and has_amx():
+        gradient, x = side_by_side(gradient, together), side_by_side(x, together)
+    found: Tensor = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
+    )[1]
+    return found
+
+
+def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Gradient of x, (R, O, H, W) → (R, C, H, W): the convolution with the kernel turned by half a circle.
+
+    Into a single channel, which convolutions are slow at, tap by tap.
+    """
+    if weight.shape[1] == 1:
+        taps = F.conv2d(gradient, weight.flatten(1).T[:, :, None, None])
+        wide = taps.to(torch.promote_types(taps.dtype, torch.float32)).flatten(2)
+        return F.fold(wide, gradient.shape[2:], 3, padding=1).to(gradient.dtype)
+    turned = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    return F.conv2d(gradient, turned, padding=1)
+
+
+def side_by_side(maps: Tensor, together: int) -> Tensor:
+    """Lay T maps in a row, a column of zeros behind each, (R, C, H, W) → (⌈R/T⌉, C, H, T·(W + 1)).
+
+    Where T does not divide R the last row ends in zeros.
+    """
+    count, channels, height, width = maps.shape
+    rows, whole = -(-count // together), count // together
+    out = maps.new_zeros(rows, height, together, width + 1, channels)
+    images = out.transpose(1, 2)[..., :width, :]
+    maps = maps.movedim(1, -1)
+    images[:whole] = maps[: whole * together].reshape(whole, together, height, width, channels)
+    if whole < rows:
+        images[whole, : count - whole * together] = maps[whole * together :]
+    return out.flatten(2, 3).movedim(-1, 1)
+
+
+def max_pool(response: Tensor) -> tuple[Tensor, Tensor]:
+    """2×2 maxima and their packed indices, (R, O, H, W) → (R, O, H/2, W/2), (R, O/4, H/2, W/2) uint8.
+
+    Where two are equal the first is taken, as in ``nn.MaxPool2d``. An odd last row or column is left out.
+    """
+    largest, index = F.max_pool2d(response, 2, return_indices=True)
+    return largest, pack_indices(_window_indices(index, response.shape[3]))
+
+
+def unpool(gradient: Tensor, packed_indices: Tensor, height: int, width: int) -> Tensor:
+    """Put each value back among its four pixels, the others 0, (R, O, h, w) → (R, O, height, width)."""
+    indices = unpack_indices(packed_indices, gradient.shape[1])
+    shape = (*gradient.shape[:2], height, width)
+    out = torch.empty(
+        shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last
+    )
+    if height % 2 or width % 2:
+        out.zero_()
+    lower, right = (indices >> 1).to(gradient.dtype), (indices & 1).to(gradient.dtype)
+    h, w = 2 * gradient.shape[2], 2 * gradient.shape[3]
+    # value · 1 or value · 0, and differences of equal values: exact in every precision.
+    below = gradient * lower
+    above = gradient - below
+    below_right = torch.mul(below, right, out=out[:, :, 1:h:2, 1:w:2])
+    above_right = torch.mul(above, right, out=out[:, :, 0:h:2, 1:w:2])
+    torch.sub(below, below_right, out=out[:, :, 1:h:2, 0:w:2])
+    torch.sub(above, above_right, out=out[:, :, 0:h:2, 0:w:2])
+    return out
+
+
+def packed_channels(channels: int) -> int:
+    """Channels of packed indices: O/4 where 4 divides O, else O."""
+    return channels if channels % 4 else channels // 4
+
+
+def pack_indices(indices: Tensor) -> Tensor:
+    """Pack four indices into a byte, (R, O, h, w) → (R, O/4, h, w), where 4 divides O."""
+    if indices.shape[1] % 4:
+        return indices
+    a, b, c, d = indices.chunk(4, dim=1)
+    return a | (b << 2) | (c << 4) | (d << 6)
+
+
+def unpack_indices(packed: Tensor, channels: int) -> Tensor:
+    """The inverse of :func:`pack_indices`."""
+    if packed.shape[1] == channels:
+        return packed
+    return torch.cat([(packed >> shift) & 3 for shift in (0, 2, 4, 6)], dim=1)
+
+
+def _window_indices(index: Tensor, image_width: int) -> Tensor:
+    """Convert positions in the image, as max pooling counts them, to indices, (R, O, h, w)."""
+    height, width = index.shape[2:]
+    corner = torch.arange(height, device=index.device).unsqueeze(1) * (2 * image_width)
+    corner = corner + torch.arange(width, device=index.device) * 2
+    # The difference is one of 0, 1, image_width, image_width + 1, so bytes may overflow on the way.
+    small = torch.uint8 if image_width < 255 else torch.int32
+    offset = index.to(small).sub_(corner.to(small))
+    lower = torch.gt(offset, 1, out=torch.empty_like(offset))
+    return offset.sub_(lower, alpha=image_width).add_(lower, alpha=2).to(torch.uint8)
+
 
 # With fewer channels a piece's passes cost more than what they spare.
 _LEAST_CHANNELS = 32
@@ -22,7 +133,7 @@ class Convolution3x3(nn.Conv2d):
 
     The plain graph keeps what the maxima were taken of, and eight bytes for each. On a CPU these
     convolutions pass the batch in pieces instead, and AMX gets images as it wants them
-    (:func:`trifecta.nn.products.weight_gradient`). Gradients of gradients come from the plain graph.
+    (:func:`trifecta.nn.convolution.weight_gradient`). Gradients of gradients come from the plain graph.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from trifecta._utils.names import printable
+from trifecta._utils.references import printable
 from trifecta.training.run import Run
 
 MOST_CLASSES_SHOWN = 10

@@ -12,12 +12,11 @@ from torch import Tensor
 from trifecta.calibration import fit_temperature
 from trifecta.data import ImageSet, LoaderBatches
 from trifecta.data.images import hold_out
-from trifecta.distributed.processes import Alone
+from trifecta.parallel.processes import Alone
 from trifecta.readout import fuse
-from trifecta.training.callbacks import Callback
 from trifecta.training.config import GIVEN
 from trifecta.training.meter import DivergenceError
-from trifecta.training.trainer import Trainer
+from trifecta.training.trainer import Callback, Trainer
 
 # The share of training images that another network is trained without, where there are so many of them.
 HELD_OUT, MOST_TO_REPEAT, LEAST_TO_REPEAT = 0.2, 10_000, 20

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, get_args, 
 import cattrs
 import torch
 
-from trifecta._utils import checksums
+from trifecta._utils import files as checksums
 from trifecta._utils.checks import require_finite
-from trifecta._utils.names import lookup
-from trifecta._utils.precision import PRECISIONS
-from trifecta._utils.references import Imports, check_part, is_reference, reference_of
-from trifecta._utils.yaml_files import read_yaml
+from trifecta._utils.devices import PRECISIONS
+from trifecta._utils.files import read_yaml
+from trifecta._utils.references import Imports, check_part, is_reference, lookup, reference_of
 from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
 from trifecta.losses import OBJECTIVES, TERMS, Objective, Term
 from trifecta.method import Method

@@ -8,17 +8,46 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta._utils.devices import in_memory_format
-from trifecta._utils.names import lookup
-from trifecta._utils.precision import autocast
+from trifecta._utils.devices import autocast, in_memory_format
+from trifecta._utils.references import lookup
 from trifecta.calibration import calibration_error, log_loss, probabilities
 from trifecta.data import ImageSet, evaluation_batches
-from trifecta.inputs.labels import wrong_labels
+from trifecta.inputs.label_inputs import wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.readout import fuse, named_readouts
-from trifecta.training.views import VIEWS
+
+# A view of a batch (N, C, H, W), and its weight.
+View = tuple[Tensor, float]
+
+
+def _plain(images: Tensor) -> list[View]:
+    return [(images, 1.0)]
+
+
+def _flip(images: Tensor) -> list[View]:
+    return [(images, 0.5), (images.flip(-1), 0.5)]
+
+
+def _flip_shift(images: Tensor) -> list[View]:
+    """Both sides, half of the weight as they are, half of it one pixel towards two opposite corners."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = [padded[..., :height, :width], padded[..., 2:, 2:]]
+    return [
+        *((view, weight / 2) for view, weight in _flip(images)),
+        *((view, weight / 4) for moved in shifted for view, weight in _flip(moved)),
+    ]
+
+
+VIEWS: dict[str, Callable[[Tensor], list[View]]] = {
+    "none": _plain,
+    "flip": _flip,
+    "flip-shift": _flip_shift,
+}
+
 
 BATCH_SIZE = 256
 
@@ -68,7 +97,7 @@ def evaluate(
     """Score every image once, in order, without training anything.
 
     ``on_scored`` is called after every batch with its number of images. With a shortlist, scores of labels
-    that were left out are −∞. With ``views`` (:mod:`trifecta.training.views`) scores are means over them.
+    that were left out are −∞. With ``views`` scores are means over them.
 
     Raises:
         ValueError: no such views, or samples that are no images.

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trifecta._utils.checksums import of_tensors
-from trifecta._utils.names import lookup
+from trifecta._utils.files import of_tensors
+from trifecta._utils.references import lookup
 from trifecta.data import (
     Augmentation,
     Batches,
@@ -23,9 +23,10 @@ from trifecta.data import (
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
 from trifecta.data.superclasses import find_superclasses
-from trifecta.learning import Learner, Pipeline
-from trifecta.learning.statistics import ENOUGH
+from trifecta.learner import Learner
 from trifecta.network import LocalNetwork
+from trifecta.pipeline import Pipeline
+from trifecta.statistics import ENOUGH
 from trifecta.training.config import RunConfig, to_plain
 from trifecta.training.evaluation import BATCH_SIZE
 

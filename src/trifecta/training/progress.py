@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from trifecta.training.callbacks import Callback, Record
+from trifecta.training.trainer import Callback, Record
 
 if TYPE_CHECKING:
     from rich.console import Console

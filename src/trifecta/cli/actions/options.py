@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trifecta._utils.names import lookup
-from trifecta._utils.references import Imports
+from trifecta._utils.references import Imports, lookup
 from trifecta.cli.actions.settings import with_settings
 from trifecta.cli.fields import OPTIONS as FIELDS
 from trifecta.cli.fields import check_given_once

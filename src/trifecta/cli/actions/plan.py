@@ -2,11 +2,10 @@
 
 import json
 
-from trifecta.building import build_network
 from trifecta.cli.actions import options
-from trifecta.distributed.description import describe
-from trifecta.distributed.plan import parse_layout
 from trifecta.methods import get_method
+from trifecta.network import build_network
+from trifecta.parallel.plan import describe, parse_layout
 from trifecta.report.terminal import percent, plain_console, simple_table
 
 

@@ -18,9 +18,9 @@ from click.core import ParameterSource
 from trifecta._utils.devices import resolve_device
 from trifecta.cli.launched import STARTED_HERE, USAGE, ToldByProcess
 from trifecta.cli.signals import OF_STOPPING, Terminated
-from trifecta.distributed.faults import ProcessError
-from trifecta.distributed.plan import Layout, parse_layout
-from trifecta.distributed.processes import TIMEOUT, Alone, Together, joined
+from trifecta.parallel.faults import ProcessError
+from trifecta.parallel.plan import Layout, parse_layout
+from trifecta.parallel.processes import TIMEOUT, Alone, Together, joined
 from trifecta.training import Interrupted, RunFolder
 
 DEFAULT_LAYOUT = "layers"

@@ -5,9 +5,7 @@ from pathlib import Path
 import click
 
 from trifecta._utils.files import write_atomically
-from trifecta.report.compared import compare_runs
-from trifecta.report.page import render
-from trifecta.report.templates import missing_libraries
+from trifecta.report.page import compare_runs, missing_libraries, render
 from trifecta.training import Run, RunFolder
 from trifecta.training.run import resumed_trainer
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from trifecta._utils.names import lookup
-from trifecta._utils.yaml_files import parse_yaml
+from trifecta._utils.files import parse_yaml
+from trifecta._utils.references import lookup
 from trifecta.data import AUGMENTATIONS
 from trifecta.schedules import parse_schedule
 from trifecta.training import RunConfig, from_plain, to_plain

@@ -23,7 +23,7 @@ from trifecta.cli.actions.processes import (
 )
 from trifecta.cli.actions.progress import waiting
 from trifecta.cli.signals import Terminated, stop_on_signal
-from trifecta.distributed.processes import Alone
+from trifecta.parallel.processes import Alone
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer

@@ -1,6 +1,6 @@
 """Published experiments: each recipe, called with a budget, returns its full configuration."""
 
-from trifecta._utils.names import lookup
+from trifecta._utils.references import lookup
 from trifecta.experiments.recipes.data_sets import DATA_SETS, in_folder
 from trifecta.experiments.recipes.demo import DEMO
 from trifecta.experiments.recipes.recipe import Budget, Published, Recipe

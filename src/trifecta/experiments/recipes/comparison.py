@@ -9,8 +9,7 @@ an accuracy can be told.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from trifecta._utils.names import lookup
-from trifecta._utils.references import name_of
+from trifecta._utils.references import lookup, name_of
 from trifecta.data import DataConfig
 from trifecta.experiments.recipes.data_sets import Images, known_images
 from trifecta.experiments.recipes.paper import BUDGETS

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from trifecta._utils.names import lookup
+from trifecta._utils.references import lookup
 from trifecta.data import Augmentation, DataConfig
 from trifecta.training.config import RunConfig
 

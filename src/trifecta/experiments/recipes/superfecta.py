@@ -7,14 +7,7 @@ from trifecta.data import AUGMENTATIONS
 from trifecta.experiments.recipes.data_sets import DATA_SETS
 from trifecta.experiments.recipes.paper import BUDGETS
 from trifecta.experiments.recipes.recipe import Budget, Recipe
-from trifecta.losses import (
-    Combined,
-    GroupCrossEntropy,
-    Objective,
-    Similarity,
-    SupervisedContrastive,
-    Term,
-)
+from trifecta.losses import Combined, GroupCrossEntropy, Objective, Similarity, SupervisedContrastive, Term
 from trifecta.methods import Method, backprop, superfecta, trifecta
 from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.optim.config import OptimizerConfig

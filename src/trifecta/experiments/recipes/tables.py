@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 
-from trifecta._utils.names import lookup
+from trifecta._utils.references import lookup
 from trifecta.experiments.recipes.ablation import FACTORS, grid_recipes
 from trifecta.experiments.recipes.data_sets import DATA_SETS
 from trifecta.experiments.recipes.factors import batch_size_recipes, factor_recipes

@@ -4,9 +4,9 @@ from functools import cache
 
 import torch
 
-from trifecta.building import build_network
 from trifecta.experiments.recipes.data_sets import Images
 from trifecta.methods import Method
+from trifecta.network import build_network
 
 # Widths are whole thousandths: finer ones round to the same channels.
 _PARTS = 1000

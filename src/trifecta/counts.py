@@ -1,0 +1,168 @@
+"""Batches of made-up samples, for counting work and timing passes.
+
+Shapes: B samples (B, …).
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from trifecta.learner import Learner, first_input
+from trifecta.network import LocalNetwork
+
+
+def trial_batch(network: LocalNetwork, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return samples and labels that ``network`` can learn from, on its device, the same every time."""
+    some = next(p for p in network.parameters() if p.is_floating_point())
+    labels = torch.arange(batch_size) % network.num_classes
+    labels = labels.view(-1, *[1] * len(network.label_shape)).expand(-1, *network.label_shape)
+    if network.integer:
+        samples = torch.zeros(batch_size, *network.sample_shape, dtype=torch.int64)
+    else:
+        draw = torch.Generator().manual_seed(0)
+        samples = torch.randn(batch_size, *network.sample_shape, generator=draw).to(some.dtype)
+    return samples.to(some.device), labels.to(some.device)
+
+
+# So many images decide a polynomial of degree 2; one alone has no batch statistics.
+_SIZES = (2, 3, 4)
+
+
+class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the products that PyTorch computes within it, by the formulas of its own ``FlopCounterMode``.
+
+    That one also follows modules, which fails for a module that is called without a graph on a view of
+    what has one.
+
+    Attributes:
+        multiply_adds: so far.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Compute ``func``, and add what it took."""
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(getattr(func, "overloadpacket", func))
+        if formula is not None:
+            # A multiply-add is two operations there.
+            self.multiply_adds += formula(*args, **(kwargs or {}), out_val=out) // 2
+        return out
+
+
+def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = None) -> dict[str, Any]:
+    """The counts of ``result.json``: ``parameters``, ``block_parameters``, ``multiply_adds_per_image``."""
+    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, fused=True)
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "block_parameters": block_parameters(network),
+        "multiply_adds_per_image": work,
+    }
+
+
+def block_parameters(network: LocalNetwork) -> int:
+    """Parameters of the blocks and of the label's own input: all but the heads'."""
+    modules = [network.blocks, *([] if network.label_input is None else [network.label_input])]
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def block_costs(network: LocalNetwork) -> list[float]:
+    """Count three times the multiply-adds of each block's forward pass for one image, and of its head's.
+
+    A forward and a backward pass, as near as a plan needs it.
+    """
+    samples, labels = trial_batch(network, _SIZES[0])
+    costs = []
+    with torch.no_grad():
+        copied = copy.deepcopy(network).eval()
+        x = first_input(copied, samples, labels, torch.Generator(samples.device).manual_seed(0))
+        for k in range(len(copied.blocks)):
+            with WorkCounter() as counter:
+                seen, x = copied.pass_block(k, copied.renewed(k, x, len(labels), None))
+                if k in copied.scored_blocks:
+                    copied.head(k).scores(seen)
+            costs.append(3 * counter.multiply_adds / len(labels))
+    return costs
+
+
+def step_multiply_adds(
+    network: LocalNetwork, *, batch_size: int, total_steps: int | None = None, fused: bool = False
+) -> float:
+    """Count the multiply-adds of a training step for one image, averaged over the schedule's cycle.
+
+    Everything that a step of the learner's plain graph does is in it: forward and backward passes, heads
+    and terms, predictions that negatives or feedback need, Muon's products. They are counted while a copy
+    of the network takes steps on small batches. A step's work is a polynomial of the batch size of degree
+    2 at most (products of a batch with itself) that begins with what no image adds to (Muon), so three
+    batches tell that of any size exactly; only the pictures of labels for hard negatives, which a large
+    batch needs once every few images, count once.
+
+    Args:
+        network: left as it is.
+        batch_size: images a step of the run.
+        total_steps: of the run; without it a method that freezes blocks is counted as if it froze none.
+        fused: count fused windows where blocks allow them: the gain of a norm at a window's input has its
+            gradient there without the gradient under it, a third of a strict block's products.
+    """
+    copied = copy.deepcopy(network)
+    if total_steps is None:
+        optimizer = replace(network.method.optimizer, freeze_from=1.0)
+        copied.method = replace(network.method, optimizer=optimizer)
+    steps = _kinds_of_steps(copied, total_steps)
+    two, three, four = (
+        sum(count * _counted(copied, size, step, total_steps, fused) for step, count in steps.items())
+        for size in _SIZES
+    )
+    # Newton's forward differences, in whole numbers.
+    extra = batch_size - _SIZES[0]
+    whole = two + extra * (three - two) + extra * (extra - 1) // 2 * (four - 2 * three + two)
+    return whole / (batch_size * sum(steps.values()))
+
+
+def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> Mapping[int, int]:
+    """A step of every kind that the run has, and how many of these there are.
+
+    A step's work follows from its place in the schedule's cycle and from which blocks are frozen.
+    """
+    method, num_blocks = network.method, len(network.blocks)
+    cycle = method.schedule.cycle
+    if total_steps is None or method.optimizer.freeze_from == 1:
+        return dict.fromkeys(range(cycle), 1)
+    kinds: dict[tuple[int, int], int] = {}
+    numbers: Counter[int] = Counter()
+    for step in range(total_steps):
+        frozen = method.optimizer.frozen_blocks(step / total_steps, num_blocks)
+        numbers[kinds.setdefault((step % cycle, frozen), step)] += 1
+    return numbers
+
+
+def _counted(
+    network: LocalNetwork, batch_size: int, step: int, total_steps: int | None, fused: bool
+) -> int:
+    """Multiply-adds of step number ``step``, from 0, on ``batch_size`` images; trains ``network``."""
+    some = next(network.parameters())
+    learner = Learner(
+        network,
+        generator=torch.Generator(some.device).manual_seed(0),
+        total_steps=total_steps,
+        fused=fused,
+    )
+    learner.steps = step
+    samples, labels = trial_batch(network, batch_size)
+    counter = WorkCounter()
+    with counter:
+        learner.step(samples, labels)
+    return counter.multiply_adds

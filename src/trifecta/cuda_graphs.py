@@ -1,0 +1,230 @@
+"""Steps on a GPU as CUDA graphs: each recorded once, then launched as one.
+
+A step of local learning is many small kernels, as every block has a loss and an optimizer of its own.
+Python takes longer to launch them than a GPU takes to run them.
+
+Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks, W windows.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trifecta.learner import Learner
+from trifecta.losses.head import Head
+from trifecta.network import LocalNetwork
+from trifecta.optim.muon import Muon
+from trifecta.schedules import Window
+
+# A replay runs no Python: parts of anybody else's may decide something there in every step.
+_PACKAGES = ("torch", "trifecta")
+_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, Muon)
+# Steps of a kind that are taken before one is recorded: they set up libraries and optimizer states.
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A step in memory of its own.
+
+    Attributes:
+        replay: runs it again.
+        images: where its batch goes.
+        labels: likewise.
+        losses: (W,), where the losses of its windows come out.
+    """
+
+    replay: Callable[[], None]
+    images: Tensor
+    labels: Tensor
+    losses: Tensor
+
+
+def _layout(batch: Tensor) -> Hashable:
+    return batch.shape, batch.stride(), batch.dtype
+
+
+def fastest_learner(network: LocalNetwork, **options: Any) -> Learner:
+    """Build the :class:`Learner` that takes the same steps in the least time on the network's device."""
+    learner = Learner(network, **options)
+    return GraphedLearner(network, **options) if GraphedLearner.takes(learner) else learner
+
+
+class GraphedLearner(Learner):
+    """A :class:`Learner` that records a step of each kind once, and then replays it; on CUDA.
+
+    Steps are of one kind where their windows, frozen blocks and shapes of the batch are the same. They
+    compute what those of :class:`Learner` do. Where a step cannot be recorded, such as with a block that
+    reads a value back to Python, a warning says so and kernels are launched one by one.
+
+    Attributes:
+        records: whether to; set it to False to launch every step.
+        recordings: how many steps were recorded.
+
+    Args:
+        network: the network, already on its device.
+        options: of :class:`Learner`, for which :meth:`takes` is true.
+    """
+
+    def __init__(self, network: LocalNetwork, **options: Any) -> None:
+        super().__init__(network, **options)
+        self._recorded: dict[Hashable, Recorded] = {}
+        self._seen: Counter[Hashable] = Counter()
+        self._is_recording, self.records, self.recordings = False, True, 0
+        # Frozen blocks and, where it matters, the epoch.
+        self._recorded_at = (0, 0)
+        heads = [network.head(k) for k in network.scored_blocks]
+        self._follows_epochs = any(type(head).set_epoch is not Head.set_epoch for head in heads)
+        self._rates: list[tuple[dict[str, Any], Tensor]] = []
+        self._hold_rates()
+
+    @staticmethod
+    def takes(learner: Learner) -> bool:
+        """Whether the steps of ``learner`` can be recorded, as far as can be said before one is."""
+        return (
+            learner.device.type == "cuda"
+            and learner.on_nan == "stop"
+            and learner._step_optimizer is None
+            and not any(learner._dropout)
+            and not learner.network.draws
+            and all(type(optimizer) in _OPTIMIZERS for optimizer in learner.optimizers.values())
+            and all(type(m).__module__.split(".")[0] in _PACKAGES for m in learner.network.modules())
+        )
+
+    def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """Learn from one batch, see :meth:`Learner.step`."""
+        if not self.records:
+            return super().step(images, labels)
+        self._drop_outdated()
+        windows = self._next_windows()
+        kind = (tuple(windows), *map(_layout, (images, labels)), self.precision)
+        self._seen[kind] += 1
+        if self._seen[kind] <= WARM_UP:
+            return self._beside(images, labels)
+        if kind not in self._recorded:
+            recorded = self._record(images, labels)
+            if recorded is None:
+                return super().step(images, labels)
+            self._recorded[kind] = recorded
+        return self._replay(self._recorded[kind], windows, images, labels)
+
+    def _drop_outdated(self) -> None:
+        """Drop recordings that no step will replay: of fewer frozen blocks, or of another epoch."""
+        epoch = self.steps // self.steps_per_epoch if self._follows_epochs and self.steps_per_epoch else 0
+        if self._recorded_at != (self._frozen, epoch):
+            self._recorded_at = (self._frozen, epoch)
+            self._recorded.clear()
+
+    def _replay(
+        self, recorded: Recorded, windows: list[Window], images: Tensor, labels: Tensor
+    ) -> list[Tensor | None]:
+        recorded.images.copy_(images)
+        recorded.labels.copy_(labels)
+        for window in windows:
+            self._set_learning_rate(window, self._progress)
+        self._follow_rates()
+        recorded.replay()
+        self.steps += 1
+        losses: list[Tensor | None] = [None] * len(self.network.blocks)
+        # The next replay overwrites them.
+        for window, loss in zip(windows, recorded.losses.clone(), strict=True):
+            losses[window.last] = loss
+        return losses
+
+    def _beside(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """Take a step outside the default stream, as a recording must be prepared for."""
+        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        current = torch.cuda.current_stream(self.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            losses = super().step(images, labels)
+        current.wait_stream(stream)
+        return losses
+
+    def _record(self, images: Tensor, labels: Tensor) -> Recorded | None:
+        """Record the next step, which changes nothing; None where that cannot be done."""
+        images, labels, number = images.clone(), labels.clone(), self.steps
+        before = None if self.generator is None else self.generator.get_state()
+
+        def step() -> Tensor:
+            losses = super(GraphedLearner, self).step(images, labels)
+            return torch.stack([loss for loss in losses if loss is not None])
+
+        self._is_recording = True
+        try:
+            replay, losses = self._capture(step)
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            warnings.warn(
+                f"a step of this run cannot be recorded, so its kernels are launched one by one: {reason}",
+                stacklevel=3,
+            )
+            self.records = False
+            # Gradients that were recorded were never computed.
+            self.network.zero_grad(set_to_none=True)
+            if before is not None:
+                # The recording that broke off has left it unusable.
+                self.generator = torch.Generator(self.device)
+                self.generator.set_state(before)
+            return None
+        finally:
+            self._is_recording, self.steps = False, number
+        self.recordings += 1
+        return Recorded(replay, images, labels, losses)
+
+    def _capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Return what runs ``step`` again, and where its result then is."""
+        graph = torch.cuda.CUDAGraph()
+        if self.generator is not None:
+            graph.register_generator_state(self.generator)
+        with torch.cuda.device(self.device), torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            losses = step()
+        return graph.replay, losses
+
+    def _assign_rate(self, group: dict[str, Any], rate: float) -> None:
+        # A recorded step reads the rate from the same place in every replay.
+        if not self._is_recording:
+            group["lr"].fill_(rate)
+
+    def _hold_rates(self) -> None:
+        """Keep learning rates on the device, where recorded steps read them."""
+        self._rates = []
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
+                group["capturable"] = True
+                self._rates.append((group, group["lr"]))
+
+    def _follow_rates(self) -> None:
+        """Take over learning rates that somebody else has assigned."""
+        for group, rate in self._rates:
+            if group["lr"] is not rate:
+                rate.fill_(float(group["lr"]))
+                group["lr"] = rate
+
+    def forget(self) -> None:
+        """Drop what was recorded: needed after a change of a network's parts or an optimizer's settings."""
+        self._recorded.clear()
+        self._seen.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what :meth:`Learner.state_dict` of the same run does."""
+        state = super().state_dict()
+        for optimizer in state["optimizers"].values():
+            for group in optimizer["param_groups"]:
+                group["lr"], group["capturable"] = float(group["lr"]), False
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned, see :meth:`Learner.load_state_dict`."""
+        # Recorded steps point to the state that is replaced.
+        self.forget()
+        for group, rate in self._rates:
+            group["lr"], group["capturable"] = float(rate), False
+        super().load_state_dict(state)
+        self._hold_rates()
