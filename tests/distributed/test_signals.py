@@ -59,11 +59,12 @@ def test_a_signal_before_there_is_a_run_leaves_nothing_and_one_line(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", [0, 1])
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(process: int, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = started(*TWO, "--parallel", "data", "--out", str(run))
     wait_for_epochs(run, 2)
-    os.kill(children(launcher.pid)[1], signal.SIGTERM)
+    os.kill(children(launcher.pid)[process], signal.SIGTERM)
     _, error = launcher.communicate(timeout=100)
     assert launcher.returncode == 143, error
     (line,) = complaints(error)

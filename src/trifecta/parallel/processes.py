@@ -163,6 +163,10 @@ class Alone:
         """Return the first process's ``value``."""
         return value
 
+    def is_true_of_any(self, fact: bool) -> bool:
+        """Whether ``fact`` holds in any process; all have to ask."""
+        return fact
+
     def require_equal(self, plain: Callable[[], Mapping[str, Any]]) -> None:
         """Check that all processes have the same ``plain()`` values; all have to ask.
 
@@ -314,6 +318,13 @@ class Together(Alone):
         with waiting_for():
             dist.broadcast_object_list(values, src=FIRST)
         return values[0]
+
+    def is_true_of_any(self, fact: bool) -> bool:
+        """Whether ``fact`` holds in any process; all have to ask."""
+        facts: list[Any] = [None] * self.layout.ranks
+        with waiting_for():
+            dist.all_gather_object(facts, fact)
+        return any(facts)
 
     @contextmanager
     def whole(self, network: LocalNetwork) -> Iterator[LocalNetwork]:

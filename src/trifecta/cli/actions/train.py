@@ -118,11 +118,12 @@ def _train(trainer: Trainer, console: Console) -> Run:
             trainer.callbacks.append(progress)
             run = finish(trainer)
     except Interrupted as interruption:
-        # The first process is still writing the checkpoint: what starts them would end it with another one.
-        trainer.processes.agreed(None)
+        # All end with the status of the signal that one of them received. They wait for the first one,
+        # which is still writing the checkpoint: the launcher ends all as soon as one has ended.
+        terminated = trainer.processes.is_true_of_any(isinstance(interruption.__cause__, Terminated))
         raise Interrupted(
             f"{interruption}; continue with: trifecta train --resume {trainer.folder.path}"
-        ) from interruption.__cause__
+        ) from (Terminated() if terminated else None)
     with trainer.processes.whole(trainer.network):
         if trainer.written is not None:
             write_report(run)
