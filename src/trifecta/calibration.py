@@ -14,7 +14,7 @@ BINS = 15
 # How far the temperature goes beyond the spread of the scores: at the upper end all classes are as likely.
 _WIDEST = 1e3
 _STEPS, _CLOSE = 100, 1e-10
-# Samples, which are enough for one number.
+# Labels that are enough for one number.
 _MOST = 50_000
 
 
@@ -22,7 +22,7 @@ def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
     """Return ``softmax(scores / temperature)`` over the classes, (N, K, …) → (N, K, …).
 
     A label off a shortlist, whose score is −∞, counts as e times less likely than the least likely label
-    on it: it was left out because it is unlikely, and not because it is impossible.
+    on it: it was left out because it is unlikely, not because it is impossible.
     """
     values, offsets = _filled(scores)
     return (values / temperature + offsets).softmax(1)
@@ -40,7 +40,10 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     Source: Guo et al. 2017, *On Calibration of Modern Neural Networks* (arXiv 1706.04599), section 4.2;
     targets of Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
     """
-    rows, offsets, targets = _rows(scores, labels)
+    # A row a label, (M, K), of at most _MOST.
+    step = -(-labels.numel() // _MOST) or 1
+    targets = labels.flatten()[::step]
+    rows, offsets = _filled(scores.movedim(1, -1).reshape(-1, scores.shape[1])[::step])
     if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):
         return 1.0
     target = _smoothed(rows, targets)
@@ -55,7 +58,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
         if high - low <= _CLOSE * high:
             break
         newton = inverse - slope / curvature if curvature > 0 else math.inf
-        # Halved by the ratio, as the bracket spans many sizes.
+        # Halved by the ratio, as the bracket spans many orders of magnitude.
         following = newton if low < newton < high else math.sqrt(low * high)
         if abs(following - inverse) <= _CLOSE * inverse:
             break
@@ -88,14 +91,6 @@ def _filled(scores: Tensor) -> tuple[Tensor, Tensor]:
     left_out = wide == -math.inf
     least = wide.masked_fill(left_out, math.inf).amin(1, keepdim=True)
     return torch.where(left_out, least, wide), -left_out.double()
-
-
-def _rows(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return values (M, K), offsets (M, K) and labels (M,), a row a label, at most ``_MOST`` of them."""
-    step = -(-labels.numel() // _MOST) or 1
-    rows = scores.movedim(1, -1).reshape(-1, scores.shape[1])[::step]
-    values, offsets = _filled(rows)
-    return values, offsets, labels.flatten()[::step]
 
 
 def _smoothed(rows: Tensor, labels: Tensor) -> Tensor:
