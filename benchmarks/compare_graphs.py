@@ -16,7 +16,7 @@ import torch
 
 from trifecta import METHODS, Learner, build_network, get_method
 from trifecta._utils.devices import describe_device, in_memory_format, resolve_device
-from trifecta.cuda_graphs import GraphedLearner, fastest_learner
+from trifecta.cuda_graphs import CudaGraphLearner, fastest_learner
 from trifecta.training.run import versions
 
 STEPS, BATCH, SHAPE, CLASSES = 24, 64, (3, 32, 32), 10
@@ -31,7 +31,7 @@ def losses_of(name: str, device: torch.device, *, launched: bool) -> tuple[Learn
     learner = fastest_learner(
         network, generator=torch.Generator(device).manual_seed(0), total_steps=STEPS, steps_per_epoch=8
     )
-    if isinstance(learner, GraphedLearner):
+    if isinstance(learner, CudaGraphLearner):
         learner.records = not launched
     draw = torch.Generator(device).manual_seed(5)
     losses = []
@@ -64,7 +64,7 @@ def main() -> None:
         row = {
             "command": f"python benchmarks/compare_graphs.py RESULTS.jsonl {name}",
             "method": name,
-            "recordings": learner.recordings if isinstance(learner, GraphedLearner) else 0,
+            "recordings": learner.recordings if isinstance(learner, CudaGraphLearner) else 0,
             "replayed": difference(replayed, launched),
             "launched_again": difference(again, launched),
             "hardware": describe_device(device),

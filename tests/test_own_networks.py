@@ -140,8 +140,8 @@ def test_the_label_learns_where_it_is_added_before_blocks_of_ours() -> None:
     images = floats(3, 8, 8)
     losses = []
     for fused in (False, True):
-        learner = Learner(network, generator=torch.Generator().manual_seed(0), fused=fused)
-        window = learner._windows()[0]
+        learner = Learner(network, generator=torch.Generator().manual_seed(0), kernels=fused)
+        window = learner._next_windows()[0]
         x = network.labelled(torch.cat([images, images]), torch.cat([LABELS, (LABELS + 1) % CLASSES]))
         loss, _ = learner.window_loss(window, x, LABELS)
         losses.append(torch.autograd.grad(loss, network.label_input.pictures)[0])

@@ -1,6 +1,7 @@
 """Read-out: which blocks a name chooses, and per-label prediction against a plain loop."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from trifecta.readout import (
     fuse,
     select_blocks,
     spread_scores,
-    usual_shortlist,
 )
 
 
@@ -96,14 +96,13 @@ def test_a_shortlist_comes_before_the_last_block_of_the_read_out() -> None:
         shortlist(2, readout_blocks=(0, 1))
 
 
-def test_there_is_a_usual_shortlist_for_many_labels() -> None:
-    def usual(classes: int, last: int) -> Shortlist | None:
-        return usual_shortlist(
-            num_blocks=6, num_classes=classes, scored_blocks=range(6), readout_blocks=(0, last)
-        )
+def test_a_network_that_tries_many_labels_has_a_shortlist_from_the_start() -> None:
+    def usual(classes: int, readout: str, method: str = "trifecta") -> Shortlist | None:
+        chosen = replace(get_method(method), readout=readout)
+        return build_network(chosen, sample_shape=(1, 8, 8), num_classes=classes, width=0.2).shortlist
 
-    assert usual(21, 2) == Shortlist(labels=20, after=1)
-    assert usual(20, 2) is usual(21, 1) is None
+    assert usual(21, "0,2") == Shortlist(labels=20, after=1)
+    assert usual(20, "0,2") is usual(21, "0,1") is usual(21, "all", "superfecta") is None
 
 
 def test_the_best_labels_of_every_image_go_on() -> None:

@@ -1,12 +1,7 @@
-"""Batches of made-up samples, for counting work and timing passes.
-
-Shapes: B samples (B, …).
-"""
+"""Parameters, and multiply-adds of a training step, counted while a copy of a network takes steps."""
 
 import copy
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,22 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from trifecta.learner import Learner, first_input
+from trifecta.learner import Learner, training_input
 from trifecta.network import LocalNetwork
-
-
-def trial_batch(network: LocalNetwork, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Return samples and labels that ``network`` can learn from, on its device, the same every time."""
-    some = next(p for p in network.parameters() if p.is_floating_point())
-    labels = torch.arange(batch_size) % network.num_classes
-    labels = labels.view(-1, *[1] * len(network.label_shape)).expand(-1, *network.label_shape)
-    if network.integer:
-        samples = torch.zeros(batch_size, *network.sample_shape, dtype=torch.int64)
-    else:
-        draw = torch.Generator().manual_seed(0)
-        samples = torch.randn(batch_size, *network.sample_shape, generator=draw).to(some.dtype)
-    return samples.to(some.device), labels.to(some.device)
-
 
 # So many images decide a polynomial of degree 2; one alone has no batch statistics.
 _SIZES = (2, 3, 4)
@@ -51,10 +32,8 @@ class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.multiply_adds = 0
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Compute ``func``, and add what it took."""
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func``, and add its work."""
         out = func(*args, **(kwargs or {}))
         formula = flop_registry.get(getattr(func, "overloadpacket", func))
         if formula is not None:
@@ -63,9 +42,21 @@ class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
+def trial_batch(network: LocalNetwork, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Return made-up samples and labels for ``network``, on its device, the same every time."""
+    labels = torch.arange(batch_size) % network.num_classes
+    labels = labels.view(-1, *[1] * len(network.label_shape)).expand(-1, *network.label_shape)
+    shape = (batch_size, *network.sample_shape)
+    if network.integer:
+        samples = torch.zeros(shape, dtype=torch.int64)
+    else:
+        samples = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(network.dtype)
+    return samples.to(network.device), labels.to(network.device)
+
+
 def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = None) -> dict[str, Any]:
-    """The counts of ``result.json``: ``parameters``, ``block_parameters``, ``multiply_adds_per_image``."""
-    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, fused=True)
+    """Return ``parameters``, ``block_parameters`` and ``multiply_adds_per_image`` of ``result.json``."""
+    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, kernels=True)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "block_parameters": block_parameters(network),
@@ -74,24 +65,24 @@ def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = 
 
 
 def block_parameters(network: LocalNetwork) -> int:
-    """Parameters of the blocks and of the label's own input: all but the heads'."""
+    """Return the number of parameters of the blocks and of the label's input: all but the heads'."""
     modules = [network.blocks, *([] if network.label_input is None else [network.label_input])]
     return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def block_costs(network: LocalNetwork) -> list[float]:
-    """Count three times the multiply-adds of each block's forward pass for one image, and of its head's.
+    """Count three times the multiply-adds of each block's and head's forward pass for one image.
 
-    A forward and a backward pass, as near as a plan needs it.
+    An estimate of a forward and a backward pass for a plan of stages.
     """
     samples, labels = trial_batch(network, _SIZES[0])
     costs = []
     with torch.no_grad():
         copied = copy.deepcopy(network).eval()
-        x = first_input(copied, samples, labels, torch.Generator(samples.device).manual_seed(0))
+        x = training_input(copied, samples, labels, torch.Generator(samples.device).manual_seed(0))
         for k in range(len(copied.blocks)):
             with WorkCounter() as counter:
-                seen, x = copied.pass_block(k, copied.renewed(k, x, len(labels), None))
+                seen, x = copied.pass_block(k, x)
                 if k in copied.scored_blocks:
                     copied.head(k).scores(seen)
             costs.append(3 * counter.multiply_adds / len(labels))
@@ -99,14 +90,13 @@ def block_costs(network: LocalNetwork) -> list[float]:
 
 
 def step_multiply_adds(
-    network: LocalNetwork, *, batch_size: int, total_steps: int | None = None, fused: bool = False
+    network: LocalNetwork, *, batch_size: int, total_steps: int | None = None, kernels: bool = False
 ) -> float:
     """Count the multiply-adds of a training step for one image, averaged over the schedule's cycle.
 
-    Everything that a step of the learner's plain graph does is in it: forward and backward passes, heads
-    and terms, predictions that negatives or feedback need, Muon's products. They are counted while a copy
-    of the network takes steps on small batches. A step's work is a polynomial of the batch size of degree
-    2 at most (products of a batch with itself) that begins with what no image adds to (Muon), so three
+    Forward and backward passes, heads and terms, predictions that negatives or feedback need, Muon's
+    products: all that the learner does. A step's work is a polynomial of the batch size of degree 2 at most
+    (products of a batch with itself) that begins with what no image adds to (Muon), so steps of three small
     batches tell that of any size exactly; only the pictures of labels for hard negatives, which a large
     batch needs once every few images, count once.
 
@@ -114,16 +104,13 @@ def step_multiply_adds(
         network: left as it is.
         batch_size: images a step of the run.
         total_steps: of the run; without it a method that freezes blocks is counted as if it froze none.
-        fused: count fused windows where blocks allow them: the gain of a norm at a window's input has its
-            gradient there without the gradient under it, a third of a strict block's products.
+        kernels: count windows by kernels where blocks allow them: the gain of a norm at a window's input
+            has its gradient there without the gradient under it, a third of a strict block's products.
     """
     copied = copy.deepcopy(network)
-    if total_steps is None:
-        optimizer = replace(network.method.optimizer, freeze_from=1.0)
-        copied.method = replace(network.method, optimizer=optimizer)
-    steps = _kinds_of_steps(copied, total_steps)
+    steps = _kinds_of_steps(network, total_steps)
     two, three, four = (
-        sum(count * _counted(copied, size, step, total_steps, fused) for step, count in steps.items())
+        sum(count * _counted(copied, size, step, total_steps, kernels) for step, count in steps.items())
         for size in _SIZES
     )
     # Newton's forward differences, in whole numbers.
@@ -132,8 +119,8 @@ def step_multiply_adds(
     return whole / (batch_size * sum(steps.values()))
 
 
-def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> Mapping[int, int]:
-    """A step of every kind that the run has, and how many of these there are.
+def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> dict[int, int]:
+    """Return a step of every kind that the run has, and how many of these there are.
 
     A step's work follows from its place in the schedule's cycle and from which blocks are frozen.
     """
@@ -150,19 +137,13 @@ def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> Mapping[i
 
 
 def _counted(
-    network: LocalNetwork, batch_size: int, step: int, total_steps: int | None, fused: bool
+    network: LocalNetwork, batch_size: int, step: int, total_steps: int | None, kernels: bool
 ) -> int:
-    """Multiply-adds of step number ``step``, from 0, on ``batch_size`` images; trains ``network``."""
-    some = next(network.parameters())
-    learner = Learner(
-        network,
-        generator=torch.Generator(some.device).manual_seed(0),
-        total_steps=total_steps,
-        fused=fused,
-    )
+    """Return the multiply-adds of step number ``step``, from 0, on ``batch_size`` images; train with it."""
+    generator = torch.Generator(network.device).manual_seed(0)
+    learner = Learner(network, generator=generator, total_steps=total_steps, kernels=kernels)
     learner.steps = step
-    samples, labels = trial_batch(network, batch_size)
-    counter = WorkCounter()
-    with counter:
-        learner.step(samples, labels)
+    batch = trial_batch(network, batch_size)
+    with WorkCounter() as counter:
+        learner.step(*batch)
     return counter.multiply_adds

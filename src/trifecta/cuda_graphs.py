@@ -21,7 +21,7 @@ from trifecta.network import LocalNetwork
 from trifecta.optim.muon import Muon
 from trifecta.schedules import Window
 
-# A replay runs no Python: parts of anybody else's may decide something there in every step.
+# A replay runs no Python, in which parts from other packages may decide something in every step.
 _PACKAGES = ("torch", "trifecta")
 _OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, Muon)
 # Steps of a kind that are taken before one is recorded: they set up libraries and optimizer states.
@@ -45,17 +45,13 @@ class Recorded:
     losses: Tensor
 
 
-def _layout(batch: Tensor) -> Hashable:
-    return batch.shape, batch.stride(), batch.dtype
-
-
 def fastest_learner(network: LocalNetwork, **options: Any) -> Learner:
     """Build the :class:`Learner` that takes the same steps in the least time on the network's device."""
     learner = Learner(network, **options)
-    return GraphedLearner(network, **options) if GraphedLearner.takes(learner) else learner
+    return CudaGraphLearner(network, **options) if CudaGraphLearner.takes(learner) else learner
 
 
-class GraphedLearner(Learner):
+class CudaGraphLearner(Learner):
     """A :class:`Learner` that records a step of each kind once, and then replays it; on CUDA.
 
     Steps are of one kind where their windows, frozen blocks and shapes of the batch are the same. They
@@ -64,7 +60,7 @@ class GraphedLearner(Learner):
 
     Attributes:
         records: whether to; set it to False to launch every step.
-        recordings: how many steps were recorded.
+        recordings: number of steps that were recorded.
 
     Args:
         network: the network, already on its device.
@@ -85,7 +81,7 @@ class GraphedLearner(Learner):
 
     @staticmethod
     def takes(learner: Learner) -> bool:
-        """Whether the steps of ``learner`` can be recorded, as far as can be said before one is."""
+        """Return whether the steps of ``learner`` can be recorded, as far as can be said before one is."""
         return (
             learner.device.type == "cuda"
             and learner.on_nan == "stop"
@@ -100,9 +96,10 @@ class GraphedLearner(Learner):
         """Learn from one batch, see :meth:`Learner.step`."""
         if not self.records:
             return super().step(images, labels)
-        self._drop_outdated()
         windows = self._next_windows()
-        kind = (tuple(windows), *map(_layout, (images, labels)), self.precision)
+        self._drop_outdated(windows)
+        layouts = ((batch.shape, batch.stride(), batch.dtype) for batch in (images, labels))
+        kind = (tuple(windows), *layouts, self.precision)
         self._seen[kind] += 1
         if self._seen[kind] <= WARM_UP:
             return self._beside(images, labels)
@@ -113,11 +110,12 @@ class GraphedLearner(Learner):
             self._recorded[kind] = recorded
         return self._replay(self._recorded[kind], windows, images, labels)
 
-    def _drop_outdated(self) -> None:
+    def _drop_outdated(self, windows: list[Window]) -> None:
         """Drop recordings that no step will replay: of fewer frozen blocks, or of another epoch."""
         epoch = self.steps // self.steps_per_epoch if self._follows_epochs and self.steps_per_epoch else 0
-        if self._recorded_at != (self._frozen, epoch):
-            self._recorded_at = (self._frozen, epoch)
+        now = (windows[0].first if windows else len(self.network.blocks), epoch)
+        if self._recorded_at != now:
+            self._recorded_at = now
             self._recorded.clear()
 
     def _replay(
@@ -126,7 +124,7 @@ class GraphedLearner(Learner):
         recorded.images.copy_(images)
         recorded.labels.copy_(labels)
         for window in windows:
-            self._set_learning_rate(window, self._progress)
+            self._set_learning_rates(window, self._progress)
         self._follow_rates()
         recorded.replay()
         self.steps += 1
@@ -152,7 +150,7 @@ class GraphedLearner(Learner):
         before = None if self.generator is None else self.generator.get_state()
 
         def step() -> Tensor:
-            losses = super(GraphedLearner, self).step(images, labels)
+            losses = super(CudaGraphLearner, self).step(images, labels)
             return torch.stack([loss for loss in losses if loss is not None])
 
         self._is_recording = True
@@ -186,10 +184,11 @@ class GraphedLearner(Learner):
             losses = step()
         return graph.replay, losses
 
-    def _assign_rate(self, group: dict[str, Any], rate: float) -> None:
-        # A recorded step reads the rate from the same place in every replay.
+    def _set_learning_rates(self, window: Window, progress: float) -> None:
+        # A recorded step reads rates from the same memory in every replay.
         if not self._is_recording:
-            group["lr"].fill_(rate)
+            super()._set_learning_rates(window, progress)
+            self._follow_rates()
 
     def _hold_rates(self) -> None:
         """Keep learning rates on the device, where recorded steps read them."""
@@ -201,7 +200,7 @@ class GraphedLearner(Learner):
                 self._rates.append((group, group["lr"]))
 
     def _follow_rates(self) -> None:
-        """Take over learning rates that somebody else has assigned."""
+        """Copy learning rates that were assigned into the tensors that recorded steps read."""
         for group, rate in self._rates:
             if group["lr"] is not rate:
                 rate.fill_(float(group["lr"]))

@@ -1,19 +1,17 @@
-"""Where the features of a block's output stand: behind the batch (channels first), or last (tokens).
+"""Blocks put together for a method: what enters, what is passed on, and the scores.
 
-Declared, or found from a block's own layers and from which sizes it accepts; never assumed. Shapes:
-N samples; maps (N, C, …) are ``first``, tokens (N, …, C) are ``last``; (N, F) are both.
+Shapes: B samples (B, C, …), of which a pass may hold each with every label, B·K, or each as a pair, 2B;
+L blocks; K classes.
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
 from trifecta._utils.checks import require_memory
 from trifecta._utils.draws import SeededDraws, unseeded
@@ -23,394 +21,42 @@ from trifecta.kernels import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums, Head
 from trifecta.method import Method
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block
-from trifecta.nn.cutting import Blocks, Carried, features_of, map_tensors, passed_on
-from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw, seed_from, undisturbed
+from trifecta.nn.cutting import Blocks, features_of, map_tensors, passed_on
+from trifecta.nn.drawing import SharedGenerators, is_known_to_draw, seed_from, undisturbed
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
-from trifecta.nn.shapes import FeatureShape, SampleShape
+from trifecta.nn.probing import channels_first, drawing_blocks, trace_blocks
+from trifecta.nn.shapes import SampleShape
 from trifecta.readout import (
+    MOST_LABELS,
     Shortlist,
     best_rows,
     choose_shortlist,
     fuse,
     select_blocks,
     spread_scores,
-    usual_shortlist,
 )
 
-Halves = Sequence[tuple[nn.Module, nn.Module]]
-
-FIRST, LAST = "first", "last"
-_CHANNELS_FIRST = (_ConvNd, _NormBase, nn.GroupNorm)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding, nn.MultiheadAttention, nn.RNNBase)
-
-
-def channels_first(features: Tensor, layout: str) -> Tensor:
-    """Move features that stand last behind the batch, (N, …, C) → (N, C, …); others stay as they are."""
-    return features.movedim(-1, 1) if layout == LAST else features
-
-
-class Sighting:
-    """What the layers of a block say about where features stand: each layer's layout and its width."""
-
-    def __init__(self) -> None:
-        self.layers: list[tuple[str, int]] = []
-
-    def note(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Take note of what a layer returned; a forward hook."""
-        result = output[0] if isinstance(output, tuple) else output
-        if not isinstance(result, Tensor) or result.ndim < 3:
-            return
-        if isinstance(module, _CHANNELS_FIRST):
-            self.layers.append((FIRST, result.shape[1]))
-        elif isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
-            return
-        else:
-            self.layers.append((LAST, result.shape[-1]))
-
-    def layout_of(self, features: Tensor) -> str | None:
-        """Return where the features of a block's output stand; None where its layers do not say."""
-        if features.ndim < 3:
-            return FIRST
-        if not self.layers:
-            return None
-        _, width = self.layers[-1]
-        is_first, is_last = features.shape[1] == width, features.shape[-1] == width
-        if is_first != is_last:
-            return FIRST if is_first else LAST
-        # Both sizes fit. Convolutions alone do not move their channels.
-        return FIRST if is_first and all(kind == FIRST for kind, _ in self.layers) else None
-
-
-@contextmanager
-def watch(block: nn.Module) -> Iterator[Sighting]:
-    """Take note of what the layers of ``block`` return for a while."""
-    seen = Sighting()
-    kinds = (*_CHANNELS_FIRST, *_CHANNELS_LAST)
-    handles = [m.register_forward_hook(seen.note) for m in block.modules() if isinstance(m, kinds)]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def layout_by_input(block: nn.Module, x: Any, layout: str) -> str | None:
-    """Find the layout of a block's output from that of its input: more positions in, more positions out."""
-    features = features_of(x)
-    position = 1 if layout == LAST else features.ndim - 1
-    longer = _response(block, x, position)
-    usual = features_of(block(x))
-    if longer is None or longer.ndim != usual.ndim:
-        return None
-    return _layout_of_changes(usual.shape[1] != longer.shape[1], usual.shape[-1] != longer.shape[-1])
-
-
-def layout_by_next(following: nn.Module, x: Any) -> str | None:
-    """Find the layout of ``x`` from what the following block takes: weights fix the size of features."""
-    features = features_of(x)
-    accepts_first = _response(following, x, 1) is not None
-    accepts_last = _response(following, x, features.ndim - 1) is not None
-    return _layout_of_changes(accepts_first, accepts_last)
-
-
-def _layout_of_changes(first: bool, last: bool) -> str | None:
-    """Where positions can be first and not last, features are last; and the other way about."""
-    if first == last:
-        return None
-    return LAST if first else FIRST
-
-
-def _response(block: nn.Module, x: Any, dim: int) -> Tensor | None:
-    """Pass ``x`` with one more entry in ``dim``; None where the block refuses it."""
-    features = features_of(x)
-    longer = torch.cat([features, features.narrow(dim, 0, 1)], dim)
-    try:
-        return features_of(block(x._replace(features=longer) if hasattr(x, "_replace") else longer))
-    except Exception:  # whatever a module raises for a size that is not its own
-        return None
-
-
-class Traced(NamedTuple):
-    """What the blocks return for a batch.
-
-    Attributes:
-        layouts: where the features of each block's output stand.
-        shapes: of these features, channels first.
-        carries: whether any block passes on more than its features.
-        written: the blocks that write into their input, such as by an activation in place.
-    """
-
-    layouts: tuple[str, ...]
-    shapes: tuple[FeatureShape, ...]
-    carries: bool
-    written: frozenset[int]
-
-
-@torch.no_grad()
-def trace_features(blocks: Halves, x: Tensor, declared: str | Sequence[str] | None = None) -> Traced:
-    """Pass a batch through blocks in evaluation mode, and find what each of them returns.
-
-    Args:
-        blocks: each as the two parts that its head looks between.
-        x: (N, …), two samples.
-        declared: where features stand, for all blocks or one by one; None to find it.
-
-    Raises:
-        ValueError: a block refuses what the one before returns, keeps no batch in front, or does not tell
-            where its features stand.
-    """
-    layouts: list[str | None] = _declared(declared, len(blocks))
-    inputs: list[Any] = [x]
-    outputs: list[Tensor] = []
-    written = set()
-    for k, (front, back) in enumerate(blocks):
-        given = map_tensors(Tensor.clone, inputs[-1])
-        features, received, seen = _pass(k, front, back, given)
-        if _version(given):
-            written.add(k)
-        _check_batch_first(k, front, inputs[-1], features)
-        outputs.append(features)
-        inputs.append(received)
-        layouts[k] = layouts[k] or seen.layout_of(features)
-    for k, (front, _) in enumerate(blocks):
-        if layouts[k] is None and k and (before := layouts[k - 1]) is not None:
-            layouts[k] = layout_by_input(front, inputs[k], before)
-        if layouts[k] is None and k + 1 < len(blocks):
-            layouts[k] = layout_by_next(blocks[k + 1][0], inputs[k + 1])
-    known = [_known(k, layout, outputs[k]) for k, layout in enumerate(layouts)]
-    shapes = [
-        tuple(channels_first(features, layout).shape[1:])
-        for features, layout in zip(outputs, known, strict=True)
-    ]
-    return Traced(
-        tuple(known), tuple(shapes), any(isinstance(value, Carried) for value in inputs), frozenset(written)
-    )
-
-
-def _version(value: Any) -> int:
-    """How often tensors in ``value`` were written into since they were cloned."""
-    found: list[int] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(0 if tensor.is_inference() else tensor._version)
-        return tensor
-
-    map_tensors(note, value)
-    return sum(found)
-
-
-def _declared(declared: str | Sequence[str] | None, count: int) -> list[str | None]:
-    if declared is None:
-        return [None] * count
-    layouts = [declared] * count if isinstance(declared, str) else list(declared)
-    if len(layouts) != count or any(layout not in (FIRST, LAST) for layout in layouts):
-        raise ValueError(
-            f"channels are {FIRST} or {LAST}, for all blocks or one for each of the {count}: "
-            f"received {declared}"
-        )
-    return list(layouts)
-
-
-def _pass(block: int, front: nn.Module, back: nn.Module, x: Any) -> tuple[Tensor, Any, Sighting]:
-    try:
-        with watch(front) as seen:
-            output = front(x)
-            received = passed_on(back(output))
-    except Exception as error:  # whatever a module raises for an input that is not its own
-        shape = ", ".join(map(str, features_of(x).shape[1:]))
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"block {block} does not take a batch (N, {shape}): {reason}") from None
-    return features_of(output), received, seen
-
-
-def _check_batch_first(block: int, front: nn.Module, x: Any, features: Tensor) -> None:
-    """Refuse a block whose output has no batch in front, or a layer that takes it for a sequence."""
-    suspects = (nn.MultiheadAttention, nn.RNNBase)
-    is_suspect = any(isinstance(m, suspects) and not m.batch_first for m in front.modules())
-    if len(features) != len(features_of(x)) or (is_suspect and _mixes_samples(front, x)):
-        raise ValueError(
-            f"a block keeps the batch in front, (N, …): block {block} returns {tuple(features.shape)} for "
-            f"{len(features_of(x))} samples, or mixes them; is a layer without batch_first=True in it?"
-        )
-
-
-def _mixes_samples(front: nn.Module, x: Any) -> bool:
-    """Whether what a block returns for a sample depends on another one."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        return False
-    draw = torch.Generator().manual_seed(0)
-    some = torch.randn(x.shape, generator=draw).to(x)
-    both = features_of(front(some))
-    alone = [features_of(front(some[k : k + 1])) for k in range(len(some))]
-    if any(one.shape != both[:1].shape for one in alone):
-        return True
-    return not torch.allclose(both, torch.cat(alone), rtol=1e-3, atol=1e-4)
-
-
-def _known(block: int, layout: str | None, features: Tensor) -> str:
-    if layout is None:
-        raise ValueError(
-            f"block {block} returns {tuple(features.shape)}, and does not tell where its features stand: "
-            'give channels="first" for (N, C, …) or "last" for (N, …, C)'
-        )
-    return layout
-
-
+# Samples in one pass of a prediction: enough to keep every core busy, few enough to bound its memory.
+LABELLED_SAMPLES = 256
 # A block that learns, alone or behind another one in its window, and one that idles.
 COMPILATIONS_PER_BLOCK = 4
-
-
-class CompiledParts(NamedTuple):
-    """What training runs in place of a network's own parts.
-
-    Attributes:
-        halves: of each block, the one up to what its head reads and the rest.
-        losses: of each head.
-    """
-
-    halves: Mapping[int, tuple[Any, nn.Module]]
-    losses: Mapping[int, Any]
-
-
-def compile_parts(
-    halves: Mapping[int, tuple[nn.Module, nn.Module]], heads: Mapping[int, Head], *args: Any, **kwargs: Any
-) -> CompiledParts:
-    """Compile the first half of every block, and every head's loss; arguments are ``torch.compile``'s."""
-    # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
-    limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(halves))
-    return CompiledParts(
-        {k: (torch.compile(front, *args, **kwargs), back) for k, (front, back) in halves.items()},
-        {k: torch.compile(HeadLoss(head), *args, **kwargs) for k, head in heads.items()},
-    )
-
-
-class HeadLoss(nn.Module):
-    """A head's loss as a module of its own, which is what ``torch.compile`` and copying understand."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Any, labels: Tensor) -> Tensor:
-        """``head.loss(features, labels)``."""
-        return self.head.loss(features, labels)
-
-
-# In one pass of prediction: enough to keep every core busy, few enough to bound its memory.
-LABELLED_SAMPLES = 256
-
-
-def block_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]:
-    """Score every class by every block, L × (B, K); None where a block has no head.
-
-    A method whose labels enter tries all K in one pass over groups of images, so that a pass never
-    holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all
-    classes at once.
-
-    Args:
-        network: in evaluation mode.
-        images: (B, C, H, W).
-    """
-    if network.image_pairs is not None:
-        return _pass_scores(network, network.image_pairs.neutral(images))
-    if network.label_input is None:
-        return _pass_scores(network, images)
-    size = max(1, LABELLED_SAMPLES // network.num_classes)
-    groups = [_label_scores(network, group) for group in torch.split(images, size)]
-    return [_cat(scores) for scores in zip(*groups, strict=True)]
-
-
-def embeddings(network: "LocalNetwork", images: Tensor, block: int) -> Tensor:
-    """Return the features that the head of ``block`` reads, means over positions, (B, C, …) → (B, F).
-
-    A method whose labels enter gets the label that it predicts; pairs of images get none.
-
-    Args:
-        network: in evaluation mode.
-        images: (B, C, …).
-        block: from 0.
-    """
-    x = images
-    if network.label_input is not None:
-        x = network.labelled(images, network.fused_scores(images).argmax(1))
-    elif network.image_pairs is not None:
-        x = network.image_pairs.neutral(images)
-    features = x
-    for k in range(block + 1):
-        features, x = network.pass_block(k, network.renewed(k, x, len(images), None))
-    return features.flatten(2).mean(2) if features.ndim > 2 else features
-
-
-def _label_scores(network: "LocalNetwork", images: Tensor) -> list[Tensor | None]:
-    """L × (G, K), every image of (G, C, H, W) tried with every label."""
-    assert network.label_input is not None
-    num_classes = network.num_classes
-    first = inference_block(network.blocks[0]) if network.reads == "output" else None
-    if first is not None and first.norm.separable and network.label_input.is_additive:
-        x, sums = infer_first_block(
-            first, network.label_input.base(images), network.label_input.maps(images)
-        )
-        scores = [_scores_of(network, 0, x, sums)]
-    else:
-        labels = torch.arange(num_classes, device=images.device).repeat(len(images))
-        x = network.labelled(images.repeat_interleave(num_classes, dim=0), labels)
-        scores = []
-    grid = (len(images), num_classes)
-    if network.shortlist is None:
-        return [_view(s, grid) for s in scores + _pass_scores(network, x, first=len(scores))]
-    x, early = _run_blocks(network, x, len(scores), network.shortlist.after + 1)
-    scores = [_view(s, grid) for s in scores + early]
-    so_far = [k for k in network.readout_blocks if k <= network.shortlist.after]
-    rows, kept = best_rows(fuse(scores, so_far or [network.shortlist.after]), network.shortlist.labels)
-    late = _pass_scores(network, x[rows], first=len(scores))
-    return scores + [None if s is None else spread_scores(s, kept, num_classes) for s in late]
-
-
-def _pass_scores(network: "LocalNetwork", x: Tensor, *, first: int = 0) -> list[Tensor | None]:
-    """Scores by the blocks from ``first`` on, which receives ``x``."""
-    return _run_blocks(network, x, first, len(network.blocks))[1]
-
-
-def _run_blocks(
-    network: "LocalNetwork", x: Tensor, first: int, end: int
-) -> tuple[Tensor, list[Tensor | None]]:
-    """Pass ``x`` through blocks ``first … end − 1``; return their output and the scores on the way."""
-    scores: list[Tensor | None] = []
-    for k in range(first, end):
-        x = network.renewed(k, x, len(x), None)
-        layers = inference_block(network.blocks[k]) if network.reads == "output" else None
-        if layers is None:
-            seen, x = network.pass_block(k, x)
-            scores.append(_scores_of(network, k, seen, None))
-        else:
-            x, sums = infer_block(layers, x)
-            scores.append(_scores_of(network, k, x, sums))
-    return x, scores
-
-
-def _scores_of(
-    network: "LocalNetwork", block: int, features: Tensor, sums: ChannelSums | None
-) -> Tensor | None:
-    if block not in network.scored_blocks:
-        return None
-    head = network.head(block)
-    return head.scores(sums if sums is not None and head.reads_channel_sums else features)
-
-
-def _view(scores: Tensor | None, grid: tuple[int, int]) -> Tensor | None:
-    return None if scores is None else scores.view(grid)
-
-
-def _cat(scores: tuple[Tensor | None, ...]) -> Tensor | None:
-    given = [s for s in scores if s is not None]
-    return torch.cat(given) if given else None
 
 
 class LocalNetwork(nn.Module):
     """Blocks with everything that ``method`` adds to them.
 
     Attributes:
+        blocks: the modules, in order.
+        label_input: shows a label that is tried to the first block; None where no label enters.
+        image_pairs: makes pairs of samples; None where the method compares none.
+        renews_pairs: whether every block receives new pairs of the positives that the one before passed on.
+        reads: the place in a block that its head reads, see :func:`trifecta.nn.blocks.split_block`.
+        scored_blocks: numbers of the blocks that have a head.
+        readout_blocks: numbers of the blocks whose scores predict.
+        feature_shapes: of what each block's head reads, channels first.
+        label_shape: of one sample's labels: (), or the last block's positions where each has its own.
+        layouts: whether each block's output has its channels ``first`` or ``last``.
+        has_side_values: whether blocks pass on more than their features.
         draws: the blocks that draw from generators which the process shares, such as by ``nn.Dropout``.
         temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 until it is fitted.
         shortlist: where a method tries more than 20 labels, those that go on to the last block, see
@@ -424,14 +70,14 @@ class LocalNetwork(nn.Module):
         sample_shape: of a sample without its label: (C, H, W) of images, (F,) of a table, (T,) of tokens.
         num_classes: K, at least 2.
         integer: whether samples are integer tokens.
-        channels: where the features of the blocks' outputs stand, ``first`` (N, C, …) or ``last``
-            (N, …, C), for all blocks or one per block; None for what the blocks say, or to find it.
+        channels: the layout of the blocks' outputs, ``first`` (N, C, …) or ``last`` (N, …, C), for all
+            blocks or one per block; None for what the blocks say, or to find it.
 
     Raises:
         ValueError: fewer than two classes, no blocks, blocks that share a parameter, have weights in half
             precision, do not fit together, do not compute what the model does that they were cut from, or
-            do not tell where their features stand, a read-out of blocks that have no scores, or
-            superclasses of another number of classes.
+            do not tell their layout, a read-out of blocks that have no scores, or superclasses of another
+            number of classes.
     """
 
     temperature: Tensor
@@ -450,61 +96,99 @@ class LocalNetwork(nn.Module):
         Method.require(method)
         if num_classes < 2:
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
-        self.method, self.num_classes = method, num_classes
+        self.method, self.num_classes, self.integer = method, num_classes, integer
         self.sample_shape: SampleShape = tuple(sample_shape)
-        channels = getattr(blocks, "channels", None) if channels is None else channels
-        model = blocks if isinstance(blocks, Blocks) else None
         self.blocks = nn.ModuleList(blocks)
-        if not self.blocks:
-            raise ValueError("a network needs at least one block: received none")
-        _check_separate(self.blocks)
-        _check_precision(self.blocks)
-        self._held = _held_modes(self.blocks)
-        self.integer = integer
-        # One of them at most: labels that are tried, or pairs of images.
-        self.label_input, self.image_pairs, front = entrance(
-            method.input_class,
-            self.blocks[0],
-            sample_shape=self.sample_shape,
-            num_classes=num_classes,
-            integer=integer,
-        )
-        # Not registered: the halves are made of the same modules as the blocks.
-        self._halves = {k: split_block(block, self.reads) for k, block in enumerate(self.blocks)}
-        if front is not None:
-            self._halves[0] = front, nn.Identity()
-        self._compiled: CompiledParts | None = None
+        _check_blocks(self.blocks)
+        self._held_modes = _held_modes(self.blocks)
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
+        # Of each block in training: whose loss was compiled, and the seed of what it draws.
+        self._compiled: tuple[dict[int, Any], dict[int, Any]] | None = None
         self._seeds: dict[int, int] = {}
-        self.draws: frozenset[int] = frozenset()
-        self.layouts, self.feature_shapes, self.carries, self._written = self._trace(channels)
-        if model is not None:
+        self._add_inputs()
+        self._trace(getattr(blocks, "channels", None) if channels is None else channels)
+        if isinstance(blocks, Blocks):
             with self._trial() as x:
-                model.compare(x)
-        self.shortlist = self._usual_shortlist()
-        if self.carries and self.renews_pairs:
-            raise ValueError(
-                f"method {method.name} makes new pairs of what a block passes on, and these blocks pass on "
-                "other values too: use another method, or blocks as a list"
-            )
-        residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
-        self._heads = nn.ModuleDict(
-            {str(k): method.head(k, self.feature_shapes, num_classes, residual) for k in self.scored_blocks}
+                blocks.compare(x)
+        self.shortlist: Shortlist | None = None
+        with suppress(ValueError):  # tries few labels or none
+            self.keep_labels(MOST_LABELS)
+        self._add_heads()
+        with self._trial() as x:
+            self.train()
+            drawing = drawing_blocks(self.blocks, x, self.device)
+        self.draws = drawing | {k for k in self.scored_blocks if is_known_to_draw(self.head(k))}
+
+    def _add_inputs(self) -> None:
+        """Add labels that are tried or pairs of samples, and split each block where its head reads."""
+        self.label_input, self.image_pairs, front = entrance(
+            self.method.input_class,
+            self.blocks[0],
+            sample_shape=self.sample_shape,
+            num_classes=self.num_classes,
+            integer=self.integer,
         )
+        self.renews_pairs = self.image_pairs is not None and self.image_pairs.at_every_block
+        # Not registered, as the halves are made of the blocks' own modules.
+        self.reads = self.method.objective.reads
+        self._halves = [split_block(block, self.reads) for block in self.blocks]
+        if front is not None:
+            self._halves[0] = front, nn.Identity()
+
+    def _trace(self, channels: str | Sequence[str] | None) -> None:
+        """Find the layout and the shape of each block's output."""
+        with undisturbed(self.blocks):
+            self.blocks.eval()
+            blank = self._with_trial_label(torch.zeros(2, *self.sample_shape))
+            self.layouts, self.feature_shapes, self.has_side_values, self._writes_input = trace_blocks(
+                self._halves, blank, channels
+            )
+        self.label_shape = self.feature_shapes[-1][1:] if self.method.objective.per_position else ()
+        if self.has_side_values and self.renews_pairs:
+            raise ValueError(
+                f"method {self.method.name} makes new pairs of what a block passes on, and these blocks "
+                "pass on other values too: use another method, or blocks as a list"
+            )
+
+    def _add_heads(self) -> None:
+        residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
+        heads = {
+            str(k): self.method.head(k, self.feature_shapes, self.num_classes, residual)
+            for k in self.scored_blocks
+        }
+        self._heads = nn.ModuleDict(heads)
         self.register_buffer("temperature", torch.ones(()))
         if self.dtype == torch.float64:
             self.double()
-        self.draws = self._find_draws()
+
+    @contextmanager
+    def _trial(self) -> Iterator[Tensor]:
+        """Two samples for the first block, (2, …), which may be passed without a trace."""
+        x = torch.randn(2, *self.sample_shape, generator=torch.Generator().manual_seed(0))
+        with unseeded(), undisturbed(self.blocks), torch.no_grad():
+            if isinstance(self.label_input, LabelEmbedding):
+                yield torch.zeros_like(x, dtype=torch.int64, device=self.device)
+            else:
+                yield self._with_trial_label(x)
+
+    def _with_trial_label(self, x: Tensor) -> Tensor:
+        """Return two samples as the first block receives them, labelled as class 0 where a label enters."""
+        x = torch.zeros_like(x, dtype=torch.int64).to(self.device) if self.integer else x.to(self._some())
+        if self.label_input is None:
+            return x
+        label_input = copy.deepcopy(self.label_input).to(self._some())
+        labelled: Tensor = label_input(x, torch.zeros(2, dtype=torch.int64, device=x.device))
+        return labelled
 
     def head(self, block: int) -> Head:
-        """The head on ``block``, one of ``scored_blocks``."""
+        """Return the head on ``block``, one of ``scored_blocks``."""
         head = self._heads[str(block)]
         assert isinstance(head, Head)
         return head
 
     def weigh_classes(self, weights: Tensor | None) -> None:
-        """Let samples of each class weigh so much in every loss, (K,); None lets all weigh the same.
+        """Weigh samples by their class in every loss, (K,); None weighs all the same.
 
         Raises:
             ValueError: another number of weights than classes, or a loss that does not heed them.
@@ -524,7 +208,7 @@ class LocalNetwork(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
         return self._some().device
 
     def _some(self) -> Tensor:
@@ -532,25 +216,15 @@ class LocalNetwork(nn.Module):
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
     def train(self, mode: bool = True) -> "LocalNetwork":
-        """Train, or predict; modules that were handed over in evaluation mode stay in it.
+        """Set training or evaluation mode; modules that were handed over in evaluation mode stay in it.
 
-        That is a module in evaluation mode whose weights are all frozen, or which stands in one that
-        trains.
+        Those are modules in evaluation mode whose weights are all frozen, or which are part of one in
+        training mode.
         """
         super().train(mode)
-        for module, was_training in self._held if mode else ():
+        for module, was_training in self._held_modes if mode else ():
             module.training = was_training
         return self
-
-    @property
-    def reads(self) -> str:
-        """The position in a block that its head reads, see :func:`trifecta.nn.blocks.split_block`."""
-        return self.method.objective.reads
-
-    @property
-    def renews_pairs(self) -> bool:
-        """Whether every block receives new pairs, made of what the one before passed on."""
-        return self.image_pairs is not None and self.image_pairs.at_every_block
 
     @property
     def label_name(self) -> str:
@@ -560,18 +234,13 @@ class LocalNetwork(nn.Module):
         return name_of(self.method.label_input)
 
     @property
-    def label_shape(self) -> tuple[int, ...]:
-        """The shape of one sample's labels: (), or the last block's positions where each has its own."""
-        return self.feature_shapes[-1][1:] if self.method.objective.per_position else ()
-
-    @property
     def constant_channels(self) -> int:
-        """Leading channels of the first block's input that nothing that learns stands before."""
+        """Number of leading input channels with no trainable layer in front of them."""
         is_kept = self.label_input is None or self.label_input.keeps_sample or not self.label_parameters()
         return self.sample_shape[0] if is_kept else 0
 
     def own_parameters(self, block: int) -> list[nn.Parameter]:
-        """Parameters that learn with ``block``: its own, its head's, for the first the label's too."""
+        """Return the parameters that learn with ``block``: its own, its head's, for block 0 the label's."""
         modules: list[nn.Module] = [self.blocks[block]]
         if block in self.scored_blocks:
             modules.append(self.head(block))
@@ -579,28 +248,58 @@ class LocalNetwork(nn.Module):
         return own + self.label_parameters() if block == 0 else own
 
     def label_parameters(self) -> list[nn.Parameter]:
-        """Trainable parameters of the label input."""
-        return (
-            []
-            if self.label_input is None
-            else [p for p in self.label_input.parameters() if p.requires_grad]
-        )
+        """Return the trainable parameters of the label input."""
+        parameters = () if self.label_input is None else self.label_input.parameters()
+        return [p for p in parameters if p.requires_grad]
 
-    def pass_block(self, block: int, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Pass ``x`` through ``block``; return the features that its head reads, and the block's output."""
-        compiled = self._compiled if self.training else None
-        front, back = (self._halves if compiled is None else compiled.halves)[block]
+    def as_samples(self, images: Tensor) -> Tensor:
+        """Return samples (B, …) in the precision of the blocks; integer tokens as they are."""
+        return images.to(self.dtype) if images.is_floating_point() and not self.integer else images
+
+    def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the first block's input for labelled samples, (B, C, …), (B,) → (B, C', …)."""
+        assert self.label_input is not None, "no label enters"
+        x: Tensor = self.label_input(images, labels)
+        return x
+
+    def prediction_input(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the first block's input for a prediction, (B, C, …), (B,) → (B, C', …).
+
+        Labelled samples where labels enter, else positives of pairs, or the samples as they are.
+        """
+        if self.label_input is not None:
+            return self.labelled(images, labels)
+        return images if self.image_pairs is None else self.image_pairs.neutral(images)
+
+    def pass_block(self, block: int, x: Any, offsets: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Pass ``x`` (N, …) through ``block``; return the features that its head reads, and its output.
+
+        Where every block receives new pairs, these are made here of what the block before passed on: as
+        ``offsets`` (L,) say, see :meth:`ImagePairs.pairs_at`, or for a prediction of positives alone.
+        """
+        front, back = self._halves[block]
+        if self._compiled is not None and self.training:
+            front = self._compiled[0][block]
         if block in self._seeds:
-            SharedGenerators(self._some().device).seed(self._seeds[block])
-        # A block that writes into its input receives one of its own.
-        seen = front(map_tensors(Tensor.clone, x) if block in self._written else x)
+            SharedGenerators(self.device).seed(self._seeds[block])
+        if block and self.renews_pairs:
+            x = self._new_pairs(block, x, offsets)
+        if block in self._writes_input:
+            x = map_tensors(Tensor.clone, x)
+        seen = front(x)
         return channels_first(features_of(seen), self.layouts[block]), passed_on(back(seen))
+
+    def _new_pairs(self, block: int, x: Tensor, offsets: Tensor | None = None) -> Tensor:
+        assert self.image_pairs is not None
+        if offsets is None:
+            return self.image_pairs.neutral(x)
+        return self.image_pairs.pairs_at(x[: len(x) // 2], offsets[block : block + 1])
 
     def loss(self, block: int, seen: Tensor, labels: Tensor) -> Tensor:
         """Return the local loss of ``block``, (), for the features that its head reads."""
         if self._compiled is None:
             return self.head(block).loss(seen, labels)
-        compiled: Tensor = self._compiled.losses[block](seen, labels)
+        compiled: Tensor = self._compiled[1][block](seen, labels)
         return compiled
 
     @property
@@ -613,20 +312,30 @@ class LocalNetwork(nn.Module):
 
         Predictions run as they did: their batches have other shapes. Arguments are ``torch.compile``'s.
         """
-        heads = {k: self.head(k) for k in self.scored_blocks}
-        self._compiled = compile_parts(self._halves, heads, *args, **kwargs)
+        # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
+        limits = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(self.blocks))
+        self._compiled = (
+            {k: torch.compile(front, *args, **kwargs) for k, (front, _) in enumerate(self._halves)},
+            {k: torch.compile(_HeadLoss(self.head(k)), *args, **kwargs) for k in self.scored_blocks},
+        )
 
-    def renewed(self, block: int, x: Tensor, positives: int, offsets: Tensor | None) -> Tensor:
-        """Return the input of ``block`` for the previous one's output (N, …): new pairs, where it has them.
+    @contextmanager
+    def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
+        """Seed what ``blocks`` draw by these numbers, 0 or more, and by the number of the block.
 
-        ``offsets`` (L,) say for every block which images meet; None for a prediction.
+        Others that train in this process at the same time wait, where a block draws at all.
         """
-        if not self.renews_pairs or block == 0:
-            return x
-        assert self.image_pairs is not None
-        if offsets is None:
-            return self.image_pairs.neutral(x)
-        return self.image_pairs.pairs_at(x[:positives], offsets[block : block + 1])
+        drawing = self.draws.intersection(blocks)
+        if not drawing:
+            yield
+            return
+        with SharedGenerators(self.device).kept():
+            self._seeds = {k: seed_from([*numbers, k]) for k in drawing}
+            try:
+                yield
+            finally:
+                self._seeds = {}
 
     def keep_labels(self, labels: int) -> None:
         """Predict from a shortlist of so many labels from now on; 0 tries all of them to the end.
@@ -642,7 +351,7 @@ class LocalNetwork(nn.Module):
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
                 "keep no shortlist"
             )
-        if self.carries:
+        if self.has_side_values:
             raise ValueError(
                 "a shortlist goes on with some of a batch, and these blocks pass on values beside their "
                 "features: keep no shortlist"
@@ -664,35 +373,34 @@ class LocalNetwork(nn.Module):
         finally:
             self.shortlist = shortlist
 
-    def as_samples(self, images: Tensor) -> Tensor:
-        """Return samples (B, …) in the precision of the blocks, such as of float64 ones in float32."""
-        return images.to(self.dtype) if images.is_floating_point() and not self.integer else images
-
-    def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the first block's input for labelled samples, (B, C, …), (B,) → (B, C', …)."""
-        assert self.label_input is not None, "no label enters"
-        x: Tensor = self.label_input(images, labels)
-        return x
-
-    def block_scores(self, images: Tensor) -> list[Tensor | None]:
-        """Score every class by every block, L × (B, K); None where a block has no head.
-
-        See :func:`trifecta.network.block_scores`. A network in train mode predicts as in evaluation
-        mode, and moves no running statistics.
-        """
-        with self._evaluating():
-            return block_scores(self, self.as_samples(images))
-
-    def fused_scores(self, images: Tensor) -> Tensor:
-        """Sum of the scores of the read-out's blocks, (B, C, …) → (B, K), at each position (B, K, …)."""
-        return fuse(self.block_scores(images), self.readout_blocks)
-
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
+        """Return class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
 
         They are :meth:`fused_scores` over the temperature, and their softmax the classes' probabilities.
         """
         return self.fused_scores(images) / self.temperature
+
+    def fused_scores(self, images: Tensor) -> Tensor:
+        """Return the sum of the read-out's scores, (B, C, …) → (B, K), at each position (B, K, …)."""
+        return fuse(self.block_scores(images), self.readout_blocks)
+
+    def block_scores(self, images: Tensor) -> list[Tensor | None]:
+        """Score every class by every block, L × (B, K); None where a block has no head.
+
+        A method whose labels enter tries all K in one pass over groups of images, so that a pass never
+        holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all classes
+        at once. A network in training mode predicts as in evaluation mode, and moves no running statistics.
+        """
+        with self._evaluating():
+            images = self.as_samples(images)
+            if self.label_input is None:
+                return self._scores(self.prediction_input(images, images), range(len(self.blocks)))[0]
+            size = max(1, LABELLED_SAMPLES // self.num_classes)
+            groups = [self._label_scores(group) for group in torch.split(images, size)]
+            return [
+                None if scores[0] is None else torch.cat([s for s in scores if s is not None])
+                for scores in zip(*groups, strict=True)
+            ]
 
     def embeddings(self, images: Tensor, block: int) -> Tensor:
         """Return the features that ``block``'s head reads, means over positions, (B, C, …) → (B, F).
@@ -700,22 +408,54 @@ class LocalNetwork(nn.Module):
         F is ``feature_shapes[block][0]``. Where a label enters, it is the predicted one.
         """
         with self._evaluating():
-            return embeddings(self, self.as_samples(images), block)
+            images = self.as_samples(images)
+            labels = images if self.label_input is None else self.fused_scores(images).argmax(1)
+            x = features = self.prediction_input(images, labels)
+            for k in range(block + 1):
+                features, x = self.pass_block(k, x)
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        # Weights may be older than the temperature.
-        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
-        super()._load_from_state_dict(state_dict, prefix, *others)
+    def _label_scores(self, images: Tensor) -> list[Tensor | None]:
+        """Try every label with every one of G images, (G, C, …) → L × (G, K)."""
+        assert self.label_input is not None
+        count, num_blocks = self.num_classes, len(self.blocks)
+        first = inference_block(self.blocks[0]) if self.reads == "output" else None
+        scores: list[Tensor | None] = []
+        if first is not None and first.norm.separable and self.label_input.is_additive:
+            base, maps = self.label_input.base(images), self.label_input.maps(images)
+            x, sums = infer_first_block(first, base, maps)
+            scores.append(self._score(0, x, sums))
+        else:
+            labels = torch.arange(count, device=images.device).repeat(len(images))
+            x = self.labelled(images.repeat_interleave(count, dim=0), labels)
+        end = num_blocks if self.shortlist is None else self.shortlist.after + 1
+        early, x = self._scores(x, range(len(scores), end))
+        scores = [None if s is None else s.view(len(images), count) for s in scores + early]
+        if self.shortlist is None:
+            return scores
+        so_far = [k for k in self.readout_blocks if k < end]
+        rows, kept = best_rows(fuse(scores, so_far or [end - 1]), self.shortlist.labels)
+        late, _ = self._scores(x[rows], range(end, num_blocks))
+        return scores + [None if s is None else spread_scores(s, kept, count) for s in late]
 
-    def _usual_shortlist(self) -> Shortlist | None:
-        if not self.method.tries_labels or self.carries:
+    def _scores(self, x: Any, blocks: range) -> tuple[list[Tensor | None], Any]:
+        """Pass ``x`` through ``blocks``; return the scores of each, and the output of the last."""
+        scores: list[Tensor | None] = []
+        for k in blocks:
+            layers = inference_block(self.blocks[k]) if self.reads == "output" else None
+            if layers is None:
+                features, x = self.pass_block(k, x)
+                scores.append(self._score(k, features))
+            else:
+                x, sums = infer_block(layers, self._new_pairs(k, x) if k and self.renews_pairs else x)
+                scores.append(self._score(k, x, sums))
+        return scores, x
+
+    def _score(self, block: int, features: Tensor, sums: ChannelSums | None = None) -> Tensor | None:
+        if block not in self.scored_blocks:
             return None
-        return usual_shortlist(
-            num_blocks=len(self.blocks),
-            num_classes=self.num_classes,
-            scored_blocks=self.scored_blocks,
-            readout_blocks=self.readout_blocks,
-        )
+        head = self.head(block)
+        return head.scores(sums if sums is not None and head.reads_channel_sums else features)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -729,92 +469,37 @@ class LocalNetwork(nn.Module):
             if was_training:
                 self.train()
 
-    @contextmanager
-    def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
-        """Let ``blocks`` draw from numbers that follow from these, 0 or more, and from the block alone.
-
-        Others that train in this process at the same time wait, where a block draws at all.
-        """
-        drawing = self.draws.intersection(blocks)
-        if not drawing:
-            yield
-            return
-        with SharedGenerators(self._some().device).kept():
-            self._seeds = {k: seed_from([*numbers, k]) for k in drawing}
-            try:
-                yield
-            finally:
-                self._seeds = {}
-
-    @contextmanager
-    def _trial(self) -> Iterator[Tensor]:
-        """Two samples for the first block, (2, …), which may be passed without a trace."""
-        some = self._some()
-        draw = torch.Generator().manual_seed(0)
-        x = torch.randn(2, *self.sample_shape, generator=draw).to(some)
-        if self.integer:
-            x = torch.zeros(2, *self.sample_shape, dtype=torch.int64, device=some.device)
-        with unseeded(), undisturbed(self.blocks), torch.no_grad():
-            if self.label_input is not None and not isinstance(self.label_input, LabelEmbedding):
-                label_input = copy.deepcopy(self.label_input).to(some)
-                x = label_input(x, torch.zeros(2, dtype=torch.int64, device=some.device))
-            yield x
-
-    def _find_draws(self) -> frozenset[int]:
-        """Return the blocks that draw, by their classes or, where those do not tell, in a trial."""
-        heads = {k: self.head(k) for k in self.scored_blocks}
-        known = {
-            k
-            for k, block in enumerate(self.blocks)
-            if is_known_to_draw(block) or (k in heads and is_known_to_draw(heads[k]))
-        }
-        unknown = {k for k, block in enumerate(self.blocks) if not is_known(block)} - known
-        if not unknown:
-            return frozenset(known)
-        generators = SharedGenerators(self._some().device)
-        with generators.kept(), self._trial() as x:
-            self.train()
-            value: Any = x
-            try:
-                for k, block in enumerate(self.blocks):
-                    before = generators.state()
-                    value = passed_on(block(value))
-                    known |= {k} & unknown if generators.moved_since(before) else set()
-                    unknown.discard(k)
-            except Exception:  # whatever a module raises that cannot train on two samples
-                known |= unknown
-        return frozenset(known)
-
-    def _trace(self, channels: str | Sequence[str] | None) -> Traced:
-        """Find where the features of each block's output stand, and their shapes."""
-        some = self._some()
-        blank = torch.zeros(
-            2, *self.sample_shape, dtype=torch.int64 if self.integer else some.dtype, device=some.device
-        )
-        if self.label_input is not None:
-            label_input = copy.deepcopy(self.label_input).to(some)
-            blank = label_input(blank, torch.zeros(2, dtype=torch.int64, device=some.device))
-        with undisturbed(self.blocks):
-            self.blocks.eval()
-            return trace_features([self._halves[k] for k in range(len(self.blocks))], blank, channels)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # Weights may be older than the temperature.
+        state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-def _check_separate(blocks: nn.ModuleList) -> None:
-    """Refuse blocks that share a parameter: a later block's loss would move an earlier block."""
+class _HeadLoss(nn.Module):
+    """A head's loss as a module of its own, which is what ``torch.compile`` and copying understand."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Any, labels: Tensor) -> Tensor:
+        """``head.loss(features, labels)``."""
+        return self.head.loss(features, labels)
+
+
+def _check_blocks(blocks: nn.ModuleList) -> None:
+    """Refuse no blocks, weights that are too coarse for small steps, and blocks that share a parameter."""
+    if not blocks:
+        raise ValueError("a network needs at least one block: received none")
     owner: dict[nn.Parameter, int] = {}
     for k, block in enumerate(blocks):
         for parameter in block.parameters():
+            # A later block's loss would move an earlier block.
             if owner.setdefault(parameter, k) != k:
                 raise ValueError(
                     f"blocks must not share parameters: blocks {owner[parameter]} and {k} do; "
                     "put what they share into one block, or give each a copy"
                 )
-
-
-def _check_precision(blocks: nn.ModuleList) -> None:
-    """Refuse weights that are too coarse to be moved by small steps."""
-    for k, block in enumerate(blocks):
-        for parameter in block.parameters():
             if parameter.requires_grad and parameter.is_floating_point() and parameter.dtype.itemsize < 4:
                 raise ValueError(
                     f"weights learn in float32 or float64: block {k} has some in {parameter.dtype}; give "
@@ -829,46 +514,18 @@ def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
     """
     held: list[tuple[nn.Module, bool]] = []
 
-    def visit(module: nn.Module, *, stands_in_training: bool) -> None:
+    def visit(module: nn.Module, *, parent_trains: bool) -> None:
         own = list(module.parameters())
         is_frozen = bool(own) and not any(p.requires_grad for p in own)
-        if not module.training and (stands_in_training or is_frozen):
+        if not module.training and (parent_trains or is_frozen):
             held.extend((m, m.training) for m in module.modules())
             return
         for child in module.children():
-            visit(child, stands_in_training=module.training)
+            visit(child, parent_trains=module.training)
 
     for block in blocks:
-        visit(block, stands_in_training=False)
+        visit(block, parent_trains=False)
     return held
-
-
-def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
-    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
-    try:
-        with torch.device("meta"):
-            planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
-        weights = sum(p.numel() for p in planned.parameters())
-    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
-        return
-    # Weights, gradients and two moments of Adam's, in float32.
-    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller width")
-
-
-def check_blocks(blocks: Any, what: str) -> None:
-    """Check what is to be a network's blocks.
-
-    Raises:
-        ValueError: it is no sequence of modules.
-    """
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList | list | tuple):
-        raise ValueError(
-            f"{what} must return its blocks in order, a list of modules or a Sequential: received "
-            f"{type(blocks).__name__}"
-        )
-    strange = [block for block in blocks if not isinstance(block, nn.Module)]
-    if strange:
-        raise ValueError(f"{what} must return modules: one of its blocks is {type(strange[0]).__name__}")
 
 
 def build_network(
@@ -897,13 +554,40 @@ def build_network(
     """
     Method.require(method)
     builder = part_of(NETWORKS, network, "network")
+    shape = method.input_shape(sample_shape, num_classes)
+    options: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
     with SeededDraws(seed):
-        style = method.block_style(num_classes)
-        _check_memory(builder, method.input_shape(sample_shape, num_classes), width)
-        own: dict[str, Any] = {"channels": tuple(channels)} if channels else {}
-        shape = method.input_shape(sample_shape, num_classes)
+        _check_memory(builder, shape, width)
         what = f"network {name_of(network)}(input_shape, width=…, style=…)"
         with blamed(what, own=bool(own_parts(builder))):
-            blocks = builder(shape, width=width, style=style, **own)
+            blocks = builder(shape, width=width, style=method.block_style(num_classes), **options)
         check_blocks(blocks, what)
         return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)
+
+
+def check_blocks(blocks: Any, what: str) -> None:
+    """Check what is to be a network's blocks.
+
+    Raises:
+        ValueError: it is no sequence of modules.
+    """
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList | list | tuple):
+        raise ValueError(
+            f"{what} must return its blocks in order, a list of modules or a Sequential: received "
+            f"{type(blocks).__name__}"
+        )
+    strange = [block for block in blocks if not isinstance(block, nn.Module)]
+    if strange:
+        raise ValueError(f"{what} must return modules: one of its blocks is {type(strange[0]).__name__}")
+
+
+def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
+    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
+    try:
+        with torch.device("meta"):
+            planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
+        weights = sum(p.numel() for p in planned.parameters())
+    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
+        return
+    # Weights, gradients and two moments of Adam's, in float32.
+    require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller width")

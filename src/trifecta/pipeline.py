@@ -19,20 +19,6 @@ from trifecta.learner import Learner, LocalStep
 Losses = list[Tensor | None]
 
 
-@dataclass(kw_only=True)
-class _Entry:
-    """A step in the pipeline; ``losses`` come when its last window has learnt."""
-
-    step: LocalStep
-    losses: Future[Losses] = field(default_factory=Future)
-    is_running: bool = False
-
-    def blocks(self) -> range:
-        """Those that the next window changes, and frozen ones that it passes through on the way."""
-        window = self.step.windows[self.step.windows_done]
-        return range(window.first if self.step.windows_done else 0, window.last + 1)
-
-
 class Pipeline:
     """Runs a learner's steps, up to ``workers`` windows at once.
 
@@ -41,8 +27,8 @@ class Pipeline:
 
     Args:
         learner: on the CPU; other devices order their work themselves.
-        workers: threads, at least 1; PyTorch's own threads are shared out among them.
-        depth: how many batches at most are on their way; by default one more than there are workers.
+        workers: number of threads, at least 1; PyTorch's own threads are shared out among them.
+        depth: the most batches under way; by default one more than there are workers.
 
     Raises:
         ValueError: no workers.
@@ -80,8 +66,22 @@ class Pipeline:
             torch.set_num_threads(threads)
 
 
+@dataclass(kw_only=True)
+class _Entry:
+    """A step under way; ``losses`` come when its last window has learnt."""
+
+    step: LocalStep
+    losses: Future[Losses] = field(default_factory=Future)
+    is_running: bool = False
+
+    def blocks(self) -> range:
+        """Return those that the next window changes, and frozen ones that are passed on the way."""
+        window = self.step.windows[self.step.windows_done]
+        return range(window.first if self.step.windows_done else 0, window.last + 1)
+
+
 class _Run:
-    """Steps on their way, oldest first, and the step that is each block's next."""
+    """Steps under way, oldest first, and the number of the step that is each block's next."""
 
     def __init__(self, pipeline: Pipeline, submit: Callable[..., Future[None]]) -> None:
         self.pipeline, self.learner, self.submit = pipeline, pipeline.learner, submit
@@ -91,7 +91,6 @@ class _Run:
         self.changed = Condition()
 
     def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
-        """Run :meth:`Pipeline.steps`."""
         for images, labels in batches:
             if len(self.entries) >= self.pipeline.depth:
                 yield self._oldest()
@@ -102,7 +101,7 @@ class _Run:
             entry = _Entry(step=self.learner.begin(images, labels))
             with self.changed:
                 self.entries.append(entry)
-                self._start_what_is_ready()
+                self._start_ready_windows()
         while self.entries:
             yield self._oldest()
 
@@ -116,8 +115,8 @@ class _Run:
             self.entries.popleft()
         return losses
 
-    def _start_what_is_ready(self) -> None:
-        """Hand out every window whose blocks have all learnt from the steps before."""
+    def _start_ready_windows(self) -> None:
+        """Submit every window whose blocks have all learnt from the steps before."""
         for entry in self.entries:
             if entry.is_running or entry.losses.done():
                 continue
@@ -126,9 +125,9 @@ class _Run:
                 self.submit(self._learn, entry)
 
     def _learn(self, entry: _Entry) -> None:
-        blocks = entry.blocks()
+        blocks, step = entry.blocks(), entry.step
         try:
-            self.learner.learn(entry.step)
+            self.learner.learn(step)
         except BaseException as error:
             entry.losses.set_exception(error)
             with self.changed:
@@ -138,9 +137,9 @@ class _Run:
         with self.changed:
             entry.is_running = False
             # The last window also releases blocks that learn nothing in this step.
-            for block in range(len(self.next_step)) if entry.step.is_done else blocks:
-                self.next_step[block] = max(self.next_step[block], entry.step.number + 1)
-            if entry.step.is_done:
-                entry.losses.set_result(entry.step.losses)
-            self._start_what_is_ready()
+            for block in range(len(self.next_step)) if step.is_done else blocks:
+                self.next_step[block] = max(self.next_step[block], step.number + 1)
+            if step.is_done:
+                entry.losses.set_result(step.losses)
+            self._start_ready_windows()
             self.changed.notify()

@@ -1,7 +1,7 @@
 """Which blocks learn together at step t: pure data, no tensors.
 
-A *window* is a run of blocks that one loss trains: the loss stands at its last block and its gradient
-reaches its first, no further. A schedule partitions the blocks into windows, step by step.
+A *window* is a run of blocks that one loss trains: the loss is at its last block, and its gradient ends at
+its first. A schedule partitions the blocks into windows, step by step.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,15 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """Blocks ``first … last``, both included; the loss is at ``last``."""
+    """Blocks ``first`` to ``last``, both included; the loss is at ``last``."""
 
     first: int
     last: int
+
+    @property
+    def blocks(self) -> range:
+        """The numbers of its blocks."""
+        return range(self.first, self.last + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +31,11 @@ class Schedule:
     Attributes:
         size: blocks in a window.
         overlapping: whether the partition shifts by one block each step.
-        trains_remainder: whether the blocks left over at the end are a shorter window; they learn nothing
-            at that step otherwise, as in the published code of Dooms et al. 2023.
+        trains_remainder: whether the blocks left over at the end make a shorter window; otherwise they
+            learn nothing at that step, as in the published code of Dooms et al. 2023.
         deep_supervision: whether a window has a loss at each of its blocks, not only at its last.
         restarts: whether steps are counted within their epoch, as in the same code: where epochs have an
-            odd number of steps, two even ones meet.
+            odd number of steps, one even step follows another.
     """
 
     size: int = 1
@@ -40,7 +45,7 @@ class Schedule:
     restarts: bool = False
 
     def __post_init__(self) -> None:
-        """Reject sizes that make no window."""
+        """Validate the size."""
         if self.size < 0 or (self.overlapping and self.size < 2):
             raise ValueError(
                 f"windows need at least one block, overlapping ones two: received size {self.size}"
@@ -49,11 +54,11 @@ class Schedule:
 
     @property
     def cycle(self) -> int:
-        """Steps after which the windows are the same again."""
+        """Number of steps after which the windows repeat."""
         return self.size if self.overlapping else 1
 
     def windows(self, step: int, num_blocks: int) -> tuple[Window, ...]:
-        """The windows that learn at ``step`` (counted from 0), first to last."""
+        """Return the windows that learn at ``step`` (counted from 0), in order."""
         size = self.size or num_blocks
         lead = step % size if self.overlapping else 0
         edges = [0, *range(lead or size, num_blocks, size)]
@@ -62,14 +67,14 @@ class Schedule:
         return tuple(windows[:-1] if is_remainder and not self.trains_remainder else windows)
 
     def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
-        """Blocks at which a loss stands at some step, and so need an objective, in order."""
+        """Return the blocks that have a loss at some step, and so need an objective, in order."""
         if self.deep_supervision:
             return tuple(range(num_blocks))
         return tuple(sorted({w.last for t in range(self.cycle) for w in self.windows(t, num_blocks)}))
 
     def trained_by(self, last: int, num_blocks: int) -> range:
-        """Blocks that the objective at block ``last`` trains at some step."""
-        windows = [w for t in range(self.cycle) for w in self.windows(t, num_blocks)]
+        """Return the blocks that the objective at block ``last`` trains at some step."""
+        windows = (w for t in range(self.cycle) for w in self.windows(t, num_blocks))
         return range(min(w.first for w in windows if w.last == last), last + 1)
 
     @property
@@ -82,7 +87,7 @@ class Schedule:
         return "strict" if self.size == 1 else "blockwise"
 
     def __str__(self) -> str:
-        """The spelling that :func:`parse_schedule` reads."""
+        """Return the spelling that :func:`parse_schedule` reads."""
         if self == DEEPLY_SUPERVISED:
             return "deeply-supervised"
         name = "layer-wise" if self.locality == "strict" else self.locality
@@ -96,21 +101,18 @@ DEEPLY_SUPERVISED = Schedule(size=0, deep_supervision=True)
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Read ``layer-wise``, ``overlapping[:K]``, ``blockwise:K``, ``end-to-end``, ``deeply-supervised``.
+    """Parse ``layer-wise``, ``overlapping[:K]``, ``blockwise[:K]``, ``end-to-end``, ``deeply-supervised``.
 
     Raises:
         ValueError: none of these.
     """
+    named = {str(schedule): schedule for schedule in (LAYER_WISE, END_TO_END, DEEPLY_SUPERVISED)}
+    if text in named:
+        return named[text]
     name, _, number = text.partition(":")
     size = int(number) if number.isdecimal() else 2
     if name in ("overlapping", "blockwise") and size and (number.isdecimal() or not number):
         return Schedule(size=size, overlapping=name == "overlapping")
-    if text == "layer-wise":
-        return LAYER_WISE
-    if text == "end-to-end":
-        return END_TO_END
-    if text == "deeply-supervised":
-        return DEEPLY_SUPERVISED
     raise ValueError(
         f"unknown schedule '{text}': use layer-wise, overlapping[:K], blockwise[:K], end-to-end or "
         "deeply-supervised"

@@ -44,7 +44,7 @@ def channel_importance(network: LocalNetwork, samples: Tensor, labels: Tensor) -
     worth = []
     for k in range(len(network.blocks)):
         with torch.no_grad():
-            seen, x = network.pass_block(k, network.renewed(k, x, len(labels), offsets))
+            seen, x = network.pass_block(k, x, offsets)
         features = seen.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(network.head(k).loss(features, labels), features)
         worth.append(

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trifecta._utils.devices import autocast, in_memory_format
 from trifecta.inputs.image_pairs import draw_offsets
-from trifecta.learner import entering
+from trifecta.learner import training_input
 from trifecta.network import LocalNetwork
 
 # Steps × momentum from which on an average is taken as it is: e⁻⁸ of its start is left, and on digits no
@@ -23,7 +23,8 @@ LAGGING = 8.0
 # Samples that are enough for an estimate, and those that are kept where they cannot be had again.
 ENOUGH, REMEMBERED = 2048, 512
 _USUAL_MOMENTUM = 0.1
-_STATISTICS = ("running_mean", "running_var")
+
+Batch = tuple[Tensor, Tensor]
 
 
 def lagging_norms(network: nn.Module, steps: int | None = None) -> dict[str, _BatchNorm]:
@@ -44,7 +45,7 @@ def lagging_norms(network: nn.Module, steps: int | None = None) -> dict[str, _Ba
 @torch.no_grad()
 def estimate_statistics(
     network: LocalNetwork,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[Batch],
     *,
     steps: int | None = None,
     precision: str = "fp32",
@@ -68,17 +69,21 @@ def estimate_statistics(
 
     Source: as ``torch.optim.swa_utils.update_bn``, for networks that are trained block by block.
     """
-    with _modes_kept(network):
+    modes = {module: module.training for module in network.modules()}
+    try:
         network.train()
-        norms = {name: m for name, m in lagging_norms(network, steps).items() if m.training}
+        norms = {name: norm for name, norm in lagging_norms(network, steps).items() if norm.training}
         network.eval()
         before = {
             f"{name}.{kind}": getattr(norm, kind).clone()
             for name, norm in norms.items()
-            for kind in _STATISTICS
+            for kind in ("running_mean", "running_var")
         }
         if norms:
-            _average(network, norms, batches, precision)
+            _average(network, list(norms.values()), batches, precision)
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return before
 
 
@@ -90,9 +95,7 @@ def set_statistics(network: nn.Module, statistics: Mapping[str, Tensor]) -> None
             buffer.copy_(value)
 
 
-def remembered(
-    batches: Iterable[tuple[Tensor, Tensor]], seen: list[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def remembered(batches: Iterable[Batch], seen: list[Batch]) -> Iterator[Batch]:
     """Yield batches, the first of which are kept in ``seen``."""
     for batch in batches:
         if not is_enough(seen):
@@ -100,29 +103,26 @@ def remembered(
         yield batch
 
 
-def is_enough(seen: list[tuple[Tensor, Tensor]]) -> bool:
-    """Whether no more batches need be remembered."""
+def is_enough(seen: list[Batch]) -> bool:
+    """Return whether no more batches need be remembered."""
     return sum(len(labels) for _, labels in seen) >= REMEMBERED
 
 
 def _average(
-    network: LocalNetwork,
-    norms: Mapping[str, _BatchNorm],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    precision: str,
+    network: LocalNetwork, norms: list[_BatchNorm], batches: Iterable[Batch], precision: str
 ) -> None:
     """Average the statistics of ``norms``; one that nothing passes, or what is no number, keeps its own."""
-    device = network.device
-    generator = torch.Generator(device).manual_seed(0)
-    kept = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms.values()]
+    generator = torch.Generator(network.device).manual_seed(0)
+    kept = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
     try:
-        for number, (images, labels) in enumerate(_usable(batches, device)):
-            with autocast(precision, device):
+        for number, (images, labels) in enumerate(_usable(batches, network.device)):
+            with autocast(precision, network.device):
                 # Predictions of the labels that are wrong and likely need statistics, too.
-                x = in_memory_format(entering(network, network.as_samples(images), labels, generator))
-                for norm in norms.values() if number == 0 else ():
+                images = network.as_samples(images)
+                x = in_memory_format(training_input(network, images, labels, generator))
+                for norm in norms if number == 0 else ():
                     norm.reset_running_stats()
-                with _updating(norms.values()):
+                with _updating(norms):
                     _pass(network, x, len(labels), generator)
     finally:
         for norm, momentum, buffers in kept:
@@ -135,17 +135,13 @@ def _average(
                     buffer.copy_(value)
 
 
-def _usable(
-    batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _usable(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yield batches on ``device`` without samples that are not finite, unless one sample is left."""
     for images, labels in batches:
         is_finite = images.flatten(1).isfinite().all(1)
         if is_finite.sum() > 1:
-            yield (
-                in_memory_format(images[is_finite].to(device)),
-                labels[is_finite.to(labels.device)].to(device),
-            )
+            targets = labels[is_finite.to(labels.device)]
+            yield in_memory_format(images[is_finite].to(device)), targets.to(device)
 
 
 def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Generator) -> None:
@@ -154,17 +150,16 @@ def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Gen
     if network.renews_pairs:
         offsets = draw_offsets(len(network.blocks), positives, generator, x.device)
     for block in range(len(network.blocks)):
-        seen, x = network.pass_block(block, network.renewed(block, x, positives, offsets))
-        if block in network.scored_blocks and any(
-            isinstance(module, _BatchNorm) for module in network.head(block).modules()
-        ):
-            network.head(block).scores(seen)
+        seen, x = network.pass_block(block, x, offsets)
+        if block in network.scored_blocks:
+            head = network.head(block)
+            if any(isinstance(module, _BatchNorm) for module in head.modules()):
+                head.scores(seen)
 
 
 @contextmanager
-def _updating(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+def _updating(norms: list[_BatchNorm]) -> Iterator[None]:
     """Let ``norms`` alone train, and take the mean of what they see."""
-    norms = list(norms)
     for norm in norms:
         norm.training, norm.momentum = True, None
     try:
@@ -172,14 +167,3 @@ def _updating(norms: Iterable[_BatchNorm]) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.training = False
-
-
-@contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
-    """Leave every module in the mode in which it was."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

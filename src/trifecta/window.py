@@ -1,4 +1,4 @@
-"""The local loss of a window, by a fused pass or by the blocks' own modules.
+"""The local loss of a window, by kernels that compute its gradient or by the blocks' own modules.
 
 Shapes: B images; L blocks; a window's input (B, …), or (2B, …) for pairs.
 """
@@ -11,8 +11,8 @@ from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
 
 # A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
-# So is every window on a GPU, whose launches are large: there it is fused where that is asked for only.
-LEAST_FUSED_BYTES = 4 * 2**20
+# So is every window on a GPU, whose launches are large: there kernels run where they are asked for only.
+LEAST_KERNEL_BYTES = 4 * 2**20
 # A single block gains earlier: the plain graph also computes the gradient of its input, which is not used.
 SINGLE_BLOCK_DIVISOR = 4
 
@@ -24,19 +24,19 @@ def window_loss(
     labels: Tensor,
     offsets: Tensor | None = None,
     *,
-    fused: bool | None = None,
+    kernels: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the local loss at the window's last block, and that block's output, both in the graph.
 
     Args:
-        network: in train mode.
+        network: in training mode.
         window: of its blocks.
         x: the window's input.
         labels: (B,).
         offsets: (L,), which images make a pair in each block, where every block receives new ones.
-        fused: see :class:`trifecta.learner.Learner`.
+        kernels: see :class:`trifecta.learner.Learner`.
     """
-    blocks = _fused_blocks(network, window, x, fused)
+    blocks = _kernel_blocks(network, window, x, kernels)
     if blocks is None:
         return plain_window_loss(network, window, x, labels, offsets)
     head = network.head(window.last)
@@ -55,33 +55,32 @@ def window_loss(
 def plain_window_loss(
     network: LocalNetwork, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same by the blocks' own modules; a sum over blocks where each has a loss."""
+    """Return the same as :func:`window_loss` by the blocks' own modules.
+
+    Where each block of a window has a loss, their sum.
+    """
     losses = []
-    for k in range(window.first, window.last + 1):
-        seen, x = network.pass_block(k, network.renewed(k, x, len(labels), offsets))
+    for k in window.blocks:
+        seen, x = network.pass_block(k, x, offsets)
         if k == window.last or network.method.schedule.deep_supervision:
             losses.append(network.loss(k, seen, labels))
     return torch.stack(losses).sum(), x
 
 
-def _fused_blocks(
-    network: LocalNetwork, window: Window, x: Tensor, fused: bool | None
+def _kernel_blocks(
+    network: LocalNetwork, window: Window, x: Tensor, kernels: bool | None
 ) -> tuple[FusedBlock, ...] | None:
-    """Return the window's blocks for a fused pass over ``x``; None for a plain one."""
-    if fused is False or network.method.schedule.deep_supervision or network.is_compiled:
+    """Return the window's blocks for kernels; None where they cannot run, or are slower than the graph."""
+    if kernels is False or network.method.schedule.deep_supervision or network.is_compiled:
         return None
     if network.reads != "output" or network.renews_pairs:
         return None
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
-    # Of a normalisation that is held in evaluation mode it would use and move a batch's statistics.
+    # Of a normalisation that is held in evaluation mode they would use and move a batch's statistics.
     if blocks is None or not all(block.module.training for block in blocks):
         return None
-    if fused:
+    if kernels or (x.device.type == "cpu" and network.head(window.last).skips_samples):
         return blocks
-    if x.device.type != "cpu":
-        return None
-    if network.head(window.last).skips_samples:
-        return blocks
-    least = LEAST_FUSED_BYTES // (SINGLE_BLOCK_DIVISOR if len(blocks) == 1 else 1)
-    is_faster = all(block.linear.is_faster_fused for block in blocks)
+    least = LEAST_KERNEL_BYTES // (SINGLE_BLOCK_DIVISOR if len(blocks) == 1 else 1)
+    is_faster = x.device.type == "cpu" and all(block.linear.is_faster_fused for block in blocks)
     return blocks if is_faster and largest_response_bytes(blocks, x) >= least else None

@@ -182,7 +182,7 @@ def saved_bytes(variant: str, depth: int) -> int:
 
 @pytest.fixture
 def fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.window.LEAST_FUSED_BYTES", 0)
+    monkeypatch.setattr("trifecta.window.LEAST_KERNEL_BYTES", 0)
 
 
 @pytest.mark.usefixtures("fused_however_small")

@@ -63,7 +63,7 @@ def options() -> dict[str, Any]:
         "generator": torch.Generator().manual_seed(2),
         "total_steps": STEPS,
         "steps_per_epoch": 7,
-        "fused": False,
+        "kernels": False,
     }
 
 

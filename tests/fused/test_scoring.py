@@ -12,7 +12,7 @@ from trifecta import network as prediction
 from trifecta._utils import checks as chunks
 from trifecta.inputs.label_inputs import LABEL_INPUTS
 from trifecta.kernels import FusedBlock, infer_block
-from trifecta.learner import first_input
+from trifecta.learner import training_input
 from trifecta.network import LocalNetwork
 from trifecta.readout import Shortlist
 
@@ -181,5 +181,5 @@ def test_hard_negatives_are_drawn_from_every_label() -> None:
         network = network_of_classes(30)
         network.method = replace(network.method, negatives="hard")
         network.keep_labels(kept)
-        drawn.append(first_input(network, images, labels, torch.Generator().manual_seed(0)))
+        drawn.append(training_input(network, images, labels, torch.Generator().manual_seed(0)))
     assert torch.equal(*drawn)

@@ -312,17 +312,17 @@ def test_a_learner_fuses_convolutions_with_enough_work_and_what_it_is_told_to(
         ("trifecta", "mlp", 0, True, [2, 2]),
     ]:
         fused.clear()
-        monkeypatch.setattr(window_loss_module, "LEAST_FUSED_BYTES", least)
+        monkeypatch.setattr(window_loss_module, "LEAST_KERNEL_BYTES", least)
         built = build_network(
             get_method(method), network, sample_shape=(1, 8, 8), num_classes=3, width=0.02
         )
-        Learner(built.double(), fused=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+        Learner(built.double(), kernels=choice).step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
         assert fused == expected
 
 
 @pytest.mark.parametrize("network", ["small", "mlp"])
 def test_a_loss_that_skips_samples_is_fused(network: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_loss_module, "LEAST_FUSED_BYTES", 2**60)
+    monkeypatch.setattr(window_loss_module, "LEAST_KERNEL_BYTES", 2**60)
     options: list[dict[str, Any]] = []
 
     def counted(blocks: Sequence[FusedBlock], x: Tensor, **given: Any) -> tuple[Tensor, ChannelSums]:
@@ -347,7 +347,7 @@ def test_a_window_that_flattens_maps_on_its_way_takes_the_plain_graph() -> None:
     network = build_network(
         get_method("trifecta"), "vgg8b", sample_shape=(1, 16, 16), num_classes=3, width=0.02
     )
-    learner = Learner(network, fused=True)
+    learner = Learner(network, kernels=True)
     for _ in range(2):
         losses = learner.step(torch.randn(4, 1, 16, 16), torch.arange(4) % 3)
     assert losses[-1] is not None

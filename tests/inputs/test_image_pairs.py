@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from trifecta import Learner, build_network, get_method
 from trifecta.inputs.image_pairs import (
@@ -49,12 +50,19 @@ def test_every_block_receives_new_pairs_of_what_went_on_of_the_positives() -> No
     network = build_network(get_method("scff"), sample_shape=(2, 8, 8), num_classes=3, width=0.05)
     x = torch.randn(8, 2, 8, 8)
     offsets = torch.tensor([1, 3, 1, 1, 1, 1])
-    assert network.renewed(0, x, 4, offsets) is x
-    pairs = network.renewed(1, x, 4, offsets)
+    received: list[Tensor] = []
+    for block in network.blocks[:2]:
+        block.register_forward_pre_hook(lambda module, args: received.append(args[0]))
+    network.pass_block(0, x, offsets)
+    assert received.pop() is x
+    x = torch.randn(8, *network.feature_shapes[0])
+    network.pass_block(1, x, offsets)
+    pairs = received.pop()
     unit = standardized(x[:4])
     torch.testing.assert_close(pairs[:4], standardized_pair(unit, unit))
     torch.testing.assert_close(pairs[4:], standardized_pair(unit, unit.roll(-3, 0)))
-    torch.testing.assert_close(network.renewed(1, x[:4], 4, None), pairs[:4])
+    network.pass_block(1, x[:4])
+    torch.testing.assert_close(received.pop(), pairs[:4])
 
 
 def test_a_mixture_has_every_pixel_from_one_of_two_images() -> None:

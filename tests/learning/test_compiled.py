@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:
 def trained(network: LocalNetwork, *, steps: int = 3) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """Losses and weights after some steps, over both parities."""
     draw = torch.Generator().manual_seed(0)
-    learner = Learner(network, generator=torch.Generator().manual_seed(1), fused=False)
+    learner = Learner(network, generator=torch.Generator().manual_seed(1), kernels=False)
     losses = []
     for _ in range(steps):
         images = torch.randn(6, 3, 16, 16, generator=draw, dtype=torch.float64)

@@ -61,7 +61,7 @@ def test_fused_windows_need_no_such_gradient_and_reach_the_bound(schedule: Sched
     network = build_network(
         classifiers(schedule), "small", sample_shape=(1, 16, 16), num_classes=CLASSES, width=0.05
     )
-    heads = step_multiply_adds(network, batch_size=BATCH, fused=True) - training_multiply_adds(network)
+    heads = step_multiply_adds(network, batch_size=BATCH, kernels=True) - training_multiply_adds(network)
     channels = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
     # How often a head but the last learns.
     share = {LAYER_WISE: 1, OVERLAPPING: 0.5, END_TO_END: 0}[schedule]
@@ -141,7 +141,7 @@ def test_frozen_blocks_cost_a_forward_pass() -> None:
 @pytest.mark.parametrize("name", methods())
 def test_small_batches_tell_the_work_of_a_large_one(name: str) -> None:
     network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
-    learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), fused=False)
+    learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), kernels=False)
     schedule = network.method.schedule
     cycle = schedule.size if schedule.overlapping else 1
     batch_size = 23
@@ -157,7 +157,7 @@ def test_products_are_counted_as_pytorch_counts_them(name: str) -> None:
     network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     ours, theirs = WorkCounter(), FlopCounterMode(display=False)
     for counter in (ours, theirs):
-        learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), fused=False)
+        learner = Learner(copy.deepcopy(network), generator=torch.Generator().manual_seed(1), kernels=False)
         with counter:
             learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
     assert ours.multiply_adds == theirs.get_total_flops() / 2 > 0
@@ -217,10 +217,10 @@ def test_parameters_of_blocks_are_those_of_the_labels_pictures_too() -> None:
 @pytest.mark.parametrize("method", ["superfecta", "cwcomp"])
 def test_counts_are_of_fused_windows_and_of_the_whole_run(method: str) -> None:
     network = build_network(get_method(method), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
-    work = step_multiply_adds(network, batch_size=BATCH, total_steps=20, fused=True)
+    work = step_multiply_adds(network, batch_size=BATCH, total_steps=20, kernels=True)
     is_less = work < step_multiply_adds(network, batch_size=BATCH, total_steps=20)
     assert is_less == (method == "superfecta")
-    freezes = work < step_multiply_adds(network, batch_size=BATCH, fused=True)
+    freezes = work < step_multiply_adds(network, batch_size=BATCH, kernels=True)
     assert freezes == (method == "cwcomp")
     assert counts(network, batch_size=BATCH, total_steps=20) == {
         "parameters": sum(p.numel() for p in network.parameters()),

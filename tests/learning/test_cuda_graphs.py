@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, build_network, get_method
-from trifecta.cuda_graphs import WARM_UP, GraphedLearner, fastest_learner
+from trifecta.cuda_graphs import WARM_UP, CudaGraphLearner, fastest_learner
 from trifecta.experiments.recipes.fast import fast_superfecta
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import superfecta
@@ -21,7 +21,7 @@ STEPS = EPOCH * EPOCHS
 THREES = fast_superfecta(Schedule(size=3, overlapping=True))
 
 
-class Simulated(GraphedLearner):
+class Simulated(CudaGraphLearner):
     """Replays a step by calling it again, on the memory that was recorded."""
 
     def _beside(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
@@ -132,7 +132,7 @@ def test_a_step_that_cannot_be_recorded_is_taken_as_it_is() -> None:
     recorded = learner_of(Unrecordable, network_of(method))
     with pytest.warns(UserWarning, match="one by one: operation not permitted when stream is capturing$"):
         assert_as_a_learner(recorded, method)
-    assert isinstance(recorded, GraphedLearner)
+    assert isinstance(recorded, CudaGraphLearner)
     assert recorded.recordings == 0
 
 
@@ -226,9 +226,9 @@ def test_a_gpu_records_what_a_replay_can_do(
     method: Method, options: dict[str, Any], is_taken: bool
 ) -> None:
     learner = Learner(network_of(method), **options)
-    assert not GraphedLearner.takes(learner)
+    assert not CudaGraphLearner.takes(learner)
     learner.device = torch.device("cuda")
-    assert GraphedLearner.takes(learner) == is_taken
+    assert CudaGraphLearner.takes(learner) == is_taken
 
 
 def test_a_block_of_your_own_is_not_recorded() -> None:
@@ -236,4 +236,4 @@ def test_a_block_of_your_own_is_not_recorded() -> None:
     network.blocks[1].add_module("own", OwnConvolution(2, 2, 1))
     learner = Learner(network)
     learner.device = torch.device("cuda")
-    assert not GraphedLearner.takes(learner)
+    assert not CudaGraphLearner.takes(learner)

@@ -120,7 +120,7 @@ def test_fused_windows_learn_as_the_plain_graph_where_parts_are_frozen() -> None
     network = network_of("mono-forward", [first, second])
     both = [copy.deepcopy(network) for _ in range(2)]
     for fused, own in enumerate(both):
-        learner = Learner(own, generator=torch.Generator().manual_seed(0), fused=bool(fused))
+        learner = Learner(own, generator=torch.Generator().manual_seed(0), kernels=bool(fused))
         for _ in range(2):
             learner.step(IMAGES, LABELS)
     for (name, a), b in zip(both[0].state_dict().items(), both[1].state_dict().values(), strict=True):

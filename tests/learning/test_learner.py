@@ -21,7 +21,8 @@ from trifecta import (
     build_network,
     get_method,
 )
-from trifecta.learner import first_input
+from trifecta.learner import training_input
+from trifecta.nn.blocks import split_block
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
@@ -70,7 +71,7 @@ def test_a_windows_loss_has_no_gradient_outside_it(method: str, schedule: Schedu
     network = network_of(method, schedule)
     learner, (images, labels) = learner_of(network), batch()
     for step in range(3):
-        x = first_input(learner.network, images, labels, learner.generator)
+        x = learner.begin(images, labels).x
         for window in schedule.windows(step, len(network.blocks)):
             network.zero_grad(set_to_none=True)
             loss, x = learner.window_loss(window, x, labels)
@@ -182,7 +183,7 @@ def test_predictions_do_not_depend_on_the_rest_of_the_batch() -> None:
 def test_positive_and_negative_half_share_one_batch() -> None:
     network = network_of("trifecta", OVERLAPPING)
     learner, (images, labels) = learner_of(network), batch()
-    x = first_input(learner.network, images, labels, learner.generator)
+    x = training_input(learner.network, images, labels, learner.generator)
     assert torch.equal(x[:12, :1], x[12:, :1])
     wrong = torch.cdist(x[12:, 1].flatten(1), network.get_parameter("label_input.pictures.weight")).argmin(
         1
@@ -286,7 +287,7 @@ def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_a
     network = build_network(method, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
     learner, (images, labels) = learner_of(network), batch()
     before = copy.deepcopy(network.state_dict())
-    x = first_input(learner.network, images, labels, learner.generator)
+    x = training_input(learner.network, images, labels, learner.generator)
     assert network.training
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network.label_input is not None
@@ -311,7 +312,7 @@ def test_every_head_receives_the_networks_error() -> None:
     received: list[Tensor] = []
     for block in network.scored_blocks:
         network.head(block).receive = received.append  # type: ignore[method-assign, assignment]
-    first_input(learner.network, images, labels, learner.generator)
+    learner.begin(images, labels)
     assert len(received) == 6
     for each in received:
         torch.testing.assert_close(each, error)
@@ -393,7 +394,7 @@ def test_a_block_learns_from_pairs_of_the_positives_that_were_passed_on() -> Non
     assert network.image_pairs is not None
     assert step.offsets is not None
     pairs = network.image_pairs.pairs_at(step.x[:12], step.offsets[1:2])
-    features, _ = copy.deepcopy(network).pass_block(1, pairs)
+    features = split_block(copy.deepcopy(network.blocks[1]), network.reads)[0](pairs)
     expected = network.head(1).loss(features, step.labels)
     learner.learn(step)
     found = step.losses[1]

@@ -50,7 +50,7 @@ def test_a_window_is_fused_from_a_size_on(
     size = largest_response_bytes(blocks, x)
     for least, is_fused in ((size * divisor, 1), ((size + 1) * divisor, 0)):
         calls.clear()
-        monkeypatch.setattr(module, "LEAST_FUSED_BYTES", least)
+        monkeypatch.setattr(module, "LEAST_KERNEL_BYTES", least)
         window_loss(network, window, x, labels)
         assert len(calls) == is_fused
 
@@ -59,7 +59,7 @@ def test_only_the_first_window_has_channels_without_a_gradient(calls: list[dict[
     network = network_of()
     x, labels = batch(network)
     for first in (0, 1):
-        _, x = window_loss(network, Window(first, first), x, labels, fused=True)
+        _, x = window_loss(network, Window(first, first), x, labels, kernels=True)
     assert network.constant_channels == 1
     assert [call["constant_channels"] for call in calls] == [1, 0]
     assert [call["skip_zero_rows"] for call in calls] == [False, False]
@@ -82,7 +82,7 @@ def test_a_head_reads_sums_where_it_can(
 
     monkeypatch.setattr(head, "loss", noting)
     x, labels = batch(network)
-    window_loss(network, SINGLE, x, labels, fused=True)
+    window_loss(network, SINGLE, x, labels, kernels=True)
     assert isinstance(read[0], ChannelSums) == (sums or patches > 0)
     assert calls[0]["wants_sums"] == sums
     assert (calls[0]["patches"] or 0) == patches

@@ -189,7 +189,9 @@ def test_a_fused_window_weighs_as_the_plain_one(method: str) -> None:
         x = torch.randn(8, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
         if network.label_input is not None:
             x = network.labelled(torch.cat([x, x]), torch.cat([LABELS, (LABELS + 1) % K]))
-        loss, _ = window_loss(network.train(), Window(0, network.scored_blocks[0]), x, LABELS, fused=fused)
+        loss, _ = window_loss(
+            network.train(), Window(0, network.scored_blocks[0]), x, LABELS, kernels=fused
+        )
         parameters = network.own_parameters(0)
         gradients.append(torch.autograd.grad(loss, parameters, allow_unused=True))
     for a, b in zip(*gradients, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trifecta._utils.devices import autocast, in_memory_format, synchronize
 from trifecta.bench.setting import Setting
-from trifecta.learner import Learner, first_input
+from trifecta.learner import Learner, training_input
 from trifecta.method import Method
 from trifecta.network import LocalNetwork
 from trifecta.parallel.simulation import BlockTimes
@@ -88,7 +88,9 @@ def _both_passes(setting: Setting, method: Method) -> list[tuple[float, float, f
     sizes: list[tuple[float, float]] = []
     device = setting.torch_device
     with torch.no_grad(), autocast(setting.resolved_precision, device):
-        x = in_memory_format(first_input(network, images, labels, torch.Generator(device).manual_seed(0)))
+        x = in_memory_format(
+            training_input(network, images, labels, torch.Generator(device).manual_seed(0))
+        )
         for k in range(len(network.blocks)):
             inputs.append(x)
             _, x = network.pass_block(k, x)

@@ -105,9 +105,9 @@ def _trainer(order: Order) -> tuple[Step, Callable[[], None], Any]:
         "total_steps": WARM_UP + order.steps,
     }
     if order.how == "one":
-        # The plain graph for backprop, as its rivals have it; local windows are fused where that is faster.
-        fused = False if not order.method.schedule.size else None
-        learner = Alone().learner(network, fused=fused, **options)
+        # The plain graph for backprop, as its rivals have it; kernels for local windows where faster.
+        kernels = False if not order.method.schedule.size else None
+        learner = Alone().learner(network, kernels=kernels, **options)
         return learner.step, _nothing, learner
     layout = Layout(**{order.how: order.ranks})
     learner = Together(layout).learner(network, **options)

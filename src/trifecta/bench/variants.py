@@ -109,10 +109,10 @@ def _variants() -> list[Variant]:
     rows += [
         (BACKPROP, "backprop, same optimisations", backprop, _learner()),
         ("backprop-muon", "backprop, same optimisations, Muon", with_muon, _learner()),
-        ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(fused=False)),
+        ("backprop-plain-graph", "backprop, plain autograd graph", backprop, _learner(kernels=False)),
         ("backprop-checkpointed", "backprop, checkpointed", backprop, _learner(CheckpointedLearner)),
         ("backprop-accumulated", "backprop, 4 accumulated pieces", backprop, _learner(AccumulatedLearner)),
-        ("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, _learner(fused=False)),
+        ("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, _learner(kernels=False)),
     ]
     published = replace(trifecta, schedule=replace(trifecta.schedule, trains_remainder=False))
     listed = [

@@ -66,7 +66,7 @@ class WholeNetwork(nn.Module):
         """Sum the scores of the blocks that predict; those behind them are left out."""
         network, parts = self.network, []
         for k in range(max(network.readout_blocks) + 1):
-            features, x = network.pass_block(k, network.renewed(k, x, 0, None))
+            features, x = network.pass_block(k, x)
             if k in network.readout_blocks:
                 parts.append(network.head(k).scores(features))
         return torch.stack(parts).sum(0) / network.temperature

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trifecta.counts import block_costs, trial_batch
-from trifecta.learner import first_input
+from trifecta.learner import training_input
 from trifecta.network import LocalNetwork
 from trifecta.schedules import Schedule, Window
 
@@ -245,10 +245,10 @@ def _passed_on(network: LocalNetwork) -> list[int]:
     samples, labels = trial_batch(network, _IMAGES)
     was_training = network.training
     network.eval()
-    x = first_input(network, samples, labels, torch.Generator(samples.device).manual_seed(0))
+    x = training_input(network, samples, labels, torch.Generator(samples.device).manual_seed(0))
     passed = []
     for k in range(len(network.blocks)):
-        _, x = network.pass_block(k, network.renewed(k, x, len(labels), None))
+        _, x = network.pass_block(k, x)
         passed.append(x.numel() // len(labels))
     network.train(was_training)
     return passed

@@ -250,7 +250,7 @@ class StageLearner(Learner):
             self._finish_waiting(Window(0, 0))
         if self._receives is not None:
             # What the next batch's first window needs anyway is done while that batch is on its way.
-            window = next((w for w in self._windows() if w.last >= self.blocks.start), None)
+            window = next((w for w in self._next_windows() if w.last >= self.blocks.start), None)
             if window is not None:
                 self._finish_waiting(window)
         step = self.begin(images, labels) if self._receives is None else self._received()
@@ -258,7 +258,7 @@ class StageLearner(Learner):
         for window, learns in self._parts(step):
             self._finish_waiting(window)
             if not learns:
-                step.x = self._pass(step, range(window.first, window.last + 1))
+                step.x = self._pass(step, window.blocks)
             elif window in step.windows:
                 self._learn_window(step, window)
             else:
@@ -312,18 +312,15 @@ class StageLearner(Learner):
         window = next(w for w in step.windows if w.first <= part.first <= w.last)
         begins_here, ends_here = part.first == window.first, part.last == window.last
         received = step.x if begins_here else step.x.requires_grad_()
-        blocks = range(part.first, part.last + 1)
         self._set_epoch(part, step.number)
         # Masks depend on a layer's place in its whole window.
-        whole = range(window.first, window.last + 1)
-        with self._passing(whole, step):
+        with self._passing(window.blocks, step):
             if ends_here:
                 loss, output = plain_window_loss(self.network, part, received, step.labels, step.offsets)
             else:
                 output = received
-                for k in blocks:
-                    output = self.network.renewed(k, output, len(step.labels), step.offsets)
-                    _, output = self.network.pass_block(k, output)
+                for k in part.blocks:
+                    _, output = self.network.pass_block(k, output, step.offsets)
         if not ends_here:
             self._send(output, step)
             assert self._gradients_in is not None
@@ -374,7 +371,9 @@ class StageLearner(Learner):
 
         That goes on while the next window is computed, which does not see this one's new weights.
         """
-        parameters = [p for o in self._updates(window) for group in o.param_groups for p in group["params"]]
+        parameters = [
+            p for o in self._updates(window).values() for group in o.param_groups for p in group["params"]
+        ]
         if self.replicas is None or all(p.grad is None for p in parameters):
             super()._update_window(window, progress, skips=skips)
             return
@@ -424,7 +423,7 @@ def check_network(network: LocalNetwork, plan: Plan, on_nan: str) -> None:
             f"blocks of method {network.method.name} need the whole network's prediction before every "
             "step, so that none could go ahead: use parallel=data"
         )
-    if network.carries:
+    if network.has_side_values:
         raise ValueError(
             "stages pass on features alone, and these blocks pass on other values too: use parallel=data"
         )

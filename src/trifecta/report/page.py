@@ -135,16 +135,12 @@ def held_bytes(network: LocalNetwork, samples: Tensor) -> list[int]:
     Plain graphs of the blocks alone, without heads, which all schedules have in common; no weights.
     """
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    x: Any = samples
-    if network.label_input is not None:
-        x = network.labelled(samples, torch.zeros(len(samples), dtype=torch.int64, device=samples.device))
-    elif network.image_pairs is not None:
-        x = network.image_pairs.neutral(samples)
+    x: Any = network.prediction_input(samples, samples.new_zeros(len(samples), dtype=torch.int64))
     each = []
     for k in range(len(network.blocks)):
         held: dict[int, int] = {}
         with torch.enable_grad(), _noting(held, weights):
-            _, output = network.pass_block(k, network.renewed(k, x, len(samples), None))
+            _, output = network.pass_block(k, x)
         each.append(sum(held.values()))
         x = map_tensors(Tensor.detach, output)
     return each
@@ -171,14 +167,10 @@ def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[T
     map is divided by its maximum.
     """
     seen = samples.detach().clone().requires_grad_()
-    x: Any = seen
-    if network.label_input is not None:
-        x = network.labelled(seen, labels)
-    elif network.image_pairs is not None:
-        x = network.image_pairs.neutral(seen)
+    x: Any = network.prediction_input(seen, labels)
     maps: list[Tensor | None] = []
     for k in range(len(network.blocks)):
-        features, x = network.pass_block(k, network.renewed(k, x, len(samples), None))
+        features, x = network.pass_block(k, x)
         if k not in network.scored_blocks:
             maps.append(None)
             continue
