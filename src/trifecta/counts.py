@@ -144,6 +144,7 @@ def _counted(
     learner = Learner(network, generator=generator, total_steps=total_steps, kernels=kernels)
     learner.steps = step
     batch = trial_batch(network, batch_size)
-    with WorkCounter() as counter:
+    counter = WorkCounter()
+    with counter:
         learner.step(*batch)
     return counter.multiply_adds

@@ -276,7 +276,9 @@ class Learner:
                 stack.enter_context(seeded_dropout(layers, self.device, numbers))
                 stack.enter_context(self.network.drawing(blocks, [seed, step.number, *replica]))
             if len(step.labels) == 1:
-                stack.enter_context(single_values_normalized(self._modules(blocks), self._warn_of_one))
+                stack.enter_context(
+                    normalized_by_running_statistics(self._modules(blocks), self._warn_of_one)
+                )
             yield
 
     def _modules(self, blocks: range) -> list[nn.Module]:
@@ -528,7 +530,9 @@ HORIZON = 2048
 
 
 @contextmanager
-def single_values_normalized(modules: Iterable[nn.Module], on_use: Callable[[], None]) -> Iterator[None]:
+def normalized_by_running_statistics(
+    modules: Iterable[nn.Module], on_use: Callable[[], None]
+) -> Iterator[None]:
     """Let batch normalisations that see one value a channel use their running statistics for a while.
 
     These follow the value first, as those of :class:`trifecta.nn.norms.RunningNorm` do.

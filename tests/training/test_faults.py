@@ -158,7 +158,7 @@ def test_contents_that_are_not_the_run_s_are_refused_by_name(
         resume(stopped, data=stripes)
 
 
-@pytest.mark.parametrize(("field", "value"), [("skipped", ["two"]), ("skipped", 3), ("steps", -1)])
+@pytest.mark.parametrize(("field", "value"), [("skipped", ["two"]), ("skipped", 3), ("steps", "one")])
 def test_a_learner_s_state_that_cannot_be_is_refused(
     stopped: Path, stripes: ImageData, field: str, value: object
 ) -> None:
@@ -208,26 +208,16 @@ def test_tensors_that_no_run_writes_are_refused_by_name(
         resume(stopped, data=stripes)
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        (lambda v: {"exp_avg": v["exp_avg"].long()}, "exp_avg is .* torch.int64"),
-        (lambda v: {"step": v["step"].long()}, "step is .* torch.int64"),
-        (lambda v: {"step": -v["step"]}, "step is -"),
-        (lambda v: {"exp_avg_sq": v["exp_avg"]}, "exp_avg_sq of a weight .* lies in the memory of exp_avg"),
-        (lambda v: {"exp_avg": v["exp_avg"] / 0}, "exp_avg has values that are not finite"),
-    ],
-)
-def test_an_optimizer_s_state_that_none_has_is_refused(
-    stopped: Path, stripes: ImageData, change: Callable[[dict[str, Any]], dict[str, Any]], told: str
-) -> None:
+def test_an_optimizer_s_state_that_is_no_number_is_refused(stopped: Path, stripes: ImageData) -> None:
     file = stopped / "checkpoint/state.pt"
     state = torch.load(file, weights_only=True)
     kept = [v for o in state["learner"]["optimizers"].values() for v in o["state"].values()]
     values = next(v for v in kept if "exp_avg" in v)
-    values |= change(values)
+    values["exp_avg"] = values["exp_avg"] / 0
     torch.save(state, file)
-    with pytest.raises(ValueError, match=rf"state.pt: learner is not this run's \({told}"):
+    with pytest.raises(
+        ValueError, match=r"state.pt: learner is not this run's \(exp_avg has values that are not finite"
+    ):
         resume(stopped, data=stripes)
 
 
