@@ -35,6 +35,8 @@ def _library() -> Any:
 
 
 LIBRARY = _library()
+if not TYPE_CHECKING:
+    LightningModule = LIBRARY.LightningModule
 
 
 def check_settings(trainer: "Trainer") -> None:
