@@ -44,7 +44,7 @@ class Method:
             numbered from 0. The levels and then the classes share the blocks equally
             (:func:`trifecta.losses.combined.superclasses_of`); empty for classes throughout.
         finds_superclasses: whether training begins by finding them in its images, where none are given
-            (:func:`trifecta.data.superclasses.find_superclasses`).
+            (:func:`trifecta.training.preparation.find_superclasses`).
         readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trifecta.data import DataConfig, ImageData, ImageSet, load_data
+from trifecta.data import DataConfig, ImageData, ImageSet, cache, load_data
+from trifecta.data import load as load_module
+from trifecta.data.cache import CachedImages, Consume, Decode, cache_folder, cached_images
 from trifecta.data.decode import GreyRange, Pixels
-from trifecta.data.load import CachedImages, Consume, Decode, cache_folder, cached_images
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
 
@@ -97,7 +98,7 @@ def test_an_entry_with_another_number_of_images_is_rewritten() -> None:
 
 
 def test_images_that_would_fill_memory_stay_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.data.load.MOST_OF_MEMORY", 0.0)
+    monkeypatch.setattr(cache, "MOST_OF_MEMORY", 0.0)
     kept = cached_images(IDENTITY, 3, decoder(pixels()))
     assert kept.in_file
     assert torch.equal(kept.images, pixels())
@@ -184,7 +185,7 @@ def test_a_source_has_one_entry_a_split_and_is_read_from_it(
 ) -> None:
     first = load(hub_source(folder))
     assert len(entries()) == 2
-    monkeypatch.setattr("trifecta.data.load.decode_pieces", never)
+    monkeypatch.setattr(load_module, "decode_pieces", never)
     again = load(folder)
     assert torch.equal(first.train.images, again.train.images)
     assert torch.equal(first.test.images, again.test.images)

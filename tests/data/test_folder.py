@@ -369,7 +369,8 @@ def test_greys_of_another_range_than_training_are_refused(folder: Path, train: i
             deep(folder / split, name, [most * k // 200 for k in range(201)])
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=rf"test images have greys of another range .* 0 to {train} of"
+            ValueError,
+            match=rf"images have greys of another range than the .*, which use 0 to {train} of",
         ):
             load(folder)
 

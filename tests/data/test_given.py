@@ -344,17 +344,21 @@ def no_batches() -> DataLoader[Any]:
         (DataConfig(source="digits"), {}, "belongs into RunConfig"),
         ((IMAGES, LABELS[1:]), {}, r"received 60 samples \(60, 1, 6, 6\) with labels \(59,\)"),
         # Labels
-        ((IMAGES, LABELS - 1), {}, "train: labels are 0 … K−1: received -1 for sample 0"),
-        ((IMAGES, LABELS), {"test": (IMAGES, LABELS - 1)}, "test: labels are 0 … K−1: received -1"),
+        ((IMAGES, LABELS - 1), {}, "train: sample 0 has label -1, which is none of"),
+        ((IMAGES, LABELS), {"test": (IMAGES, LABELS - 1)}, "test: sample 0 has label -1, which is none of"),
         ((IMAGES, LABELS), {"test": (IMAGES, LABELS + 1)}, "test: sample 2 has label 3, which is none of"),
         ((IMAGES, LABELS), {"validation": (IMAGES, LABELS + 1)}, "validation: sample 2 has label 3"),
-        ((IMAGES, LABELS), {"test": (IMAGES, LABELS), "classes": ["a", "b"]}, "received 2 class names"),
+        (
+            (IMAGES, LABELS),
+            {"test": (IMAGES, LABELS), "classes": ["a", "b"]},
+            r"sample 2 has label 2, which is none of the 2 classes of training \(a, b\)",
+        ),
         ((IMAGES, LABELS), {"classes": ["a", "b", "a"]}, "classes are different names"),
         ((IMAGES, LABELS % 2), {"test": HELD, "classes": "abc"}, "classes are different names"),
         (
             (IMAGES, LABELS % 2),
             {"test": HELD, "classes": ["a", "b", "c"]},
-            "of class c, and training has no",
+            r"sample 2 has label 2, which is none of the 2 classes of training \(a, b\)",
         ),
         (
             Made(lambda k: (IMAGES[k], k % 2)),

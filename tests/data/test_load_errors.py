@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from trifecta.data import DataConfig, load_data
+from trifecta.data import load as load_module
 from trifecta.data.load import open_source
 
 from .helpers import grey, hub_source, png, write_classes, write_hub, write_plain
@@ -195,7 +196,7 @@ def test_a_row_without_an_image(folder: Path) -> None:
 def test_an_empty_split(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     splits = open_source(DataConfig(source=str(hub_source(folder))))
     splits["test"] = splits["test"].select([])
-    monkeypatch.setattr("trifecta.data.load.open_source", lambda *_: splits)
+    monkeypatch.setattr(load_module, "open_source", lambda *_: splits)
     assert refusal(folder).startswith("split 'test' has no images")
 
 
@@ -206,7 +207,7 @@ def test_too_few_images_to_validate_on(folder: Path) -> None:
     assert "or a larger share" in message
 
 
-@pytest.mark.parametrize(("missing", "source"), [("pyarrow", "FOLDER"), ("sklearn.datasets", "digits")])
+@pytest.mark.parametrize(("missing", "source"), [("PIL.Image", "FOLDER"), ("sklearn.datasets", "digits")])
 def test_a_missing_library_names_the_extra(
     folder: Path, missing: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

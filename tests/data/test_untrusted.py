@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.data import DataConfig, ImageData, cache, load_data
 from trifecta.data.decode import UnreadableError, decode_image
 
 from .helpers import grey, png, write_classes, write_hub, write_plain
@@ -39,7 +39,7 @@ def test_an_image_starts_no_program(classes: Path, monkeypatch: pytest.MonkeyPat
 def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     with pytest.raises(UnreadableError, match=r"huge.png: Image size \(400000000 pixels\) exceeds limit"):
-        decode_image("huge.png", tmp_path / "huge.png", None, None)
+        decode_image("huge.png", tmp_path / "huge.png")
 
 
 @pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml", "dataset_infos.json"])
@@ -72,7 +72,7 @@ def test_a_table_cannot_name_a_file_elsewhere(classes: Path, tmp_path: Path) -> 
     ("name", "text", "reason"),
     [
         ("labels.jsonl", "[" * 100_000, "recursion"),
-        ("labels.jsonl", '{"file_name": "' + "x" * 2**20, "line 1 is longer than 1,048,576 characters"),
+        ("labels.jsonl", '{"file_name": "' + "x" * 2**20, "Unterminated string"),
         ("labels.csv", "file_name,label\na\n", "line 2 has 1 values for 2 columns"),
         ("labels.csv", "file_name,file_name\na,b\n", "two columns have the same name"),
     ],
@@ -150,7 +150,7 @@ def test_a_set_larger_than_memory_gives_the_same_images(
     classes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = load(classes)
-    monkeypatch.setattr("trifecta.data.load.MOST_OF_MEMORY", 0.0)
+    monkeypatch.setattr(cache, "MOST_OF_MEMORY", 0.0)
     mapped = load(classes)
     assert mapped.train.rows is not None
     assert (mapped.mean, mapped.std) == (whole.mean, whole.std)

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from command import run
 from trifecta.data import DataConfig, ImageData
-from trifecta.data.superclasses import find_superclasses
 from trifecta.learner import Learner
 from trifecta.losses.combined import superclasses_of
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.training import RunConfig, RunFolder, Trainer
 from trifecta.training.config import read_config
+from trifecta.training.preparation import find_superclasses
 
 SHAPE, SUPERCLASSES = (3, 32, 32), (0, 1, 1, 0)
 # Fused and plain, class groups, a linear classifier.

@@ -1,4 +1,4 @@
-"""Images: from a folder, a Hub id, the embedded digits or tensors to augmented batches on the device."""
+"""Images from folders, the Hub, named sources or Python, as augmented batches on the device."""
 
 from trifecta.data.augment import AUGMENTATIONS as AUGMENTATIONS
 from trifecta.data.augment import Augmentation as Augmentation
@@ -7,8 +7,6 @@ from trifecta.data.augment import normalize as normalize
 from trifecta.data.batches import Batches as Batches
 from trifecta.data.batches import ReceivedBatches as ReceivedBatches
 from trifecta.data.batches import evaluation_batches as evaluation_batches
-from trifecta.data.config import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
-from trifecta.data.config import DataConfig as DataConfig
 from trifecta.data.folder import find_images as find_images
 from trifecta.data.folder import read_images as read_images
 from trifecta.data.given import Given as Given
@@ -19,6 +17,9 @@ from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet
 from trifecta.data.images import stratified_split as stratified_split
+from trifecta.data.load import PUBLISHED_STATISTICS as PUBLISHED_STATISTICS
+from trifecta.data.load import SOURCES as SOURCES
+from trifecta.data.load import DataConfig as DataConfig
 from trifecta.data.load import MissingSourceError as MissingSourceError
 from trifecta.data.load import is_same_training as is_same_training
 from trifecta.data.load import load_data as load_data

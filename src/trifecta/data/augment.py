@@ -1,8 +1,7 @@
-"""Augmentation of a whole batch at once, on the device that holds it.
+"""Augmentation of a whole batch on its device, without waiting for the device.
 
-Shapes: B images, C channels, H rows, W columns. Everything random is drawn from the generator
-passed in, in a fixed order: shifts, angles, flips, centres of the cutout; what is switched off
-or given draws nothing. Nothing here waits for the device.
+Shapes: B images, C channels, H rows, W columns. Random numbers come from the generator passed in, in this
+order: shifts, angles, flips, cutout centres; what is switched off or given draws nothing.
 """
 
 from collections.abc import Sequence
@@ -15,23 +14,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random changes of the training images. The default changes nothing.
+    """Random changes of training images; none by default.
 
     Attributes:
-        crop_padding: pixels p of black padding to crop from: shifts are uniform in [−p, p] on
-            each axis.
-        reflected: whether the padding mirrors the image at its border instead of being black.
-        rotation: degrees r; angles are uniform in [−r, r]. What the crop left is turned about its
-            centre, by nearest neighbour, and black comes in from outside.
-        flip: whether to mirror left and right, with probability 1/2.
-        alternating: whether an image is mirrored in every other epoch instead, half of the images from the
-            first on, so that two epochs show both sides of each (Jordan 2024, arXiv 2404.00498); with
-            ``flip``.
-        cutout: side in pixels of a square set to 0 (the mean) after normalisation. Its centre is
-            uniform over the image, and what lies outside is lost (DeVries & Taylor, 2017).
+        crop_padding: pixels p of black padding to crop from: shifts are uniform in [−p, p] on each axis.
+        reflected: pad with the mirror image in place of black.
+        rotation: degrees r: angles are uniform in [−r, r]; nearest neighbour, black outside.
+        flip: mirror left and right with probability 1/2.
+        alternating: with ``flip``, mirror an image in every other epoch instead, half of the images from
+            the first on, so that two epochs show both sides of each (Jordan 2024, arXiv 2404.00498).
+        cutout: side in pixels of a square set to 0 (the mean) after normalisation. Its centre is uniform
+            over the image (DeVries & Taylor, 2017).
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of range.
     """
 
     crop_padding: int = 0
@@ -66,20 +62,25 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (images − mean) / std, channel by channel; uint8 images are divided by 255 first.
+    """Return (images − mean) / std per channel, with uint8 images divided by 255 first.
 
     Args:
         images: ``(B, C, H, W)``, uint8 or floating.
-        mean: of the C channels.
+        mean: of the C channels; empty for samples to return as they are, of any shape.
         std: of the C channels.
 
     Returns:
-        ``(B, C, H, W)`` float32; without ``mean`` and ``std``, the samples as they are, of any shape.
+        ``(B, C, H, W)`` float32.
     """
     if not mean:
         return images
     unit = images / 255 if images.dtype == torch.uint8 else images.clone()
-    return unit.sub_(_per_channel(mean, unit.device)).div_(_per_channel(std, unit.device))
+    # Filled on the device, as copying the values there would wait for it.
+    means, deviations = (
+        torch.stack([torch.full((1, 1), value, device=unit.device) for value in values])
+        for values in (mean, std)
+    )
+    return unit.sub_(means).div_(deviations)
 
 
 def augment(
@@ -91,19 +92,15 @@ def augment(
     generator: torch.Generator,
     mirrored: Tensor | None = None,
 ) -> Tensor:
-    """Change every image at random, and normalise it.
-
-    Images are cropped, then rotated, then flipped, all of it by moving whole pixels; black comes in
-    from outside, or from a crop the mirror image. Then they are normalised, and the square of the cutout
-    is set to 0.
+    """Crop, rotate and flip every image at random, normalise it, and cut out a square.
 
     Args:
-        images: ``(B, C, H, W)`` uint8; samples of any kind where nothing is to change.
-        config: what to change.
+        images: ``(B, C, H, W)`` uint8; samples of any kind where ``config`` changes nothing.
+        config: the changes.
         mean: of the C channels, in 0..1.
         std: of the C channels, in 0..1.
-        generator: of the images' device.
-        mirrored: ``(B,)`` bool, which images to flip; None draws them.
+        generator: on the images' device.
+        mirrored: ``(B,)`` bool, the images to flip; None draws them.
 
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
@@ -132,59 +129,61 @@ def augment(
 
 
 def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = False) -> Tensor:
-    """Read every pixel (y, x) from (y + dy, x + dx), and black outside the image or its mirror image.
+    """Read every pixel (y, x) from (y + dy, x + dx), black or mirrored outside of the image.
 
     Args:
         images: ``(B, C, H, W)``.
         shifts: ``(B, 2)`` int64, (dy, dx) in pixels, each in [−padding, padding].
         padding: the largest shift; below H and W where ``reflected``.
-        reflected: whether pixel −i is pixel i, and likewise at the other border, which is not repeated.
-
-    Returns:
-        ``(B, C, H, W)`` of the same type.
+        reflected: read pixel i for pixel −i, as ``F.pad`` does for floats.
     """
     batch, _, height, width = images.shape
-    padded = _reflected(images, padding) if reflected else F.pad(images, (padding,) * 4)
+    if not reflected:
+        padded = F.pad(images, (padding,) * 4)
+    elif padding >= min(height, width):
+        raise ValueError(
+            f"reflected padding is smaller than the image, got padding {padding} for {height}×{width}"
+        )
+    else:
+        rows, columns = (
+            (
+                size
+                - 1
+                - (torch.arange(-padding, size + padding, device=images.device).abs() - size + 1).abs()
+            )
+            for size in (height, width)
+        )
+        padded = images[:, :, rows][:, :, :, columns]
     # A view of every possible crop: (B, C, 2p+1, 2p+1, H, W).
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     top, left = (shifts + padding).unbind(1)
     return crops[torch.arange(batch, device=images.device), :, top, left]
 
 
-def _reflected(images: Tensor, padding: int) -> Tensor:
-    """Pad with mirror images, as ``F.pad`` does to floating point ones."""
-    height, width = images.shape[2:]
-    if padding >= min(height, width):
-        raise ValueError(
-            f"reflected padding is smaller than the image, got padding {padding} for {height}×{width}"
-        )
-    rows, columns = (
-        (size - 1 - (torch.arange(-padding, size + padding, device=images.device).abs() - size + 1).abs())
-        for size in (height, width)
-    )
-    return images[:, :, rows][:, :, :, columns]
-
-
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turn every image about its centre by nearest neighbour, with black outside.
+    """Rotate every image about its centre as Pillow's ``Image.rotate``: nearest neighbour, black outside.
 
-    Pixel (y, x), whose centre is (y + ½, x + ½), is read from the pixel that its centre was turned
-    from, in Pillow's fixed point numbers: the result equals ``Image.rotate``'s.
+    Pixel (y, x), whose centre is (y + ½, x + ½), is read from the pixel that its centre was turned from, in
+    fixed-point numbers of 1/65536, which hold sides of up to 16383 pixels.
 
     Args:
         images: ``(B, C, H, W)``.
-        degrees: ``(B,)``; positive turns what is seen counter-clockwise.
-
-    Returns:
-        ``(B, C, H, W)`` of the same type.
+        degrees: ``(B,)``; positive is counter-clockwise.
     """
     batch, channels, height, width = images.shape
-    cos, sin, top, left = _turned(degrees, height, width).view(4, batch, 1, 1)
+    # Apple's GPUs have no float64; in float32 some six pixels in a million are not Pillow's.
+    angles = degrees.to(torch.float32 if degrees.device.type == "mps" else torch.float64).deg2rad()
+    cos, sin = angles.cos(), angles.sin()
+    down, right = (1 - height) / 2, (1 - width) / 2
+    top = sin * right + cos * down + height / 2
+    left = cos * right - sin * down + width / 2
+    fixed = (torch.stack([cos, sin, top, left]) * 65536 + 0.5).floor().int()
+    cos, sin, top, left = fixed.view(4, batch, 1, 1)
     y = torch.arange(height, dtype=torch.int32, device=images.device).view(-1, 1)
     x = torch.arange(width, dtype=torch.int32, device=images.device)
     rows = (top + x * sin + y * cos) >> 16
     columns = (left + x * cos - y * sin) >> 16
-    # Whatever lies outside is read from a black frame, one pixel wide.
+    # Pixels outside are read from a black frame, one pixel wide.
     framed = F.pad(images, (1,) * 4).flatten(2)
     sources = (rows.clamp(-1, height) + 1) * (width + 2) + columns.clamp(-1, width) + 1
     indices = sources.long().view(batch, 1, -1).expand(-1, channels, -1)
@@ -192,39 +191,15 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
 
 
 def flip(images: Tensor, flips: Tensor) -> Tensor:
-    """Mirror left and right those ``(B, C, H, W)`` images whose entry of ``flips`` (B,) is True."""
+    """Mirror left and right the ``(B, C, H, W)`` images whose entry of ``flips`` (B,) is True."""
     return torch.where(flips.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
-    """Set a square of ``side`` pixels about ``centres``, ``(B, 2)`` int64 (y, x), to 0.
-
-    Rows y − ⌊side/2⌋ up to that plus ``side`` − 1 are set, columns alike, where the image has them.
-    """
+    """Set rows y − ⌊side/2⌋ … + side − 1, and columns alike, about ``centres`` ``(B, 2)`` (y, x) to 0."""
     height, width = images.shape[-2:]
     first = (centres - side // 2).unsqueeze(-1)
     rows, columns = (torch.arange(size, device=images.device) for size in (height, width))
     in_rows = (rows >= first[:, 0]) & (rows < first[:, 0] + side)
     in_columns = (columns >= first[:, 1]) & (columns < first[:, 1] + side)
     return images.masked_fill(in_rows[:, None, :, None] & in_columns[:, None, None, :], 0.0)
-
-
-def _turned(degrees: Tensor, height: int, width: int) -> Tensor:
-    """Return cosines, sines, and the y and x that the centre of pixel (0, 0) is turned from.
-
-    They are ``(4, B)`` int32 in units of 1/65536, which holds sides of up to 16383 pixels.
-    """
-    # Apple's GPUs have no float64; in float32 some six pixels in a million are not Pillow's.
-    exact = torch.float32 if degrees.device.type == "mps" else torch.float64
-    angles = degrees.to(exact).deg2rad()
-    cos, sin = angles.cos(), angles.sin()
-    down, right = (1 - height) / 2, (1 - width) / 2
-    top = sin * right + cos * down + height / 2
-    left = cos * right - sin * down + width / 2
-    return (torch.stack([cos, sin, top, left]) * 65536 + 0.5).floor().int()
-
-
-def _per_channel(values: Sequence[float], device: torch.device) -> Tensor:
-    """``values`` as (C, 1, 1) on ``device``: filled there, as copying them would wait for it."""
-    filled = [torch.full((1, 1), value, device=device) for value in values]
-    return torch.stack(filled)

@@ -1,4 +1,4 @@
-"""One pass over the images: shuffled and augmented for training, in order for evaluation."""
+"""One epoch of images: shuffled and augmented for training, in order for evaluation."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from trifecta.data.images import ImageSet
 class Batches:
     """Shuffled, augmented batches of a training set.
 
-    The last, incomplete batch of an epoch is dropped: every step then has the same shapes and
-    weighs its images alike. Another order in the next epoch drops other images.
+    The last, incomplete batch of an epoch is dropped, so that all steps have the same shapes and weigh
+    images alike; another epoch's order drops other images.
 
     Attributes:
-        images: what to train on.
-        batch_size: images in a batch.
-        augmentation: how every batch is changed.
-        mean: of the channels, in 0..1.
-        std: of the channels, in 0..1.
+        images: training images.
+        batch_size: images per batch.
+        augmentation: random changes of every batch.
+        mean: mean of each channel, in 0..1.
+        std: standard deviation of each channel, in 0..1.
         seed: of the order, 0 or more.
 
     Raises:
@@ -51,26 +51,23 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch."""
+        """Number of whole batches in an epoch."""
         return len(self.images) // self.batch_size
 
     @property
     def images_per_epoch(self) -> int:
-        """Images in whole batches."""
+        """Number of images in an epoch's whole batches."""
         return self.steps_per_epoch * self.batch_size
 
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch ``index``, from batch ``start`` on.
+        """Return the batches of an epoch, images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
 
         Args:
-            index: of the epoch, from 0; with the seed it decides the order, and nothing else does.
-            start: batches to leave out, without drawing anything for them.
-            generator: of the images' device; the augmentation draws from it.
-
-        Returns:
-            An iterator over images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
+            index: of the epoch, from 0; together with the seed it decides the order.
+            start: number of batches to skip, without drawing anything for them.
+            generator: for the augmentation, on the images' device.
 
         Raises:
             ValueError: ``start`` is not a batch of the epoch.
@@ -79,13 +76,13 @@ class Batches:
             raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
         order = epoch_order(len(self.images), seed=self.seed, epoch=index)
         chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
-        # Where the indices are, so that no batch waits for the device.
+        # Indices lie where the images are, so that no batch waits for the device.
         device = self.images.labels.device
         mirrored = self._mirrored(index).to(device) if self.augmentation.alternating else None
         return self._batches(chosen.to(device), generator, mirrored)
 
     def _mirrored(self, epoch: int) -> Tensor:
-        """Say which images are mirrored in an epoch, (count,) bool: half at first, then the others."""
+        """Return which images an epoch mirrors, ``(N,)`` bool: half of them in turn with the others."""
         first = np.random.default_rng([self.seed, 0, 1]).random(len(self.images)) < 0.5
         return torch.from_numpy(first ^ (epoch % 2 == 1))
 
@@ -107,11 +104,11 @@ class Batches:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedBatches:
-    """Batches that another process draws and passes on: so many in an epoch, empty until they are received.
+    """Batches that another process draws and sends: placeholders until they are received.
 
     Attributes:
-        steps_per_epoch: whole batches in an epoch.
-        images_per_epoch: images in whole batches.
+        steps_per_epoch: number of whole batches in an epoch.
+        images_per_epoch: number of images in whole batches.
     """
 
     steps_per_epoch: int
@@ -120,16 +117,15 @@ class ReceivedBatches:
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield nothing but their number; see :meth:`Batches.epoch`."""
+        """Return as many empty batches as :meth:`Batches.epoch` has."""
         nothing = torch.empty(0, device=generator.device)
         return itertools.repeat((nothing, nothing), self.steps_per_epoch - start)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
-    """A permutation ``(count,)`` int64 on the CPU that only depends on its arguments.
+    """Return a permutation ``(count,)`` int64 on the CPU that depends on its arguments alone.
 
-    NumPy's ``SeedSequence`` mixes the two numbers, so that (seed 0, epoch 1) and (seed 1, epoch 0),
-    or any other two pairs, have nothing in common.
+    NumPy's ``SeedSequence`` mixes seed and epoch: no two pairs of them have anything in common.
     """
     return torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
 
@@ -137,10 +133,9 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
 def evaluation_batches(
     images: ImageSet, batch_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Every image once, in order and unchanged; the last batch may be smaller.
+    """Return every image once, in order, ``(B, C, H, W)`` float32, with labels ``(B,)`` int64.
 
-    Returns:
-        An iterator over images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
+    The last batch may be smaller.
 
     Raises:
         ValueError: ``batch_size`` is below 1.

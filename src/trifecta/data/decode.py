@@ -1,12 +1,11 @@
-"""Encoded images → uint8 tensors.
+"""Encoded images → uint8 pixels.
 
-An image is grey (modes 1, L, LA and 16-bit grey, or a palette of greys) or colour (anything else,
-as RGB). Transparent pixels are laid over white, as a browser shows them; a photograph is turned
-upright as its EXIF data says. Images are resized with Pillow's bicubic filter, which widens with the
-reduction and so does not alias; the aspect ratio is not kept.
+An image is grey (modes 1, L, LA, 16-bit grey, or a palette of greys) or colour (all others, as RGB).
+Transparent pixels are laid over white; photographs are turned upright by their EXIF data. Resizing is
+Pillow's bicubic, which does not alias; the aspect ratio is not kept.
 
-Greys of 16 bits are scaled to 8 by the range that a set of them uses: cameras and scanners fill 10 or 12 of
-them. A set has one depth, as nothing tells how greys of 8 and of 16 bits compare.
+Greys of 16 bits are scaled to 8 by the range that the training images use, as cameras and scanners fill 10
+or 12 of them. All images of a data set have one depth: nothing tells how greys of 8 and of 16 bits compare.
 """
 
 import math
@@ -17,8 +16,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,13 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trifecta._utils.checks import require_memory
-from trifecta._utils.extras import open_image, pillow
+from trifecta._utils.extras import open_image, pillow, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-P = TypeVar("P", np.uint8, np.int64)
 
 Pixels = NDArray[np.uint8]
 """(H, W, C), C = 1 or 3."""
@@ -41,62 +40,51 @@ Shape = tuple[int, int, int, int]
 """(N, C, H, W)."""
 
 Encoded = tuple[str, bytes | Path]
-"""The name of an image in errors, and its encoded bytes or its file."""
+"""Name of an image in messages, and its encoded bytes or its file."""
+
+Read = Callable[[int, int], Iterable[Encoded]]
+"""Encoded images from one index up to another."""
 
 
 class GreyRange(NamedTuple):
-    """The 16-bit greys that become 0 and 255, and how many different ones are in use, 0 if not counted."""
+    """16-bit greys that become 0 and 255, and the number of different greys in use, 0 if not counted."""
 
     low: int
     high: int
     values: int = 0
 
 
-GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-ORIENTATION_TAG = 0x0112
-IMAGES_PER_TASK = 256
-BYTES_PER_TASK = 2**25
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_IMAGES_PER_TASK, _BYTES_PER_TASK = 256, 2**25
 MOST_NAMED = 10
-# Of a file; an image of the most pixels that are read takes no more, even without compression.
-MOST_BYTES = 2**29
+# An image of the most pixels that are read takes no more, even without compression.
+_MOST_BYTES = 2**29
 # A 16-bit colour below it used 12 bits or fewer, of which Pillow keeps the upper 8 of 16.
 _LEAST_COLOUR = 16
+# Share of greys outside the training images' range from which on images have another scale.
+_MOST_OUTSIDE = 0.5
 
 
 class UnreadableError(ValueError):
-    """An image cannot be read; says which and why."""
+    """An image cannot be read."""
 
 
 class DeepError(UnreadableError):
-    """An image has 16-bit greys, and no range is known to scale them by."""
+    """An image has 16-bit greys, and there is no range to scale them by."""
 
 
-def decode_images(
-    count: int,
-    read: Callable[[int, int], Iterable[Encoded]],
-    *,
-    image_size: tuple[int, int] | None,
-    channels: int | None = None,
-    grey_range: GreyRange | None = None,
-) -> Tensor:
-    """Decode images into memory; arguments and errors as :func:`decode_pieces`.
+class _ColourError(Exception):
+    """There is colour behind images that were all grey."""
 
-    Returns:
-        ``(N, C, H, W)`` uint8, in order.
-    """
-    return decode_pieces(
-        count,
-        read,
-        lambda shape, pieces, _: stacked(shape, pieces),
-        image_size=image_size,
-        channels=channels,
-        grey_range=grey_range,
-    )
+
+def decode_images(count: int, read: Read, **options: Any) -> Tensor:
+    """Decode images into ``(N, C, H, W)`` uint8; arguments and errors as :func:`decode_pieces`."""
+    return decode_pieces(count, read, lambda shape, pieces, _: stacked(shape, pieces), **options)
 
 
 def decode_pieces(
     count: int,
-    read: Callable[[int, int], Iterable[Encoded]],
+    read: Read,
     consume: Callable[[Shape, Iterator[Pixels], GreyRange | None], T],
     *,
     image_size: tuple[int, int] | None,
@@ -104,20 +92,21 @@ def decode_pieces(
     grey_range: GreyRange | None = None,
     finds_range: bool = False,
 ) -> T:
-    """Decode ``count`` images in threads, a piece at a time, and return what ``consume`` makes of them.
+    """Decode images in threads, a piece at a time, and return what ``consume`` makes of them.
 
     Args:
-        count: of the images, at least 1.
-        read: gives the encoded images from one index up to another.
-        consume: takes (N, C, H, W), an iterator over the images in order, (n, C, H, W) uint8 each, and the
-            range of 16-bit greys. It begins again where a colour or deep image comes behind others.
+        count: number of images, at least 1.
+        read: gives the encoded images.
+        consume: takes (N, C, H, W), an iterator over pieces (n, C, H, W) uint8 in order, and the range of
+            16-bit greys. It is called again where a colour or 16-bit image comes behind others.
         image_size: (height, width) in pixels to resize to; None keeps the size.
         channels: 1 or 3; None gives 3 if any image has colour, else 1.
-        grey_range: of 16-bit images, all of them; None for images of 8 bits.
-        finds_range: whether the images may be of 16 bits, and decide the range themselves.
+        grey_range: of the 16-bit images of the training set; None for images of 8 bits.
+        finds_range: whether images may be of 16 bits, and decide the range themselves.
 
     Raises:
-        ValueError: images cannot be read, or have another size or depth than the first; names them.
+        ValueError: images cannot be read, differ in size or depth, or have mostly greys outside of
+            ``grey_range``.
     """
     pillow()
     if image_size is not None:
@@ -126,17 +115,17 @@ def decode_pieces(
     job = _Job(count, read, image_size, channels, grey_range)
     while True:
         try:
-            return consume(*job.pieces(job.first().shape), job.grey_range)
+            pieces = job.pieces()
+            first = next(pieces)
+            return consume((count, *first.shape[1:]), chain([first], pieces), job.grey_range)
         except _ColourError:
             job = replace(job, channels=3)
         except DeepError:
             if job.grey_range is not None or not finds_range:
                 raise
-            job = replace(job, grey_range=job.find_range())
-
-
-class _ColourError(Exception):
-    """There is colour behind images that were all grey."""
+            job = replace(job, grey_range=_used_range(count, read))
+        except UnreadableError:
+            raise _all_unreadable(list(job.faults().values()), count) from None
 
 
 @dataclass(frozen=True)
@@ -144,190 +133,134 @@ class _Job:
     """Images to decode; see :func:`decode_pieces`."""
 
     count: int
-    read: Callable[[int, int], Iterable[Encoded]]
-    image_size: tuple[int, int] | None
-    channels: int | None
-    grey_range: GreyRange | None
+    read: Read
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    grey_range: GreyRange | None = None
 
-    def first(self) -> Pixels:
-        """The first image that can be read, in colour if one near it is.
+    def decoded(self, start: int, stop: int) -> list[tuple[str, Pixels, float]]:
+        """Return the name, the pixels and the share of greys outside the range of some images."""
+        return [(name, *self._decode(name, data)) for name, data in self.read(start, stop)]
 
-        Raises:
-            DeepError: an image has 16 bits, and no range is known.
-            ValueError: no image can be read.
-        """
-        failed: list[UnreadableError] = []
-        for start in range(0, self.count, IMAGES_PER_TASK):
-            images = [image for _, image in self._decoded(start, start + IMAGES_PER_TASK)]
-            failed += [image for image in images if isinstance(image, UnreadableError)]
-            whole = [image for image in images if not isinstance(image, UnreadableError)]
-            if whole:
-                most = max(image.shape[2] for image in whole)
-                return np.broadcast_to(whole[0][:, :, :1], (*whole[0].shape[:2], most))
-        raise _all_unreadable(failed, self.count)
+    def _decode(self, name: str, data: bytes | Path) -> tuple[Pixels, float]:
+        return _opened(
+            name, data, lambda im: _pixels(im, name, self.image_size, self.channels, self.grey_range)
+        )
 
-    def find_range(self) -> GreyRange:
-        """Return the range of greys in images of 16 bits, all of them."""
-
-        def counted(start: int, stop: int) -> NDArray[np.int64]:
-            counts = np.zeros(2**16, np.int64)
-            for name, data in self.read(start, min(stop, self.count)):
-                with suppress(UnreadableError):
-                    counts += _read(name, data, _grey_counts)
-            return counts
-
-        tasks = _ordered(counted, range(0, self.count, IMAGES_PER_TASK), IMAGES_PER_TASK)
-        used = np.flatnonzero(sum(tasks, np.zeros(2**16, np.int64)))
-        if not len(used):  # none can be read, which decoding says
-            return GreyRange(0, 2**16 - 1)
-        return GreyRange(int(used[0]), int(used[-1]), len(used))
-
-    def pieces(self, shape: tuple[int, ...]) -> tuple[Shape, Iterator[Pixels]]:
-        """Shape of all images, and an iterator over them; ``shape`` is the first's, (H, W, C)."""
-        height, width, channels = shape
-        return (self.count, channels, height, width), self._pieces(height, width, channels)
-
-    def _pieces(self, height: int, width: int, channels: int) -> Iterator[Pixels]:
-        step = max(1, min(IMAGES_PER_TASK, BYTES_PER_TASK // (height * width * channels)))
-        failed: list[UnreadableError] = []
-        other: list[tuple[str, Pixels]] = []
-        first_name = None
-        for images in _ordered(self._decoded, range(0, self.count, step), step):
-            whole = [(name, image) for name, image in images if not isinstance(image, UnreadableError)]
-            first_name = first_name or (whole[0][0] if whole else None)
-            failed += [image for _, image in images if isinstance(image, UnreadableError)]
-            other += [(name, image) for name, image in whole if image.shape[:2] != (height, width)][:1]
-            if failed or other:
-                continue
-            if max(image.shape[2] for _, image in whole) > channels:
+    def pieces(self) -> Iterator[Pixels]:
+        """Yield all images in order, (n, C, H, W), as many at a time as take little memory."""
+        ((first, sample, _),) = self.decoded(0, 1)
+        size, channels, outside = sample.shape[:2], self.channels, 0.0
+        step = max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
+        for images in _in_threads(self.decoded, self.count, step):
+            for name, image, _ in images:
+                if image.shape[:2] != size:
+                    raise ValueError(
+                        f"images differ in size: {first} is {size_text(size)} pixels and {name} is "
+                        f"{size_text(image.shape)}: give one size, such as "
+                        f"data.image_size={size[0]}x{size[1]}"
+                    )
+            most = max(image.shape[2] for _, image, _ in images)
+            channels = channels or most
+            if most > channels:
                 raise _ColourError
-            piece = np.empty((len(whole), channels, height, width), np.uint8)
-            for row, (_, image) in zip(piece, whole, strict=True):
+            outside += sum(share for *_, share in images)
+            piece = np.empty((len(images), channels, *size), np.uint8)
+            for row, (_, image, _) in zip(piece, images, strict=True):
                 row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
             yield piece
-        if failed:
-            raise _all_unreadable(failed, self.count)
-        if other:
-            name, image = other[0]
+        if self.grey_range and outside > _MOST_OUTSIDE * self.count:
             raise ValueError(
-                f"images differ in size: {first_name} is {size_text((height, width))} pixels and "
-                f"{name} is {size_text(image.shape)}: give one size, such as "
-                f"data.image_size={height}x{width}"
+                "images have greys of another range than the training images, which use "
+                f"{self.grey_range.low} to {self.grey_range.high} of 16 bits: {outside / self.count:.0%} "
+                "of their pixels lie outside; save all with one scale"
             )
 
-    def _decoded(self, start: int, stop: int) -> list[tuple[str, "Pixels | UnreadableError"]]:
-        encoded = self.read(start, min(stop, self.count))
-        decoded = [
-            (name, _decoded(name, data, self.image_size, self.channels, self.grey_range))
-            for name, data in encoded
-        ]
-        deep = next((image for _, image in decoded if isinstance(image, DeepError)), None)
-        if deep is not None:
-            raise deep
-        return decoded
+    def faults(self) -> dict[int, str]:
+        """Return what is wrong with each image that cannot be read, by its index."""
+
+        def fault(name: str, data: bytes | Path) -> str:
+            try:
+                self._decode(name, data)
+            except UnreadableError as error:
+                return "" if isinstance(error, DeepError) else str(error)
+            return ""
+
+        def task(start: int, stop: int) -> list[str]:
+            return [fault(name, data) for name, data in self.read(start, stop)]
+
+        found = chain.from_iterable(_in_threads(task, self.count, _IMAGES_PER_TASK))
+        return {index: text for index, text in enumerate(found) if text}
 
 
-def _ordered(decode: Callable[[int, int], T], starts: range, step: int) -> Iterator[T]:
-    """Run ``decode`` in threads, few pieces ahead of what is taken, in order."""
+def unreadable_images(count: int, read: Read) -> dict[int, str]:
+    """Return what is wrong with each image that cannot be read, by its index."""
+    pillow()
+    return _Job(count, read).faults()
+
+
+def _used_range(count: int, read: Read) -> GreyRange:
+    """Return the range of greys that 16-bit images use."""
+
+    def counted(start: int, stop: int) -> NDArray[np.int64]:
+        counts = np.zeros(2**16, np.int64)
+        for name, data in read(start, stop):
+            with suppress(UnreadableError):  # decoding says so
+                counts += _opened(name, data, _grey_counts)
+        return counts
+
+    tasks = _in_threads(counted, count, _IMAGES_PER_TASK)
+    used = np.flatnonzero(sum(tasks, np.zeros(2**16, np.int64)))
+    return GreyRange(int(used[0]), int(used[-1]), len(used)) if len(used) else GreyRange(0, 2**16 - 1)
+
+
+def _grey_counts(image: "Image") -> NDArray[np.int64]:
+    greys = _greys(image).ravel() if _is_deep(image) else np.empty(0, np.int64)
+    return np.bincount(greys, minlength=2**16)
+
+
+def _in_threads(task: Callable[[int, int], T], count: int, step: int) -> Iterator[T]:
+    """Run ``task`` on ranges of indices, few of them ahead of what is taken, and yield results in order."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[T]] = deque()
-        for start in starts:
-            waiting.append(pool.submit(decode, start, start + step))
+        for start in range(0, count, step):
+            waiting.append(pool.submit(task, start, min(start + step, count)))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def unreadable_images(count: int, read: Callable[[int, int], Iterable[Encoded]]) -> dict[int, str]:
-    """By the index of each image that cannot be read, what is wrong; arguments as ``decode_images``."""
-    pillow()
-
-    def attempt(start: int) -> list[tuple[int, str]]:
-        encoded = enumerate(read(start, min(start + IMAGES_PER_TASK, count)), start)
-        tried = ((index, _decoded(name, data, None, None, None)) for index, (name, data) in encoded)
-        return [
-            (index, str(image))
-            for index, image in tried
-            if isinstance(image, UnreadableError) and not isinstance(image, DeepError)
-        ]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(item for task in pool.map(attempt, range(0, count, IMAGES_PER_TASK)) for item in task)
-
-
-def _decoded(
-    name: str,
-    data: bytes | Path,
-    image_size: tuple[int, int] | None,
-    channels: int | None,
-    grey_range: GreyRange | None,
-) -> "Pixels | UnreadableError":
-    try:
-        return decode_image(name, data, image_size, channels, grey_range)
-    except UnreadableError as error:
-        return error
-
-
-def _all_unreadable(failed: Sequence[UnreadableError], count: int) -> ValueError:
-    """One error for all images that cannot be read."""
-    if len(failed) == 1:
-        return ValueError(f"{failed[0]}; mend or remove it, or data.skip_unreadable=true")
-    shown = "; ".join(str(error).removeprefix("cannot read image ") for error in failed[:MOST_NAMED])
-    more = f"; and {len(failed) - MOST_NAMED} more" if len(failed) > MOST_NAMED else ""
+def _all_unreadable(faults: Sequence[str], count: int) -> ValueError:
+    if len(faults) == 1:
+        return ValueError(f"{faults[0]}; mend or remove it, or data.skip_unreadable=true")
+    shown = "; ".join(fault.removeprefix("cannot read image ") for fault in faults[:MOST_NAMED])
+    more = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
     return ValueError(
-        f"cannot read {len(failed)} of {count:,} images: {shown}{more}: mend or remove them, or "
+        f"cannot read {len(faults)} of {count:,} images: {shown}{more}: mend or remove them, or "
         "data.skip_unreadable=true"
     )
 
 
-def decode_image(
-    name: str,
-    data: bytes | Path,
-    image_size: tuple[int, int] | None,
-    channels: int | None,
-    grey_range: GreyRange | None = None,
-) -> Pixels:
-    """Decode one image; arguments as in ``decode_pieces``.
+def decode_image(name: str, data: bytes | Path, grey_range: GreyRange | None = None) -> Pixels:
+    """Decode one image at its own size; ``name`` is for messages.
 
     Raises:
-        DeepError: it has greys of 16 bits, and there is no range; says so with ``name``.
-        UnreadableError: it cannot be read, or has 8 bits and there is a range; likewise.
+        DeepError: it has greys of 16 bits, and there is no range.
+        UnreadableError: it cannot be read, or has 8 bits and there is a range.
     """
-    return _read(name, data, lambda image: _pixels(image, name, image_size, channels, grey_range))
+    return _opened(name, data, lambda image: _pixels(image, name, None, None, grey_range)[0])
 
 
-def _pixels(
-    opened: "Image",
-    name: str,
-    image_size: tuple[int, int] | None,
-    channels: int | None,
-    grey_range: GreyRange | None,
-) -> Pixels:
-    is_deep, is_deep_colour = opened.mode.startswith("I"), ";16" in str(getattr(opened, "tile", ""))
-    if is_deep and grey_range is None:
-        raise DeepError(
-            f"image {name} has greys of 16 bits, and others of its data set have 8: save all alike"
-        )
-    image = _grey_or_colour(_upright(opened), grey_range)
-    if is_deep_colour and not is_deep and 0 < np.asarray(image).max() < _LEAST_COLOUR:
-        raise ValueError("of its 16 bits a colour it uses the lower ones alone: save it with 8 bits")
-    if channels is not None:
-        image = image.convert("L" if channels == 1 else "RGB")
-    if image_size is not None:
-        image = resize(image, image_size)
-    return np.asarray(image).reshape(image.height, image.width, -1)
-
-
-def _read(name: str, data: bytes | Path, make: Callable[["Image"], NDArray[P]]) -> NDArray[P]:
+def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
     """Return what ``make`` makes of an image; whatever goes wrong is an UnreadableError that names it."""
     try:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
-        if size > MOST_BYTES:
-            raise ValueError(f"it takes {size:,} bytes, and an image has at most {MOST_BYTES:,}")
-        with open_image(BytesIO(data) if isinstance(data, bytes) else data) as opened:
-            return make(opened)
+        if size > _MOST_BYTES:
+            raise ValueError(f"it takes {size:,} bytes, and an image has at most {_MOST_BYTES:,}")
+        with open_image(BytesIO(data) if isinstance(data, bytes) else data) as image:
+            return make(image)
     except UnreadableError:
         raise
     # Pillow's decoders raise whatever a broken file makes them trip over.
@@ -336,47 +269,54 @@ def _read(name: str, data: bytes | Path, make: Callable[["Image"], NDArray[P]]) 
         raise UnreadableError(f"cannot read image {name}: {reason}") from error
 
 
-def _grey_counts(image: "Image") -> NDArray[np.int64]:
-    """How often each grey of 16 bits is in an image, (65536,); no grey of 8."""
-    greys = _greys(image).ravel() if image.mode.startswith("I") else np.empty(0, np.int64)
-    return np.bincount(greys, minlength=2**16)
-
-
-def resize(image: "Image", image_size: tuple[int, int]) -> "Image":
-    """Resize to (height, width) pixels."""
-    height, width = image_size
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), pillow().Resampling.BICUBIC)
-
-
-def _upright(image: "Image") -> "Image":
-    if image.getexif().get(ORIENTATION_TAG, 1) == 1:
-        return image
-    from PIL import ImageOps
-
-    return ImageOps.exif_transpose(image)
-
-
-def _grey_or_colour(image: "Image", grey_range: GreyRange | None) -> "Image":
-    """Mode L or RGB, whichever the image needs."""
+def _pixels(
+    image: "Image",
+    name: str,
+    image_size: tuple[int, int] | None,
+    channels: int | None,
+    grey_range: GreyRange | None,
+) -> tuple[Pixels, float]:
+    """Return the pixels of an opened image, and the share of its greys outside the range."""
+    is_deep, outside = _is_deep(image), 0.0
+    has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
+    if is_deep and grey_range is None:
+        raise DeepError(
+            f"image {name} has greys of 16 bits, and others of its data set have 8: save all alike"
+        )
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
-    if image.mode.startswith("I") and grey_range is not None:
-        return _scaled(image, grey_range)
-    if grey_range is not None:
+    if not is_deep and grey_range is not None:
         raise ValueError("it has 8 bits, and others of its data set have greys of 16: save all alike")
-    target = "L" if image.mode in GREY_MODES or _has_grey_palette(image) else "RGB"
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = pillow().new("RGBA", image.size, "white")
-        image = pillow().alpha_composite(white, layer)
-    return image.convert(target)
+    require("PIL.ImageOps").exif_transpose(image, in_place=True)
+    if grey_range is not None:
+        greys, (low, high, _) = _greys(image), grey_range
+        outside = float(((greys < low) | (greys > high)).mean())
+        width = max(1, high - low)
+        scaled = ((greys.clip(low, high) - low) * 255 + width // 2) // width  # rounded
+        image = pillow().fromarray(scaled.astype(np.uint8))
+    else:
+        mode = "L" if _is_grey(image) else "RGB"
+        if image.has_transparency_data:
+            white = pillow().new("RGBA", image.size, "white")
+            image = pillow().alpha_composite(white, image.convert("RGBA"))
+        image = image.convert(mode)
+    if has_deep_colour and 0 < np.asarray(image).max() < _LEAST_COLOUR:
+        raise ValueError("of its 16 bits a colour it uses the lower ones alone: save it with 8 bits")
+    if channels is not None:
+        image = image.convert("L" if channels == 1 else "RGB")
+    if image_size is not None and image.size != image_size[::-1]:
+        image = image.resize(image_size[::-1], pillow().Resampling.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, -1), outside
 
 
-def _has_grey_palette(image: "Image") -> bool:
+def _is_deep(image: "Image") -> bool:
+    return image.mode.startswith("I")
+
+
+def _is_grey(image: "Image") -> bool:
     palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
-    return palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
+    has_grey_palette = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
+    return image.mode in _GREY_MODES or has_grey_palette
 
 
 def _greys(image: "Image") -> NDArray[np.int64]:
@@ -386,21 +326,17 @@ def _greys(image: "Image") -> NDArray[np.int64]:
     return values
 
 
-def _scaled(image: "Image", grey_range: GreyRange) -> "Image":
-    """Greys of 16 bits as 8, rounded; what lies outside the range is clipped to it."""
-    greys = _greys(image).clip(grey_range.low, grey_range.high) - grey_range.low
-    width = max(1, grey_range.high - grey_range.low)
-    eight: Image = pillow().fromarray(((greys * 255 + width // 2) // width).astype(np.uint8))
-    return eight
-
-
-def size_text(shape: tuple[int, ...]) -> str:
-    """(height, width, …) as ``height×width``."""
+def size_text(shape: Sequence[int]) -> str:
+    """Return (height, width, …) as ``height×width``."""
     return f"{shape[0]}×{shape[1]}"
 
 
 def stacked(shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
-    """Put the pieces into one tensor."""
+    """Put pieces together, ``(N, C, H, W)`` uint8.
+
+    Raises:
+        ValueError: they do not fit into memory.
+    """
     size = f"{shape[0]:,} images of {size_text(shape[2:])} pixels"
     require_memory(math.prod(shape), size, "use a smaller data.image_size")
     images, filled = np.empty(shape, np.uint8), 0

@@ -1,28 +1,51 @@
-"""Loose image files, to predict on."""
+"""A local folder: which of its files are of which split and class, and what is not used."""
 
+import csv
+import io
+import json
 import os
 import re
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from trifecta._utils.extras import IMAGE_FORMATS, pillow, require
-from trifecta.data.arrow_files import data_splits
+from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import GreyRange, decode_images
-from trifecta.data.images import SPLITS, TRAIN, split_of
-from trifecta.data.rows import Column, Rows, file_rows
-from trifecta.data.tables import TABLES, table_splits
+from trifecta.data.rows import SPLITS, TRAIN, Column, Rows, column_kinds, data_rows, file_rows, split_of
+
+TABLES = (".csv", ".tsv", ".jsonl")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
+_DATA = (".parquet", ".arrow")
+# Columns of file names, in lower case, the likeliest first.
+_NAME_COLUMNS = (
+    *("file_name", "filename", "file", "image_path", "path", "image", "image_name", "image_id", "id"),
+)
+_SPLIT_COLUMN = "split"
+_MOST_TABLE_BYTES = 2**28
+# What programs leave behind, thumbnails and copies among it.
+_LEFT_BY_PROGRAMS = {
+    *(".git", ".cache", ".ipynb_checkpoints", ".thumbnails", ".trashes", ".appledouble", "@eadir"),
+    *("__macosx", "__pycache__", ".ds_store", "thumbs.db", "desktop.ini"),
+}
+# What a folder says about itself.
+_ABOUT = re.compile(
+    r"(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$", re.IGNORECASE
+)
+_UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
+_MOST_DEPTH = 8
+_MOST_NAMED = 10
 
 
 def find_images(path: Path) -> list[Path]:
-    """The file ``path``, or every image file in the folder ``path`` and below, sorted.
-
-    An image file is one with the extension of a format that is read here; hidden files are left out.
+    """Return the file ``path``, or all image files below the folder ``path`` but hidden ones, sorted.
 
     Raises:
         ValueError: there is nothing at ``path``, or no image.
@@ -46,11 +69,8 @@ def find_images(path: Path) -> list[Path]:
 def image_extensions() -> set[str]:
     """Return the extensions of the formats that are read, such as ``.png``."""
     image = pillow()
-    return {
-        extension
-        for extension, image_format in image.registered_extensions().items()
-        if image_format in image.OPEN and image_format in IMAGE_FORMATS
-    }
+    kinds = image.registered_extensions().items()
+    return {extension for extension, kind in kinds if kind in image.OPEN and kind in IMAGE_FORMATS}
 
 
 def read_images(
@@ -59,19 +79,19 @@ def read_images(
     image_shape: tuple[int, int, int],
     grey_range: Sequence[int] | None = None,
 ) -> Tensor:
-    """Decode files to the shape that a network takes, converting colours and sizes as needed.
+    """Decode files to the shape that a network takes.
 
     Args:
-        paths: of the files, at least one.
+        paths: at least one file.
         image_shape: (C, H, W); C is 1 or 3.
-        grey_range: of the training images, where these have greys of 16 bits.
+        grey_range: 16-bit greys of the training images that became 0 and 255; None for 8 bits.
 
     Returns:
         ``(N, C, H, W)`` uint8, in the order of ``paths``.
 
     Raises:
-        ValueError: there are no files, a file cannot be read or has another depth than the training images
-            (names it), or C is neither 1 nor 3.
+        ValueError: there are no files, a file cannot be read, greys have another depth or range than the
+            training images', or C is neither 1 nor 3.
         ImportError: Pillow is not installed.
     """
     channels, height, width = image_shape
@@ -79,114 +99,114 @@ def read_images(
         raise ValueError(f"image files have 1 or 3 channels, the network takes {channels}")
     if not paths:
         raise ValueError("no images to read: give at least one file")
-    return decode_images(
+    images = decode_images(
         len(paths),
         lambda start, stop: [(str(path), path) for path in paths[start:stop]],
         image_size=(height, width),
         channels=channels,
         grey_range=None if grey_range is None else GreyRange(*grey_range),
     )
+    if grey_range is not None and has_narrow_greys(images):
+        warnings.warn(
+            f"{narrow_greys(grey_range)}: are they on the training images' scale?",
+            stacklevel=3,
+        )
+    return images
 
 
-# What programs leave behind, thumbnails and copies among it.
-_LEFT_BY_PROGRAMS = {
-    *(".git", ".cache", ".ipynb_checkpoints", ".thumbnails", ".Trashes", ".AppleDouble", "@eaDir"),
-    *("__MACOSX", "__pycache__"),
-}
-_FILES_BY_PROGRAMS = {".ds_store", "thumbs.db", "desktop.ini"}
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
-_DATA = (".parquet", ".arrow")
-_UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
-# What a folder says about itself.
-_ABOUT = re.compile(
-    r"(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$", re.IGNORECASE
-)
-_MOST_DEPTH = 8
-_MOST_NAMED = 10
+def has_narrow_greys(images: Tensor) -> bool:
+    """Whether scaled 16-bit images use less than a 16th of the training images' range."""
+    return bool(np.ptp(images.numpy()) < 16)
+
+
+def narrow_greys(grey_range: Sequence[int]) -> str:
+    """Describe images that do."""
+    return (
+        "images have greys of another range than the training images: they use less than a 16th of "
+        f"{grey_range[0]} to {grey_range[1]}"
+    )
 
 
 @dataclass
 class Listing:
-    """Files below a folder, relative to it, in the order of their paths, and what is left out."""
+    """Files below a folder, relative to it, in the order of their paths."""
 
+    folder: Path
     images: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
-    """The splits of a folder of images, Parquet files, or Arrow files of ``save_to_disk``.
+    """Return the splits of a folder of images, Parquet files, or Arrow files of ``save_to_disk``.
 
     Args:
-        folder: absolute; nothing outside it is read, but where links in it lead.
-        table: of the labels, relative to the folder or to each split; None takes the folders for classes,
-            and looks for a table where there are fewer than two.
+        folder: absolute; only links in it lead outside.
+        table: file of labels, relative to the folder or to each split; None takes class folders, and looks
+            for a table where there are fewer than two.
 
     Raises:
-        ValueError: there is nothing to read, or no telling how.
+        ValueError: there is nothing to read, or its classes are ambiguous.
     """
-    found = _listed(folder)
+    found, extensions = Listing(folder), image_extensions()
+    for file in sorted(_walk(found, "", ())):
+        suffix = PurePosixPath(file).suffix.lower()
+        kinds = [(extensions, found.images), (_DATA, found.data), (TABLES, found.tables)]
+        next((files for kind, files in kinds if suffix in kind), found.others).append(file)
     if found.images and found.data:
         raise ValueError(
             f"{folder} has images, such as {found.images[0]}, and other data, such as {found.data[0]}: "
             "give a folder with one of them"
         )
     if found.data:
-        return data_splits(folder, found.data)
+        return _data_splits(folder, found.data)
     if not found.images:
-        raise ValueError(_nothing(folder, found.others))
-    splits = None if table is not None else _class_splits(folder, found)
+        raise ValueError(_nothing(found))
+    tops = _split_folders(found.images)
+    splits = _class_splits(found, tops) if table is None else None
     if splits is None:
-        splits = table_splits(folder, found.images, found.tables, _split_folders(found.images), table)
-        used = {file for rows in splits.values() for file in rows.files}
-        found.left_out += [image for image in found.images if image not in used]
-    _warn_of_left_out(folder, found)
+        splits = _table_splits(found, tops, table)
+    _warn_of_unused(found)
     return splits
 
 
-def _listed(folder: Path) -> Listing:
-    found, extensions = Listing(), image_extensions()
-    for file in sorted(_walk(folder, "", (), found)):
-        suffix = PurePosixPath(file).suffix.lower()
-        kinds = [(extensions, found.images), (_DATA, found.data), (TABLES, found.tables)]
-        next((into for kind, into in kinds if suffix in kind), found.others).append(file)
-    return found
-
-
-def _walk(folder: Path, below: str, parents: tuple[tuple[int, int], ...], found: Listing) -> Iterator[str]:
-    """All files in ``folder`` / ``below``, relative to it; links are followed, but not in circles."""
+def _walk(found: Listing, below: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Yield all files below a folder, relative to the listing's; links are followed, but not in circles."""
+    here = found.folder / below
     try:
-        status = (folder / below).stat()
-        with os.scandir(folder / below) as scanned:
+        status = here.stat()
+        with os.scandir(here) as scanned:
             entries = [(entry, entry.is_dir(), entry.is_file()) for entry in scanned]
     except OSError as error:
         raise ValueError(f"cannot read folder {error.filename!r}: {error.strerror}") from None
     itself = (status.st_dev, status.st_ino)
     if itself in parents or len(parents) > _MOST_DEPTH or (parents and not entries):
-        found.left_out.append(below)
+        found.unused.append(below)
         return
     for entry, is_folder, is_file in entries:
         name = entry.name
+        if name.lower() in _LEFT_BY_PROGRAMS or (not is_folder and name.startswith("._")):
+            continue
         if is_folder and _UNREADABLE.search(name):
             raise ValueError(
-                f"the name of a folder in {str(folder / below)!a} has a line break, a backslash or bytes "
+                f"the name of a folder in {str(here)!a} has a line break, a backslash or bytes "
                 f"that are no UTF-8, {name!a}: rename it"
             )
-        if is_folder and name not in _LEFT_BY_PROGRAMS:
-            yield from _walk(folder, f"{below}{name}/", (*parents, itself), found)
-        elif not is_folder and not is_file and not entry.is_symlink():
-            found.left_out.append(f"{below}{name}")
-        elif not is_folder and not name.startswith("._") and name.lower() not in _FILES_BY_PROGRAMS:
+        if is_folder:
+            yield from _walk(found, f"{below}{name}/", (*parents, itself))
+        elif is_file or entry.is_symlink():
             yield f"{below}{name}"
+        else:
+            found.unused.append(f"{below}{name}")
 
 
 def _split_folders(images: Iterable[str]) -> dict[str, str]:
-    """The split of each folder at the top; nothing where these are classes.
+    """Return the split of each folder at the top; nothing where these are classes.
 
-    They are splits if one has a split's name: then it has classes in it, unless all images lie in folders
-    at the top and two of those have other names.
+    They are splits if one of them has a split's name, and that has folders of images in it or at most one
+    other folder beside it.
     """
     parts = [image.split("/", 2) for image in images]
     tops = {first for first, *rest in parts if rest}
@@ -201,47 +221,46 @@ def _split_folders(images: Iterable[str]) -> dict[str, str]:
     return folders
 
 
-def _class_splits(folder: Path, found: Listing) -> dict[str, Rows] | None:
-    """Splits whose classes are folders; None where there is a table and no split has two of them."""
-    folders = _split_folders(found.images)
-    levels = [image.count("/") - bool(folders) for image in found.images]
+def _class_splits(found: Listing, folders: Mapping[str, str]) -> dict[str, Rows] | None:
+    """Return splits whose classes are folders; None where there is a table and no split has two of them."""
     by_split, loose = defaultdict[str, list[str]](list), list[str]()
-    for image, level in zip(found.images, levels, strict=True):
-        split = folders[image.partition("/")[0]] if folders and level >= 0 else TRAIN
-        (by_split[split] if level == 1 else loose).append(image)
-    splits = {split: _class_rows(split, folder, images) for split, images in by_split.items()}
+    deepest = max(found.images, key=lambda image: image.count("/"))
+    for image in found.images:
+        split = folders.get(image.partition("/")[0], "") if folders else TRAIN
+        (by_split[split] if image.count("/") == 1 + bool(folders) else loose).append(image)
+    splits = {}
+    for split, images in by_split.items():
+        # Equal names in other bytes of Unicode are one class.
+        labels = [unicodedata.normalize("NFC", PurePosixPath(image).parent.name) for image in images]
+        names = tuple(sorted(set(labels)))
+        number = {name: index for index, name in enumerate(names)}
+        values = {"label": [number[label] for label in labels]}
+        label = Column("class", "ClassLabel", names)
+        splits[split] = file_rows(split, found.folder, images, values, {"label": label})
     if found.tables and all(len(rows.columns["label"].names) < 2 for rows in splits.values()):
         return None
-    if max(levels) > 1:
-        raise ValueError(_too_deep(folder, found.images[levels.index(max(levels))]))
+    if deepest.count("/") > 1 + bool(folders):
+        raise ValueError(
+            f"no labels: images of {found.folder} lie in {_parent(deepest)}, and a class is a sub-folder "
+            "of it, or of train/ and test/ in it: give the folder that the classes lie in, or put all "
+            "images of a class into one folder"
+        )
     if not splits:
         raise ValueError(
-            f"no labels: images of {folder} lie in {_parent(loose[0])}, and a class is a sub-folder of it: "
-            "put the images into one folder per class, with two classes or more, or give a table of "
-            "file_name,label (data.table)"
+            f"no labels: images of {found.folder} lie in {_parent(loose[0])}, and a class is a sub-folder "
+            "of it: put the images into one folder per class, with two classes or more, or give a table "
+            "of file_name,label (data.table)"
         )
-    found.left_out += loose
+    tops = {image.partition("/")[0] for image in loose if image.count("/") == 1}
+    others = sorted(top for top in tops if top.lower() not in SPLITS)
+    if len(others) > 1:
+        raise ValueError(
+            f"folders {', '.join(others[:_MOST_NAMED])} of {found.folder} have images in them as classes "
+            f"have, and {', '.join(splits)} has folders of images as a split has: move one kind elsewhere"
+        )
+    found.unused += loose
     found.others += found.tables
     return splits
-
-
-def _class_rows(split: str, folder: Path, images: Sequence[str]) -> Rows:
-    """Rows whose label is the folder of each image; equal names in other bytes of Unicode are one class."""
-    arrow = require("pyarrow")
-    labels = [unicodedata.normalize("NFC", PurePosixPath(image).parent.name) for image in images]
-    names = tuple(sorted(set(labels)))
-    number = {name: index for index, name in enumerate(names)}
-    column = Column("class", "ClassLabel", names)
-    values = arrow.array([number[label] for label in labels])
-    return file_rows(split, folder, images, {"label": values}, {"label": column})
-
-
-def _too_deep(folder: Path, image: str) -> str:
-    return (
-        f"no labels: images of {folder} lie in {_parent(image)}, and a class is a sub-folder of it, or of "
-        "train/ and test/ in it: give the folder that the classes lie in, or put all images of a class into"
-        " one folder"
-    )
 
 
 def _parent(image: str) -> str:
@@ -249,39 +268,230 @@ def _parent(image: str) -> str:
     return "the folder itself" if parent == "." else parent
 
 
-def _nothing(folder: Path, others: Sequence[str]) -> str:
-    archives = [other for other in others if other.lower().endswith(ARCHIVES)]
+def _table_splits(found: Listing, folders: Mapping[str, str], chosen: str | None) -> dict[str, Rows]:
+    """Return splits whose labels are in tables.
+
+    A split is told by a table's name such as ``train.csv``, the images' folder, or a column ``split``.
+    """
+    splits: dict[str, Rows] = {}
+    for name in _chosen_tables(found, folders, chosen):
+        own = SPLITS.get(PurePosixPath(name).stem.lower()) if "/" not in name else None
+        within = tuple(f"{first}/" for first, split in folders.items() if split == own) or ""
+        files, columns = _labelled(
+            found, name, [image for image in found.images if image.startswith(within)]
+        )
+        told = [str(value) for value in columns.get(_SPLIT_COLUMN, [])]
+        if any(split.lower() in SPLITS for split in told):
+            del columns[_SPLIT_COLUMN]
+        else:
+            told = [TRAIN] * len(files)
+        by_split = defaultdict[str, list[int]](list)
+        for row in sorted(range(len(files)), key=files.__getitem__):
+            split = own or folders.get(files[row].partition("/")[0]) or split_of(told[row])
+            by_split[split].append(row)
+        for split, rows in by_split.items():
+            if split in splits:
+                raise ValueError(
+                    f"several tables in {found.folder} label split '{split}', {name} among them: choose "
+                    "with data.table"
+                )
+            labels = {column: [values[row] for row in rows] for column, values in columns.items()}
+            own_files = [files[row] for row in rows]
+            splits[split] = file_rows(split, found.folder, own_files, labels, column_kinds(columns))
+    used = {file for rows in splits.values() for file in rows.files}
+    found.unused += [image for image in found.images if image not in used]
+    return splits
+
+
+def _chosen_tables(found: Listing, splits: Iterable[str], chosen: str | None) -> list[str]:
+    """Return the chosen table, or the one of each folder: ``metadata``, the only one, or one per split."""
+    if chosen is not None:
+        names = {chosen, *(f"{split}/{chosen}" for split in splits)} & set(found.tables)
+        if not names:
+            raise ValueError(
+                f"no table {chosen} in {found.folder}, which has "
+                f"{', '.join(found.tables[:_MOST_NAMED]) or 'none'}: data.table names a file "
+                f"{', '.join(TABLES)} in it, or in each split"
+            )
+        return sorted(names)
+    by_folder = defaultdict[str, list[str]](list)
+    for name in found.tables:
+        by_folder[str(PurePosixPath(name).parent)].append(name)
+    tables = []
+    for names_here in by_folder.values():
+        stems = [PurePosixPath(name).stem.lower() for name in names_here]
+        best = [
+            name for name, stem in zip(names_here, stems, strict=True) if stem == "metadata"
+        ] or names_here
+        if len(best) > 1 and not all(stem in SPLITS for stem in stems):
+            raise ValueError(
+                f"{found.folder} has no folders of classes, and several tables, "
+                f"{', '.join(best[:_MOST_NAMED])}: choose the one with the labels by data.table"
+            )
+        tables += best
+    return tables
+
+
+def _labelled(found: Listing, name: str, images: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the images that a table names, and its other columns."""
+    table, inside = found.folder / name, name.rpartition("/")[0]
+    columns = read_table(table)
+    by_lower = {column.strip().lower(): column for column in columns}
+    named = next((by_lower[column] for column in _NAME_COLUMNS if column in by_lower), None)
+    if named is None:
+        raise ValueError(
+            f"table {table} has no column of file names, such as file_name or id: it has "
+            f"{', '.join(columns) or 'no columns'}"
+        )
+    # By path or by name, with or without extension.
+    known = defaultdict[str, set[str]](set)
+    for image in images:
+        path = PurePosixPath(image)
+        for key in (image, path.name, path.stem, str(path.with_suffix(""))):
+            known[unicodedata.normalize("NFC", key)].add(image)
+    files = []
+    for value in columns[named]:
+        wanted = unicodedata.normalize("NFC", str(value).strip().replace("\\", "/").removeprefix("./"))
+        there = known.get(f"{inside}/{wanted}" if inside else wanted) or known.get(wanted, set())
+        within = [image for image in there if not inside or image.startswith(f"{inside}/")]
+        if len(within) != 1:
+            which = f"several images, such as {min(within)}" if within else "no image in its folder"
+            raise ValueError(
+                f"table {table} has {value!r:.100}, which is {which}: give paths of images there"
+            )
+        files += within
+    file, count = Counter(files).most_common(1)[0] if files else ("", 0)
+    if count > 1:
+        raise ValueError(f"table {table} has {file} twice: keep one line")
+    return files, {name: _typed(values) for name, values in columns.items() if name not in {named, "image"}}
+
+
+def read_table(file: Path) -> dict[str, list[Any]]:
+    """Return the columns of a CSV, TSV or JSON lines file.
+
+    Raises:
+        ValueError: it cannot be read, lines differ in length, or it is larger than tables of labels are.
+    """
+    try:
+        if file.stat().st_size > _MOST_TABLE_BYTES:
+            raise ValueError(f"it is larger than {_MOST_TABLE_BYTES:,} bytes")
+        text = file.read_text(encoding="utf-8-sig")
+        rows = _json_rows(text) if file.suffix.lower() == ".jsonl" else _csv_rows(text)
+        names = list(rows[0]) if rows else []
+        for number, row in enumerate(rows, 1):
+            if set(row) != set(names):
+                raise ValueError(f"row {number} does not have {', '.join(names)}, as the first has")
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise ValueError(f"cannot read table {file}: {' '.join(str(error).split())}") from None
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _json_rows(text: str) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("a line is no JSON object")
+    return rows
+
+
+def _csv_rows(text: str) -> list[dict[str, str]]:
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    # Spaces around a value are no part of it: else "cat" and " cat" would be two classes.
+    lines = [[value.strip() for value in line] for line in reader if line]
+    header = lines[0] if lines else []
+    if len(set(header)) < len(header):
+        raise ValueError(f"two columns have the same name, of {', '.join(header)}")
+    for number, line in enumerate(lines, 1):
+        if len(line) != len(header):
+            raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
+    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
+
+
+def _typed(values: Sequence[Any]) -> list[Any]:
+    """Return numbers where all texts are, None for missing values, and texts for mixed types."""
+    values = [None if value == "" else value for value in values]
+    there = [value for value in values if value is not None]
+    if all(isinstance(value, str) and _is_number(value) for value in there):
+        return [None if value is None else int(value) for value in values]
+    if len({type(value) for value in there}) > 1 or any(isinstance(value, dict | list) for value in there):
+        return [None if value is None else str(value) for value in values]
+    return values
+
+
+def _is_number(text: str) -> bool:
+    """Whether a whole number is written as Python would: 007 is a name."""
+    return text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text
+
+
+def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
+    """Return the splits of Parquet or Arrow files, by their folder or a word of their name."""
+    suffixes = {PurePosixPath(file).suffix.lower() for file in files}
+    if len(suffixes) > 1:
+        raise ValueError(
+            f"{folder} has files {' and '.join(sorted(suffixes))}: give a folder with one kind"
+        )
+    inner = {file: file.removeprefix("data/") for file in files}
+    tops = {path.partition("/")[0] for path in inner.values() if "/" in path}
+    if tops and not any(top.lower() in SPLITS for top in tops):
+        if len(tops) > 1 or any("/" not in path for path in inner.values()):
+            raise ValueError(
+                f"{folder} has several data sets, {', '.join(sorted(tops))}: choose one with data.subset"
+            )
+        return _data_splits(folder / tops.pop(), [path.partition("/")[2] for path in inner.values()])
+    words = {
+        file: path.partition("/")[0] if "/" in path else _split_word(PurePosixPath(path).stem)
+        for file, path in inner.items()
+    }
+    names_splits = any(word.lower() in SPLITS for word in words.values())
+    by_split = defaultdict[str, list[str]](list)
+    for file, word in words.items():
+        by_split[split_of(word) if names_splits else TRAIN].append(file)
+    return {split: data_rows(split, folder, own) for split, own in by_split.items()}
+
+
+def _split_word(stem: str) -> str:
+    """Return the word of a file's name that says its split: the first, or the only one that can."""
+    shard = _SHARD.match(stem)
+    name = shard[1] if shard else stem
+    words = [word for word in re.split(r"[\W_]+", name) if word.lower() in SPLITS]
+    return words[0] if len(words) == 1 or name.startswith(tuple(words[:1])) else name
+
+
+def _nothing(found: Listing) -> str:
+    archives = [other for other in found.others if other.lower().endswith(ARCHIVES)]
     if archives:
-        return f"{folder} has no images, but the archive {archives[0]}: unpack it, and give its folder"
+        return (
+            f"{found.folder} has no images, but the archive {archives[0]}: unpack it, and give its folder"
+        )
+    others = [*found.others, *found.tables]
     also = f", only {_counted(others)}" if others else ""
     return (
-        f"{folder} has no images or Parquet files{also}: give a folder with Parquet files, or with images "
-        "as PNG, JPEG, TIFF, WebP, BMP or GIF"
+        f"{found.folder} has no images or Parquet files{also}: give a folder with Parquet files, or with "
+        "images as PNG, JPEG, TIFF, WebP, BMP or GIF"
     )
 
 
-def _warn_of_left_out(folder: Path, found: Listing) -> None:
-    """Say what lies in a folder and is not used; of what is no image, how much."""
+def _warn_of_unused(found: Listing) -> None:
+    """Name the images that are not used, and count the other files."""
     said = []
-    if found.left_out:
-        shown = ", ".join(sorted(found.left_out)[:_MOST_NAMED])
-        more = len(found.left_out) - _MOST_NAMED
+    if found.unused:
+        shown = ", ".join(sorted(found.unused)[:_MOST_NAMED])
+        more = len(found.unused) - _MOST_NAMED
         said.append(f"{shown} and {more:,} more" if more > 0 else shown)
     others = [other for other in found.others if not _ABOUT.match(other)]
     if others:
         tables = any(PurePosixPath(other).suffix.lower() in TABLES for other in others)
         said.append(_counted(others) + (" (data.table takes labels from a table)" if tables else ""))
     if said:
-        warnings.warn(f"not used, of what is in {folder}: {'; '.join(said)}", stacklevel=5)
+        warnings.warn(f"not used, of what is in {found.folder}: {'; '.join(said)}", stacklevel=5)
 
 
 def _counted(files: Sequence[str]) -> str:
-    """Files by their extension, each with an example."""
-    first: dict[str, str] = {}
-    counts = Counter(PurePosixPath(file).suffix.lower() for file in files)
+    """Count files by their extension, each with an example."""
+    by_suffix = defaultdict[str, list[str]](list)
     for file in files:
-        first.setdefault(PurePosixPath(file).suffix.lower(), file)
+        by_suffix[PurePosixPath(file).suffix.lower()].append(file)
+    most = sorted(by_suffix.items(), key=lambda item: -len(item[1]))[:_MOST_NAMED]
     return ", ".join(
-        f"{count:,} {suffix or 'without extension'} such as {first[suffix]}"
-        for suffix, count in counts.most_common(_MOST_NAMED)
+        f"{len(own):,} {suffix or 'without extension'} such as {own[0]}" for suffix, own in most
     )

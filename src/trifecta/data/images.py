@@ -1,4 +1,4 @@
-"""Names of splits, and dividing a labelled set in two, class by class."""
+"""Labelled images in memory or in a file, how they are divided, and the statistics that normalise them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,64 +10,7 @@ from torch.utils.data import DataLoader
 
 from trifecta.nn.shapes import SampleShape
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), TEST),
-}
-"""Splits by the folders that hold them, in lower case."""
-
-
-def split_of(name: str) -> str:
-    """The split that a name of one stands for: ``Val`` is ``validation``; any other name is itself."""
-    return SPLITS.get(name.lower(), name)
-
-
-def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Hold out ``fraction`` of the samples, the same fraction of every class as far as possible.
-
-    ``round(fraction · N)`` samples are held out. Every class gives the whole part of its share,
-    and the classes with the largest remainders give one more. A class never gives its last
-    sample, so that fewer are held out where classes are tiny.
-
-    Args:
-        labels: ``(N,)`` int64.
-        fraction: above 0 and below 1.
-        seed: of the choice within each class; the same labels and seed give the same split.
-
-    Returns:
-        The indices kept and those held out, each ascending, on the CPU.
-
-    Raises:
-        ValueError: ``fraction`` is out of its range, or would hold out nothing.
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"a fraction to hold out is above 0 and below 1, got {fraction}")
-    _, classes, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
-    shares = _shares(counts, fraction)
-    if shares.sum() == 0:
-        raise ValueError(
-            f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none, as every "
-            "class keeps one image: use more images, or a larger share"
-        )
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    by_class = shuffled[classes[shuffled].argsort(stable=True)]
-    rank_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    held_out = rank_in_class < shares.repeat_interleave(counts)
-    return by_class[~held_out].sort().values, by_class[held_out].sort().values
-
-
-def _shares(counts: Tensor, fraction: float) -> Tensor:
-    """Count the samples that each class of ``counts`` (K,) gives, by largest remainders."""
-    exact = counts.double() * fraction
-    shares = exact.floor().long()
-    left = round(fraction * int(counts.sum())) - int(shares.sum())
-    shares[(exact - shares).argsort(descending=True, stable=True)[:left]] += 1
-    return torch.minimum(shares, counts - 1)
-
-
-# Images of which a statistic is taken at a time.
+# Images whose pixels are counted at a time.
 _PIECE = 4096
 
 
@@ -76,10 +19,10 @@ class ImageSet:
     """Images and their labels, on one device.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8, or used as they are: floating ``(N, …)``, integer tokens ``(N, T)``.
-        labels: ``(N,)`` int64, indices into the classes; ``(N, …)`` where every position has one.
-        rows: ``(N,)``, where ``images`` are many in a file: these ones, in this order. They stay there, on
-            the CPU, until they are selected.
+        images: ``(N, C, H, W)`` uint8, floating-point samples ``(N, …)``, or integer tokens ``(N, T)``.
+        labels: ``(N,)`` int64 class indices, or ``(N, …)`` with one per position.
+        rows: ``(N,)`` indices into ``images`` that are a memory-mapped file and stay on disk until they are
+            selected; None where ``images`` are in memory.
     """
 
     images: Tensor
@@ -97,42 +40,27 @@ class ImageSet:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> "ImageSet":
-        """The same images on ``device``, unless they stay in a file."""
+        """Move images in memory to ``device``; images in a file stay there."""
         return self if self.rows is not None else ImageSet(self.images.to(device), self.labels.to(device))
 
     def select(self, indices: Tensor) -> "ImageSet":
-        """The images at ``indices``, ``(M,)`` int64, in that order, in memory."""
+        """Return the images at ``indices`` ``(M,)``, in that order, in memory."""
         rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(self.images[rows], self.labels[indices])
 
     def part(self, indices: Tensor) -> "ImageSet":
-        """The same, but images in a file stay there."""
+        """Return the images at ``indices`` ``(M,)``, in that order, without reading any from a file."""
         if self.rows is None:
             return self.select(indices)
         return replace(self, labels=self.labels[indices], rows=self.rows[indices])
 
     def in_order(self, size: int) -> Iterator["ImageSet"]:
-        """All of them in order, ``size`` at a time, in memory."""
-        if self.rows is None:
-            for images, labels in zip(
-                torch.split(self.images, size), torch.split(self.labels, size), strict=True
-            ):
-                yield ImageSet(images, labels)
-            return
-        for indices in torch.split(torch.arange(len(self)), size):
-            yield self.select(indices)
-
-
-def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
-    """Keep some images and hold out a stratified ``fraction`` of them, see :func:`stratified_split`.
-
-    Where every position has a label, the last ones are held out, so that texts do not overlap.
-    """
-    if images.labels.ndim > 1:
-        count = len(images) - round(fraction * len(images))
-        return images.part(torch.arange(count)), images.part(torch.arange(count, len(images)))
-    kept, held_out = stratified_split(images.labels, fraction)
-    return images.part(kept), images.part(held_out)
+        """Yield all images in order, ``size`` at a time, in memory."""
+        for start in range(0, len(self), size):
+            piece = slice(start, start + size)
+            yield ImageSet(
+                self.images[piece if self.rows is None else self.rows[piece]], self.labels[piece]
+            )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -140,16 +68,16 @@ class ImageData:
     """A data set, ready for training.
 
     Attributes:
-        train: what weights are trained on; nothing where a loader makes the batches.
-        validation: what choices are made on; None if nothing is kept for that.
-        test: what a result is measured on, once.
-        classes: the name of every label.
-        mean: to normalise each channel by, in 0..1; empty where samples are used as they are.
-        std: standard deviation to normalise each channel by, above 0 and up to 1; likewise.
-        loader: makes training batches by its own rules, in place of ``train``.
-        loader_counts: the number of its samples by class, where that is known.
-        grey_range: the greys of 16-bit training images that became 0 and 255; None where they had 8 bits.
-        rows: stands for the rows of the source's training split and their labels; empty where it has none.
+        train: training samples; empty where a loader makes the batches.
+        validation: samples to choose on; None if there are none.
+        test: samples to measure a result on, once.
+        classes: class names, in label order.
+        mean: mean of each channel, in 0..1; empty where samples are used as they are.
+        std: standard deviation of each channel, above 0 and up to 1; likewise.
+        loader: maker of training batches, in place of ``train``.
+        loader_counts: number of its samples per class, where known.
+        grey_range: 16-bit greys of training images that became 0 and 255; None for images of 8 bits.
+        rows: identity of the source's training rows and labels; empty for data without a source.
     """
 
     train: ImageSet
@@ -165,65 +93,104 @@ class ImageData:
 
     @property
     def sample_shape(self) -> SampleShape:
-        """(C, H, W) of every image; the shape of any other sample."""
+        """Shape of one sample, (C, H, W) for images."""
         return tuple(self.test.images.shape[1:])
 
     @property
     def num_classes(self) -> int:
-        """The number of classes."""
+        """Number of classes."""
         return len(self.classes)
 
     @property
     def counts(self) -> dict[str, tuple[int, ...] | int]:
-        """The number of samples by split and class, (K,).
-
-        It is one number where a loader's classes are unknown, and where positions have labels.
-        """
+        """Number of samples by split and class (K,), or by split where classes are unknown or many."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
         found: dict[str, tuple[int, ...] | int] = {}
         for name, images in splits.items():
-            if images is None:
-                continue
-            by_class = torch.bincount(images.labels.flatten().cpu(), minlength=self.num_classes)
-            found[name] = tuple(by_class.tolist()) if images.labels.ndim == 1 else len(images)
+            if images is not None:
+                by_class = torch.bincount(images.labels.flatten().cpu(), minlength=self.num_classes)
+                found[name] = tuple(by_class.tolist()) if images.labels.ndim == 1 else len(images)
         if self.loader is not None:
             found["train"] = self.loader_counts or len(cast(Any, self.loader.dataset))
         return found
 
     def to(self, device: torch.device | str) -> "ImageData":
-        """The same data on ``device``."""
+        """Move all splits to ``device``."""
         validation = None if self.validation is None else self.validation.to(device)
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
+def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Hold out ``round(fraction · N)`` samples, the same fraction of every class as far as possible.
+
+    Every class gives the whole part of its share, and those with the largest remainders give one more. A
+    class never gives its last sample, so that fewer are held out where classes are tiny.
+
+    Args:
+        labels: ``(N,)`` int64.
+        fraction: above 0 and below 1.
+        seed: of the choice within each class.
+
+    Returns:
+        Indices of the samples kept and of those held out, each ascending, on the CPU.
+
+    Raises:
+        ValueError: ``fraction`` is out of range, or would hold out nothing.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"a fraction to hold out is above 0 and below 1, got {fraction}")
+    _, classes, counts = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+    exact = counts.double() * fraction
+    shares = exact.floor().long()
+    left = round(fraction * len(labels)) - int(shares.sum())
+    shares[(exact - shares).argsort(descending=True, stable=True)[:left]] += 1
+    shares = torch.minimum(shares, counts - 1)
+    if shares.sum() == 0:
+        raise ValueError(
+            f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none, as every "
+            "class keeps one image: use more images, or a larger share"
+        )
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = shuffled[classes[shuffled].argsort(stable=True)]
+    rank_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    held_out = rank_in_class < shares.repeat_interleave(counts)
+    return by_class[~held_out].sort().values, by_class[held_out].sort().values
+
+
+def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+    """Divide images into those kept and a stratified ``fraction`` held out, see :func:`stratified_split`.
+
+    Where every position has a label, the last samples are held out, so that texts do not overlap.
+    """
+    if images.labels.ndim > 1:
+        count = len(images) - round(fraction * len(images))
+        return images.part(torch.arange(count)), images.part(torch.arange(count, len(images)))
+    kept, held_out = stratified_split(images.labels, fraction)
+    return images.part(kept), images.part(held_out)
+
+
 class ChannelStatistics(NamedTuple):
-    """The mean and the standard deviation of each channel, in 0..1."""
+    """Mean and standard deviation of each channel, in 0..1."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def channel_statistics(images: ImageSet) -> ChannelStatistics:
-    """Mean and standard deviation of each channel of uint8 images, in 0..1.
+    """Return the mean and the standard deviation of each channel of uint8 images, in 0..1.
 
-    Both come exactly from the 256 counts of a channel. The deviation is at least 1/255, one grey
-    level, so that a constant channel can be divided by it.
+    Both come exactly from the counts of a channel's 256 levels. The deviation is at least 1/255, so that a
+    constant channel can be divided by it.
     """
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for counts in _level_counts(images):
-        weights = counts.double() / counts.sum()
-        mean = (weights * levels).sum()
-        variance = (weights * (levels - mean) ** 2).sum()
-        means.append(mean.item())
-        deviations.append(max(variance.sqrt().item(), 1 / 255))
-    return ChannelStatistics(tuple(means), tuple(deviations))
-
-
-def _level_counts(images: ImageSet) -> Tensor:
-    """Count the pixels of each channel and grey level, (C, 256), on the CPU."""
     counts = torch.zeros(images.images.shape[1], 256, dtype=torch.int64)
     for piece in images.in_order(_PIECE):
         for channel, values in zip(counts, piece.images.unbind(1), strict=True):
             channel += torch.bincount(values.flatten(), minlength=256).cpu()
-    return counts
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    means, deviations = [], []
+    for channel in counts:
+        weights = channel.double() / channel.sum()
+        mean = (weights * levels).sum()
+        means.append(mean.item())
+        deviations.append(max((weights * (levels - mean) ** 2).sum().sqrt().item(), 1 / 255))
+    return ChannelStatistics(tuple(means), tuple(deviations))

@@ -1,33 +1,60 @@
-"""The rows of a split: labels by column, and images that are decoded later."""
+"""A split as a table: one column of encoded images, one of labels, whatever files hold it."""
 
 import hashlib
+import json
 import os
 import warnings
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import open_image, require
 from trifecta.data.decode import Encoded
 
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+SPLITS = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
+    **dict.fromkeys(("test", "testing"), TEST),
+}
+"""Splits by the names that people give them, in lower case."""
+IMAGE_NAMES = ("image", "img")
+LABEL_NAMES = ("label", "labels", "target", "class", "y")
+LABEL_KINDS = ("class", "integer", "text")
+
 _FILES_PER_TASK = 256
+# The description of a Parquet file, at its end, holds the names of its classes.
+_MOST_FOOTER_BYTES = 2**26
+# No head has that many classes of which training images show but a tenth.
+_MOST_UNSEEN = 1000
+# Rows in which an encoded image is looked for.
+_TRIED = 100
+
+
+def split_of(name: str) -> str:
+    """Return the split that a name stands for: ``Val`` is ``validation``; any other name is itself."""
+    return SPLITS.get(name.lower(), name)
 
 
 class Column(NamedTuple):
-    """What a column holds.
+    """Content of a column.
 
     Attributes:
         kind: ``image``, ``class`` (integers with names), ``integer``, ``text``, ``binary`` or ``other``.
         type: for messages.
-        names: of the classes, for ``class``.
+        names: class names, for ``class``.
     """
 
     kind: str
@@ -42,17 +69,17 @@ class Rows:
     Attributes:
         split: its name.
         columns: by name.
-        count: of the rows.
-        values: returns a column as an Arrow array, whole.
+        count: number of rows.
+        values: returns all values of a column.
         encoded: returns the images of a column from one row up to another.
-        content: returns a digest of all that the pixels depend on.
-        files: of each row, or of all of them, relative to the source; for recognising the rows again.
+        content: returns a digest of everything that the pixels depend on.
+        files: of each row, or of all together, relative to the source; they identify the rows.
     """
 
     split: str
     columns: Mapping[str, Column]
     count: int
-    values: Callable[[str], Any]
+    values: Callable[[str], Sequence[Any]]
     encoded: Callable[[str, int, int], list[Encoded]]
     content: Callable[[], str]
     files: Sequence[str] = ()
@@ -60,22 +87,60 @@ class Rows:
     def __len__(self) -> int:
         return self.count
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} ({column.type})" for name, column in self.columns.items())
+
     def select(self, kept: Sequence[int]) -> "Rows":
-        """The rows at ``kept``, ascending."""
+        """Return the rows at ``kept``, ascending."""
 
         def encoded(column: str, start: int, stop: int) -> list[Encoded]:
             wanted = kept[start:stop]
             every = self.encoded(column, wanted[0], wanted[-1] + 1)
             return [every[index - wanted[0]] for index in wanted]
 
+        def values(column: str) -> list[Any]:
+            every = self.values(column)
+            return [every[index] for index in kept]
+
         return replace(
             self,
             count=len(kept),
-            values=lambda column: self.values(column).take(require("pyarrow").array(kept)),
+            values=values,
             encoded=encoded,
             content=lambda: digest([self.content(), *map(str, kept)]),
             files=[self.files[index] for index in kept] if len(self.files) == self.count else self.files,
         )
+
+
+def file_rows(
+    split: str,
+    folder: Path,
+    files: Sequence[str],
+    labels: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Column],
+) -> Rows:
+    """Return rows of image files in ``folder`` with ``labels``, columns of one value per file."""
+    paths = [folder / file for file in files]
+    return Rows(
+        split=split,
+        columns={"image": Column("image", "Image"), **columns},
+        count=len(files),
+        values=labels.__getitem__,
+        encoded=lambda _, start, stop: [(str(path), path) for path in paths[start:stop]],
+        content=lambda: sampled(paths, pieces=16, size=2**11),
+        files=files,
+    )
+
+
+def column_kinds(columns: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
+    """Return the kinds of columns of plain values."""
+    kinds: dict[frozenset[type], Column] = {
+        frozenset({int}): Column("integer", "int64"),
+        frozenset({bool}): Column("integer", "bool"),
+        frozenset({str}): Column("text", "string"),
+    }
+    types = {name: frozenset(map(type, values)) - {type(None)} for name, values in columns.items()}
+    return {name: kinds.get(found, Column("other", "other")) for name, found in types.items()}
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -86,181 +151,198 @@ def digest(texts: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def file_rows(
-    split: str,
-    folder: Path,
-    files: Sequence[str],
-    labels: Mapping[str, Any],
-    columns: Mapping[str, Column],
-) -> Rows:
-    """Rows of image files.
+def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
+    """Return a digest of files' sizes, dates and content, of large ones ``pieces`` spread over them."""
 
-    Args:
-        split: its name.
-        folder: that the files lie in.
-        files: relative to it.
-        labels: Arrow arrays with a value a file, by column.
-        columns: of ``labels``.
+    def facts(file: Path) -> str:
+        total = hashlib.blake2b(digest_size=16)
+        try:
+            with file.open("rb", buffering=0) as opened:
+                status = os.fstat(opened.fileno())
+                for position in range(
+                    0, status.st_size, max(size, (status.st_size - size) // (pieces - 1))
+                ):
+                    opened.seek(position)
+                    total.update(opened.read(size))
+        except OSError:  # decoding says why
+            return "unreadable"
+        return f"{status.st_size} {status.st_mtime_ns} {total.hexdigest()}"
+
+    def task(start: int) -> list[str]:
+        return [facts(file) for file in files[start : start + _FILES_PER_TASK]]
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return digest(
+            text for texts in pool.map(task, range(0, len(files), _FILES_PER_TASK)) for text in texts
+        )
+
+
+class Chunk(NamedTuple):
+    """Part of an Arrow table: its number of rows, and a function that reads one of its columns."""
+
+    rows: int
+    read: Callable[[str], Any]
+
+
+def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
+    """Return the rows of Parquet files, or Arrow files of ``Dataset.save_to_disk``, in their order.
+
+    Raises:
+        ValueError: one cannot be read, or they have different columns.
     """
+    paths = [folder / file for file in files]
+    opened = [
+        _readable(path, _opened_arrow if path.suffix.lower() == ".arrow" else _opened_parquet)
+        for path in paths
+    ]
+    schemas = [schema for schema, _ in opened]
+    for path, schema in zip(paths, schemas, strict=True):
+        if not schema.equals(schemas[0]) or columns_of(schema) != columns_of(schemas[0]):
+            raise ValueError(f"{path} has other columns or classes than {paths[0]}: one split has the same")
+    chunks = [chunk for _, own in opened for chunk in own]
+    rows = chunk_rows(split, schemas[0], chunks, (folder,), lambda: sampled(paths, pieces=64, size=2**20))
+    return replace(rows, files=files)
 
-    def encoded(_: str, start: int, stop: int) -> list[Encoded]:
-        paths = [folder / file for file in files[start:stop]]
-        return [(str(path), path) for path in paths]
+
+def chunk_rows(
+    split: str, schema: Any, chunks: Sequence[Chunk], folders: tuple[Path, ...], content: Callable[[], str]
+) -> Rows:
+    """Return the rows of chunks, whose images may be files in ``folders``."""
+    starts = [0, *accumulate(chunk.rows for chunk in chunks)]
+    lock = Lock()
+
+    # Threads ask for neighbouring rows, which mostly lie in one chunk.
+    @lru_cache(maxsize=2)
+    def read(index: int, column: str) -> Any:
+        return chunks[index].read(column)
+
+    def cells(column: str, start: int, stop: int) -> Iterator[Any]:
+        for index in range(bisect_right(starts, start) - 1, len(chunks)):
+            if starts[index] >= stop:
+                return
+            with lock:
+                whole = read(index, column)
+            skipped = max(start - starts[index], 0)
+            yield from whole.slice(skipped, stop - starts[index] - skipped).to_pylist()
 
     return Rows(
         split=split,
-        columns={"image": Column("image", "Image"), **columns},
-        count=len(files),
-        values=labels.__getitem__,
-        encoded=encoded,
-        content=lambda: sampled([folder / file for file in files], pieces=16, size=2**11),
-        files=files,
+        columns=columns_of(schema),
+        count=starts[-1],
+        values=lambda column: [value for chunk in chunks for value in chunk.read(column).to_pylist()],
+        encoded=lambda column, start, stop: [
+            _encoded(value, f"in row {row} of split '{split}'", folders)
+            for row, value in enumerate(cells(column, start, stop), start)
+        ],
+        content=content,
     )
 
 
-def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
-    """Return a digest of files' sizes, dates and content.
-
-    A file of at most ``pieces · size`` bytes is read whole, of a larger one ``pieces`` evenly spread ones.
-    """
-
-    def task(start: int) -> list[str]:
-        return [_sampled(file, pieces, size) for file in files[start : start + _FILES_PER_TASK]]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks = pool.map(task, range(0, len(files), _FILES_PER_TASK))
-        return digest(text for texts in tasks for text in texts)
+def table_chunks(table: Any) -> list[Chunk]:
+    """Return the record batches of an Arrow table, which stay on disk where it is memory-mapped."""
+    return [Chunk(batch.num_rows, batch.column) for batch in table.to_batches()]
 
 
-def _sampled(file: Path, pieces: int, size: int) -> str:
-    total = hashlib.blake2b(digest_size=16)
+def _opened_arrow(path: Path) -> tuple[Any, list[Chunk]]:
+    arrow = require("pyarrow")
+    table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+    table.validate(full=True)
+    return table.schema, table_chunks(table)
+
+
+def _opened_parquet(path: Path) -> tuple[Any, list[Chunk]]:
+    file = _parquet(path)
+
+    def read(group: int, column: str) -> Any:
+        needed = file.metadata.row_group(group).total_byte_size
+        require_memory(needed, f"a row group of {path}", "write it with smaller row groups")
+        return _readable(path, lambda path: _parquet(path).read_row_group(group, [column]).column(column))
+
+    counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return file.schema_arrow, [Chunk(count, partial(read, group)) for group, count in enumerate(counts)]
+
+
+def _parquet(path: Path) -> Any:
+    with path.open("rb") as opened:
+        opened.seek(max(0, path.stat().st_size - 8))
+        footer_bytes = int.from_bytes(opened.read(4), "little")
+    if footer_bytes > _MOST_FOOTER_BYTES:
+        raise ValueError(f"its description takes {footer_bytes:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
+    return require("pyarrow.parquet").ParquetFile(path)
+
+
+def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Return what ``read`` makes of a file; errors name it."""
     try:
-        with file.open("rb", buffering=0) as opened:
-            facts = os.fstat(opened.fileno())
-            step = max(size, (facts.st_size - size) // (pieces - 1))
-            for position in range(0, facts.st_size, step):
-                opened.seek(position)
-                total.update(opened.read(size))
-    except OSError:  # its decoding says why
-        return "unreadable"
-    return f"{facts.st_size} {facts.st_mtime_ns} {total.hexdigest()}"
+        return read(path)
+    except (require("pyarrow").ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ValueError(f"cannot read {path}: {' '.join(str(error).split()).rstrip('.')}") from error
 
 
-# No head has that many classes of which training images show but a tenth.
-MOST_UNSEEN = 1000
-
-
-class Classes(NamedTuple):
-    """The label values that a column can have, and their names, both in the order of the classes."""
-
-    values: list[Any]
-    names: tuple[str, ...]
-
-
-def find_classes(training: Rows, column: str) -> Classes:
-    """The classes of ``column``.
-
-    Named classes are all that it names. Otherwise they are the distinct values of the training split,
-    sorted: integers by number, texts alphabetically.
-
-    Raises:
-        ValueError: there are fewer than two classes, or far more than the rows show.
-    """
-    if training.columns[column].kind == "class":
-        names = training.columns[column].names
-        values = list(range(len(names)))
-    else:
-        distinct = training.values(column).unique().to_pylist()
-        values = sorted(value for value in distinct if value is not None)
-        names = tuple(str(value) for value in values)
-    if len(values) < 2:
-        raise ValueError(
-            f"training needs two classes or more, column '{column}' has {len(values)} "
-            f"({', '.join(names)}): choose another with data.label_column, or add images of others"
-        )
-    _check_named(training, column, names)
-    return Classes(values, names)
-
-
-def _check_named(training: Rows, column: str, names: tuple[str, ...]) -> None:
-    """Check that names are distinct, and not ten times as many as are used."""
-    if len(set(names)) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise ValueError(
-            f"column '{column}' names two classes '{twice}': give each class a name of its own"
-        )
-    if len(names) > MOST_UNSEEN:
-        used = len(training.values(column).unique())
-        if len(names) > 10 * used:
-            raise ValueError(
-                f"column '{column}' names {len(names):,} classes, and the images are of {used:,}: name "
-                "those alone, or choose another with data.label_column"
-            )
-
-
-def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
-    """Labels ``(N,)`` int64 as indices into ``classes``; named classes are matched by their names.
-
-    Raises:
-        ValueError: a label is missing or is none of ``classes``; names its file, or its row, from 0.
-    """
-    arrow, compute = require("pyarrow"), require("pyarrow.compute")
-    own, labels = rows.columns[column].names, rows.values(column)
-    if len(labels) != len(rows):
-        raise ValueError(
-            f"column '{column}' of split '{rows.split}' has {len(labels)} values for {len(rows)} rows: "
-            "it is damaged"
-        )
-    if arrow.types.is_dictionary(labels.type):
-        labels = labels.cast(labels.type.value_type)
-    values = list(range(len(own))) if own else classes.values
+def columns_of(schema: Any) -> dict[str, Column]:
+    """Return the columns of an Arrow schema, by their types and the metadata of ``datasets``."""
     try:
-        indices = compute.index_in(labels, value_set=arrow.array(values, labels.type))
-    except (arrow.ArrowException, TypeError) as error:
-        raise ValueError(
-            f"column '{column}' of split '{rows.split}' is {rows.columns[column].type}, and the classes "
-            f"are labelled {classes.values[0]!r} to {classes.values[-1]!r}: store both alike"
-        ) from error
-    if own and own != classes.names:
-        position = {name: index for index, name in enumerate(classes.names)}
-        indices = arrow.array([position.get(name) for name in own], "int64").take(indices)
-    if indices.null_count:
-        row = indices.is_null().index(True).as_py()
-        raise ValueError(_outside(rows, row, labels[row].as_py(), own, classes))
-    return torch.from_numpy(indices.to_numpy().astype(np.int64))
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        noted = {}
+    features = noted if isinstance(noted, dict) else {}
+    columns = {field.name: _column(field.type, features.get(field.name)) for field in schema}
+    if len(columns) < len(schema):
+        raise ValueError(f"two columns have the same name, of {', '.join(schema.names)}")
+    return columns
 
 
-def _outside(rows: Rows, row: int, label: Any, own: tuple[str, ...], classes: Classes) -> str:
-    """What is said of a label that is no class."""
-    has_name = isinstance(label, int) and 0 <= label < len(own)
-    known = classes.names if has_name else classes.values
-    place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
-    return (
-        f"labels outside the classes: split '{rows.split}', {place} has label "
-        f"{own[label] if has_name else label!r}, but the {len(known)} classes are labelled {known[0]!r} to "
-        f"{known[-1]!r}: choose a split with the same labels (data.test_split) or another data.label_column"
-    )
+def _column(dtype: Any, feature: Any) -> Column:
+    types = require("pyarrow").types
+    noted = feature if isinstance(feature, dict) else {}
+    names = noted.get("names")
+    if noted.get("_type") == "ClassLabel" and types.is_integer(dtype) and isinstance(names, list):
+        return Column("class", "ClassLabel", tuple(map(str, names)))
+    is_struct = types.is_struct(dtype)
+    if noted.get("_type") == "Image":
+        return Column("image", "Image")
+    if is_struct and dtype.get_field_index("bytes") >= 0 and _is_binary(dtype.field("bytes").type):
+        return Column("image", "Image" if noted else "struct")
+    if types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    if types.is_integer(dtype) or types.is_boolean(dtype):
+        return Column("integer", str(dtype))
+    if types.is_string(dtype) or types.is_large_string(dtype):
+        return Column("text", str(dtype))
+    return Column("binary" if _is_binary(dtype) else "other", "struct" if is_struct else str(dtype))
 
 
-IMAGE_NAMES = ("image", "img")
-LABEL_NAMES = ("label", "labels", "target", "class", "y")
-LABEL_KINDS = ("class", "integer", "text")
-# Rows in which an encoded image is looked for.
-_TRIED = 100
+def _is_binary(dtype: Any) -> bool:
+    types = require("pyarrow").types
+    return bool(types.is_binary(dtype) or types.is_large_binary(dtype))
+
+
+def _encoded(value: Any, where: str, folders: tuple[Path, ...]) -> Encoded:
+    data = value.get("bytes") if isinstance(value, dict) else value
+    path = value.get("path") if isinstance(value, dict) else value
+    if isinstance(data, bytes):
+        return where, data
+    if not isinstance(path, str):
+        raise ValueError(f"there is no image {where}")
+    # By its name alone: links in a folder are the user's own.
+    whole = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would follow links)
+    if not any(whole.is_relative_to(folder) for folder in folders):
+        raise ValueError(f"the image {where} is a file outside the source, {path!r:.100}: it is not read")
+    return path, Path(path)
 
 
 def find_image_column(rows: Rows, chosen: str | None) -> str:
-    """The column of images: ``chosen``, or the one whose type and first row say so.
+    """Return the column of images: ``chosen``, or the one whose type and first row say so.
 
     Raises:
-        ValueError: ``chosen`` is not a column of images, or there is none; lists the columns.
+        ValueError: ``chosen`` is not a column of images, or there is none.
     """
     found = [name for name in rows.columns if _is_image(rows, name)]
     if chosen is not None:
         return _choice(rows, chosen, found, "images", "image_column")
     if not found:
         raise ValueError(
-            f"no column of images among {_listed(rows)}: the source needs image files or "
+            f"no column of images among {rows}: the source needs image files or "
             "encoded images (see data.image_column)"
         )
     name = next((name for name in IMAGE_NAMES if name in found), found[0])
@@ -273,71 +355,10 @@ def find_image_column(rows: Rows, chosen: str | None) -> str:
     return name
 
 
-def find_label_column(rows: Rows, chosen: str | None) -> str:
-    """The column of labels.
-
-    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else a
-    column of integers, else of text, that has a usual name for labels; else the only one of integers or
-    text in which a value stands more than once.
-
-    Raises:
-        ValueError: ``chosen`` cannot be labels, or there is no such column; lists the columns.
-    """
-    by_kind = {kind: [n for n, c in rows.columns.items() if c.kind == kind] for kind in LABEL_KINDS}
-    if chosen is not None:
-        return _choice(
-            rows, chosen, [n for names in by_kind.values() for n in names], "labels", "label_column"
-        )
-    if by_kind["class"]:
-        return _finest(rows, by_kind["class"])
-    plain = [*by_kind["integer"], *by_kind["text"]]
-    usual = [name for group in by_kind.values() for name in LABEL_NAMES if name in group]
-    if usual:
-        return usual[0]
-    repeated = [name for name in plain if _repeats(rows, name)]
-    if len(repeated) != 1:
-        reason = "none of them repeats a value" if plain and not repeated else "none is surely that"
-        raise ValueError(
-            f"no column of labels among {_listed(rows)}, as {reason}: choose one with data.label_column, "
-            "or keep the images in one folder per class, with two classes or more"
-        )
-    if len(plain) > 1:
-        warnings.warn(
-            f"labels are taken from column '{repeated[0]}', as no value repeats in "
-            f"{', '.join(name for name in plain if name not in repeated)}: choose another with "
-            "data.label_column",
-            stacklevel=2,
-        )
-    return repeated[0]
-
-
-def require_columns(rows: Rows, *names: str) -> None:
-    """Check that a split has the columns that were found in another one.
-
-    Raises:
-        ValueError: it lacks one; lists its columns.
-    """
-    for name in names:
-        if name not in rows.columns:
-            raise ValueError(
-                f"split '{rows.split}' has no column '{name}', as the training split has, but "
-                f"{_listed(rows)}: give it one, or choose another with data.test_split"
-            )
-
-
-def _repeats(rows: Rows, name: str) -> bool:
-    """Whether a value stands in several rows: what numbers the rows is no label."""
-    values = rows.values(name)
-    return len(values.unique()) < len(values)
-
-
 def _is_image(rows: Rows, name: str) -> bool:
-    kind = rows.columns[name].kind
-    return kind == "image" or (kind == "binary" and _opens(rows, name))
-
-
-def _opens(rows: Rows, name: str) -> bool:
-    """Whether the first binary value is an image."""
+    """Whether a column is of images, or of bytes whose first value is one."""
+    if rows.columns[name].kind != "binary":
+        return rows.columns[name].kind == "image"
     for row in range(min(len(rows), _TRIED)):
         try:
             ((_, content),) = rows.encoded(name, row, row + 1)
@@ -351,26 +372,124 @@ def _opens(rows: Rows, name: str) -> bool:
     return False
 
 
-def _finest(rows: Rows, names: list[str]) -> str:
-    counts = Counter({name: len(rows.columns[name].names) for name in names})
-    name = max(names, key=counts.__getitem__)
-    if len(names) > 1:
+def find_label_column(rows: Rows, chosen: str | None) -> str:
+    """Return the column of labels.
+
+    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else a
+    column of integers or text with a usual name for labels; else the only one of integers or text in which
+    a value repeats.
+
+    Raises:
+        ValueError: ``chosen`` cannot be labels, or there is no such column.
+    """
+    by_kind = {kind: [n for n, c in rows.columns.items() if c.kind == kind] for kind in LABEL_KINDS}
+    named, plain = by_kind["class"], [*by_kind["integer"], *by_kind["text"]]
+    if chosen is not None:
+        return _choice(rows, chosen, [*named, *plain], "labels", "label_column")
+    if named:
+        counts = {name: len(rows.columns[name].names) for name in named}
+        finest = max(named, key=counts.__getitem__)
+        reason = f"has the most classes of {', '.join(f'{n} ({count})' for n, count in counts.items())}"
+        return _said(finest, named, f", which {reason}")
+    usual = [name for kind in ("integer", "text") for name in LABEL_NAMES if name in by_kind[kind]]
+    if usual:
+        return usual[0]
+    repeated = [name for name in plain if len(set(values := rows.values(name))) < len(values)]
+    if len(repeated) != 1:
+        reason = "none of them repeats a value" if plain and not repeated else "none is surely that"
+        raise ValueError(
+            f"no column of labels among {rows}, as {reason}: choose one with data.label_column, "
+            "or keep the images in one folder per class, with two classes or more"
+        )
+    return _said(
+        repeated[0], plain, f", as no value repeats in {', '.join(n for n in plain if n not in repeated)}"
+    )
+
+
+def _said(name: str, candidates: Sequence[str], reason: str) -> str:
+    """Return the column of labels, with a warning where there were others."""
+    if len(candidates) > 1:
         warnings.warn(
-            f"labels are taken from column '{name}', which has the most classes of "
-            f"{', '.join(f'{other} ({count})' for other, count in counts.items())}: "
-            "choose another with data.label_column",
-            stacklevel=2,
+            f"labels are taken from column '{name}'{reason}: choose another with data.label_column",
+            stacklevel=3,
         )
     return name
 
 
-def _choice(rows: Rows, name: str, fitting: list[str], what: str, field: str) -> str:
+def _choice(rows: Rows, name: str, fitting: Sequence[str], what: str, field: str) -> str:
     if name not in rows.columns:
-        raise ValueError(f"data.{field}: no column '{name}' among {_listed(rows)}")
+        raise ValueError(f"data.{field}: no column '{name}' among {rows}")
     if name not in fitting:
-        raise ValueError(f"data.{field}: column '{name}' cannot be {what}; columns: {_listed(rows)}")
+        raise ValueError(f"data.{field}: column '{name}' cannot be {what}; columns: {rows}")
     return name
 
 
-def _listed(rows: Rows) -> str:
-    return ", ".join(f"{name} ({column.type})" for name, column in rows.columns.items())
+class Classes(NamedTuple):
+    """Label values of a column and their names, both in class order."""
+
+    values: Sequence[Any]
+    names: tuple[str, ...]
+
+
+def find_classes(training: Rows, column: str) -> Classes:
+    """Return the classes that ``column`` names, or else its distinct values, sorted.
+
+    Raises:
+        ValueError: there are fewer than two classes, or far more than the rows show.
+    """
+    used = set(training.values(column)) - {None}
+    names = training.columns[column].names
+    values: Sequence[Any] = range(len(names)) if names else sorted(used)
+    names = names or tuple(map(str, values))
+    if len(names) < 2:
+        raise ValueError(
+            f"training needs two classes or more, column '{column}' has {len(names)} "
+            f"({', '.join(names)}): choose another with data.label_column, or add images of others"
+        )
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise ValueError(f"column '{column}' names two classes '{twice}': give each a name of its own")
+    if len(names) > max(_MOST_UNSEEN, 10 * len(used)):
+        raise ValueError(
+            f"column '{column}' names {len(names):,} classes, and the images are of {len(used):,}: name "
+            "those alone, or choose another with data.label_column"
+        )
+    return Classes(values, names)
+
+
+def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
+    """Return labels ``(N,)`` int64 as indices into ``classes``; named classes are matched by name.
+
+    Raises:
+        ValueError: a label is missing or is none of ``classes``; names its file, or its row, from 0.
+    """
+    if column not in rows.columns:
+        raise ValueError(
+            f"split '{rows.split}' has no column '{column}', as the training split has, but "
+            f"{rows}: give it one, or choose another with data.test_split"
+        )
+    labels, own = rows.values(column), rows.columns[column].names
+    if len(labels) != len(rows):
+        raise ValueError(
+            f"column '{column}' of split '{rows.split}' has {len(labels)} values for {len(rows)} rows: "
+            "it is damaged"
+        )
+    known = classes.names if own else classes.values
+    index = {value: number for number, value in enumerate(known)}
+    if own:
+        index = {number: index[name] for number, name in enumerate(own) if name in index}
+    found = [index.get(label, -1) for label in labels]
+    if -1 in found:
+        row = found.index(-1)
+        place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
+        label = labels[row]
+        if own and isinstance(label, int) and 0 <= label < len(own):
+            label = own[label]
+        else:
+            known = classes.values
+        raise ValueError(
+            f"labels outside the classes: split '{rows.split}', {place} has label {label!r}, but the "
+            f"{len(known)} classes are labelled {known[0]!r} to {known[-1]!r}: choose a split with the "
+            "same labels (data.test_split) or another data.label_column"
+        )
+    return torch.tensor(found, dtype=torch.int64)

@@ -11,8 +11,8 @@ Formula, at block k with activations a, superclasses of the block's level, and n
 The backbone is that of DeeperForward. The contrastive term works on what is passed on, which holds no
 goodness, and on the classes at every block; its temperature falls from 0.8 to 0.2 in 50 epochs and along
 a cosine to 0.1 at the end. Early blocks learn coarse levels, the last ones the classes; the levels are
-found in the training images (:mod:`trifecta.data.superclasses`) unless ``superclasses`` are given. A
-network built without data has none.
+found in the training images (:func:`trifecta.training.preparation.find_superclasses`) unless
+``superclasses`` are given. A network built without data has none.
 
 Compared with the authors' code (JNNNNYao/HCL-FF): loss, temperatures, projection and coarse scores agree
 (tests/reference_values). Departures: those of DeeperForward; the code finds CIFAR's levels in the
