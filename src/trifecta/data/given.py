@@ -295,9 +295,9 @@ def _loader_of(given: Any, batch_size: int, seed: int) -> DataLoader[Any]:
         count = len(given)
     if count < (1 if is_loader else batch_size):
         raise ValueError(
-            "a run needs to know the batches of an epoch: received a loader without a length, or of no batch "
-            f"({f'{count} samples' if count else 'none, or no length'}); give a Dataset with a length and at "
-            "least batch_size images"
+            "a run needs to know the batches of an epoch: received a loader without a length, or of no "
+            f"batch ({f'{count} samples' if count else 'none, or no length'}); give a Dataset with a "
+            "length and at least batch_size images"
         )
     if is_loader:
         return cast(DataLoader[Any], given)
