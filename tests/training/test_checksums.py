@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trifecta._utils.files import checked_record, is_whole_text, record_text, signed_text
+from trifecta._utils.files import checked_record, record_text
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -26,11 +26,3 @@ def test_a_changed_record_is_refused(position: int, indented: bool) -> None:
     changed = text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :]
     with pytest.raises(ValueError, match="line 3 of it is damaged"):
         checked_record(changed, "line 3 of it")
-
-
-@given(st.text())
-def test_a_text_is_whole_or_not(text: str) -> None:
-    signed = signed_text(text + "\n")
-    assert is_whole_text(signed)
-    assert is_whole_text(f"x{signed}") is False
-    assert is_whole_text("no checksum\n") is None

@@ -9,13 +9,14 @@ import pytest
 import torch
 import yaml
 
-from trifecta._utils.files import signed_text, yaml_text
 from trifecta.data import Augmentation, DataConfig
 from trifecta.experiments.recipes import RECIPES
 from trifecta.losses import CrossEntropy, Symmetric, Threshold
+from trifecta.method import Method
 from trifecta.methods import METHODS, get_method
-from trifecta.schedules import Schedule
+from trifecta.schedules import Schedule, parse_schedule
 from trifecta.training import RunConfig, from_plain, read_config, to_plain
+from trifecta.training.config import changed, yaml_text
 
 CONFIGS = {
     **{name: recipe() for name, recipe in RECIPES.items()},
@@ -148,19 +149,38 @@ def without(config: RunConfig, *names: str) -> dict[str, object]:
     return {name: value for name, value in to_plain(config).items() if name not in names}
 
 
-def test_a_file_of_an_older_version_trains_as_that_version_did(tmp_path: Path) -> None:
+def test_a_run_of_an_older_version_trains_as_that_version_did(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     config = RunConfig(data=DataConfig(source="digits"), epochs=7)
     older = without(config, "keep", "statistics", "class_weights", "on_nan")
-    file.write_text(signed_text(yaml_text(older)))
+    file.write_text(yaml_text(older | {"dataset": {"classes": ["a", "b"]}}) + "# crc32 0123abcd\n")
     assert read_config(file) == replace(config, keep="last", statistics="running")
 
 
-def test_a_file_that_was_changed_must_have_all_settings_that_are_not_off(tmp_path: Path) -> None:
-    file = tmp_path / "config.yaml"
-    config = RunConfig(data=DataConfig(source="digits"))
-    file.write_text(yaml_text(without(config, "class_weights")))
-    assert read_config(file) == config
-    file.write_text(yaml_text(without(config, "on_nan")))
-    with pytest.raises(ValueError, match="is not whole, on_nan is missing"):
-        read_config(file)
+def test_a_recipe_by_hand_says_only_what_differs_from_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("# mine\ndata: digits\nmethod: trifecta\naugmentation: crop-flip\nepochs: 3\n")
+    assert read_config(file) == RunConfig(
+        data="digits", method="trifecta", augmentation=Augmentation(crop_padding=4, flip=True), epochs=3
+    )
+    file.write_text(
+        "method: {name: mine, objective: threshold, label_input: overlay, schedule: overlapping:2}\n"
+    )
+    expected = Method(
+        name="mine", objective=Threshold(), label_input="overlay", schedule=parse_schedule("overlapping:2")
+    )
+    assert read_config(file).method == expected
+
+
+def test_settings_change_by_path_and_parts_by_name() -> None:
+    # Neither of these methods would do with half of the changes.
+    config = changed(
+        RunConfig(),
+        {"method.objective": "threshold", "method.label_input": "overlay", "method.objective.threshold": 2},
+    )
+    assert config.method.objective == Threshold(threshold=2.0)
+    assert changed(config, {"method": "ff", "width": 0.5}) == RunConfig(method="ff", width=0.5)
+    with pytest.raises(ValueError, match="unknown setting of method 'dropuot': did you mean dropout"):
+        changed(config, {"method.dropuot": 1})
+    with pytest.raises(ValueError, match=r"width has no settings of its own: received width\.x"):
+        changed(config, {"width.x": 1})

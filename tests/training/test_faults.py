@@ -93,7 +93,6 @@ def test_a_flipped_bit_in_a_checkpoint_changes_no_result(
     ("name", "read"),
     [
         ("model.safetensors", lambda folder: load(folder.path)),
-        ("config.yaml", lambda folder: folder.read_config()),
         ("history.jsonl", lambda folder: folder.read_history()),
         ("result.json", lambda folder: folder.read_result()),
     ],

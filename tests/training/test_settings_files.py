@@ -1,13 +1,14 @@
 """Settings from strangers: limits on their files, and names that stay names."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from run_files import edit_config
-from trifecta._utils.files import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
 from trifecta.data import ImageData
-from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, train
+from trifecta.training import DatasetFacts, RunConfig, RunFolder, load, train
+from trifecta.training.config import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
 
 SMALL = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
 ALIASES = "a: &a [x, x, x, x]\nb: &b [*a, *a, *a, *a]\nc: &c [*b, *b, *b, *b]\n"
@@ -40,17 +41,12 @@ def test_settings_are_written_without_aliases() -> None:
     assert "*" not in yaml_text({"a": shared, "b": shared})
 
 
-def test_settings_that_were_changed_make_another_run_with_a_warning(
-    stripes: ImageData, tmp_path: Path
-) -> None:
+def test_a_run_whose_settings_have_a_comment_is_used(stripes: ImageData, tmp_path: Path) -> None:
     train(SMALL, data=stripes, out=tmp_path / "run")
     file = tmp_path / "run/config.yaml"
-    assert read_config(file).width == 0.05
-    file.write_text(file.read_text().replace("width: 0.05", "width: 0.1"))
-    with pytest.raises(ValueError, match=r"config.yaml is not what the run wrote"):
-        RunFolder(tmp_path / "run").read_config()
-    with pytest.warns(UserWarning, match="was changed after a run wrote it"):
-        assert read_config(file).width == 0.1
+    file.write_text(f"# my best one\n{file.read_text()}")
+    assert RunFolder(tmp_path / "run").read_config()[0] == replace(SMALL, data=None)
+    assert load(tmp_path / "run").classes == stripes.classes
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any
 
-from trifecta._utils.references import Imports, blamed, installed_methods, is_reference, lookup
+from trifecta._utils.references import Imports, UnknownName, blamed, installed_methods, lookup
 from trifecta.method import Method
 from trifecta.methods.asge import asge
 from trifecta.methods.auglocal import auglocal
@@ -78,10 +78,15 @@ def get_method(name: str, *, imports: Iterable[str | ModuleType] = ()) -> Method
     Raises:
         ValueError: no such method; names the nearest ones.
     """
-    if is_reference(name):
-        return _own_method(name, Imports(imports).resolve(name))
-    # Looking for installed packages takes ten milliseconds.
-    return METHODS[name]() if name in METHODS else lookup(all_methods(), name, "method")()
+    if name in METHODS:  # Looking for installed packages takes ten milliseconds.
+        return METHODS[name]()
+    allowed = Imports(imports)
+    if ":" in name:
+        return _own_method(name, allowed.resolve(name))
+    try:
+        return lookup(all_methods(), name, "method")()
+    except UnknownName as error:
+        raise allowed.advised(error) from None
 
 
 def _needed(function: Callable[..., Any]) -> list[str]:

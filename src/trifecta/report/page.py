@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from trifecta._utils.extras import pillow
-from trifecta._utils.files import read_yaml, write_atomically
+from trifecta._utils.files import write_atomically
 from trifecta._utils.references import printable
 from trifecta.data import ImageData, normalize
 from trifecta.network import LocalNetwork
@@ -24,7 +24,7 @@ from trifecta.nn.cutting import map_tensors
 from trifecta.report import figures
 from trifecta.report.terminal import percent
 from trifecta.training import Evaluation, RunFolder, Trainer
-from trifecta.training.config import to_plain
+from trifecta.training.config import read_yaml, to_plain
 from trifecta.training.run import Run
 
 # Characters that no page may hold: controls but white space, and halves of pairs.
@@ -389,7 +389,7 @@ def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
 
 def differing(folders: Sequence[RunFolder]) -> dict[str, list[str]]:
     """Return the settings in which runs differ and that have no column, with a value for each run."""
-    plain = [dict(_leaves(read_yaml(folder.config)[0])) for folder in folders]
+    plain = [dict(_leaves(read_yaml(folder.config))) for folder in folders]
     names = dict.fromkeys(name for settings in plain for name in settings)
     values = {name: [str(settings.get(name, "\N{EN DASH}")) for settings in plain] for name in names}
     return {name: told for name, told in values.items() if len(set(told)) > 1 and not _has_column(name)}

@@ -1,10 +1,9 @@
-"""Everything that decides a run, as plain data, and its YAML."""
+"""The settings of a run: plain data that decides everything, its YAML, and changes by path."""
 
 import math
 import operator
 import re
-import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from numbers import Real
@@ -14,33 +13,31 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, get_args, 
 
 import cattrs
 import torch
+import yaml
 
-from trifecta._utils import files as checksums
 from trifecta._utils.checks import require_finite
 from trifecta._utils.devices import PRECISIONS
-from trifecta._utils.files import read_yaml
-from trifecta._utils.references import Imports, check_part, is_reference, lookup, reference_of
+from trifecta._utils.references import Imports, UnknownName, check_part, lookup, reference_of
 from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
 from trifecta.losses import OBJECTIVES, TERMS, Objective, Term
 from trifecta.method import Method
 from trifecta.methods import get_method, superfecta
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
 from trifecta.readout import CHOSEN
+from trifecta.schedules import Schedule, parse_schedule
 
 # A network or data set that was handed over in Python has no name that could be saved.
 GIVEN = "given"
-ON_NAN = ("stop", "skip")
-KEEP = ("best", "last")
-STATISTICS = ("estimated", "running")
 BALANCED = "balanced"
-# A number a class, in order or by name.
+Modules = Iterable[str | ModuleType]
+# Numbers in class order, or by class name.
 ClassWeights = str | tuple[float, ...] | Mapping[str, float] | None
 Part = TypeVar("Part")
 
 if TYPE_CHECKING:
 
     class Named(Generic[Part]):
-        """A field that is given as a part or by its name, and read as the part."""
+        """Type of a field that is given as a part or by its name, and read as the part."""
 
         def __get__(self, instance: object, owner: Any = None) -> Part: ...
 
@@ -49,15 +46,28 @@ if TYPE_CHECKING:
 else:
 
     class Named:
-        """The type of the part itself, which is what reading a file needs."""
+        """Stands for the part's own type, which is what reading a file needs."""
 
         def __class_getitem__(cls, part: Any) -> Any:
             return part
 
 
-# How runs behaved before these were settings, whose defaults are others.
-_BEFORE_THEY_WERE_SETTINGS = {"keep": "last", "statistics": "running"}
-_DECLARED: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
+_KINDS: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
+_CHOICES: dict[str, tuple[str, ...] | None] = {
+    "device": None,  # Those of the machine.
+    "precision": PRECISIONS,
+    "on_nan": ("stop", "skip"),
+    "keep": ("best", "last"),
+    "statistics": ("estimated", "running"),
+}
+_LEAST = {"epochs": 1, "batch_size": 1, "pipeline": 1, "seed": 0}
+# Fields that take the name of a part: the part's type, and how it is found.
+_NAMED: dict[str, tuple[type, Callable[[str, Imports], Any]]] = {
+    "data": (DataConfig, lambda source, _: DataConfig(source=source)),
+    "method": (Method, lambda name, allowed: get_method(name, imports=allowed.modules.values())),
+    "augmentation": (Augmentation, lambda name, _: lookup(AUGMENTATIONS, name, "augmentation")),
+    "schedule": (Schedule, lambda name, _: parse_schedule(name)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +75,32 @@ class RunConfig:
     """One training run. Vary it with ``dataclasses.replace``.
 
     Attributes:
-        data: where the images come from and how they are split, or the source alone; None for data handed
-            to :func:`train`.
-        method: the choices on every axis of local learning, or a name as in ``trifecta list``.
-        network: name of the blocks, as in ``trifecta list``, a builder of your own, or ``given`` for blocks
+        data: folder, Hub id or ``digits``. A :class:`DataConfig` says more: splits, columns, image size;
+            None is for data handed to :func:`train`.
+        method: name of a method, see ``trifecta list``, or a :class:`Method`.
+        network: name of a network, see ``trifecta list``, or a builder of your own; ``given`` for blocks
             handed to :func:`train`.
-        width: multiplies the network's channels.
+        width: factor on the network's channels.
         channels: of each block, in place of ``width``'s; of a network that was shrunk.
         epochs: passes over the training split.
-        batch_size: images a step; pairs pass twice as many samples.
-        augmentation: random changes to training images, or a name as in ``trifecta list``.
-        class_weights: what training samples of each class weigh in every loss, as in PyTorch's
-            ``cross_entropy``: numbers in class order, or by name (1 for the others), or ``balanced``, which
-            is inversely to how many there are; None for the same.
-        seed: of the weights, the order of the images, augmentation and wrong labels; 0 … 2**63 − 1.
-        device: ``auto`` (CUDA where there is one), or any name that PyTorch knows.
-        precision: ``fp32``, ``bf16`` or ``auto``, the faster of the two on the run's device.
-        on_nan: what to do where a loss or gradient is not finite: ``stop``, or ``skip`` the update.
-        keep: the weights that the run ends with: ``best``, those of the epoch with the highest validation
-            accuracy, of equals the latest; or ``last``, as without validation images.
-        statistics: of batch normalisations in predictions: ``estimated`` on training images as long as
-            running averages lag, in the first 80 steps; or always the ``running`` averages.
-        compiled: whether to compile blocks and losses by ``torch.compile``, which takes half a minute at
-            the start and pays in long runs on a GPU.
-        pipeline: how many blocks learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
-        recipe: the recipe that this started from, if any; a note, nothing follows from it.
-        budget: the recipe's size, likewise.
+        batch_size: samples a step. Pairs pass twice as many.
+        augmentation: name of random changes to training images, see ``trifecta list``, or an
+            :class:`Augmentation`.
+        class_weights: weight of each class in every loss: numbers in class order or by name (1 for the
+            others), or ``balanced``, inversely to the number of samples. As in PyTorch's ``cross_entropy``.
+        seed: of everything random: weights, order, augmentation, wrong labels. 0 … 2**63 − 1.
+        device: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, which is CUDA if there is one.
+        precision: ``fp32``, ``bf16``, or ``auto``, which is what the device is made for.
+        on_nan: what follows a loss or gradient that is not finite: ``stop``, or ``skip`` the update.
+        keep: final weights: of the epoch with the ``best`` validation accuracy, or the ``last``. Of equal
+            epochs, the latest counts; without validation images, the last.
+        statistics: of batch normalisation in predictions: ``estimated`` on training images while running
+            averages lag, in the first 80 steps, or always ``running``.
+        compiled: whether to compile blocks and losses by ``torch.compile``. It takes half a minute and pays
+            in long runs on a GPU.
+        pipeline: number of blocks that learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
+        recipe: name of the recipe that this started from; a note without effect.
+        budget: the recipe's size; a note without effect.
 
     Raises:
         ValueError: a value that no run can use.
@@ -117,20 +127,18 @@ class RunConfig:
     budget: str | None = None
 
     def __post_init__(self) -> None:
-        """Reject what no run can use, before anything is loaded."""
-        self._take_names()
+        """Replace names by parts, and validate every field."""
+        for name in ("data", "method", "augmentation"):
+            self._set(name, _part(name, getattr(self, name)))
+        if isinstance(self.device, torch.device):
+            self._set("device", str(self.device))
         require_finite(self)
-        for name in ("device", "precision", "on_nan"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} is a name: received {getattr(self, name)!r:.80}")
+        for name, choices in _CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
         if self.network != GIVEN:
             check_part(NETWORKS, self.network, "network")
-        lookup(dict.fromkeys(PRECISIONS), self.precision, "precision")
-        lookup(dict.fromkeys(ON_NAN), self.on_nan, "choice of on_nan")
-        lookup(dict.fromkeys(KEEP), self.keep, "choice of keep")
-        lookup(dict.fromkeys(STATISTICS), self.statistics, "choice of statistics")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("pipeline", 1), ("seed", 0)):
-            object.__setattr__(self, name, _whole(name, getattr(self, name), least))
+        for name, least in _LEAST.items():
+            self._set(name, _whole(name, getattr(self, name), least))
         if not isinstance(self.compiled, bool):
             raise ValueError(f"compiled is True or False: received {self.compiled!r:.80}")
         if isinstance(self.width, bool) or not isinstance(self.width, Real) or not self.width > 0:
@@ -142,31 +150,33 @@ class RunConfig:
             )
         if isinstance(self.channels, str) or not isinstance(self.channels, Iterable):
             raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels!r:.80}")
-        channels = tuple(_whole("a number of channels", count, 1) for count in self.channels)
-        object.__setattr__(self, "channels", channels)
-        object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
+        self._set("channels", tuple(_whole("a number of channels", count, 1) for count in self.channels))
+        self._set("class_weights", _class_weights(self.class_weights))
 
-    def _take_names(self) -> None:
-        """Put what a name stands for in its place, and check the kinds of parts."""
-        if isinstance(self.method, str):
-            object.__setattr__(self, "method", get_method(self.method))
-        if isinstance(self.augmentation, str):
-            named = lookup(AUGMENTATIONS, self.augmentation, "augmentation")
-            object.__setattr__(self, "augmentation", named)
-        if isinstance(self.data, str | Path):
-            object.__setattr__(self, "data", DataConfig(source=str(self.data)))
-        if isinstance(self.device, torch.device):
-            object.__setattr__(self, "device", str(self.device))
-        kinds = {"method": Method, "augmentation": Augmentation, "data": DataConfig}
-        for name, kind in kinds.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind) and not (name == "data" and value is None):
-                article = "an" if kind is Augmentation else "a"
-                raise ValueError(f"{name} is a name or {article} {kind.__name__}: received {value!r:.80}")
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+
+def _part(name: str, value: Any) -> Any:
+    """Return the part that a field is given as or by its name."""
+    kind, find = _NAMED[name]
+    if isinstance(value, kind) or (name == "data" and value is None):
+        return value
+    if isinstance(value, str) or (name == "data" and isinstance(value, Path)):
+        return find(str(value), Imports())
+    article = "an" if kind is Augmentation else "a"
+    raise ValueError(f"{name} is a name or {article} {kind.__name__}: received {value!r:.80}")
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...] | None) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is a name: received {value!r:.80}")
+    if choices is not None:
+        lookup(dict.fromkeys(choices), value, name)
 
 
 def _whole(name: str, value: Any, least: int) -> int:
-    """Return a whole number of any kind as Python's, if it is ``least`` or more and has 63 bits."""
+    """Return an integer of any kind as Python's, if it is ``least`` or more and has 63 bits."""
     try:
         number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -177,33 +187,26 @@ def _whole(name: str, value: Any, least: int) -> int:
     return number
 
 
-def _checked_weights(weights: Any) -> ClassWeights:
-    """Return weights of classes as plain values.
-
-    Raises:
-        ValueError: they are no numbers above 0, or another name than ``balanced``.
-    """
+def _class_weights(weights: Any) -> ClassWeights:
     if weights is None or (isinstance(weights, str) and weights == BALANCED):
         return weights
     try:
-        named = (
-            {str(name): float(value) for name, value in weights.items()}
-            if isinstance(weights, Mapping)
-            else None
-        )
-        ordered = () if named is not None or isinstance(weights, str) else tuple(map(float, weights))
+        numbers = list(map(float, weights.values() if isinstance(weights, Mapping) else weights))
     except (TypeError, ValueError):
-        named, ordered = None, ()
-    values = ordered if named is None else named.values()
-    if not values or not all(0 < value < math.inf for value in values):
+        numbers = []
+    if isinstance(weights, str) or not numbers or not all(0 < number < math.inf for number in numbers):
         raise ValueError(
             f"class_weights are numbers above 0 by class, {BALANCED} or None: received {weights!r:.80}"
         )
-    return ordered if named is None else named
+    return (
+        dict(zip(map(str, weights), numbers, strict=True))
+        if isinstance(weights, Mapping)
+        else tuple(numbers)
+    )
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration as dictionaries, lists, strings and numbers.
+    """Return the settings as dictionaries, lists, strings and numbers.
 
     Raises:
         ValueError: a part of your own that cannot be found again by its name.
@@ -212,118 +215,141 @@ def to_plain(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def from_plain(plain: Mapping[str, Any], *, imports: Iterable[str | ModuleType] = ()) -> RunConfig:
-    """Invert :func:`to_plain`.
+def from_plain(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
+    """Invert :func:`to_plain`. Settings that are missing have their defaults.
 
     Args:
-        plain: what it returned.
+        plain: settings by name. A method, augmentation, schedule or objective may be its name alone, and
+            data their source.
         imports: modules of your own whose parts the settings may name.
 
     Raises:
-        ValueError: a key that no setting has, a value of the wrong type, or a part from another module.
+        ValueError: an unknown setting, a value of the wrong type, or a part from another module.
     """
-    allowed = tuple(imports)
-    converter = _converter(Imports(allowed)) if allowed else _writer()
+    allowed = Imports(imports)
     try:
-        return converter.structure(plain, RunConfig)
+        return _converter(allowed).structure(plain, RunConfig)
     except cattrs.BaseValidationError as error:
-        found = cattrs.transform_error(error, format_exception=_complaint)
+
+        def described(cause: BaseException, kind: type | None) -> str:
+            if isinstance(cause, UnknownName):
+                cause = allowed.advised(cause)
+            has_message = isinstance(cause, ValueError) and str(cause)
+            return str(cause) if has_message else cattrs.v.format_exception(cause, kind)
+
+        found = cattrs.transform_error(error, format_exception=described)
         # ``@ $.method.optimizer`` is cattrs' spelling of a place.
         places = [re.sub(r" @ \$\.?(.*)$", r" (in \1)", text).removesuffix(" (in )") for text in found]
         raise ValueError(f"not a run's settings: {'; '.join(places)}") from None
 
 
-def _complaint(error: BaseException, kind: type | None) -> str:
-    """Describe what is wrong with a value: our own message where there is one."""
-    if isinstance(error, ValueError) and str(error):
-        return str(error)
-    return cattrs.v.format_exception(error, kind)
-
-
-def default_part(name: str, *, imports: Iterable[str | ModuleType] = ()) -> dict[str, Any]:
-    """Return the settings of an objective or a term, by its kind, at their defaults.
-
-    Raises:
-        ValueError: no such kind (names the nearest ones), or one from another module.
-    """
-    allowed = Imports(imports)
-    kind = allowed.resolve(name) if is_reference(name) else lookup(_DECLARED, name, "kind")
-    plain: dict[str, Any] = _converter(allowed).unstructure(kind(), unstructure_as=Objective)
-    return plain
-
-
-def read_config(path: Path, *, imports: Iterable[str | ModuleType] = ()) -> RunConfig:
-    """Read the settings of a ``config.yaml``, with or without what a run has added to them.
-
-    A file that was changed after a run wrote it is read with a warning.
-
-    Raises:
-        ValueError: the file is missing or does not hold a run's settings.
-    """
-    plain, text = read_yaml(path)
-    is_whole = checksums.is_whole_text(text)
-    if is_whole is False:
-        warnings.warn(
-            f"{path} was changed after a run wrote it, or is damaged: it is taken as it is", stacklevel=2
-        )
-    for added in ("dataset", "resolved"):
-        plain.pop(added, None)
-    config = written_config(plain, imports=imports)
-    # A file that was cut short would train another run.
-    missing = sorted(_names(to_plain(config)) - _names(_BEFORE_THEY_WERE_SETTINGS | plain))
-    if missing and not is_whole:
-        raise ValueError(
-            f"{path} is not whole, {missing[0]} is missing: it was cut short, or written by "
-            "hand; all settings are in trifecta list --settings"
-        )
-    return config
-
-
-def written_config(plain: Mapping[str, Any], *, imports: Iterable[str | ModuleType] = ()) -> RunConfig:
-    """Return the settings of a file that a run wrote, of this version or one with fewer settings.
+def written_config(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
+    """Return the settings that a run wrote, of this version or one with fewer settings.
 
     Raises:
         ValueError: as :func:`from_plain`.
     """
-    return from_plain(_BEFORE_THEY_WERE_SETTINGS | dict(plain), imports=imports)
+    # How runs behaved before these were settings.
+    return from_plain({"keep": "last", "statistics": "running", **plain}, imports=imports)
 
 
-def _names(plain: Any, prefix: str = "") -> set[str]:
-    """Name every setting in nested mappings, but those that are None: what is off may be missing."""
-    if not isinstance(plain, dict):
-        return {prefix}
-    names = {prefix} if prefix else set()
-    return names.union(
-        *(
-            _names(value, f"{prefix}.{key}" if prefix else key)
-            for key, value in plain.items()
-            if value is not None
-        )
+def read_config(path: Path, *, imports: Modules = ()) -> RunConfig:
+    """Read the settings in a YAML file: a run's ``config.yaml``, or some that are written by hand.
+
+    Raises:
+        ValueError: the file is missing or does not hold a run's settings.
+    """
+    plain = read_yaml(path)
+    added = [plain.pop(name, None) for name in ("dataset", "resolved")]
+    return (written_config if any(added) else from_plain)(plain, imports=imports)
+
+
+def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
+    """Return ``config`` with settings changed by path, such as ``{"method.schedule.size": 2}``, in order.
+
+    A part takes a name, which resets all of its settings: ``{"method.objective": "threshold",
+    "method.schedule": "overlapping:2", "augmentation": "crop-flip"}``.
+
+    Raises:
+        ValueError: an unknown setting (with the nearest ones), or a value that it does not take.
+    """
+    plain, allowed = to_plain(config), Imports(imports)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place, parent = plain, "config"
+        for name in parents:
+            place, parent = lookup(place, name, f"setting of {parent}"), name
+            if not isinstance(place, dict):
+                raise ValueError(f"{name} has no settings of its own: received {path}")
+        # Arguments of an optimizer have names that only it knows.
+        old = None if parent == "arguments" else lookup(place, last, f"setting of {parent}")
+        is_part = last in _NAMED or (isinstance(old, dict) and "kind" in old)
+        place[last] = _part_settings(last, value, allowed) if is_part and isinstance(value, str) else value
+    return from_plain(plain, imports=allowed.modules.values())
+
+
+def _part_settings(name: str, value: str, allowed: Imports) -> dict[str, Any]:
+    """Return the settings of the part called ``value``, for a field ``name``."""
+    try:
+        part = _NAMED[name][1](value, allowed) if name in _NAMED else _kind(_KINDS, value, allowed)()
+    except UnknownName as error:
+        raise allowed.advised(error) from None
+    plain: dict[str, Any] = _writer().unstructure(
+        part, unstructure_as=type(part) if name in _NAMED else Objective
     )
+    return plain
+
+
+def _kind(table: Mapping[str, type[Any]], name: str, allowed: Imports) -> Any:
+    return allowed.resolve(name) if ":" in name else lookup(table, name, "kind")
 
 
 @cache
 def _writer() -> cattrs.Converter:
-    """Return a converter for writing, where no module matters."""
     return _converter(Imports())
 
 
-def _converter(imports: Imports) -> cattrs.Converter:
+def _converter(allowed: Imports) -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
-    _register_declared(converter, Objective, OBJECTIVES, imports)
-    _register_declared(converter, Term, TERMS, imports)
-    # They are checked by the configuration.
+    _register_declared(converter, Objective, OBJECTIVES, allowed)
+    _register_declared(converter, Term, TERMS, allowed)
+    finders = dict(_NAMED.values())
+
+    def by_name(kind: type) -> Callable[[Any, Any], Any]:
+        from_settings: Callable[..., Any] = cattrs.gen.make_dict_structure_fn(
+            kind, converter, _cattrs_forbid_extra_keys=True
+        )
+        return lambda plain, _: (
+            finders[kind](plain, allowed) if isinstance(plain, str) else from_settings(plain, kind)
+        )
+
+    converter.register_structure_hook_factory(lambda kind: kind in tuple(finders), by_name)
+    # The configuration validates them.
     converter.register_structure_hook_func(lambda kind: kind == ClassWeights, lambda value, _: value)
-    converter.register_unstructure_hook_func(_is_named_part, _part_as_text)
-    converter.register_structure_hook_func(_is_named_part, lambda text, _: _named_part(text, imports))
+
+    def named(text: Any, _: object) -> Any:
+        if not isinstance(text, str):
+            raise ValueError(f"a part is a name, or module:name: received {text!r}")
+        return allowed.resolve(text) if ":" in text else text
+
+    converter.register_structure_hook_func(_is_named_part, named)
+    converter.register_unstructure_hook_func(
+        _is_named_part, lambda part: part if isinstance(part, str) else reference_of(part)
+    )
     return converter
 
 
+def _is_named_part(kind: Any) -> bool:
+    """Whether a field holds a name in a table, or a class or function."""
+    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
+    return len(choices) == 2 and str in choices and type(None) not in choices
+
+
 def _register_declared(
-    converter: cattrs.Converter, protocol: Any, table: Mapping[str, type], imports: Imports
+    converter: cattrs.Converter, protocol: Any, table: Mapping[str, type], allowed: Imports
 ) -> None:
-    """Save a dataclass that fulfils ``protocol`` under its ``kind``: a name in the table, or a place."""
-    names = {kind: name for name, kind in _DECLARED.items()}
+    """Save a dataclass that fulfils ``protocol`` with its ``kind``: a name in the table, or a reference."""
+    names = {kind: name for name, kind in _KINDS.items()}
 
     def unstructure(part: Any) -> dict[str, Any]:
         if not is_dataclass(part):
@@ -335,27 +361,79 @@ def _register_declared(
         return {"kind": kind, **converter.unstructure(part, unstructure_as=type(part))}
 
     def structure(plain: Any, _: object) -> Any:
+        if isinstance(plain, str):
+            return _kind(table, plain, allowed)()
         if not isinstance(plain, Mapping) or not isinstance(plain.get("kind"), str):
             raise ValueError(f"a part is settings with a kind ({', '.join(table)}): received {plain!r}")
-        name = plain["kind"]
-        kind = imports.resolve(name) if is_reference(name) else lookup(table, name, "kind")
+        kind = _kind(table, plain["kind"], allowed)
         return converter.structure({k: v for k, v in plain.items() if k != "kind"}, kind)
 
     converter.register_unstructure_hook_func(lambda kind: kind is protocol, unstructure)
     converter.register_structure_hook_func(lambda kind: kind is protocol, structure)
 
 
-def _is_named_part(kind: Any) -> bool:
-    """Whether a field holds a name in a table, or a class or function."""
-    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
-    return len(choices) == 2 and str in choices and type(None) not in choices
+# Limits of a file from a stranger. Long values are limited because long numbers take long to read.
+MOST_BYTES, MOST_DEPTH, MOST_CHARACTERS = 2**20, 32, 2**16
+# Ten times as fast if PyYAML was built with it; it refuses names that are no Unicode.
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def _part_as_text(part: Any) -> str:
-    return part if isinstance(part, str) else reference_of(part)
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal parts in full: :func:`read_yaml` takes no aliases."""
+        return True
 
 
-def _named_part(text: Any, imports: Imports) -> Any:
-    if not isinstance(text, str):
-        raise ValueError(f"a part is a name, or module:name: received {text!r}")
-    return imports.resolve(text) if is_reference(text) else text
+def yaml_text(plain: Mapping[str, Any]) -> str:
+    """Return ``plain`` as YAML, in its order."""
+    text: str = yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ValueError: no such file, something else in it, or more than settings ever are: a megabyte, 32
+            levels, a value of 65,536 characters, or aliases and merges, which can stand for gigabytes.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError("it is larger than a megabyte")
+        plain = parse_yaml(content.decode())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read settings from {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(plain, dict):
+        raise ValueError(f"cannot read settings from {path}: expected `name: value` lines")
+    return plain
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text.
+
+    Raises:
+        ValueError: it is no YAML, or as :func:`read_yaml`.
+    """
+    loader = yaml.SafeLoader if _SURROGATE.search(text) else _Loader
+    try:
+        _check_events(yaml.parse(text, Loader=loader))
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_events(events: Iterator[yaml.Event]) -> None:
+    depth = 0
+    for event in events:
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias, *{event.anchor}")
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise ValueError("it merges mappings, <<")
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_CHARACTERS:
+            raise ValueError(f"it has a value of more than {MOST_CHARACTERS:,} characters")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")

@@ -17,10 +17,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trifecta._utils import files as checksums
-from trifecta._utils.files import StorageError, is_leftover, read_yaml, sweep, write_atomically, yaml_text
+from trifecta._utils.files import StorageError, is_leftover, sweep, write_atomically
 from trifecta.network import LocalNetwork
 from trifecta.parallel.faults import ProcessError
-from trifecta.training.config import RunConfig, to_plain, written_config
+from trifecta.training.config import RunConfig, read_yaml, to_plain, written_config, yaml_text
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.meter import DivergenceError
 
@@ -423,7 +423,7 @@ class RunFolder(ClaimedFolder):
             plain["dataset"] = facts.to_plain()
         if precision is not None:
             plain["resolved"] = {"precision": precision, **(replicas or {})}
-        self._write_text(self.config, checksums.signed_text(yaml_text(plain)))
+        self._write_text(self.config, yaml_text(plain))
 
     def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
         """Read settings and data facts of the run.
@@ -449,12 +449,7 @@ class RunFolder(ClaimedFolder):
             ValueError: as :meth:`read_config`.
         """
         self._require_settings()
-        plain, text = read_yaml(self.config)
-        if not checksums.is_whole_text(text):
-            raise ValueError(
-                f"{self.config} is not what the run wrote: it is damaged, or was changed; other settings "
-                f"make another run: trifecta train --recipe {self.config} --out FOLDER"
-            )
+        plain = read_yaml(self.config)
         facts = plain.pop("dataset", None)
         plain.pop("resolved", None)
         config = written_config(plain, imports=imports)
@@ -474,7 +469,7 @@ class RunFolder(ClaimedFolder):
             ValueError: this is not a run folder.
         """
         self._require_settings()
-        resolved = read_yaml(self.config)[0].get("resolved")
+        resolved = read_yaml(self.config).get("resolved")
         return resolved if isinstance(resolved, dict) else {}
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:

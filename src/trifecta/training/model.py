@@ -20,11 +20,10 @@ from trifecta._utils.devices import (
     resolved_precision,
 )
 from trifecta._utils.draws import SeededDraws
-from trifecta._utils.files import read_yaml
 from trifecta.calibration import probabilities
 from trifecta.data import normalize, read_images
 from trifecta.network import LocalNetwork, build_network
-from trifecta.training.config import GIVEN, RunConfig
+from trifecta.training.config import GIVEN, RunConfig, read_yaml
 from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import BATCH_SIZE
 from trifecta.training.folder import Imported, RunFolder, check_tensors
@@ -87,7 +86,7 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
         return resolved_precision(asked, device)
     # A run that has not begun recorded none.
     trained = folder.read_resolved().get("precision", "fp32")
-    return kept_precision(str(read_yaml(folder.config)[0].get("precision")), str(trained), device)
+    return kept_precision(str(read_yaml(folder.config).get("precision")), str(trained), device)
 
 
 def network_for(
