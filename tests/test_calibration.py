@@ -145,3 +145,13 @@ def test_a_label_at_every_position_counts_as_one_sample_each() -> None:
     assert torch.allclose(wide.movedim(1, 2).reshape(120, 5), shares, atol=1e-12)
     assert log_loss(wide, there[1]) == pytest.approx(log_loss(shares, labels))
     assert calibration_error(wide, there[1]) == pytest.approx(calibration_error(shares, labels))
+
+
+def test_a_shortlist_of_wrong_labels_is_worth_what_a_uniform_guess_is() -> None:
+    draw = torch.Generator().manual_seed(0)
+    scores = torch.randn(2_000, 100, generator=draw, dtype=torch.float64)
+    scores.scatter_(1, scores.topk(90, largest=False).indices, -math.inf)
+    off = scores.isneginf().double()
+    labels = torch.multinomial(off, 1, generator=draw).flatten()
+    shares = probabilities(scores, fit_temperature(scores, labels))
+    assert log_loss(shares, labels) == pytest.approx(math.log(100), abs=0.001)

@@ -21,11 +21,11 @@ _MOST = 50_000
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
     """Return ``softmax(scores / temperature)`` over the classes, (N, K, …) → (N, K, …).
 
-    A label off a shortlist, whose score is −∞, counts as e times less likely than the least likely label
-    on it: it was left out because it is unlikely, not because it is impossible.
+    A label off a shortlist has the score −∞, because it is unlikely, not because it is impossible. It
+    counts as if its score were as far below the least on the list as that is below the highest, so that a
+    high temperature makes all classes as likely. Where those are equal, it is e times less likely.
     """
-    values, offsets = _filled(scores)
-    return (values / temperature + offsets).softmax(1)
+    return _filled(scores.double() / temperature).softmax(1)
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:
@@ -43,14 +43,14 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     # A row a label, (M, K), of at most _MOST.
     step = -(-labels.numel() // _MOST) or 1
     targets = labels.flatten()[::step]
-    rows, offsets = _filled(scores.movedim(1, -1).reshape(-1, scores.shape[1])[::step])
+    rows = _filled(scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step])
     if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):
         return 1.0
     target = _smoothed(rows, targets)
     low, high = 1 / (_WIDEST * spread.max().item()), _WIDEST / spread[spread > 0].min().item()
     inverse = min(max(1.0, low), high)
     for _ in range(_STEPS):
-        share = (rows * inverse + offsets).softmax(1)
+        share = (rows * inverse).softmax(1)
         mean = (share * rows).sum(1)
         slope = (mean - target).mean().item()
         curvature = ((share * rows.square()).sum(1) - mean.square()).mean().item()
@@ -85,12 +85,12 @@ def calibration_error(shares: Tensor, labels: Tensor, *, bins: int = BINS) -> fl
     return sums.abs().sum().item() / max(1, len(gap))
 
 
-def _filled(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores with the least of the others in place of −∞, and −1 there, 0 elsewhere."""
-    wide = scores.double()
-    left_out = wide == -math.inf
-    least = wide.masked_fill(left_out, math.inf).amin(1, keepdim=True)
-    return torch.where(left_out, least, wide), -left_out.double()
+def _filled(scores: Tensor) -> Tensor:
+    """Return scores with others, below the least of them, in place of −∞."""
+    left_out = scores == -math.inf
+    least = scores.masked_fill(left_out, math.inf).amin(1, keepdim=True)
+    spread = scores.amax(1, keepdim=True) - least
+    return torch.where(left_out, least - torch.where(spread > 0, spread, 1.0), scores)
 
 
 def _smoothed(rows: Tensor, labels: Tensor) -> Tensor:
