@@ -91,3 +91,20 @@ def test_positions_have_names_and_probabilities_of_their_own(tmp_path: Path) -> 
     assert done.result["temperature"] == float(model.network.temperature) != 1
     with pytest.raises(ValueError, match="has a class at every position"):
         model.top_k(tokens)
+
+
+def test_images_on_another_scale_than_in_training_are_refused_or_said(
+    model: TrainedModel, tmp_path: Path
+) -> None:
+    same = model.predict_proba(images(9).float() / 255)
+    assert torch.allclose(same, model.predict_proba(images(9)), atol=1e-6)
+    for other, told in ((images(9).float(), "to 255"), (images(9) / 64 - 2, "-2 to")):
+        with pytest.raises(ValueError, match=f"trained on bytes .* or floats from 0 to 1: .* {told}"):
+            model.predict(other)
+    floats = images(60).float() / 127.5 - 1
+    config = RunConfig(method=get_method("mono-forward"), width=0.05, epochs=1, batch_size=24)
+    train(config, data=(floats, torch.arange(60) % 3), out=tmp_path / "run")
+    learnt = load(tmp_path / "run")
+    learnt.predict(floats)
+    with pytest.warns(UserWarning, match="trained on floats: bytes are divided by 255, which may not be"):
+        learnt.predict(images(9))

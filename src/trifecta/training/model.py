@@ -3,6 +3,7 @@
 Shapes: N images (N, C, H, W); K classes.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +168,8 @@ def _kind(tensor: Any) -> str:
 
 
 Images = Tensor | Iterable[str | Path]
+# How far resizing may take floats beyond 0 … 1.
+_OVERSHOOT = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -250,7 +253,7 @@ class TrainedModel:
             on_scored: called after every batch with its number of images.
 
         Raises:
-            ValueError: a file that is no image, or images of another shape than the network's.
+            ValueError: a file that is no image, or images of another shape or scale than the network's.
         """
         return self._rows(images, self.network, len(self.classes), on_scored)
 
@@ -273,6 +276,7 @@ class TrainedModel:
                 )
             if not len(batch):
                 continue
+            _check_scale(batch, self.facts)
             pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
             with autocast(self.precision, device):
                 parts.append(compute(in_memory_format(pixels)).float())
@@ -294,6 +298,26 @@ def _batches(images: Images, facts: DatasetFacts) -> Iterator[Tensor]:
             files[start : start + BATCH_SIZE],
             image_shape=facts.image_shape,
             grey_range=facts.grey_range or None,
+        )
+
+
+def _check_scale(images: Tensor, facts: DatasetFacts) -> None:
+    """Check that images have the scale of the training images, as far as the facts tell."""
+    if len(facts.sample_shape) != 3:
+        return
+    takes_bytes = any(facts.mean)
+    if takes_bytes and images.is_floating_point():
+        least, most = images.aminmax()
+        if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
+            raise ValueError(
+                "this network was trained on bytes and takes them, or floats from 0 to 1: received "
+                f"{least:.3g} to {most:.3g}; divide by the largest value that there can be"
+            )
+    if not takes_bytes and images.dtype == torch.uint8:
+        warnings.warn(
+            "this network was trained on floats: bytes are divided by 255, which may not be their scale; "
+            "give floats as in training",
+            stacklevel=4,
         )
 
 
