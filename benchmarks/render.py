@@ -432,7 +432,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="only say whether anything would change")
     check = parser.parse_args().check
-    fresh = {file: _filled(file) for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+    fresh = {file: _filled(file) for file in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]}
     with TemporaryDirectory() as folder:
         for name, draw in DRAWINGS.items():
             draw(Path(folder) / name)

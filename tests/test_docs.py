@@ -13,13 +13,18 @@ from trifecta.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("README.md",)
-# Run elsewhere: as a module of its own, and beside a library whose warnings are its own.
-ELSEWHERE = ("write-a-method.md", "lightning.md")
+# Run elsewhere: as a module of its own, and beside libraries whose warnings are their own.
+ELSEWHERE = ("write-a-method.md",)
+SECTIONS_ELSEWHERE = re.compile(r"^## (Lightning|Accelerate)\n.*?(?=^## )", flags=re.DOTALL | re.MULTILINE)
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 PYTHON = {
     page.name: code
     for page in PAGES
-    if (code := re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL))
+    if (
+        code := re.findall(
+            r"```python\n(.*?)```", SECTIONS_ELSEWHERE.sub("", page.read_text()), flags=re.DOTALL
+        )
+    )
     and page.name not in ELSEWHERE
 }
 PYTHON |= {

@@ -41,8 +41,11 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:The '\w+' does not have many workers"),
     pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no `val_dataloader`"),
 ]
-PAGE = (Path(__file__).parents[2] / "docs/lightning.md").read_text()
-SCRIPT, CLIPPED, ACCELERATE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+PAGE = (Path(__file__).parents[2] / "docs/integrations.md").read_text()
+SECTIONS = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", PAGE, flags=re.DOTALL | re.MULTILINE))
+SCRIPT, CLIPPED, ACCELERATE = re.findall(
+    r"```python\n(.*?)```", SECTIONS["Lightning"] + SECTIONS["Accelerate"], flags=re.DOTALL
+)
 BATCH, STEPS = 16, 5
 DRAW = torch.Generator().manual_seed(0)
 IMAGES, LABELS = torch.randn(BATCH * STEPS, 1, 8, 8, generator=DRAW), torch.arange(BATCH * STEPS) % 3

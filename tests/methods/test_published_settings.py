@@ -84,9 +84,9 @@ PUBLISHED: dict[str, Settings] = {
     | ADAM
     | objective("symmetric", goodness="mean-square", skip_settled=0.0, alpha=4.0)
     | {"label_input": "channel"},
-    # Ours: docs/comparison.md, the search.
+    # Ours: docs/equal-work.md, the search.
     "superfecta": BLOCKS | ALONE | MUON | classifier(pool=4, hidden=256) | {"readout": "all-but-first"},
-    # Ours: docs/comparison.md.
+    # Ours: docs/equal-work.md.
     "tierce": BLOCKS | PAIRS | MUON | objective("label-goodness", alpha=128.0, pool=4, reads="output"),
     # Hinton 2022 (arXiv 2212.13345), section 3: all blocks but the first predict. The threshold of 2 for a
     # mean of squares is Dooms et al.'s.
