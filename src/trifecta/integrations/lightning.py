@@ -49,7 +49,7 @@ def check_settings(trainer: "Trainer") -> None:
         raise ValueError(
             "every block has gradients of its own, which are not clipped together: received "
             f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
-            "docs/lightning.md"
+            "docs/integrations.md"
         )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
