@@ -1,7 +1,6 @@
 """Read-out: which blocks a name chooses, and per-label prediction against a plain loop."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,15 +93,6 @@ def test_a_shortlist_comes_before_the_last_block_of_the_read_out() -> None:
     assert shortlist(2, readout_blocks=(0, 2)).after == 1
     with pytest.raises(ValueError, match="begins behind block 1, and the read-out ends at block 1"):
         shortlist(2, readout_blocks=(0, 1))
-
-
-def test_a_network_that_tries_many_labels_has_a_shortlist_from_the_start() -> None:
-    def usual(classes: int, readout: str, method: str = "trifecta") -> Shortlist | None:
-        chosen = replace(get_method(method), readout=readout)
-        return build_network(chosen, sample_shape=(1, 8, 8), num_classes=classes, width=0.2).shortlist
-
-    assert usual(21, "0,2") == Shortlist(labels=20, after=1)
-    assert usual(20, "0,2") is usual(21, "0,1") is usual(21, "all", "superfecta") is None
 
 
 def test_the_best_labels_of_every_image_go_on() -> None:

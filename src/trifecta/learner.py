@@ -446,8 +446,7 @@ def training_input(
 @torch.no_grad()
 def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
     """Return class scores (B, K) as for new images, of every label; leave running statistics alone."""
-    with network.every_label():
-        scores = network.fused_scores(images)
+    scores = network.fused_scores(images, every_label=True)
     return scores.float() if scores.dtype.itemsize < 4 else scores
 
 

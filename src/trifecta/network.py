@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trifecta._utils.checks import require_memory
 from trifecta._utils.draws import SeededDraws, unseeded
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
-from trifecta.inputs.label_inputs import LabelAdded, LabelEmbedding, entrance
+from trifecta.inputs.label_inputs import LabelAdded, LabelEmbedding, build_input
 from trifecta.kernels import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums, Head
 from trifecta.method import Method
@@ -122,7 +122,7 @@ class LocalNetwork(nn.Module):
 
     def _add_inputs(self) -> None:
         """Add labels that are tried or pairs of samples, and split each block where its head reads."""
-        self.label_input, self.image_pairs, front = entrance(
+        self.label_input, self.image_pairs, first_block = build_input(
             self.method.input_class,
             self.blocks[0],
             sample_shape=self.sample_shape,
@@ -133,8 +133,8 @@ class LocalNetwork(nn.Module):
         # Not registered, as the halves are made of the blocks' own modules.
         self.reads = self.method.objective.reads
         self._halves = [split_block(block, self.reads) for block in self.blocks]
-        if front is not None:
-            self._halves[0] = front, nn.Identity()
+        if first_block is not None:
+            self._halves[0] = first_block, nn.Identity()
 
     def _trace(self, channels: str | Sequence[str] | None) -> None:
         """Find the layout and the shape of each block's output."""
@@ -364,15 +364,6 @@ class LocalNetwork(nn.Module):
             readout_blocks=self.readout_blocks,
         )
 
-    @contextmanager
-    def every_label(self) -> Iterator[None]:
-        """Predict without a shortlist for a while."""
-        shortlist, self.shortlist = self.shortlist, None
-        try:
-            yield
-        finally:
-            self.shortlist = shortlist
-
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
 
@@ -380,12 +371,17 @@ class LocalNetwork(nn.Module):
         """
         return self.fused_scores(images) / self.temperature
 
-    def fused_scores(self, images: Tensor) -> Tensor:
-        """Return the sum of the read-out's scores, (B, C, …) → (B, K), at each position (B, K, …)."""
-        return fuse(self.block_scores(images), self.readout_blocks)
+    def fused_scores(self, images: Tensor, *, every_label: bool = False) -> Tensor:
+        """Return the sum of the read-out's scores, (B, C, …) → (B, K), at each position (B, K, …).
 
-    def block_scores(self, images: Tensor) -> list[Tensor | None]:
+        See :meth:`block_scores` for ``every_label``.
+        """
+        return fuse(self.block_scores(images, every_label=every_label), self.readout_blocks)
+
+    def block_scores(self, images: Tensor, *, every_label: bool = False) -> list[Tensor | None]:
         """Score every class by every block, L × (B, K); None where a block has no head.
+
+        With ``every_label``, without the shortlist.
 
         A method whose labels enter tries all K in one pass over groups of images, so that a pass never
         holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all classes
@@ -396,7 +392,8 @@ class LocalNetwork(nn.Module):
             if self.label_input is None:
                 return self._scores(self.prediction_input(images, images), range(len(self.blocks)))[0]
             size = max(1, LABELLED_SAMPLES // self.num_classes)
-            groups = [self._label_scores(group) for group in torch.split(images, size)]
+            shortlist = None if every_label else self.shortlist
+            groups = [self._label_scores(group, shortlist) for group in torch.split(images, size)]
             return [
                 None if scores[0] is None else torch.cat([s for s in scores if s is not None])
                 for scores in zip(*groups, strict=True)
@@ -415,7 +412,7 @@ class LocalNetwork(nn.Module):
                 features, x = self.pass_block(k, x)
         return features.flatten(2).mean(2) if features.ndim > 2 else features
 
-    def _label_scores(self, images: Tensor) -> list[Tensor | None]:
+    def _label_scores(self, images: Tensor, shortlist: Shortlist | None) -> list[Tensor | None]:
         """Try every label with every one of G images, (G, C, …) → L × (G, K)."""
         assert self.label_input is not None
         count, num_blocks = self.num_classes, len(self.blocks)
@@ -428,13 +425,13 @@ class LocalNetwork(nn.Module):
         else:
             labels = torch.arange(count, device=images.device).repeat(len(images))
             x = self.labelled(images.repeat_interleave(count, dim=0), labels)
-        end = num_blocks if self.shortlist is None else self.shortlist.after + 1
+        end = num_blocks if shortlist is None else shortlist.after + 1
         early, x = self._scores(x, range(len(scores), end))
         scores = [None if s is None else s.view(len(images), count) for s in scores + early]
-        if self.shortlist is None:
+        if shortlist is None:
             return scores
         so_far = [k for k in self.readout_blocks if k < end]
-        rows, kept = best_rows(fuse(scores, so_far or [end - 1]), self.shortlist.labels)
+        rows, kept = best_rows(fuse(scores, so_far or [end - 1]), shortlist.labels)
         late, _ = self._scores(x[rows], range(end, num_blocks))
         return scores + [None if s is None else spread_scores(s, kept, count) for s in late]
 

@@ -145,8 +145,7 @@ def test_many_labels_are_cut_short_unless_all_are_asked_for() -> None:
     assert network.shortlist == Shortlist(labels=20, after=1)
     images = torch.randn(3, *SHAPE)
     assert network(images).isfinite().sum(1).tolist() == [20, 20, 20]
-    with network.every_label():
-        exact = network(images)
+    exact = network.fused_scores(images, every_label=True)
     assert exact.isfinite().all()
     network.keep_labels(0)
     assert torch.equal(network(images), exact)
@@ -165,8 +164,7 @@ def test_there_is_no_shortlist_where_there_is_no_need_or_no_room(
 def test_a_shortlist_is_by_what_the_read_out_has_so_far() -> None:
     images = torch.randn(5, *SHAPE)
     network = network_of_classes(30, readout="0,1,4")
-    with network.every_label():
-        exact = network.block_scores(images)
+    exact = network.block_scores(images, every_label=True)
     first, second = exact[:2]
     assert first is not None
     assert second is not None

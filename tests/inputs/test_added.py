@@ -9,7 +9,7 @@ from trifecta.inputs.label_inputs import (
     LabelAdded,
     LabelChannel,
     LabelEmbedding,
-    entrance,
+    build_input,
     token_embedding,
 )
 
@@ -50,7 +50,7 @@ def test_what_is_added_is_a_quarter_as_large_as_a_normalised_sample() -> None:
 
 def test_an_embedded_label_joins_every_token_and_nothing_else() -> None:
     block, tokens = Tokens(), torch.randint(0, 9, (2, 4))
-    label_input, _, front = entrance(LabelChannel, block, sample_shape=(4,), num_classes=3, integer=True)
+    label_input, _, front = build_input(LabelChannel, block, sample_shape=(4,), num_classes=3, integer=True)
     assert isinstance(label_input, LabelEmbedding)
     assert isinstance(front, EmbedsLabel)
     assert label_input.num_classes == 3
@@ -74,6 +74,6 @@ def test_tokens_that_no_module_embeds_take_no_label() -> None:
         r"received tokens \(N, 4, 5\) and a block without one; use a method that tries no labels, such as"
     )
     with pytest.raises(ValueError, match=message):
-        entrance(LabelChannel, Tokens(), sample_shape=(4, 5), num_classes=3, integer=True)
+        build_input(LabelChannel, Tokens(), sample_shape=(4, 5), num_classes=3, integer=True)
     with pytest.raises(ValueError, match=r"received tokens \(N, 4\) and a block without one"):
-        entrance(LabelChannel, nn.Identity(), sample_shape=(4,), num_classes=3, integer=True)
+        build_input(LabelChannel, nn.Identity(), sample_shape=(4,), num_classes=3, integer=True)

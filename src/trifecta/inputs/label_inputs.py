@@ -289,56 +289,56 @@ def token_embedding(block: nn.Module, tokens: Tensor) -> nn.Embedding | None:
     return found[0] if found else None
 
 
-class Entrance(NamedTuple):
-    """What stands before the blocks, one of the first two at most.
+class NetworkInput(NamedTuple):
+    """Modules in front of the blocks, one of the first two at most.
 
     Attributes:
         label_input: shows labels that are tried.
         image_pairs: makes pairs of samples.
-        front: takes the first block's place where a label enters inside it.
+        first_block: replaces the first block where a label enters inside it.
     """
 
     label_input: LabelInput | None = None
     image_pairs: ImagePairs | None = None
-    front: nn.Module | None = None
+    first_block: nn.Module | None = None
 
 
-def entrance(
+def build_input(
     kind: type[nn.Module] | None,
     block: nn.Module,
     *,
     sample_shape: SampleShape,
     num_classes: int,
     integer: bool = False,
-) -> Entrance:
-    """Build what ``kind`` puts before ``block``, the first one.
+) -> NetworkInput:
+    """Build the label input or the image pairs of class ``kind`` for ``block``, the first one.
 
-    A label enters as ``kind`` says where the block takes a sample of that shape. Where it does not, it was
+    A label enters as ``kind`` says where the block takes a sample of that shape. Otherwise the block was
     made for samples as they are, and the label is added to them.
 
     Raises:
         ValueError: integer tokens, which cannot be mixed, or which no module of the block embeds.
     """
     if kind is None:
-        return Entrance()
+        return NetworkInput()
     if issubclass(kind, ImagePairs):
         if integer:
             raise ValueError(
                 "pairs mix two samples, and integer tokens cannot be mixed: use a method without pairs of "
                 "samples, such as superfecta or trifecta"
             )
-        return Entrance(image_pairs=kind())
+        return NetworkInput(image_pairs=kind())
     assert issubclass(kind, LabelInput)
     if integer:
         return _embedded(block, sample_shape, num_classes)
     label_input = kind(sample_shape, num_classes)
     is_ours = kind in LABEL_INPUTS.values()
     if is_ours and not _takes(block, label_input.input_shape(sample_shape, num_classes)):
-        return Entrance(LabelAdded(sample_shape, num_classes))
-    return Entrance(label_input)
+        return NetworkInput(LabelAdded(sample_shape, num_classes))
+    return NetworkInput(label_input)
 
 
-def _embedded(block: nn.Module, sample_shape: SampleShape, num_classes: int) -> Entrance:
+def _embedded(block: nn.Module, sample_shape: SampleShape, num_classes: int) -> NetworkInput:
     embedding = None
     if len(sample_shape) == 1:
         embedding = token_embedding(block, torch.zeros(2, *sample_shape, dtype=torch.int64))
@@ -349,7 +349,7 @@ def _embedded(block: nn.Module, sample_shape: SampleShape, num_classes: int) -> 
             "method that tries no labels, such as superfecta"
         )
     label_input = LabelEmbedding(sample_shape, num_classes, width=embedding.embedding_dim)
-    return Entrance(label_input, front=EmbedsLabel(block, embedding, label_input))
+    return NetworkInput(label_input, first_block=EmbedsLabel(block, embedding, label_input))
 
 
 @torch.no_grad()

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from trifecta.inputs.image_pairs import ImagePairs, MaskedMix
 from trifecta.inputs.label_inputs import (
-    Entrance,
     LabelAdded,
     LabelChannel,
     LabelInput,
     LabelOverlay,
-    entrance,
+    NetworkInput,
+    build_input,
 )
 
 
@@ -39,31 +39,31 @@ class OwnPairs(ImagePairs):
 
 def test_a_label_is_added_where_the_block_takes_samples_as_they_are() -> None:
     shape = (3, 8, 8)
-    taken = entrance(LabelChannel, nn.Conv2d(4, 2, 3), sample_shape=shape, num_classes=5)
+    taken = build_input(LabelChannel, nn.Conv2d(4, 2, 3), sample_shape=shape, num_classes=5)
     assert isinstance(taken.label_input, LabelChannel)
-    added = entrance(LabelChannel, nn.Conv2d(3, 2, 3), sample_shape=shape, num_classes=5)
+    added = build_input(LabelChannel, nn.Conv2d(3, 2, 3), sample_shape=shape, num_classes=5)
     assert isinstance(added.label_input, LabelAdded)
     assert added.label_input.num_classes == 5
     assert added.label_input.pictures.shape == (5, *shape)
-    columns = entrance(LabelOverlay, nn.Linear(8, 2), sample_shape=(3,), num_classes=5)
+    columns = build_input(LabelOverlay, nn.Linear(8, 2), sample_shape=(3,), num_classes=5)
     assert isinstance(columns.label_input, LabelOverlay)
 
 
 def test_an_input_of_ones_own_is_taken_at_its_word() -> None:
-    taken = entrance(Own, nn.Conv2d(9, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
+    taken = build_input(Own, nn.Conv2d(9, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
     assert isinstance(taken.label_input, Own)
 
 
 def test_pairs_are_of_samples_that_can_be_mixed() -> None:
-    pairs = entrance(MaskedMix, nn.Conv2d(3, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
+    pairs = build_input(MaskedMix, nn.Conv2d(3, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
     assert isinstance(pairs.image_pairs, MaskedMix)
     message = (
         "pairs mix two samples, and integer tokens cannot be mixed: use a method without pairs of samples, "
         "such as superfecta or trifecta"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        entrance(MaskedMix, nn.Identity(), sample_shape=(8,), num_classes=5, integer=True)
-    assert entrance(None, nn.Identity(), sample_shape=(8,), num_classes=5) == Entrance()
+        build_input(MaskedMix, nn.Identity(), sample_shape=(8,), num_classes=5, integer=True)
+    assert build_input(None, nn.Identity(), sample_shape=(8,), num_classes=5) == NetworkInput()
 
 
 def test_what_an_input_of_ones_own_lacks_is_said_by_its_name() -> None:
