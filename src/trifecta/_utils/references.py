@@ -19,7 +19,7 @@ T = TypeVar("T")
 MOST_LISTED = 40
 # Least similarity of a suggestion, 0 … 1, and its largest distance from the best one.
 ALIKE, NEARLY_AS_ALIKE = 0.57, 0.15
-# Entry points of this group add methods to ``trifecta list``.
+# The package of the methods here, and the group of entry points that add others.
 METHOD_GROUP = "trifecta.methods"
 _OPTIMIZERS = "torch.optim"
 _HERE = Path(__file__).parent.parent
@@ -186,7 +186,7 @@ class Imports:
         if name in self.modules:
             return self.modules[name]
         plugins = {_package(entry.module) for entry in installed_methods().values()}
-        if name == _OPTIMIZERS or _package(name) in plugins:
+        if name == _OPTIMIZERS or name.startswith(f"{METHOD_GROUP}.") or _package(name) in plugins:
             return _import(name)
         raise ValueError(
             f"{reference} is a part from the module {name}, which runs code of its own: name it with "
