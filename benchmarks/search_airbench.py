@@ -63,7 +63,7 @@ def end_to_end(
 ) -> dict[str, Any]:
     """Backprop for the epochs of the trunk's own recipe."""
     objective = CrossEntropy(smoothing=0.2) if objective is None else objective
-    method = replace(backprop(), objective=objective, optimizer=optimizer)
+    method = replace(backprop.method(), objective=objective, optimizer=optimizer)
     return {"method": method, "epochs": 10, **settings}
 
 
@@ -77,7 +77,7 @@ def local(
 ) -> dict[str, Any]:
     """Superfecta with another loss, optimizer, schedule or read-out."""
     method = replace(
-        superfecta(), objective=objective, optimizer=optimizer, schedule=schedule, readout=readout
+        superfecta.method(), objective=objective, optimizer=optimizer, schedule=schedule, readout=readout
     )
     return {"method": method, "epochs": 16, **settings}
 

@@ -28,7 +28,7 @@ def local(
 ) -> Method:
     """A one-pass method with Muon, judged by its last block after every epoch."""
     return replace(
-        superfecta(),
+        superfecta.method(),
         objective=objective,
         schedule=schedule,
         readout="last",
@@ -39,7 +39,7 @@ def local(
 def end_to_end(objective: CrossEntropy, rate: float) -> Method:
     """Backprop with Muon."""
     return replace(
-        backprop(),
+        backprop.method(),
         objective=objective,
         optimizer=OptimizerConfig(algorithm="muon", learning_rate=rate),
     )

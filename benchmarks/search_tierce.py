@@ -18,17 +18,17 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
 
-MUON = tierce().optimizer
+MUON = tierce.method().optimizer
 
 
 def pairs(*, alpha: float = 4.0, goodness: str = "mean-square", **choices: Any) -> Method:
     """The Trifecta with some choices changed."""
-    return replace(trifecta(), objective=Symmetric(alpha=alpha, goodness=goodness), **choices)
+    return replace(trifecta.method(), objective=Symmetric(alpha=alpha, goodness=goodness), **choices)
 
 
 def one_pass(alpha: float = 128.0, pool: int = 4, reads: str = "output", **choices: Any) -> Method:
     """Tierce with some choices changed."""
-    return replace(tierce(), objective=LabelGoodness(alpha=alpha, pool=pool, reads=reads), **choices)
+    return replace(tierce.method(), objective=LabelGoodness(alpha=alpha, pool=pool, reads=reads), **choices)
 
 
 def keeping_norm(rate: float, momentum: float, adam_scale: float) -> OptimizerConfig:
@@ -63,10 +63,10 @@ VARIANTS: dict[str, Method] = {
     "one pass, Muon that keeps norms, rate 0.0125": one_pass(optimizer=keeping_norm(0.0125, 0.8, 0.5)),
     "one pass, Muon that keeps norms, rate 0.025": one_pass(optimizer=keeping_norm(0.025, 0.8, 0.2)),
     "one pass, supervised contrast beside it": replace(
-        tierce(),
+        tierce.method(),
         objective=Combined(scoring=LabelGoodness(alpha=128), terms=(SupervisedContrastive(weight=0.5),)),
     ),
-    "superfecta": superfecta(),
+    "superfecta": superfecta.method(),
 }
 
 

@@ -42,7 +42,7 @@ PRESENT: dict[str, dict[str, Any]] = {
 SECOND = {f"2: {name}, {ALL_IMAGES}": variant for name, variant in PRESENT.items()}
 MORE: dict[str, dict[str, Any]] = {
     "superfecta, overlapping threes, 10 epochs": local(NARROW, schedule=THREES, readout="last", epochs=10),
-    "tierce, 12 epochs": {"method": replace(tierce(), optimizer=STRICT_OPTIMIZER), "epochs": 12},
+    "tierce, 12 epochs": {"method": replace(tierce.method(), optimizer=STRICT_OPTIMIZER), "epochs": 12},
     # About an hour on two CPU cores.
     "superfecta, overlapping threes, 1.5 times the width, 24 epochs": local(
         NARROW, schedule=THREES, readout="last", width=1.5, epochs=24
@@ -73,7 +73,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "superfecta": local(NARROW, STRICT_OPTIMIZER, **QUARTER),
     "superfecta, overlapping threes": local(NARROW, schedule=THREES, readout="last", **QUARTER),
     "superfecta, two modules": local(NARROW, schedule=TWO_MODULES, **QUARTER),
-    "tierce": {"method": replace(tierce(), optimizer=STRICT_OPTIMIZER), **QUARTER},
+    "tierce": {"method": replace(tierce.method(), optimizer=STRICT_OPTIMIZER), **QUARTER},
 }
 # A digit's mirror image is another sign.
 CROPS = replace(AUGMENTATION, flip=False, alternating=False)

@@ -1,5 +1,6 @@
 """Parts that are not in the package: trained, saved, loaded, resumed, refused."""
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from trifecta import (
     Trainer,
     get_method,
     load,
+    methods,
     resume,
     train,
 )
@@ -371,3 +373,37 @@ def test_an_installed_package_adds_a_method(
     config = RunConfig(method=method)
     assert from_plain(to_plain(config)) == config
     sys.modules.pop("trifecta_extra", None)
+
+
+IN_THE_PACKAGE = """
+from dataclasses import dataclass
+from trifecta import CrossEntropy, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharper(CrossEntropy):
+    sharpness: float = 2.0
+
+
+def method():
+    return Method(name="sharper", objective=Sharper(sharpness=3.0))
+"""
+
+
+def test_a_file_among_the_methods_brings_an_objective_that_loads_without_imports(
+    stripes: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sharper.py").write_text(IN_THE_PACKAGE)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    made = import_module("trifecta.methods.sharper").method()
+    train(RunConfig(method=made, width=0.05, epochs=1), data=stripes, out=tmp_path / "run")
+    assert load(tmp_path / "run").network.method == made
+    del sys.modules["trifecta.methods.sharper"]
+
+
+def test_a_method_is_a_module() -> None:
+    assert [getattr(methods, name).method().name for name in ("trifecta", "superfecta")] == [
+        "trifecta",
+        "superfecta",
+    ]
+    assert inspect.ismodule(import_module("trifecta.methods.superfecta"))

@@ -64,16 +64,16 @@ def test_rows_differ_in_their_method_alone_and_widened_ones_in_width() -> None:
 
 
 def test_rivals_have_what_they_are_named_after_and_nothing_else() -> None:
-    optimizer, classifier = superfecta().optimizer, superfecta().objective
-    assert row("backprop-muon").base.method == replace(backprop(), optimizer=optimizer)
+    optimizer, classifier = superfecta.method().optimizer, superfecta.method().objective
+    assert row("backprop-muon").base.method == replace(backprop.method(), optimizer=optimizer)
     assert row("backprop-muon-classifier").base.method == replace(
-        backprop(), optimizer=optimizer, objective=classifier
+        backprop.method(), optimizer=optimizer, objective=classifier
     )
     assert row("deep-supervision-muon-classifier").base.method == replace(
-        deep_supervision(), optimizer=optimizer, objective=classifier
+        deep_supervision.method(), optimizer=optimizer, objective=classifier
     )
     small = row("superfecta-small-heads").base.method
-    assert replace(small, objective=classifier) == superfecta()
+    assert replace(small, objective=classifier) == superfecta.method()
     assert row("backprop-muon-wide").base.method == row("backprop-muon").base.method
 
 

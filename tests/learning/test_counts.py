@@ -42,7 +42,7 @@ def forward_work(in_channels: int = 1) -> list[int]:
 
 
 def classifiers(schedule: Schedule, objective: CrossEntropy | None = None) -> Method:
-    return replace(backprop(), schedule=schedule, objective=objective or CrossEntropy())
+    return replace(backprop.method(), schedule=schedule, objective=objective or CrossEntropy())
 
 
 def test_one_block_and_a_linear_classifier() -> None:

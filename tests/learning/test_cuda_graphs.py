@@ -111,7 +111,7 @@ def test_recorded_steps_are_those_of_a_learner(method: Method, recordings: int) 
 
 
 def test_a_step_of_other_frozen_blocks_is_recorded_anew() -> None:
-    base = superfecta()
+    base = superfecta.method()
     method = replace(base, optimizer=replace(base.optimizer, freeze_from=0.2))
     recorded = simulated(network_of(method))
     assert_as_a_learner(recorded, method)
@@ -121,7 +121,7 @@ def test_a_step_of_other_frozen_blocks_is_recorded_anew() -> None:
 
 def test_heads_that_follow_epochs_are_recorded_in_each() -> None:
     objective = Combined(scoring=CrossEntropy(), terms=(SupervisedContrastive(weight=0.5),))
-    method = replace(superfecta(), objective=objective)
+    method = replace(superfecta.method(), objective=objective)
     recorded = simulated(network_of(method))
     assert_as_a_learner(recorded, method)
     assert recorded.recordings >= EPOCHS
@@ -172,7 +172,7 @@ def test_a_learner_takes_up_what_recorded_steps_left_and_the_other_way_round() -
 
 
 def test_an_assigned_learning_rate_is_taken_over() -> None:
-    base = superfecta()
+    base = superfecta.method()
     method = replace(base, optimizer=replace(base.optimizer, decay="constant"))
     recorded = simulated(network_of(method))
     for batch in batches(WARM_UP + 1):
@@ -189,13 +189,13 @@ def test_an_assigned_learning_rate_is_taken_over() -> None:
 
 
 def test_a_loss_stays_what_it_was() -> None:
-    recorded = simulated(network_of(superfecta()))
+    recorded = simulated(network_of(superfecta.method()))
     losses = [recorded.step(*batch)[0] for batch in batches()]
     assert len({float(loss) for loss in losses if loss is not None}) == STEPS
 
 
 def test_a_cpu_has_no_graphs() -> None:
-    assert type(fastest_learner(network_of(superfecta()))) is Learner
+    assert type(fastest_learner(network_of(superfecta.method()))) is Learner
 
 
 class OwnAdam(torch.optim.Adam):
@@ -207,17 +207,17 @@ class OwnConvolution(nn.Conv2d):
 
 
 def with_optimizer(algorithm: str | type[torch.optim.Optimizer]) -> Method:
-    return replace(superfecta(), optimizer=OptimizerConfig(algorithm=algorithm))
+    return replace(superfecta.method(), optimizer=OptimizerConfig(algorithm=algorithm))
 
 
 @pytest.mark.parametrize(
     ("method", "options", "is_taken"),
     [
-        (superfecta(), {}, True),
+        (superfecta.method(), {}, True),
         (with_optimizer("adam"), {}, True),
         (with_optimizer(OwnAdam), {}, False),
-        (superfecta(), {"on_nan": "skip"}, False),
-        (superfecta(), {"step_optimizer": lambda optimizer: optimizer.step()}, False),
+        (superfecta.method(), {"on_nan": "skip"}, False),
+        (superfecta.method(), {"step_optimizer": lambda optimizer: optimizer.step()}, False),
         (get_method("hcl-ff"), {}, False),
     ],
     ids=["superfecta", "adam", "own optimizer", "on_nan", "step_optimizer", "dropout"],
@@ -232,7 +232,7 @@ def test_a_gpu_records_what_a_replay_can_do(
 
 
 def test_a_block_of_your_own_is_not_recorded() -> None:
-    network = network_of(superfecta())
+    network = network_of(superfecta.method())
     network.blocks[1].add_module("own", OwnConvolution(2, 2, 1))
     learner = Learner(network)
     learner.device = torch.device("cuda")

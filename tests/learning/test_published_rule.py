@@ -87,7 +87,7 @@ def test_optimizer_states_agree_and_shared_weights_have_two() -> None:
 
 
 def test_ownership_by_weight_keeps_one_state_a_weight() -> None:
-    network = build_network(trifecta(), sample_shape=(1, 8, 8), num_classes=3, width=0.02)
+    network = build_network(trifecta.method(), sample_shape=(1, 8, 8), num_classes=3, width=0.02)
     learner = Learner(network)
     for _ in range(2):
         learner.step(torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))

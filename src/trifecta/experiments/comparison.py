@@ -108,12 +108,12 @@ def _reference(row: RowSummary, rows: Sequence[RowSummary]) -> RowSummary | None
         and other.recipe(other.budget).width == width
         and _is_backprop(other.recipe.base.method)
     }
-    return references.get(_steps(row.recipe.base.method), references.get(_steps(backprop())))
+    return references.get(_steps(row.recipe.base.method), references.get(_steps(backprop.method())))
 
 
 def _is_backprop(method: Method) -> bool:
     """Whether nothing but the optimizer tells it from plain backprop."""
-    return method == replace(backprop(), optimizer=method.optimizer)
+    return method == replace(backprop.method(), optimizer=method.optimizer)
 
 
 def _steps(method: Method) -> OptimizerConfig:

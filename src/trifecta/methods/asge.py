@@ -8,28 +8,19 @@ Formula, at block k with activations a and a fixed random matrix ``projection``:
     g = standardise(patch_rms(a, P))          one number per channel and patch, (C·P²,)
     loss = cross_entropy(g @ projection, labels)
 
-How many classes there are no longer says how many channels a block must have.
+The number of classes no longer constrains the number of channels.
 
-Compared with the abstract only: the authors' code (KAI-Laboratory/ASGE) could not be had. Departures, or
-details decided here: P = 4 in every block, where the paper adapts it to the block's channels; g is
-standardised per image, and the projection's entries are normal with variance 1/(C·P²); batch
-normalisation and maximum pools, where the paper is said to downsample by root mean squares and to
-normalise over channels; the last block predicts (the paper's *Last Pred*; ``readout="all"`` is its
-*Fusion Pred*).
+Compared with the abstract only: the authors' code (KAI-Laboratory/ASGE) could not be obtained. Departures
+and open choices: P = 4 in every block, where the paper adapts it to the channels; g is standardised per
+image, and the projection is normal with variance 1/(C·P²); batch normalisation and maximum pools, where
+the paper is said to downsample by root mean squares and to normalise over channels; the last block
+predicts (the paper's *Last Pred*; ``readout="all"`` is its *Fusion Pred*).
 """
 
 from trifecta.losses import ProjectedCrossEntropy
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def asge() -> Method:
+def method() -> Method:
     """ASGE: goodness of patches through a fixed random projection, every block alone."""
-    return Method(
-        name="asge",
-        label_input="none",
-        objective=ProjectedCrossEntropy(patches=4),
-        normalization="batch",
-        schedule=LAYER_WISE,
-        readout="last",
-    )
+    return Method(name="asge", objective=ProjectedCrossEntropy(patches=4))

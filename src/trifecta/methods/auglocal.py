@@ -1,4 +1,4 @@
-"""AugLocal: auxiliary networks of later blocks' shapes.
+"""AugLocal: augmented auxiliary networks.
 
 Paper: Ma, Wu, Si, Tan 2024, "Scaling Supervised Local Learning with Augmented Auxiliary Networks", ICLR,
 arXiv 2402.17318.
@@ -7,31 +7,22 @@ Formula, at block k of L with activations a and its own auxiliary network:
 
     loss = cross_entropy(auxiliary_network(a), labels)
 
-The auxiliary network has layers of the kinds and channels of ``depth`` of the blocks behind k, evenly
-spaced, the last among them (:func:`trifecta.losses.later_layers.blocks_ahead`), then averages and a linear
-classifier. In the place of residual blocks (``--network resnet``) it has residual layers. Its weights are
-its own: nothing of a later block is copied, and nothing of it comes back.
+The auxiliary network copies the layer types and channels of ``depth`` later blocks, evenly spaced and
+including the last (:func:`trifecta.losses.later_layers.blocks_ahead`), followed by averages and a linear
+classifier. Residual blocks (``network="resnet"``) become residual layers. It has weights of its own:
+nothing is copied from a later block, and nothing flows back from one.
 
-Compared with the authors' code (ChenxiangMA/AugLocal): behind two parts of its ResNet-32, logits, loss and
-all gradients agree (tests/reference_values). Departures: a linear classifier, where its VGGs have three
-layers; no bias in convolutions, which batch normalisation takes away; PyTorch's initial weights; all
-auxiliary networks are equally deep: its pyramid, which makes later ones less deep, leaves two layers
-everywhere with the 2 and 0.5 of its run of ResNet-32. Ours: a linear layer in the place of a fully
-connected block.
+Compared with the authors' code (ChenxiangMA/AugLocal): logits, loss and all gradients agree for two parts
+of its ResNet-32 (tests/reference_values). Departures: a linear classifier, where its VGGs use three layers;
+convolutions without bias, which batch normalisation cancels; PyTorch's initial weights; auxiliary networks
+of equal depth: its pyramid, with the 2 and 0.5 of its ResNet-32 run, keeps two layers everywhere. Ours: a
+linear layer for a fully connected block.
 """
 
 from trifecta.losses import LaterLayers
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def auglocal() -> Method:
+def method() -> Method:
     """AugLocal: two layers of later blocks' shapes and a classifier on every block, each alone."""
-    return Method(
-        name="auglocal",
-        label_input="none",
-        objective=LaterLayers(),
-        normalization="batch",
-        schedule=LAYER_WISE,
-        readout="last",
-    )
+    return Method(name="auglocal", objective=LaterLayers())

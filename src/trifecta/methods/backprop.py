@@ -1,12 +1,12 @@
-"""End-to-end backpropagation, the reference: the schedule whose one window spans the network.
+"""End-to-end backpropagation, the reference: one window that spans the network.
 
-Source: Rumelhart, Hinton, Williams 1986. Same blocks, batches, optimizer and trainer as every local
-method; the class scores are a linear classifier on the last block's global average.
+Source: Rumelhart, Hinton, Williams 1986. Blocks, batches, optimizer and trainer are those of every local
+method; class scores are a linear classifier on the last block's global average.
 
     loss = cross_entropy(classifier(average_pool(activations)), labels)
 
-With another schedule it becomes a local method: ``schedule=LAYER_WISE`` puts a classifier on every
-block and lets nothing cross.
+With another schedule it becomes a local method: ``schedule=LAYER_WISE`` puts a classifier on every block,
+and no gradient crosses a block.
 """
 
 from trifecta.losses import CrossEntropy
@@ -14,13 +14,6 @@ from trifecta.method import Method
 from trifecta.schedules import END_TO_END
 
 
-def backprop() -> Method:
+def method() -> Method:
     """End-to-end backpropagation with cross-entropy: the reference."""
-    return Method(
-        name="backprop",
-        label_input="none",
-        objective=CrossEntropy(),
-        normalization="batch",
-        schedule=END_TO_END,
-        readout="last",
-    )
+    return Method(name="backprop", objective=CrossEntropy(), schedule=END_TO_END)

@@ -8,9 +8,9 @@ Formula, at block k with activations a and the channels of class c in group G_c:
     g_c = group_mean_square(a)_c = mean_{i in G_c} a_i²
     loss = cross_entropy(g, labels)
 
-Ours, not that paper's: the plain cross-entropy over all groups, on the blocks, batch normalisation and
-overlapping updates of the Trifecta. Groups are contiguous and as equal as the channels allow. Block k's
-scores predict on their own; the last block's are read.
+Ours, not that paper's: plain cross-entropy over all groups, with the blocks, batch normalisation and
+overlapping updates of the Trifecta. Groups are contiguous and as equal as the channels allow. Every block
+scores the classes; the last one predicts.
 """
 
 from trifecta.losses import GroupCrossEntropy
@@ -18,13 +18,6 @@ from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 
-def class_groups() -> Method:
+def method() -> Method:
     """One pass: cross-entropy over the goodness of class groups of channels, overlapping updates."""
-    return Method(
-        name="class-groups",
-        label_input="none",
-        objective=GroupCrossEntropy(),
-        normalization="batch",
-        schedule=OVERLAPPING,
-        readout="last",
-    )
+    return Method(name="class-groups", objective=GroupCrossEntropy(), schedule=OVERLAPPING)

@@ -8,30 +8,26 @@ Formula, at block k with b = batch_norm(pool(relu(convolution(x)))) and the chan
     g_c = group_mean_square(b)_c = mean_{i in G_c} b_i²
     loss = cross_entropy(g, labels)
 
-The next block receives b too. Every block learns alone, from one pass, without negatives. Earlier blocks
+The next block receives b too. Every block learns alone, in one pass, without negatives. Earlier blocks
 stop learning earlier (*interleaved training*): the first after 44% of the run, the others at equal
-distances, which is the code's default for CIFAR-10 (four layers until epochs 11, 16, 21 and 25).
+intervals, which is the code's default for CIFAR-10 (four layers until epochs 11, 16, 21 and 25).
 
 Compared with the authors' code (andreaspapac/CwComp): layers, goodness, losses and steps agree
 (tests/reference_values). Departures: no grouped convolutions (the code's CFSE networks have them in every
-second layer), so that the networks are those of every other method; the learning rate decays, where the
-code's Adam keeps 0.01; the last block predicts, where the code also trains a classifier on top.
+second layer), so that networks are those of every other method; the learning rate decays, where the code's
+Adam keeps 0.01; the last block predicts, where the code also trains a classifier on top.
 """
 
 from trifecta.losses import GroupCrossEntropy
 from trifecta.method import Method
 from trifecta.optim.config import OptimizerConfig
-from trifecta.schedules import LAYER_WISE
 
 
-def cwcomp() -> Method:
+def method() -> Method:
     """CwComp: channels compete for classes by squared goodness, every block alone."""
     return Method(
         name="cwcomp",
-        label_input="none",
         objective=GroupCrossEntropy(goodness="mean-square"),
         normalization="batch-output",
-        schedule=LAYER_WISE,
-        readout="last",
         optimizer=OptimizerConfig(freeze_from=0.44),
     )

@@ -4,9 +4,9 @@ Paper: Lee, Xie, Gallagher, Zhang, Tu 2015, "Deeply-Supervised Nets", AISTATS, a
 
     loss = Σ_k cross_entropy(classifier_k(average_pool(activations_k)), labels)
 
-A reference between the two worlds: the local losses of a one-pass method, and a gradient that crosses all
-blocks. Not compared with the authors' code (s9xie/DSN). Departures: cross-entropy in place of squared
-hinges; every loss weighs the same throughout.
+A reference between two worlds: the losses of a local method, and a gradient that crosses all blocks. Not
+compared with the authors' code (s9xie/DSN). Departures: cross-entropy in place of squared hinges; equal
+weights for all losses throughout.
 """
 
 from trifecta.losses import CrossEntropy
@@ -14,13 +14,6 @@ from trifecta.method import Method
 from trifecta.schedules import DEEPLY_SUPERVISED
 
 
-def deep_supervision() -> Method:
+def method() -> Method:
     """End-to-end backpropagation with a loss at every block: a reference."""
-    return Method(
-        name="deep-supervision",
-        label_input="none",
-        objective=CrossEntropy(),
-        normalization="batch",
-        schedule=DEEPLY_SUPERVISED,
-        readout="last",
-    )
+    return Method(name="deep-supervision", objective=CrossEntropy(), schedule=DEEPLY_SUPERVISED)

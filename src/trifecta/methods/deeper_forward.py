@@ -8,32 +8,28 @@ Formula, at block k with activations a ≥ 0 (after dropout) and the channels of
     g_c = group_mean(a)_c = mean_{i in G_c} a_i
     loss = cross_entropy(g, labels)
 
-The square favours few loud units and shuts others off; the mean does not. The next block normalises each
-class's group of channels by itself (:class:`trifecta.nn.norms.ClassGroupNorm`), so that every group has a
-mean of zero and no goodness is passed on. The image is normalised as a whole.
+The square favours a few loud units and silences others; the mean does not. The next block normalises each
+class's group of channels by itself (:class:`trifecta.nn.norms.ClassGroupNorm`), so that every group has
+mean zero and no goodness is passed on. The image is normalised as a whole.
 
 Compared with the authors' code (tobysunsun/deeperforward, in a public copy): layer, goodness and the
 fused prediction of its 17-layer network agree (tests/reference_values). Departures: no residual
-connections unless the network has them (``--network resnet``), so pools stand between blocks where the
-code has strides; PyTorch's initial weights; all blocks but the first predict together (the code's
-default, and it can choose a range on validation images, which ``readout="chosen"`` does). Means of
-activations differ by little, so a softmax over them is flat; docs/comparison.md has a row with a
-temperature of 0.1 beside the published 1.
+connections unless the network has them (``network="resnet"``), so pools between blocks replace the code's
+strides; PyTorch's initial weights; all blocks but the first predict together (the code's default; it can
+also choose a range on validation images, as ``readout="chosen"`` does). Mean activations differ little, so
+a softmax over them is flat; docs/comparison.md has a row with a temperature of 0.1 beside the published 1.
 """
 
 from trifecta.losses import GroupCrossEntropy
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def deeper_forward() -> Method:
+def method() -> Method:
     """DeeperForward: class groups by mean goodness, which is not passed on; every block alone."""
     return Method(
         name="deeper-forward",
-        label_input="none",
         objective=GroupCrossEntropy(goodness="mean"),
         normalization="class-groups",
-        schedule=LAYER_WISE,
         dropout=0.2,
         readout="all-but-first",
     )

@@ -1,4 +1,4 @@
-"""DGL: decoupled greedy learning with convolutional auxiliary heads.
+"""DGL: decoupled greedy learning with convolutional auxiliary networks.
 
 Paper: Belilovsky, Eickenberg, Oyallon 2020, "Decoupled Greedy Learning of CNNs", ICML, arXiv 1901.08164.
 
@@ -17,16 +17,8 @@ paper's replay buffers for asynchronous workers.
 
 from trifecta.losses import AuxiliaryCrossEntropy
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def dgl() -> Method:
+def method() -> Method:
     """DGL: a convolutional auxiliary network on every block, each alone."""
-    return Method(
-        name="dgl",
-        label_input="none",
-        objective=AuxiliaryCrossEntropy(),
-        normalization="batch",
-        schedule=LAYER_WISE,
-        readout="last",
-    )
+    return Method(name="dgl", objective=AuxiliaryCrossEntropy())

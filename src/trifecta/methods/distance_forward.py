@@ -9,12 +9,12 @@ class:
     score_c = −|f − centroid_c|²
     loss = mean log(1 + Σ_{c wrong} exp(margin + score_c − score_true))        N-pair with a margin
 
-An image's distance to the wrong centroids takes the place of negatives, so one pass is enough. Blocks
-learn in overlapping pairs.
+Distances to the wrong centroids replace negatives, so one pass is enough. Blocks learn in overlapping
+pairs.
 
-Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
-the centroids are learned; averages to 4×4, a margin of 1 and scores times 8; batch normalisation at a
-block's input; the last block predicts.
+Compared with the abstract only: no code of the authors was found. Departures and open choices: learned
+centroids; averages to 4×4, a margin of 1 and scores times 8; batch normalisation at a block's input; the
+last block predicts.
 """
 
 from trifecta.losses import CentroidMargin
@@ -22,13 +22,6 @@ from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 
-def distance_forward() -> Method:
+def method() -> Method:
     """Distance-Forward: nearest centroid by a margin, overlapping updates."""
-    return Method(
-        name="distance-forward",
-        label_input="none",
-        objective=CentroidMargin(),
-        normalization="batch",
-        schedule=OVERLAPPING,
-        readout="last",
-    )
+    return Method(name="distance-forward", objective=CentroidMargin(), schedule=OVERLAPPING)

@@ -8,28 +8,23 @@ Formula, at block k with activations a, a fixed random ``projection`` and a lear
     g = standardise(patch_rms(a, P))
     loss = cross_entropy((g @ projection) / temperature, labels),  temperature = exp(−log_scale)
 
-What passes on is normalised apart from the goodness (here: at the next block's input), and several
+What is passed on is normalised apart from the goodness (here at the next block's input), and several
 blocks predict together.
 
 Compared with the abstract only: no code was found for this paper (the author's public repository holds an
-earlier method of the same name, with positive and negative passes). Departures, or details decided here:
-goodness as in ASGE with P = 2; the fusion is a plain sum over the later half of the blocks. A fusion head
-trained across blocks would pass a gradient into each of them; here none exists, and nothing crosses a
-block.
+earlier method of the same name, with positive and negative passes). Departures and open choices: goodness
+as in ASGE with P = 2; a plain sum over the later half of the blocks predicts. A fusion head trained across
+blocks would pass a gradient into each of them; here there is none, and nothing crosses a block.
 """
 
 from trifecta.losses import ProjectedCrossEntropy
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def dtg_ff() -> Method:
+def method() -> Method:
     """DTG-FF: projected goodness over a learned temperature, every block alone, later blocks fused."""
     return Method(
         name="dtg-ff",
-        label_input="none",
         objective=ProjectedCrossEntropy(patches=2, learned_temperature=True),
-        normalization="batch",
-        schedule=LAYER_WISE,
         readout="last-half",
     )

@@ -8,26 +8,24 @@ under a mask with large regions (:class:`trifecta.inputs.image_pairs.MaskedMix`)
 
     threshold_loss = mean_i softplus(threshold − positive_i) + softplus(negative_i − threshold)
 
-Images and mixtures look alike near by, so a block must learn what holds over longer distances. A linear
-read-out on every block's averages learns beside it and gives it no gradient (``share=0``).
+Images and mixtures look alike locally, so a block must learn long-range structure. A linear read-out on
+every block's averages learns beside it and gives it no gradient (``share=0``).
 
-No code of the author was compared. Departures: goodness is a mean with threshold 2; read-outs learn at
+Not compared with code of the author. Departures: goodness is a mean with threshold 2; read-outs learn at
 the same time and are summed over all blocks but the first, where the paper trains one classifier
 afterwards.
 """
 
 from trifecta.losses import Combined, Contrast, CrossEntropy, Threshold
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def masked_mix() -> Method:
+def method() -> Method:
     """Unsupervised FF: images against masked mixtures; labels only in linear read-outs."""
     return Method(
         name="masked-mix",
         label_input="masked-mix",
         objective=Combined(scoring=CrossEntropy(pool=4), share=0.0, terms=(Contrast(loss=Threshold()),)),
         normalization="length",
-        schedule=LAYER_WISE,
         readout="all-but-first",
     )

@@ -10,22 +10,14 @@ Formula, at block k with activations a and its own matrix ``classifier``:
 
 with every activation of a map an input of its own.
 
-Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
-the classifier has a bias; batch normalisation at a block's input; the last block predicts.
+Compared with the abstract only: no code of the authors was found. Departures and open choices: the
+classifier has a bias; batch normalisation at a block's input; the last block predicts.
 """
 
 from trifecta.losses import CrossEntropy
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def mono_forward() -> Method:
+def method() -> Method:
     """Mono-Forward: a linear classifier and its cross-entropy on every block, each alone."""
-    return Method(
-        name="mono-forward",
-        label_input="none",
-        objective=CrossEntropy(pool=0),
-        normalization="batch",
-        schedule=LAYER_WISE,
-        readout="last",
-    )
+    return Method(name="mono-forward", objective=CrossEntropy(pool=0))

@@ -11,28 +11,20 @@ Formulas, with e = softmax(scores) − one_hot(labels) of the whole network and 
     loss_k = ½ |relu(response_k) − target_k|²
 
 No gradient crosses a block, but the error does: a block cannot learn before the network has predicted.
-That is what ``locality: feedback`` means, in place of ``strict``.
+Its ``locality`` is therefore ``feedback`` and not ``strict``.
 
 No code of the authors was found for this paper; the target is that of their code for its predecessor
-(AnkurMali/LRA-E), where the change is made before the activation, and the step of 0.1 is its default.
-Departures, or details decided here: every block is one layer, so there is nothing to recurse into;
-feedback goes from the output to every block at once, is equal for all positions of a map, and stays as it
-was drawn, where the paper can learn it; the prediction is one more pass with running statistics; every
-block, the last too, has its feedback and a linear probe, and the last probe predicts.
+(AnkurMali/LRA-E), which makes the change before the activation, and the step of 0.1 is its default.
+Departures and open choices: every block is one layer, so there is nothing to recurse into; feedback goes
+from the output to every block at once, is equal at all positions of a map, and stays as it was drawn, where
+the paper can learn it; the prediction is one more pass with running statistics; every block, including the
+last, has its feedback and a linear probe, and the last probe predicts.
 """
 
 from trifecta.losses import LocalTargets
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def rec_lra() -> Method:
+def method() -> Method:
     """rec-LRA: blocks learn towards targets from the network's error, fed back through fixed weights."""
-    return Method(
-        name="rec-lra",
-        label_input="none",
-        objective=LocalTargets(),
-        normalization="batch",
-        schedule=LAYER_WISE,
-        readout="last",
-    )
+    return Method(name="rec-lra", objective=LocalTargets())

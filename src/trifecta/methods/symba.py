@@ -7,27 +7,25 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 
     symmetric_loss = mean_i softplus(−alpha · (positive_i − negative_i)),  alpha = 4
 
-The threshold loss pulls positives and negatives apart from a fixed point and its two gradients can
+The threshold loss pulls positives and negatives away from a fixed point, and its two gradients can
 disagree; SymBa compares the two halves with each other. The class enters as a fixed random picture of
 its own, the *intrinsic class pattern*, beside the image.
 
-Compared with the abstract only: no code of the authors was found. Departures, or details decided here:
-the pattern is standard normal noise and one more input channel; goodness is the mean of squares; length
-normalisation and the read-out are those of Forward-Forward.
+Compared with the abstract only: no code of the authors was found. Departures and open choices: the pattern
+is standard normal noise and one more input channel; goodness is the mean of squares; length normalisation
+and the read-out are those of Forward-Forward.
 """
 
 from trifecta.losses import Symmetric
 from trifecta.method import Method
-from trifecta.schedules import LAYER_WISE
 
 
-def symba() -> Method:
+def method() -> Method:
     """SymBa: Forward-Forward with the symmetric loss and a fixed pattern per class."""
     return Method(
         name="symba",
         label_input="pattern",
         objective=Symmetric(goodness="mean-square", alpha=4.0),
         normalization="length",
-        schedule=LAYER_WISE,
         readout="all-but-first",
     )

@@ -1,24 +1,24 @@
 """Tierce: the Trifecta in one pass, named after the French bet on the first three horses.
 
 Ours. The Trifecta shows a label to the first block and carries it through all others, so that a training
-step is two passes, true label and wrong one, and a prediction K passes. Here the label stands beside every
-block, and what goes on knows none: one pass trains against all wrong labels at once, and one predicts.
+step takes two passes, one with the true label and one with a wrong one, and a prediction takes K. Here the
+label joins every block's goodness and is not passed on: one pass trains against all wrong labels at once,
+and one predicts.
 
 Formula, at block k with activations a, their means over 4×4 patches p and a learned shift s of every label:
 
     goodness_y = mean(relu(p + s_y)²)
     loss = cross_entropy(alpha · goodness, labels),  alpha = 128
 
-Of two labels that is the Trifecta's loss, ``softplus(−alpha · (positive − negative))``. Its three
-techniques stay: no threshold, batch normalisation, overlapping local updates. Changed beside the labels'
-place:
+For two labels this is the Trifecta's loss, ``softplus(−alpha · (positive − negative))``. Its three
+techniques stay: no threshold, batch normalisation, overlapping local updates. Other changes:
 
-1. *Goodness of patches*, not of positions: a mean over hundreds of positions says little about any of them.
-2. *A large alpha*: of a mean over so many features one label's share is small, and so is its gradient.
+1. *Goodness of patches*, not of positions: a mean over hundreds of positions hides each of them.
+2. *A large alpha*: one label's share in a mean over so many features is small, and so is its gradient.
 3. *Orthogonalised steps* (Muon, :mod:`trifecta.optim.muon`), as in superfecta.
 
-docs/comparison.md: what each is worth, and the Trifecta beside it by seconds. A label at every block: also
-Sparse Goodness (arXiv 2604.13081, 2026), of which the abstract was at hand.
+docs/comparison.md has the worth of each, and the Trifecta beside it by seconds. Sparse Goodness
+(arXiv 2604.13081, 2026, of which only the abstract was at hand) also shows a label to every block.
 """
 
 from trifecta.losses import LabelGoodness
@@ -27,14 +27,11 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import OVERLAPPING
 
 
-def tierce() -> Method:
+def method() -> Method:
     """The Trifecta in one pass: goodness of all labels beside every block, overlapping local updates."""
     return Method(
         name="tierce",
-        label_input="none",
         objective=LabelGoodness(alpha=128.0, pool=4),
-        normalization="batch",
         schedule=OVERLAPPING,
-        readout="last",
         optimizer=OptimizerConfig(algorithm="muon", learning_rate=6e-3),
     )

@@ -12,20 +12,20 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
    loss reaches the weights of the block before its own and no further.
 
 Compared with the authors' code (tdooms/trifecta): fourteen steps, every weight, running statistics and
-the table of goodness agree (tests/reference_values). Departures from that code, each with what restores
-it:
+the table of goodness agree (tests/reference_values). Departures from that code, each with the setting that
+restores it:
 
 - a weight has one Adam state instead of one per objective that trains it
   (``ownership="objective"``; the label's pictures have one in both);
-- at steps where the last block is left without a partner it learns alone instead of idling
+- at steps that leave the last block without a partner it learns alone instead of idling
   (``trains_remainder=False``);
-- the partition goes on alternating from epoch to epoch, instead of starting anew (``restarts=True``);
+- the partition alternates across epochs, instead of starting anew in each (``restarts=True``);
 - the learning rate starts at 0.003 and decays along a cosine, instead of staying at 0.001
   (``learning_rate=1e-3, decay="constant"``);
 - bfloat16 or float32 in place of float16 without loss scaling.
 
 Recipes ``published-*`` restore all of them but the last, and the code's augmentation and normalisation
-constants. Batch size, epochs and augmentation are the recipe's: see ``trifecta.experiments.recipes``.
+constants. Batch size, epochs and augmentation belong to the recipe: see ``trifecta.experiments.recipes``.
 """
 
 from trifecta.losses import Symmetric
@@ -33,13 +33,11 @@ from trifecta.method import Method
 from trifecta.schedules import OVERLAPPING
 
 
-def trifecta() -> Method:
+def method() -> Method:
     """Symmetric loss, batch normalisation and overlapping local updates."""
     return Method(
         name="trifecta",
         label_input="channel",
         objective=Symmetric(goodness="mean-square", alpha=4.0),
-        normalization="batch",
         schedule=OVERLAPPING,
-        readout="last",
     )

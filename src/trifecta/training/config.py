@@ -107,7 +107,7 @@ class RunConfig:
     """
 
     data: Named[DataConfig | None] = field(default=cast(Any, None))
-    method: Named[Method] = field(default_factory=cast(Any, superfecta))
+    method: Named[Method] = field(default_factory=cast(Any, superfecta.method))
     network: str | NetworkBuilder = "small"
     width: float = 1.0
     channels: tuple[int, ...] = ()

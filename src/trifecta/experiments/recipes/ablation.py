@@ -31,7 +31,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
 def cell_method(loss: str, normalization: str, update: str) -> Method:
     """The Trifecta with one level of every factor."""
     return replace(
-        trifecta(), objective=LOSSES[loss], normalization=normalization, schedule=UPDATES[update]
+        trifecta.method(), objective=LOSSES[loss], normalization=normalization, schedule=UPDATES[update]
     )
 
 

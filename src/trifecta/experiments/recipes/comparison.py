@@ -33,7 +33,7 @@ RIVALS: dict[str, Callable[[], Method]] = {
     "backprop-muon": ROWS["backprop"][1],
     "backprop-muon-classifier": ROWS["backprop-classifier"][1],
     "deep-supervision-muon-classifier": lambda: with_the_same_optimizer(
-        replace(deep_supervision(), objective=CLASSIFIER)
+        replace(deep_supervision.method(), objective=CLASSIFIER)
     ),
     "superfecta-small-heads": lambda: with_objective(replace(CLASSIFIER, pool=2, hidden=16)),
     "backprop-muon-wide": ROWS["backprop"][1],
@@ -42,11 +42,11 @@ RIVALS: dict[str, Callable[[], Method]] = {
 SHORT: dict[str, Callable[[], Method]] = {
     # Means of activations differ by little, so a softmax over them is flat; dropout needs time.
     "deeper-forward-short": lambda: replace(
-        deeper_forward(), objective=GroupCrossEntropy(goodness="mean", temperature=0.1), dropout=0.0
+        deeper_forward.method(), objective=GroupCrossEntropy(goodness="mean", temperature=0.1), dropout=0.0
     ),
     # The published temperature begins to fall in its first epoch and takes fifty.
     "hcl-ff-short": lambda: replace(
-        hcl_ff(),
+        hcl_ff.method(),
         objective=Combined(
             scoring=GroupCrossEntropy(goodness="mean", temperature=0.1),
             terms=(SupervisedContrastive(temperature=Temperature(first=0.2, second=0.1)),),
@@ -55,11 +55,11 @@ SHORT: dict[str, Callable[[], Method]] = {
     ),
     # Goodness of 6 is far for blocks whose weights have just been drawn.
     "scff-short": lambda: replace(
-        scff(), objective=PositionThresholds(positive=(0.0,), negative=(1.0,), penalty=(0.0012,))
+        scff.method(), objective=PositionThresholds(positive=(0.0,), negative=(1.0,), penalty=(0.0012,))
     ),
 }
 # Rows whose network is widened until it has the parameters of another method's, heads included.
-WIDENED: dict[str, Callable[[], Method]] = {"backprop-muon-wide": superfecta}
+WIDENED: dict[str, Callable[[], Method]] = {"backprop-muon-wide": superfecta.method}
 COMPARISONS: dict[str, Callable[[], Method]] = METHODS | RIVALS | SHORT
 
 # Test accuracy on CIFAR-10, in percent, as each paper reports it for a network and a training of its own:

@@ -8,7 +8,7 @@ from trifecta.training.config import RunConfig
 DEMO = Recipe(
     name="demo",
     title="Trifecta, digits",
-    base=RunConfig(data=DataConfig(source="digits"), method=trifecta(), network="small"),
+    base=RunConfig(data=DataConfig(source="digits"), method=trifecta.method(), network="small"),
     budgets={"quick": Budget(width=0.25, epochs=60, batch_size=32)},
     source="ours: 95% in a minute",
 )

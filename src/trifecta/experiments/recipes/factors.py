@@ -20,42 +20,42 @@ SOURCE = "the choices of the code of Dooms et al. 2023; the rows are ours"
 
 def with_alpha(alpha: float) -> Method:
     """Another steepness of the symmetric loss."""
-    return replace(trifecta(), objective=Symmetric(alpha=alpha))
+    return replace(trifecta.method(), objective=Symmetric(alpha=alpha))
 
 
 def with_idle_last() -> Method:
     """The last block learns nothing at the steps at which it has no partner."""
-    method = trifecta()
+    method = trifecta.method()
     return replace(method, schedule=replace(method.schedule, trains_remainder=False))
 
 
 def with_two_states() -> Method:
     """One Adam state for every objective that trains a weight."""
-    method = trifecta()
+    method = trifecta.method()
     return replace(method, optimizer=replace(method.optimizer, ownership="objective"))
 
 
 def with_restarts() -> Method:
     """The partition starts anew in every epoch."""
-    method = trifecta()
+    method = trifecta.method()
     return replace(method, schedule=replace(method.schedule, restarts=True))
 
 
 def with_constant_rate() -> Method:
     """The published learning rate, which never decays."""
-    method = trifecta()
+    method = trifecta.method()
     optimizer = replace(method.optimizer, learning_rate=1e-3, decay="constant")
     return replace(method, optimizer=optimizer)
 
 
 def with_running_statistics() -> Method:
     """Batch normalisation by running statistics, in training too: samples do not see each other."""
-    return replace(trifecta(), normalization="running")
+    return replace(trifecta.method(), normalization="running")
 
 
 def with_hard_negatives() -> Method:
     """Wrong labels that the network believes in, as Hinton 2022 proposes."""
-    return replace(trifecta(), negatives="hard")
+    return replace(trifecta.method(), negatives="hard")
 
 
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
@@ -99,11 +99,11 @@ def factor_recipes(network: str, data: str) -> list[Recipe]:
     return [
         unchanged,
         *(_recipe(name, title, build(), network, data) for name, (title, build) in ROWS.items()),
-        _recipe("augmented", title, trifecta(), network, data, augmented),
+        _recipe("augmented", title, trifecta.method(), network, data, augmented),
         _recipe(
             "constants",
             "normalised by the published constants",
-            trifecta(),
+            trifecta.method(),
             network,
             data,
             source=published_data(data),
@@ -119,7 +119,7 @@ def batch_size_recipes(network: str, data: str) -> list[Recipe]:
     """
     rows = []
     for size in BATCH_SIZES:
-        for words, build in (("batch", trifecta), ("running", with_running_statistics)):
+        for words, build in (("batch", trifecta.method), ("running", with_running_statistics)):
             method = build()
             rate = method.optimizer.learning_rate * (size / 128) ** 0.5
             method = replace(method, optimizer=replace(method.optimizer, learning_rate=rate))

@@ -33,12 +33,12 @@ BACKPROP_EPOCHS, LOCAL_EPOCHS, OVERLAPPING_EPOCHS = 10, 16, 24
 
 def fast_backprop() -> Method:
     """Backprop as the trunk's own recipe has it."""
-    return replace(backprop(), objective=CrossEntropy(smoothing=SMOOTHING), optimizer=OPTIMIZER)
+    return replace(backprop.method(), objective=CrossEntropy(smoothing=SMOOTHING), optimizer=OPTIMIZER)
 
 
 def fast_superfecta(schedule: Schedule | None = None) -> Method:
     """Superfecta with the trunk's optimizer, a smoothed loss, and another schedule where one is given."""
-    method = replace(superfecta(), objective=CLASSIFIER, optimizer=STRICT_OPTIMIZER)
+    method = replace(superfecta.method(), objective=CLASSIFIER, optimizer=STRICT_OPTIMIZER)
     return method if schedule is None else replace(method, schedule=schedule, optimizer=OPTIMIZER)
 
 

@@ -19,22 +19,22 @@ SOURCE = "ours"
 
 def with_objective(objective: Objective) -> Method:
     """Another local loss."""
-    return replace(superfecta(), objective=objective)
+    return replace(superfecta.method(), objective=objective)
 
 
 def with_term(term: Term) -> Method:
     """A term beside the classifier."""
-    return replace(superfecta(), objective=Combined(scoring=CLASSIFIER, terms=(term,)))
+    return replace(superfecta.method(), objective=Combined(scoring=CLASSIFIER, terms=(term,)))
 
 
 def with_the_same_optimizer(method: Method) -> Method:
     """Another method, trained by superfecta's optimizer."""
-    return replace(method, optimizer=superfecta().optimizer)
+    return replace(method, optimizer=superfecta.method().optimizer)
 
 
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
-    "unchanged": ("superfecta", superfecta),
-    "adam": ("Adam in place of Muon", lambda: replace(superfecta(), optimizer=OptimizerConfig())),
+    "unchanged": ("superfecta", superfecta.method),
+    "adam": ("Adam in place of Muon", lambda: replace(superfecta.method(), optimizer=OptimizerConfig())),
     "linear": (
         "linear classifiers of normalised averages",
         lambda: with_objective(replace(CLASSIFIER, hidden=0, normalized=True)),
@@ -49,8 +49,8 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     ),
     "whole-maps": ("classifiers of whole maps", lambda: with_objective(replace(CLASSIFIER, pool=1))),
     "class-groups": ("class groups in place of classifiers", lambda: with_objective(GroupCrossEntropy())),
-    "layer-norm": ("layer normalisation", lambda: replace(superfecta(), normalization="layer")),
-    "overlapping": ("overlapping updates", lambda: replace(superfecta(), schedule=OVERLAPPING)),
+    "layer-norm": ("layer normalisation", lambda: replace(superfecta.method(), normalization="layer")),
+    "overlapping": ("overlapping updates", lambda: replace(superfecta.method(), schedule=OVERLAPPING)),
     "contrast": (
         "with a supervised-contrastive term",
         lambda: with_term(SupervisedContrastive(weight=0.5)),
@@ -62,15 +62,17 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
     ),
     "freezing": (
         "freezing from half of the run on",
-        lambda: replace(superfecta(), optimizer=replace(superfecta().optimizer, freeze_from=0.5)),
+        lambda: replace(
+            superfecta.method(), optimizer=replace(superfecta.method().optimizer, freeze_from=0.5)
+        ),
     ),
-    "backprop-adam": ("backprop, Adam", backprop),
-    "backprop": ("backprop, Muon", lambda: with_the_same_optimizer(backprop())),
+    "backprop-adam": ("backprop, Adam", backprop.method),
+    "backprop": ("backprop, Muon", lambda: with_the_same_optimizer(backprop.method())),
     "backprop-classifier": (
         "backprop, Muon, the same classifier",
-        lambda: with_the_same_optimizer(replace(backprop(), objective=CLASSIFIER)),
+        lambda: with_the_same_optimizer(replace(backprop.method(), objective=CLASSIFIER)),
     ),
-    "trifecta": ("Trifecta, Muon", lambda: with_the_same_optimizer(trifecta())),
+    "trifecta": ("Trifecta, Muon", lambda: with_the_same_optimizer(trifecta.method())),
 }
 
 

@@ -18,16 +18,19 @@ GOODNESS = LabelGoodness()
 
 def with_objective(objective: Objective) -> Method:
     """Another local loss."""
-    return replace(tierce(), objective=objective)
+    return replace(tierce.method(), objective=objective)
 
 
 ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
-    "unchanged": ("tierce", tierce),
-    "trifecta": ("Trifecta", trifecta),
-    "trifecta-muon": ("Trifecta, Muon", lambda: replace(trifecta(), optimizer=tierce().optimizer)),
+    "unchanged": ("tierce", tierce.method),
+    "trifecta": ("Trifecta", trifecta.method),
+    "trifecta-muon": (
+        "Trifecta, Muon",
+        lambda: replace(trifecta.method(), optimizer=tierce.method().optimizer),
+    ),
     "trifecta-top": (
         "Trifecta, goodness of the strongest activations",
-        lambda: replace(trifecta(), objective=Symmetric(goodness="top-k")),
+        lambda: replace(trifecta.method(), objective=Symmetric(goodness="top-k")),
     ),
     "every-position": ("every position", lambda: with_objective(replace(GOODNESS, pool=0))),
     "response": (
@@ -35,10 +38,10 @@ ROWS: dict[str, tuple[str, Callable[[], Method]]] = {
         lambda: with_objective(replace(GOODNESS, pool=0, reads="response")),
     ),
     "small-alpha": ("alpha 16", lambda: with_objective(replace(GOODNESS, alpha=16.0))),
-    "strict": ("blocks alone", lambda: replace(tierce(), schedule=LAYER_WISE)),
-    "layer-norm": ("layer normalisation", lambda: replace(tierce(), normalization="layer")),
-    "adam": ("Adam in place of Muon", lambda: replace(tierce(), optimizer=OptimizerConfig())),
-    "superfecta": ("superfecta", superfecta),
+    "strict": ("blocks alone", lambda: replace(tierce.method(), schedule=LAYER_WISE)),
+    "layer-norm": ("layer normalisation", lambda: replace(tierce.method(), normalization="layer")),
+    "adam": ("Adam in place of Muon", lambda: replace(tierce.method(), optimizer=OptimizerConfig())),
+    "superfecta": ("superfecta", superfecta.method),
 }
 
 
