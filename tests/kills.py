@@ -75,7 +75,7 @@ def differences(one: Path, other: Path) -> list[str]:
     states = [folder.read_checkpoint(torch.device("cpu")) for folder in (first, second)]
     pairs: dict[str, tuple[Any, Any]] = {
         "checkpoint": (states[0], states[1]),
-        "weights": (first.read_model()[0], second.read_model()[0]),
+        "weights": (first.read_model(), second.read_model()),
         "history": (first.read_history(), second.read_history()),
         "result": (first.read_result(), second.read_result()),
     }

@@ -37,8 +37,8 @@ from trifecta import (
 )
 from trifecta.data import ImageData
 from trifecta.training import Interrupted, from_plain, to_plain
+from trifecta.training.callbacks import flat_record
 from trifecta.training.run import finish
-from trifecta.training.trainer import flat_record
 
 PAGE = (Path(__file__).parent.parent / "docs/write-a-method.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

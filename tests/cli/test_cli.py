@@ -301,7 +301,7 @@ def test_a_run_folder_is_never_overwritten(
 ) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     arguments = ["train", "--data", str(stripes_folder), "--out", str(trained), *QUICK]
-    check_complaint(*run(capsys, *arguments), r"not empty; choose another one, or continue")
+    check_complaint(*run(capsys, *arguments), r"not empty; choose another one, or resume")
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
 
 

@@ -59,7 +59,7 @@ def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def assert_equal_weights(folder: Path, whole: Run, *, exactly: bool) -> None:
-    weights, _ = RunFolder(folder).read_model()
+    weights = RunFolder(folder).read_model()
     for name, tensor in whole.network.state_dict().items():
         if exactly:
             assert torch.equal(tensor, weights[name]), name
@@ -156,8 +156,8 @@ def test_replicas_go_on_as_if_they_had_not_been_stopped(stripes: ImageData, tmp_
     in_processes(2, tmp_path, run_in, layout, tmp_path / "whole", "superfecta", stripes, None)
     for stop in (3, None):
         in_processes(2, tmp_path, run_in, layout, tmp_path / "run", "superfecta", stripes, stop)
-    whole, _ = RunFolder(tmp_path / "whole").read_model()
-    resumed, _ = RunFolder(tmp_path / "run").read_model()
+    whole = RunFolder(tmp_path / "whole").read_model()
+    resumed = RunFolder(tmp_path / "run").read_model()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
     assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
     assert RunFolder(tmp_path / "run").read_resolved()["sync_batch_norm"] is True

@@ -171,7 +171,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
     @contextmanager
     def look(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
-        batches.append(trainer.position.batch)
+        batches.append(trainer.batches_done)
         yield
 
     reproduction(runs, tmp_path / "broken").make(runs, look)

@@ -14,8 +14,8 @@ from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.pipeline import Pipeline
 from trifecta.training import Callback, DivergenceError, RunConfig, Trainer, evaluate, train
-from trifecta.training.meter import STEPS_UNCHECKED, LossMeter
-from trifecta.training.run import warn_of_untrained_blocks
+from trifecta.training.run import warn_of_stuck_blocks
+from trifecta.training.trainer import STEPS_UNCHECKED, LossMeter
 
 SMALL = RunConfig(width=0.05, epochs=2, batch_size=60, precision="fp32")
 NAN = float("nan")
@@ -134,7 +134,7 @@ def test_a_pipeline_skips_the_same_steps() -> None:
 def test_a_loss_is_looked_at_within_so_many_steps(device: str, late: int) -> None:
     meter = LossMeter(2 * STEPS_UNCHECKED, 2, torch.device("cpu"))
     if device != "cpu":
-        meter._every = STEPS_UNCHECKED  # what it is on a device that works ahead of Python
+        meter.check_every = STEPS_UNCHECKED  # what it is on a device that works ahead of Python
     loss = [torch.tensor(1.0), None]
     for step in range(STEPS_UNCHECKED):
         meter.add(step, loss)
@@ -184,7 +184,7 @@ def test_a_loss_falls_or_it_does_not(
         {"first_loss": [last, *[None] * 5], "loss": [last, *[None] * 5]},
     ]
     warnings.simplefilter("always")
-    warn_of_untrained_blocks(history, chance)
+    warn_of_stuck_blocks(history, chance)
     assert bool(recwarn.list) is said
 
 
@@ -203,4 +203,4 @@ def test_a_dead_block_is_named(stripes: ImageData) -> None:
             parameter.zero_()
     measured = evaluate(network, stripes.test, mean=stripes.mean, std=stripes.std)
     with pytest.warns(UserWarning, match=r"block 3 has learnt nothing: .* it is dead, all labels"):
-        warn_of_untrained_blocks([], measured)
+        warn_of_stuck_blocks([], measured)

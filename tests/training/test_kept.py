@@ -13,7 +13,7 @@ from trifecta import Callback, EarlyStopping, RunConfig, Trainer, TrifectaClassi
 from trifecta import resume as go_on
 from trifecta.data import ImageData
 from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, evaluate, train
-from trifecta.training.evaluation import choose_blocks
+from trifecta.training.evaluation import choose_blocks, score
 from trifecta.training.run import finish, resumed_trainer
 
 CONFIG = RunConfig(width=0.05, epochs=4, batch_size=60, precision="fp32")
@@ -45,9 +45,7 @@ def accuracies(run: Run) -> list[float]:
 
 
 def model_of(folder: Path) -> dict[str, Tensor]:
-    tensors, is_whole = RunFolder(folder).read_model()
-    assert is_whole
-    return tensors
+    return RunFolder(folder).read_model()
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -172,14 +170,15 @@ def test_a_divergence_leaves_the_best_so_far(stripes: ImageData, tmp_path: Path)
         train(CONFIG, data=stripes, out=tmp_path, callbacks=[spoil, Poison(3 * STEPS + 1)])
     assert len(spoil.at_end) == 3
     assert_same(model_of(tmp_path), spoil.at_end[1])
-    assert resumed_trainer(tmp_path, data=stripes).position.epoch == 3
+    assert resumed_trainer(tmp_path, data=stripes).epochs_done == 3
 
 
 def test_a_readout_is_chosen_for_the_weights_that_are_kept(stripes: ImageData) -> None:
     method = replace(get_method("superfecta"), readout="chosen")
     run = train(replace(CONFIG, method=method), data=stripes, callbacks=[Spoil(*SPOILT)])
     assert stripes.validation is not None
-    chosen = choose_blocks(run.network, stripes.validation, mean=stripes.mean, std=stripes.std)
+    scores = score(run.network, stripes.validation, mean=stripes.mean, std=stripes.std)
+    chosen = choose_blocks(run.network, stripes.validation.labels, scores)
     assert run.network.readout_blocks == chosen
     assert run.result["kept_epoch"] == 2
 

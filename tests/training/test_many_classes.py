@@ -39,7 +39,7 @@ class Counting(Callback):
 
 def test_a_run_says_what_it_leaves_out_and_leaves_whole_files(tmp_path: Path) -> None:
     counting = Counting()
-    with pytest.warns(UserWarning, match="tries each of 25 labels to predict; behind block 1 it goes on"):
+    with pytest.warns(UserWarning, match="tries each of 25 labels to predict; behind block 1 it continues"):
         done = train(
             CONFIG,
             data=images(100),

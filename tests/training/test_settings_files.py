@@ -1,13 +1,12 @@
 """Settings from strangers: limits on their files, and names that stay names."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from run_files import edit_config
 from trifecta.data import ImageData
-from trifecta.training import DatasetFacts, RunConfig, RunFolder, load, train
+from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, train
 from trifecta.training.config import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
 
 SMALL = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
@@ -41,29 +40,23 @@ def test_settings_are_written_without_aliases() -> None:
     assert "*" not in yaml_text({"a": shared, "b": shared})
 
 
-def test_a_run_whose_settings_have_a_comment_is_used(stripes: ImageData, tmp_path: Path) -> None:
+def test_settings_that_were_changed_are_read(stripes: ImageData, tmp_path: Path) -> None:
     train(SMALL, data=stripes, out=tmp_path / "run")
     file = tmp_path / "run/config.yaml"
-    file.write_text(f"# my best one\n{file.read_text()}")
-    assert RunFolder(tmp_path / "run").read_config()[0] == replace(SMALL, data=None)
-    assert load(tmp_path / "run").classes == stripes.classes
+    assert read_config(file).width == 0.05
+    edit_config(tmp_path / "run", "width: 0.05", "width: 0.1  # wider")
+    assert RunFolder(tmp_path / "run").read_config()[0].width == read_config(file).width == 0.1
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("sample_shape", [1, -1], "sample_shape has numbers of 1 or more"),
-        ("sample_shape", 8, "sample_shape is a list of int"),
-        ("classes", [3], "classes is a list of str"),
-        ("classes", [], "classes are one name or more"),
-        ("mean", [float("nan")], "mean.0 is a finite number"),
-        ("mean", [0.1, 0.2], "mean and std have as many values"),
-        ("std", [0.0], "std are above 0"),
-        ("grey_range", [7], "grey_range is a low and a higher number"),
-        ("grey_range", [-1, 7], "grey_range is a low and a higher number"),
-        ("grey_range", [8, 7], "grey_range is a low and a higher number"),
-        ("rows", 3, "rows is a text"),
-        ("other", 1, "the facts about its data are"),
+        ("sample_shape", [1, -1], "sample_shape needs sizes of 1 or more"),
+        ("sample_shape", 8, "dataset cannot be used"),
+        ("classes", [], "classes needs one name or more"),
+        ("mean", [0.1, 0.2], "mean needs 1 values, one per channel"),
+        ("std", [0.0], "std needs as many values as mean, all above 0"),
+        ("grey_range", [8, 7], "grey_range needs a low and a high value"),
     ],
 )
 def test_facts_that_no_data_has_are_refused(
@@ -85,5 +78,7 @@ def test_facts_from_before_rows_and_greys_were_noted_are_read(stripes: ImageData
 def test_a_damaged_fact_is_named_with_its_file(stripes: ImageData, tmp_path: Path) -> None:
     train(SMALL, data=stripes, out=tmp_path / "run")
     edit_config(tmp_path / "run", "- vertical", "- 3")
-    with pytest.raises(ValueError, match=r"config.yaml: dataset cannot be used: classes is a list of str"):
+    assert RunFolder(tmp_path / "run").read_config()[1].classes[0] == "3"
+    edit_config(tmp_path / "run", "std:", "deviation:")
+    with pytest.raises(ValueError, match=r"config.yaml: dataset cannot be used: std needs as many values"):
         RunFolder(tmp_path / "run").read_config()

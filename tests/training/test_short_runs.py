@@ -59,7 +59,7 @@ def test_a_few_images_in_a_few_epochs_are_learnt(own: bool, epochs: int, least: 
 def test_the_statistics_are_those_of_training_images(stripes: ImageData, tmp_path: Path) -> None:
     run = train(SMALL, data=stripes, out=tmp_path)
     expected = run.network.state_dict()
-    saved, _ = RunFolder(tmp_path).read_model()
+    saved = RunFolder(tmp_path).read_model()
     assert all(torch.equal(saved[name], value) for name, value in expected.items())
     # Once more, from the running averages that the checkpoint has.
     checkpoint = RunFolder(tmp_path).read_checkpoint(torch.device("cpu"))["network"]
@@ -127,21 +127,21 @@ def test_a_finished_run_of_a_loader_is_resumed(stripes: ImageData, tmp_path: Pat
     test = (stripes.test.images.float() / 128 - 1, stripes.test.labels)
     images: dict[str, Any] = {"data": loader(stripes), "test": test, "validation": test}
     run = train(SMALL, out=tmp_path, **images)
-    saved, _ = RunFolder(tmp_path).read_model()
+    saved = RunFolder(tmp_path).read_model()
     again = resume(tmp_path, **images)
     assert untimed(again) == untimed(run)
     assert again.test_accuracy == pytest.approx(run.test_accuracy, abs=0.1)
     longer = resume(tmp_path, epochs=3, **images)
     assert longer.result["epochs"] == 3
-    assert set(saved) == set(RunFolder(tmp_path).read_model()[0])
+    assert set(saved) == set(RunFolder(tmp_path).read_model())
 
 
 def test_a_finished_run_that_is_resumed_predicts_the_same(stripes: ImageData, tmp_path: Path) -> None:
     run = train(SMALL, data=stripes, out=tmp_path)
-    saved, _ = RunFolder(tmp_path).read_model()
+    saved = RunFolder(tmp_path).read_model()
     RunFolder(tmp_path).model.unlink()  # as if killed behind the checkpoint
     again = resume(tmp_path, data=stripes)
-    restored, _ = RunFolder(tmp_path).read_model()
+    restored = RunFolder(tmp_path).read_model()
     assert all(torch.equal(value, restored[name]) for name, value in saved.items())
     assert again.test_accuracy == run.test_accuracy
     pixels = run.trainer.data.test.images

@@ -161,7 +161,7 @@ def test_the_test_split_is_read_once_and_last(
     original = Trainer.evaluate
 
     def noted(self: Trainer, images: ImageSet) -> Any:
-        read.append((images, self.position.epoch))
+        read.append((images, self.epochs_done))
         return original(self, images)
 
     monkeypatch.setattr(Trainer, "evaluate", noted)
@@ -198,7 +198,7 @@ def test_a_loss_that_is_not_finite_names_its_block_and_keeps_the_good_checkpoint
     with pytest.raises(DivergenceError, match=rf"block {block} became nan at step 4 of epoch 2.*state\.pt"):
         finish(trainer)
     good = resumed_trainer(tmp_path / "run")
-    assert good.position.epoch == 1
+    assert good.epochs_done == 1
     assert all(p.isfinite().all() for p in good.network.parameters())
     model = load_file(tmp_path / "run/model.safetensors")
     assert all(t.isfinite().all() for t in model.values())
@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_version_is_refused(stripes_folder: Path, tmp_pa
     checkpoint = tmp_path / "run/checkpoint/state.pt"
     for file in (checkpoint, checkpoint.with_name("previous.pt")):
         torch.save(torch.load(file, weights_only=True) | {"format": 0}, file)
-    with pytest.raises(ValueError, match=r"another version of trifecta.*--recipe"):
+    with pytest.raises(ValueError, match=r"another version of trifecta.*settings in config.yaml"):
         resume(tmp_path / "run", epochs=2)
 
 

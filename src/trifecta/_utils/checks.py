@@ -2,6 +2,8 @@
 
 import math
 import os
+import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -94,3 +96,13 @@ def chunk_kept(kept: Tensor | None, count: int, bytes_per_row: int, device: torc
     if kept is None:
         return list(chunk_rows(count, bytes_per_row, device))
     return [kept[rows] for rows in chunk_rows(len(kept), bytes_per_row, device)]
+
+
+def tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of names, dtypes, shapes and values, as 8 hexadecimal digits."""
+    checksum = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().tobytes(), checksum)
+    return f"{checksum:08x}"

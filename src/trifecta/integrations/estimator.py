@@ -28,7 +28,7 @@ from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
 from trifecta.statistics import REMEMBERED, estimate_statistics, lagging_norms, set_statistics
 from trifecta.training import EarlyStopping, RunConfig, Trainer
-from trifecta.training.calibrate import calibrate
+from trifecta.training.run import calibrate
 
 require("sklearn", install='"trifecta[sklearn]"')
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402

@@ -19,12 +19,9 @@ from trifecta.inputs.label_inputs import wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.readout import fuse, named_readouts
 
-# A view of a batch (N, C, H, W), and its weight.
+BATCH_SIZE = 256
+# A view of a batch (N, C, H, W), and its weight in the mean of the scores.
 View = tuple[Tensor, float]
-
-
-def _plain(images: Tensor) -> list[View]:
-    return [(images, 1.0)]
 
 
 def _flip(images: Tensor) -> list[View]:
@@ -32,7 +29,7 @@ def _flip(images: Tensor) -> list[View]:
 
 
 def _flip_shift(images: Tensor) -> list[View]:
-    """Both sides, half of the weight as they are, half of it one pixel towards two opposite corners."""
+    """Return both sides unshifted, with half of the weight, and shifted by a pixel to two corners."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
     shifted = [padded[..., :height, :width], padded[..., 2:, 2:]]
@@ -42,14 +39,12 @@ def _flip_shift(images: Tensor) -> list[View]:
     ]
 
 
+# Test-time augmentation: scores are averaged over these views of an image.
 VIEWS: dict[str, Callable[[Tensor], list[View]]] = {
-    "none": _plain,
+    "none": lambda images: [(images, 1.0)],
     "flip": _flip,
     "flip-shift": _flip_shift,
 }
-
-
-BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +52,17 @@ class Evaluation:
     """Accuracy and scores of a network on a set of images.
 
     Attributes:
-        accuracy: of the method's read-out, 0 … 1.
-        block_accuracy: of each block's own scores; None where a block has none.
-        readout_accuracy: of every read-out that has a name, whichever the method uses.
-        confusion: (K, K) counts, row true class, column predicted.
-        positive: per block, score (N,) of every label, the true one; None likewise.
-        negative: per block, score (N,) of one wrong label per image, drawn as in training.
-        predicted: (N,), by the method's read-out.
-        confidence: (N,), probability of the predicted class, by the read-out's temperature.
+        accuracy: accuracy of the method's read-out, 0 … 1.
+        block_accuracy: accuracy of each block's own scores; None if a block has none.
+        readout_accuracy: accuracy of every read-out that has a name, whichever the method uses.
+        confusion: (K, K) counts; rows are true classes, columns are predictions.
+        positive: score of the true label by each block, L × (N,); None likewise.
+        negative: score of one wrong label per image, drawn as in training.
+        predicted: (N,) classes predicted by the method's read-out.
+        confidence: (N,) probability of the predicted class, at the read-out's temperature.
         log_loss: mean of −log of the true class's probability, in nats.
         calibration_error: see :func:`trifecta.calibration.calibration_error`, 0 … 1.
-        cumulative_accuracy: of the sum of all scores up to each block; None where it has none.
+        cumulative_accuracy: accuracy of the summed scores of all blocks up to each; None likewise.
     """
 
     accuracy: float
@@ -94,13 +89,20 @@ def evaluate(
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
-    """Score every image once, in order, without training anything.
+    """Measure a network on images, each scored once, without training anything.
 
-    ``on_scored`` is called after every batch with its number of images. With a shortlist, scores of labels
-    that were left out are −∞. With ``views`` scores are means over them.
+    Args:
+        network: the network, on its device.
+        images: N images with their labels.
+        mean: per-channel mean to normalise by; empty for samples that are used as they are.
+        std: per-channel standard deviation, likewise.
+        precision: ``fp32`` or ``bf16``.
+        batch_size: number of images per batch.
+        views: test-time augmentation, ``none``, ``flip`` or ``flip-shift``: scores are means over views.
+        on_scored: called after every batch with its number of images.
 
     Raises:
-        ValueError: no such views, or samples that are no images.
+        ValueError: unknown views, or views of samples that are not images.
     """
     scores = score(
         network,
@@ -112,39 +114,7 @@ def evaluate(
         views=views,
         on_scored=on_scored,
     )
-    return summarise(network, images.labels.to(next(network.parameters()).device), scores)
-
-
-def warn_of_many_labels(network: LocalNetwork) -> None:
-    """Say so where a prediction takes a pass for each of many labels."""
-    if network.shortlist is not None:
-        kept, after = network.shortlist.labels, network.shortlist.after
-        warnings.warn(
-            f"method {network.method.name} tries each of {network.num_classes} labels to predict; behind "
-            f"block {after} it goes on with the {kept} likeliest (evaluate --shortlist 0 tries all to the "
-            "end; a method such as superfecta needs one pass)",
-            stacklevel=2,
-        )
-
-
-@torch.inference_mode()
-def choose_blocks(
-    network: LocalNetwork,
-    images: ImageSet,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    precision: str = "fp32",
-    batch_size: int = BATCH_SIZE,
-) -> tuple[int, ...]:
-    """The consecutive scored blocks whose fusion reads ``images`` best; the later and fewer of equals.
-
-    Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
-    """
-    scores = score(network, images, mean=mean, std=std, precision=precision, batch_size=batch_size)
-    blocks, labels = network.scored_blocks, images.labels.to(next(network.parameters()).device)
-    ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
-    return max(ranges, key=lambda run: (_accuracy(scores, run, labels), run[-1], -len(run)))
+    return summarise(network, images.labels, scores)
 
 
 @torch.inference_mode()
@@ -159,18 +129,17 @@ def score(
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> list[Tensor | None]:
-    """Score every image and class by every block, L × (N, K); None where a block has no head.
+    """Return the score of every image and class by every block, L × (N, K); None without a head.
 
-    Arguments and errors are those of :func:`evaluate`.
+    Labels that a shortlist leaves out score −∞. Arguments and errors are those of :func:`evaluate`.
     """
     make_views = lookup(VIEWS, views, "views")
     if views != "none" and len(network.sample_shape) != 3:
         raise ValueError(
             f"views are of images (C, H, W): received samples of shape {network.sample_shape}; drop views"
         )
-    was_training = network.training
+    was_training, device = network.training, next(network.parameters()).device
     network.eval()
-    device = next(network.parameters()).device
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
     for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
@@ -179,26 +148,24 @@ def score(
                 for view, weight in make_views(batch.to(device))
             ]
         for k in network.scored_blocks:
-            by_block[k].append(_mean([(scores[k], weight) for scores, weight in seen]))
+            by_block[k].append(_weighted_mean([(scores[k], weight) for scores, weight in seen]))
         on_scored(len(batch))
     network.train(was_training)
     return [torch.cat(parts) if parts else None for parts in by_block]
 
 
-def _mean(views: list[tuple[Tensor | None, float]]) -> Tensor:
-    """Return the weighted mean of the scores of views; those of a single one as they are."""
-    scores = [(view, weight) for view, weight in views if view is not None]
-    first = scores[0][0]
-    return first if len(scores) == 1 else torch.stack([view * weight for view, weight in scores]).sum(0)
+def _weighted_mean(scored: list[tuple[Tensor | None, float]]) -> Tensor:
+    views = [(scores, weight) for scores, weight in scored if scores is not None]
+    first = views[0][0]
+    return first if len(views) == 1 else torch.stack([s * weight for s, weight in views]).sum(0)
 
 
 @torch.inference_mode()
 def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> Evaluation:
-    """Measure what :func:`score` returned by the true ``labels``, (N,)."""
-    num_classes = network.num_classes
-    generator = torch.Generator(labels.device).manual_seed(0)
-    wrong = wrong_labels(labels, num_classes, generator)
-    fused = fuse(scores, network.readout_blocks)
+    """Compare what :func:`score` returned with the true ``labels``, (N,)."""
+    fused, num_classes = fuse(scores, network.readout_blocks), network.num_classes
+    labels = labels.to(fused.device)
+    wrong = wrong_labels(labels, num_classes, torch.Generator(labels.device).manual_seed(0))
     predicted = fused.argmax(1)
     shares = probabilities(fused, float(network.temperature))
     pairs = (labels * num_classes + predicted).flatten()
@@ -211,8 +178,8 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
             for name, blocks in named_readouts(network.scored_blocks).items()
         },
         confusion=confusion.view(num_classes, num_classes).cpu(),
-        positive=[None if s is None else _of(s, labels) for s in scores],
-        negative=[None if s is None else _of(s, wrong) for s in scores],
+        positive=[None if s is None else _scores_of(labels, s) for s in scores],
+        negative=[None if s is None else _scores_of(wrong, s) for s in scores],
         predicted=predicted.cpu(),
         confidence=shares.amax(1).float().cpu(),
         log_loss=log_loss(shares, labels),
@@ -224,13 +191,36 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
     )
 
 
+def choose_blocks(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> tuple[int, ...]:
+    """Return the consecutive blocks whose fused scores are right most often; of ties the later and fewer.
+
+    Source: layers chosen on validation images, Sun et al. 2025 (DeeperForward, ICLR).
+    """
+    blocks = network.scored_blocks
+    ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
+    return max(ranges, key=lambda run: (_accuracy(scores, run, labels), run[-1], -len(run)))
+
+
 def _accuracy(scores: Sequence[Tensor | None], blocks: Sequence[int], labels: Tensor) -> float:
-    return _share(fuse(scores, blocks).argmax(1) == labels)
+    predicted = fuse(scores, blocks).argmax(1)
+    return _share(predicted == labels.to(predicted.device))
 
 
 def _share(correct: Tensor) -> float:
     return correct.double().mean().item()
 
 
-def _of(scores: Tensor, labels: Tensor) -> Tensor:
+def _scores_of(labels: Tensor, scores: Tensor) -> Tensor:
     return scores.gather(1, labels.unsqueeze(1)).float().flatten().cpu()
+
+
+def warn_of_many_labels(network: LocalNetwork) -> None:
+    """Warn if a prediction takes one pass for each of many labels."""
+    if network.shortlist is not None:
+        kept, after = network.shortlist.labels, network.shortlist.after
+        warnings.warn(
+            f"method {network.method.name} tries each of {network.num_classes} labels to predict; behind "
+            f"block {after} it continues with the {kept} likeliest (a shortlist of 0 tries all to the end; "
+            "a method such as superfecta needs one pass)",
+            stacklevel=2,
+        )

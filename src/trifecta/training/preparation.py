@@ -1,4 +1,4 @@
-"""What a run needs before its first step: data, superclasses, filters, batches, a pipeline."""
+"""What a trainer needs before its first step: fitted settings, filters, class weights, batches."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trifecta._utils.checks import tensor_checksum
 from trifecta._utils.extras import require
-from trifecta._utils.files import of_tensors
 from trifecta._utils.references import lookup
 from trifecta.data import (
     Augmentation,
@@ -19,7 +19,6 @@ from trifecta.data import (
     ImageSet,
     LoaderBatches,
     ReceivedBatches,
-    load_data,
     normalize,
     require_finite_samples,
 )
@@ -32,51 +31,48 @@ from trifecta.statistics import ENOUGH
 from trifecta.training.config import RunConfig, to_plain
 from trifecta.training.evaluation import BATCH_SIZE
 
-MOST_FOR_SUPERCLASSES = 20_000
+# Training images to look at; means of classes and filters need no more.
+MOST_FOR_SUPERCLASSES, MOST_FOR_FILTERS, MOST_COMPARED = 20_000, 5_000, 64
 PRINCIPAL_COMPONENTS = 50
-MOST_FOR_FILTERS = 5_000
-MOST_COMPARED = 64
 
-
-def loaded(config: RunConfig) -> ImageData:
-    """Load the data of a configuration.
-
-    Raises:
-        ValueError: it names none, or as :func:`trifecta.load_data`.
-    """
-    if config.data is None:
-        raise ValueError("no data: give RunConfig(data=DataConfig(source=…)), or data=… in Python")
-    return load_data(config.data)
+TrainingBatches = Batches | LoaderBatches | ReceivedBatches
 
 
 def check_samples(config: RunConfig, data: ImageData) -> None:
-    """Check that samples are numbers, unless updates that are not are skipped.
+    """Check that samples are finite, unless such updates are skipped.
 
     Raises:
-        ValueError: some are not; names the first.
+        ValueError: a sample is not; names the first.
     """
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    for name, images in splits.items():
-        if images is not None and config.on_nan != "skip":
-            require_finite_samples(images.images, name)
+    if config.on_nan == "skip":
+        return
+    for name, images in _splits(data).items():
+        require_finite_samples(images.images, name)
 
 
-def for_labels(config: RunConfig, data: ImageData) -> RunConfig:
-    """Return ``config`` with a method for the labels of ``data``: one a sample, or at every position.
+def fitted(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` fitted to ``data``: to the shape of its labels, its size and its superclasses.
 
     Raises:
-        ValueError: the method has no such form.
+        ValueError: the method has no form for labels at every position, or as :func:`with_superclasses`.
     """
-    if data.test.labels.ndim == 1:
-        return config
-    return replace(config, method=config.method.at_positions())
+    if data.test.labels.ndim > 1:
+        config = replace(config, method=config.method.at_positions())
+    count = len(data.train)
+    if data.loader is None and config.batch_size > count:
+        warnings.warn(
+            f"there are {count} training images: a batch has all of them, in place of {config.batch_size}",
+            stacklevel=3,
+        )
+        config = replace(config, batch_size=count)
+    return with_superclasses(config, data)
 
 
 def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
-    """Return ``config`` with superclasses found in the training images, where its method wants them.
+    """Return ``config`` with superclasses found in the training images, if its method needs them.
 
     Raises:
-        ValueError: the training images are those of a loader.
+        ValueError: the training images come from a loader.
     """
     method = config.method
     if not method.finds_superclasses or method.superclasses:
@@ -86,10 +82,8 @@ def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
             f"method {method.name} finds superclasses in training images: received a loader; give tensors, "
             "or superclasses=…"
         )
-    train = data.train
-    if train.rows is not None:
-        # Means of classes need no more, and all of them do not fit into memory.
-        train = train.select(torch.arange(0, len(train), max(1, len(train) // MOST_FOR_SUPERCLASSES)))
+    # Images that do not fit into memory are sampled.
+    train = data.train if data.train.rows is None else _spread(data.train, MOST_FOR_SUPERCLASSES)
     found = find_superclasses(train.images, train.labels, len(data.classes))
     return replace(config, method=replace(method, superclasses=found))
 
@@ -125,41 +119,38 @@ def find_superclasses(images: Tensor, labels: Tensor, num_classes: int) -> Level
 
 
 def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
-    """Show training images to the modules of ``network`` that are made of them (``fit_images``).
+    """Pass training images to the modules of ``network`` that have a ``fit_images`` method.
 
     Raises:
-        ValueError: there is one, and the training images are those of a loader.
+        ValueError: there is one, and the training images come from a loader.
     """
-    made_of_images: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
-    if not made_of_images:
+    modules: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
+    if not modules:
         return
     if data.loader is not None:
         raise ValueError(
             "this network's filters are made of training images: received a loader; give tensors, or call "
             "fit_images of its blocks yourself"
         )
-    count = len(data.train)
-    some = data.train.select(torch.arange(0, count, max(1, count // MOST_FOR_FILTERS)))
-    images = normalize(some.images, data.mean, data.std)
-    for module in made_of_images:
+    images = normalize(_spread(data.train, MOST_FOR_FILTERS).images, data.mean, data.std)
+    for module in modules:
         module.fit_images(images.to(next(network.parameters()).device))
 
 
 def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
-    """Return what training samples of each class weigh, (K,) float32; None where all weigh the same.
+    """Return the weight of each class in the losses, (K,) float32; None if all weigh the same.
 
     ``balanced`` is ``N / (K · N_k)`` for the N_k samples of a class, over the K classes that have any.
 
     Raises:
-        ValueError: weights of other classes, or balanced ones of samples whose classes are unknown.
+        ValueError: weights of other classes, or balanced weights with unknown class counts.
     """
     weights = config.class_weights
     if weights is None:
         return None
     if isinstance(weights, Mapping):
-        unknown = [name for name in weights if name not in data.classes]
-        if unknown:
-            lookup(dict.fromkeys(data.classes), unknown[0], "class in class_weights")
+        for name in weights:
+            lookup(dict.fromkeys(data.classes), name, "class in class_weights")
         return torch.tensor([weights.get(name, 1.0) for name in data.classes])
     if not isinstance(weights, str):
         if len(weights) != data.num_classes:
@@ -168,92 +159,57 @@ def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
                 f"{len(weights)}"
             )
         return torch.tensor(weights)
-    counts = torch.bincount(data.train.labels.flatten().cpu(), minlength=data.num_classes)
-    if data.loader is not None:
-        if data.loader_counts is None:
-            raise ValueError(
-                "balanced class_weights need the classes of all training samples: received a loader; give "
-                "a number for each class"
-            )
+    if data.loader is None:
+        counts = torch.bincount(data.train.labels.flatten().cpu(), minlength=data.num_classes)
+    elif data.loader_counts is not None:
         counts = torch.tensor(data.loader_counts)
+    else:
+        raise ValueError(
+            "balanced class_weights need the classes of all training samples: received a loader; give "
+            "a number for each class"
+        )
     present = counts > 0
     balanced = counts.sum() / (present.sum() * counts.double())
     return torch.where(present, balanced, 1.0).float()
 
 
-def with_batch_size(config: RunConfig, data: ImageData) -> RunConfig:
-    """Return ``config`` with a batch no larger than the training set, with a warning where it was."""
-    count = len(data.train)
-    if data.loader is not None or config.batch_size <= count:
-        return config
-    warnings.warn(
-        f"there are {count} training images: a batch has all of them, in place of {config.batch_size}",
-        stacklevel=3,
-    )
-    return replace(config, batch_size=count)
-
-
 def identity(config: RunConfig, data: ImageData) -> dict[str, Any]:
-    """Return what all processes of a run have in common, as plain values: its settings and its data.
+    """Return, as plain values, the settings and data that all processes of a run must have in common.
 
-    Where the data lies and the device may be different on different machines.
+    The location of the data and the device may differ.
     """
     try:
         plain = to_plain(config)
-    except ValueError:  # parts of one's own that have no name
+    except ValueError:  # A part of the user's own that has no name.
         plain = {"seed": config.seed, "batch_size": config.batch_size, "epochs": config.epochs}
     if isinstance(plain.get("data"), dict):
         plain["data"] = {**plain["data"], "source": None}
     plain |= {"device": None, "classes": list(data.classes)}
-    splits = {"training images": data.train, "validation images": data.validation, "test images": data.test}
-    if data.loader is not None:
-        del splits["training images"]
-    return plain | {name: None if split is None else _fingerprint(split) for name, split in splits.items()}
-
-
-def _fingerprint(images: ImageSet) -> dict[str, Any]:
-    """The number of images, and checksums of all labels and of some images spread over the set."""
-    some = images.select(torch.arange(0, len(images), max(1, len(images) // MOST_COMPARED)))
-    return {
-        "count": len(images),
-        "labels": of_tensors({"labels": images.labels}),
-        "pixels": of_tensors({"images": some.images}),
-    }
+    for name, images in _splits(data).items():
+        # All labels, and some images.
+        tensors = {"labels": images.labels, "images": _spread(images, MOST_COMPARED).images}
+        plain |= {f"number of {name} images": len(images)}
+        plain |= {f"{kind} of {name}": tensor_checksum({kind: value}) for kind, value in tensors.items()}
+    return plain
 
 
 def statistics_batches(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
-    """Some training images as they are, always the same, in batches of mixed classes."""
+    """Yield some training images without augmentation, always the same, in batches of mixed classes."""
     some = epoch_order(len(data.train), seed=0, epoch=0)[:ENOUGH]
     for indices in some.tensor_split(-(-len(some) // BATCH_SIZE)):
         part = data.train.select(indices.to(data.train.labels.device))
         yield normalize(part.images, data.mean, data.std), part.labels
 
 
-TrainingBatches = Batches | LoaderBatches | ReceivedBatches
+def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
+    """Return shuffled, augmented batches of the training images, or those of their loader, on ``device``.
 
-
-def training_batches(
-    config: RunConfig, data: ImageData, device: torch.device, *, received: bool = False
-) -> TrainingBatches:
-    """Return shuffled, augmented batches of the training images, or those of their loader.
-
-    Args:
-        config: of the run.
-        data: its images, or their loader.
-        device: where batches are to go.
-        received: this process receives them from another one, and prepares none.
+    Raises:
+        ValueError: samples that are no images are to be augmented.
     """
-    batches = _drawn_batches(config, data, device)
-    if not received:
-        return batches
-    return ReceivedBatches(
-        steps_per_epoch=batches.steps_per_epoch, images_per_epoch=batches.images_per_epoch
-    )
-
-
-def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
+    augments = config.augmentation != Augmentation()
     if data.loader is not None:
-        if config.augmentation != Augmentation():
+        if augments:
             warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
         return LoaderBatches(
             data.loader,
@@ -264,7 +220,7 @@ def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> 
             checked=config.on_nan != "skip",
             expected=torch.unique(data.test.labels).tolist() if data.loader_counts is None else (),
         )
-    if config.augmentation != Augmentation() and len(data.sample_shape) != 3:
+    if augments and len(data.sample_shape) != 3:
         raise ValueError(
             f"augmentation changes images (C, H, W): received samples of shape {data.sample_shape}; "
             "leave it out"
@@ -280,16 +236,26 @@ def _drawn_batches(config: RunConfig, data: ImageData, device: torch.device) -> 
 
 
 def pipeline_for(config: RunConfig, learner: Learner) -> Pipeline | None:
-    """Return a pipeline where one was asked for and can gain anything; else None, with a warning."""
+    """Return the pipeline that ``config`` asks for; None, with a warning, if it would gain nothing."""
     if config.pipeline == 1:
         return None
     if learner.device.type != "cpu":
-        warnings.warn(f"pipeline is for CPUs, and ignored on {learner.device.type}", stacklevel=3)
-        return None
-    if not config.method.pipelines:
-        warnings.warn(
-            f"pipeline is ignored: with {config.method.name} every block waits for all others",
-            stacklevel=3,
-        )
-        return None
-    return Pipeline(learner, config.pipeline)
+        reason = f"it is for CPUs, and the run is on {learner.device.type}"
+    elif not config.method.pipelines:
+        reason = f"with {config.method.name} every block waits for all others"
+    else:
+        return Pipeline(learner, config.pipeline)
+    warnings.warn(f"pipeline is ignored: {reason}", stacklevel=3)
+    return None
+
+
+def _splits(data: ImageData) -> dict[str, ImageSet]:
+    """Return the splits that are in memory; a loader's training split is not."""
+    train = data.train if data.loader is None else None
+    splits = {"train": train, "validation": data.validation, "test": data.test}
+    return {name: images for name, images in splits.items() if images is not None}
+
+
+def _spread(images: ImageSet, count: int) -> ImageSet:
+    """Return about ``count`` images, evenly spread over the set."""
+    return images.select(torch.arange(0, len(images), max(1, len(images) // count)))

@@ -1,4 +1,4 @@
-"""A run from its settings to its result: train, read the test split once, leave the folder."""
+"""A run from its settings to its result: train, calibrate, measure the test split once, write the files."""
 
 import math
 import platform
@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +19,26 @@ from torch import Tensor, nn
 
 from trifecta._utils.devices import describe_device, peak_memory_bytes
 from trifecta._utils.references import name_of
+from trifecta.calibration import fit_temperature
 from trifecta.counts import counts
-from trifecta.data import Given, ImageData, data_from
-from trifecta.learner import Learner
+from trifecta.data import Given, ImageData, ImageSet, LoaderBatches, data_from
+from trifecta.data.images import hold_out
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Alone
-from trifecta.training.calibrate import MOST_TO_REPEAT, calibrate
+from trifecta.readout import fuse
+from trifecta.training.callbacks import ConsoleProgress
 from trifecta.training.config import GIVEN, RunConfig
-from trifecta.training.dataset_facts import DatasetFacts
 from trifecta.training.evaluation import Evaluation
-from trifecta.training.folder import Imported, RunFolder
+from trifecta.training.folder import DatasetFacts, DivergenceError, Imported, RunFolder
 from trifecta.training.model import load_model
-from trifecta.training.progress import ConsoleProgress
 from trifecta.training.trainer import Callback, Record, Trainer
 
-# The least share by which a loss falls where a block learns: batches alone make it differ by less.
+# The least share by which the loss of a block that learns falls; batches alone make it differ by less.
 LEAST_FALL = 0.05
-
-
-def warn_of_untrained_blocks(history: Sequence[Record], measured: Evaluation) -> None:
-    """Warn of each block that has learnt nothing.
-
-    That is one whose training loss has not fallen between its first step and its last epoch, and which is
-    right no more often than the most frequent class alone would be, with two standard errors allowed for.
-    A block is dead where it gives every label the same score.
-    """
-    counts = measured.confusion.sum(1)
-    images = int(counts.sum())
-    share = counts.max().item() / images
-    limit = share + 2 * math.sqrt(share * (1 - share) / images)
-    for block, accuracy in enumerate(measured.block_accuracy):
-        if accuracy is None or accuracy > limit:
-            continue
-        positive, negative = measured.positive[block], measured.negative[block]
-        assert positive is not None
-        assert negative is not None
-        first, last = _first_and_last_loss(history, block)
-        if _are_equal(positive, negative):
-            why = "it is dead, all labels have the same score"
-        elif first is not None and last is not None and last > first - LEAST_FALL * abs(first):
-            why = f"its loss was {first:.3g} at first and is {last:.3g}"
-        else:
-            continue
-        warnings.warn(f"block {block} has learnt nothing: {accuracy:.1%} accuracy, {why}", stacklevel=3)
-
-
-def _first_and_last_loss(history: Sequence[Record], block: int) -> tuple[float | None, float | None]:
-    """Return the loss of a block's first step and its mean in the last epoch; None where it closed none."""
-    firsts = [record["first_loss"][block] for record in history if "first_loss" in record]
-    lasts = [record["loss"][block] for record in history]
-    return (
-        next((loss for loss in firsts if loss is not None), None),
-        next((loss for loss in reversed(lasts) if loss is not None), None),
-    )
-
-
-def warn_of_skipped_steps(learner: Learner) -> None:
-    """Say how many steps left weights as they were."""
-    if learner.skipped:
-        warnings.warn(
-            f"{len(learner.skipped):,} of {learner.steps:,} steps left weights as they were, as a loss or "
-            f"gradient was not finite; the first was step {min(learner.skipped) + 1:,}",
-            stacklevel=3,
-        )
-
-
-def _are_equal(positive: Tensor, negative: Tensor) -> bool:
-    both = positive.isfinite() & negative.isfinite()
-    return bool((positive == negative)[both].all())
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that decide a figure."""
-    libraries = {"torch": torch.__version__, "python": platform.python_version()}
-    for name in ("trifecta", "numpy", "datasets"):
-        try:
-            libraries[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return libraries
+# To calibrate, a share of so many training images is held out of a second training.
+HELD_OUT, LEAST_TO_REPEAT, MOST_TO_REPEAT = 0.2, 20, 10_000
+# Training images that are enough to fit a temperature to.
+MOST_SCORED = 5_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +46,9 @@ class Run:
     """A finished run.
 
     Attributes:
-        result: what ``result.json`` holds.
+        result: the contents of ``result.json``.
         test: the one evaluation on the test split.
-        trainer: network, data and history as training left them.
+        trainer: network, data and history after training.
     """
 
     result: dict[str, Any]
@@ -142,14 +84,14 @@ def train(
         config: everything that decides the run.
         data: samples and labels to train on, in place of ``config.data``: arrays, a ``Dataset`` or a
             ``DataLoader``; see :func:`trifecta.data.data_from` for it and the next three.
-        validation: to choose on, likewise.
-        test: to measure on, likewise.
-        classes: names, in label order.
+        validation: samples and labels to choose on, likewise.
+        test: samples and labels to measure on, likewise.
+        classes: class names, in label order.
         network: blocks in order, in place of those that ``config.network`` names: any modules that map a
             batch to a batch. They are trained as they are.
-        out: folder for the run's files, new or empty; None leaves none.
+        out: folder for the files of the run, new or empty; None writes none.
         callbacks: called while it trains.
-        progress: whether to show how far it is on standard error; None does so on a terminal.
+        progress: whether to show progress on standard error; None shows it on a terminal.
 
     Raises:
         ValueError: the configuration, its data, the device or ``out`` cannot be used.
@@ -163,14 +105,9 @@ def train(
     if network is not None:
         config = replace(config, network=GIVEN)
     with nullcontext() if folder is None else folder.begin(config):
-        trainer = Trainer(
-            config,
-            folder=folder,
-            data=_image_data(config, data, validation, test, classes),
-            blocks=network,
-            callbacks=callbacks,
-        )
-        return _watched(trainer, progress)
+        given = _image_data(config, data, validation, test, classes)
+        trainer = Trainer(config, folder=folder, data=given, blocks=network, callbacks=callbacks)
+        return _finish_shown(trainer, progress)
 
 
 def resume(
@@ -178,7 +115,7 @@ def resume(
     *,
     epochs: int | None = None,
     device: str | None = None,
-    data: ImageData | Given | None = None,
+    data: ImageData | Given | str | Path | None = None,
     validation: Given | None = None,
     test: Given | None = None,
     classes: Sequence[str] | None = None,
@@ -187,41 +124,43 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Run:
-    """Continue the run in ``out`` from its checkpoint, to ``epochs`` where given.
+    """Continue the run in ``out`` from its checkpoint.
 
-    Data and blocks that were handed to :func:`train` must be handed over again.
+    Data and blocks that were given to :func:`train` must be given again.
 
     Args:
-        out: the run's folder.
-        epochs: in all, in place of the run's own.
-        device: in place of the run's own.
-        data: as for :func:`train`, like the next four.
-        validation: to choose on.
-        test: to measure on.
-        classes: names, in label order.
+        out: folder of the run.
+        epochs: total number of epochs, in place of the run's own.
+        device: device, in place of the run's own.
+        data: as for :func:`train`, like the next four; or the new place of a source that has moved.
+        validation: samples and labels to choose on.
+        test: samples and labels to measure on.
+        classes: class names, in label order.
         network: blocks in order.
         imports: modules of your own whose parts the run's settings may name.
         callbacks: called while it trains.
-        progress: whether to show how far it is on standard error; None does so on a terminal.
+        progress: whether to show progress on standard error; None shows it on a terminal.
 
     Raises:
-        ValueError: ``out`` is not a run, has no readable checkpoint or another network's, or is another
-            process's.
+        ValueError: ``out`` is not a run, has no readable checkpoint, is in use by another process, or the
+            data are not those that it was trained on.
         Interrupted, DivergenceError, StorageError: as :meth:`Trainer.fit`.
     """
     folder = RunFolder(out)
     config, _ = folder.read_settings(imports=imports)
     with folder.claim():
+        if not isinstance(data, str | Path):
+            data = _image_data(config, data, validation, test, classes)
         trainer = resumed_trainer(
             out,
             epochs=epochs,
             device=device,
-            data=_image_data(config, data, validation, test, classes),
+            data=data,
             blocks=network,
             imports=imports,
             callbacks=callbacks,
         )
-        return _watched(trainer, progress)
+        return _finish_shown(trainer, progress)
 
 
 def resumed_trainer(
@@ -229,28 +168,42 @@ def resumed_trainer(
     *,
     epochs: int | None = None,
     device: str | None = None,
-    data: ImageData | None = None,
+    data: ImageData | str | Path | None = None,
     blocks: Iterable[nn.Module] | None = None,
     imports: Imported = (),
     callbacks: Sequence[Callback] = (),
     processes: Alone | None = None,
     writes: bool = True,
 ) -> Trainer:
-    """Build the trainer of the run in ``out``, at its checkpoint; on ``data`` if it is loaded.
+    """Build the trainer of the run in ``out``, at its checkpoint, or at its beginning without one.
 
-    A run that was stopped before its first checkpoint begins. Unless it ``writes``, the run is only looked
-    at: its network has the weights that it ended with, and nothing in the folder changes.
+    Args:
+        out: folder of the run.
+        epochs: total number of epochs, in place of the run's own.
+        device: device, in place of the run's own.
+        data: loaded data, or the new place of the run's source.
+        blocks: blocks of the network, if they were given in Python.
+        imports: modules of your own whose parts the run's settings may name.
+        callbacks: called while it trains.
+        processes: the processes of the run.
+        writes: whether the run is to continue. Otherwise the network has the weights that the run ended
+            with, and nothing in the folder changes.
+
+    Raises:
+        ValueError: as :func:`resume`.
     """
-    folder = RunFolder(out)
+    folder, processes = RunFolder(out), processes or Alone()
     config, facts = folder.read_settings(imports=imports)
-    if config.data is None and data is None:
+    if config.data is None and not isinstance(data, ImageData):
         raise ValueError(
             f"{folder.path} was trained on data given in Python: hand them over again, "
             f"trifecta.resume({str(out)!r}, data=…)"
         )
+    if isinstance(data, str | Path):
+        assert config.data is not None
+        config, data = replace(config, data=replace(config.data, source=str(data))), None
     changes: dict[str, Any] = {"epochs": epochs, "device": device}
-    config = replace(config, **{k: v for k, v in changes.items() if v is not None})
-    processes = processes or Alone()
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if folder.has_begun:
         processes.follow(folder.read_resolved())
     trainer = Trainer(
@@ -260,30 +213,28 @@ def resumed_trainer(
         return trainer
     _check_same_data(folder, facts, trainer.facts)
     trainer.resume()
-    if trainer.position.epoch > config.epochs:
+    if trainer.epochs_done > config.epochs:
         raise ValueError(
-            f"{folder.path} has trained {trainer.position.epoch} epochs already: "
-            f"received epochs={config.epochs}; ask for more"
+            f"{folder.path} has trained {trainer.epochs_done} epochs already: received "
+            f"epochs={config.epochs}; ask for more"
         )
-    if not writes:
-        # The weights that the run ended with may be an earlier epoch's than its checkpoint's.
-        load_model(folder, trainer.network)
-    else:
+    if writes:
         trainer.write_config(config)
+    else:
+        load_model(folder, trainer.network)
     return trainer
 
 
 def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: DatasetFacts) -> None:
     """Check that the data are those that the run was trained on, as far as the facts tell."""
-    # Runs from before the rows were noted have none.
+    # Earlier versions stored no rows.
     if before is None or replace(before, rows=before.rows or now.rows) == now:
         return
     then, there = before.to_plain(), now.to_plain()
-    known = [name for name in ("rows", *then) if name != "rows" or before.rows]
-    name = next(name for name in known if then[name] != there[name])
+    name = next(name for name in ("rows", *then) if then[name] and then[name] != there[name])
     raise ValueError(
         f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
-        f"{there[name]!s:.100}; bring it back, or start another run"
+        f"{there[name]!s:.100}; give the same data, or start another run"
     )
 
 
@@ -294,10 +245,9 @@ def _image_data(
     test: Given | None,
     classes: Sequence[str] | None,
 ) -> ImageData | None:
-    """Make a data set of what was handed over; None where nothing was."""
+    """Return the data that were given in Python; None if there are none."""
     if data is None or isinstance(data, ImageData):
-        others = {"validation": validation, "test": test, "classes": classes}
-        for name, other in others.items():
+        for name, other in {"validation": validation, "test": test, "classes": classes}.items():
             if other is not None:
                 raise ValueError(
                     f"{name}=… goes with data=…, which has it already or is missing: leave it out"
@@ -313,8 +263,8 @@ def _image_data(
     )
 
 
-def _watched(trainer: Trainer, progress: bool | None) -> Run:
-    """Finish a run, and show how far it is."""
+def _finish_shown(trainer: Trainer, progress: bool | None) -> Run:
+    """Finish a run, and show its progress if asked to, or if standard error is a terminal."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
     if not (is_terminal if progress is None else progress):
         return finish(trainer)
@@ -326,9 +276,9 @@ def _watched(trainer: Trainer, progress: bool | None) -> Run:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
-    """Train what is left, fit the read-out's temperature, read the test split once, write the result.
+    """Train what is left, calibrate, measure the test split once, write the result.
 
-    ``repeat_up_to`` as for :func:`trifecta.training.calibrate.calibrate`.
+    ``repeat_up_to`` as for :func:`calibrate`.
     """
     trainer.fit()
     began = time.perf_counter()
@@ -336,54 +286,166 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
     calibrated_on = calibrate(trainer, repeat_up_to=repeat_up_to)
     calibrated = time.perf_counter()
     test = trainer.evaluate(trainer.data.test)
-    seconds = time.perf_counter() - calibrated
+    test_seconds = time.perf_counter() - calibrated
+    warn_of_stuck_blocks(trainer.history, test)
+    skipped, steps = trainer.learner.skipped, trainer.learner.steps
+    if skipped:
+        warnings.warn(
+            f"{len(skipped):,} of {steps:,} steps left weights as they were, as a loss or gradient was not "
+            f"finite; the first was step {min(skipped) + 1:,}",
+            stacklevel=2,
+        )
     calibration = {"calibrated_on": calibrated_on, "calibration_seconds": calibrated - began}
-    warn_of_untrained_blocks(trainer.history, test)
-    warn_of_skipped_steps(trainer.learner)
     with trainer.processes.whole(trainer.network):
-        result = _result(trainer, test, seconds) | calibration
+        result = _result(trainer, test, test_seconds) | calibration
         if trainer.written is not None:
-            trainer.written.write_model(trainer.network, epoch=trainer.kept.epoch)
-    run = Run(result=result, test=test, trainer=trainer)
-    if trainer.written is not None:
-        trainer.written.write_result(run.result)
-    return run
+            trainer.written.write_model(trainer.network, epoch=trainer.kept_epoch)
+            trainer.written.write_result(result)
+    return Run(result=result, test=test, trainer=trainer)
 
 
-def _samples(data: ImageData) -> dict[str, Any]:
-    """Return the number of samples by split and, where that is known, by class."""
-    return {
-        split: counts if isinstance(counts, int) else dict(zip(data.classes, counts, strict=True))
-        for split, counts in data.counts.items()
-    }
+def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
+    """Fit the temperature of the trained network's read-out; return what it was fitted on.
+
+    - ``validation``: the validation images, if there are any.
+    - ``fold``: a stratified fifth of the training images, scored by a second network that the same run
+      trains on the rest. The temperature is at least that of the network's own training images.
+    - ``training``: the training images, which the network knows too well, if no second network can be
+      trained or there are too many or too few images for that.
+
+    Args:
+        trainer: trainer at the end of its run.
+        repeat_up_to: most training images to repeat the run on; 0 if it began with trained weights.
+    """
+    data, temperature = trainer.data, trainer.network.temperature
+    temperature.fill_(1)
+    if data.validation is not None:
+        found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
+    else:
+        found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
+        can_repeat = LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to
+        fold = _scored_by_second_network(trainer) if can_repeat else None
+        if fold is not None:
+            found, source = max(found, fit_temperature(*fold)), "fold"
+    temperature.fill_(trainer.processes.agreed(found))
+    return source
+
+
+def _scored(trainer: Trainer, images: ImageSet) -> tuple[Tensor, Tensor]:
+    """Return the read-out's scores of images, (N, K), and their labels, (N,)."""
+    scores = fuse(trainer.scores(images), trainer.network.readout_blocks)
+    return scores, images.labels.to(scores.device)
+
+
+def _some_training_images(trainer: Trainer) -> ImageSet:
+    data, batches = trainer.data, trainer.batches
+    if data.loader is None:
+        count = len(data.train)
+        step = -(-count // MOST_SCORED)
+        return data.train.select(torch.arange(0, count, step, device=data.train.labels.device))
+    assert isinstance(batches, LoaderBatches)
+    enough = -(-MOST_SCORED // max(1, batches.images_per_epoch // batches.steps_per_epoch))
+    images, labels = zip(*islice(batches.epoch(0), enough), strict=True)
+    return ImageSet(torch.cat(images), torch.cat(labels))
+
+
+def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
+    """Score a share of the training images by a network that the same run trains on the rest.
+
+    None if no second network can be trained, no image can be held out, or training diverges.
+    """
+    config = trainer.config
+    is_alone = type(trainer.processes) is Alone
+    if not is_alone or config.network == GIVEN or trainer.data.loader is not None:
+        return None
+    try:
+        own, others = hold_out(trainer.data.train, HELD_OUT)
+    except ValueError:  # No class has two images.
+        return None
+    config = replace(
+        config,
+        batch_size=min(config.batch_size, len(own)),
+        precision=trainer.learner.precision,
+        epochs=len(trainer.history),
+        compiled=False,
+    )
+    data = replace(trainer.data, train=own, validation=None, test=others)
+    second = Trainer(config, data=data, callbacks=[_StopWith(trainer)])
+    try:
+        second.fit()
+    except DivergenceError:
+        return None
+    second.network.readout_blocks = trainer.network.readout_blocks
+    return _scored(second, others)
+
+
+class _StopWith(Callback):
+    """Stop a second training when the run itself is asked to stop."""
+
+    def __init__(self, run: Trainer) -> None:
+        self.run = run
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        trainer.stop_requested = self.run.stop_requested
+
+
+def warn_of_stuck_blocks(history: Sequence[Record], measured: Evaluation) -> None:
+    """Warn of each block that has learnt nothing.
+
+    Its training loss has not fallen between its first step and its last epoch, and it is right no more
+    often than the most frequent class alone, within two standard errors. A block that scores all labels
+    alike is dead.
+    """
+    counts = measured.confusion.sum(1)
+    images = int(counts.sum())
+    share = counts.max().item() / images
+    limit = share + 2 * math.sqrt(share * (1 - share) / images)
+    for block, accuracy in enumerate(measured.block_accuracy):
+        positive, negative = measured.positive[block], measured.negative[block]
+        if accuracy is None or accuracy > limit or positive is None or negative is None:
+            continue
+        firsts = [record["first_loss"][block] for record in history if "first_loss" in record]
+        lasts = [record["loss"][block] for record in reversed(history)]
+        first = next((loss for loss in firsts if loss is not None), None)
+        last = next((loss for loss in lasts if loss is not None), None)
+        both = positive.isfinite() & negative.isfinite()
+        if bool((positive == negative)[both].all()):
+            why = "it is dead, all labels have the same score"
+        elif first is not None and last is not None and last > first - LEAST_FALL * abs(first):
+            why = f"its loss was {first:.3g} at first and is {last:.3g}"
+        else:
+            continue
+        warnings.warn(f"block {block} has learnt nothing: {accuracy:.1%} accuracy, {why}", stacklevel=3)
 
 
 def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str, Any]:
-    config, history, device = trainer.config, trainer.history, trainer.device
-    total_seconds, peak_bytes = trainer.total_seconds, peak_memory_bytes(device)
+    """Return the contents of ``result.json``."""
+    config, history, network, data = trainer.config, trainer.history, trainer.network, trainer.data
     seconds = sum(record["seconds"] for record in history)
-    images = len(history) * trainer.batches.images_per_epoch
     return {
         "test_accuracy": test.accuracy,
         "log_loss": test.log_loss,
         "calibration_error": test.calibration_error,
-        "temperature": float(trainer.network.temperature),
-        "validation_accuracy": history[trainer.kept.epoch - 1]["validation_accuracy"],
+        "temperature": float(network.temperature),
+        "validation_accuracy": history[trainer.kept_epoch - 1]["validation_accuracy"],
         "block_accuracy": test.block_accuracy,
         "readout_accuracy": test.readout_accuracy,
-        "readout_blocks": list(trainer.network.readout_blocks),
-        "shortlist": None if trainer.network.shortlist is None else asdict(trainer.network.shortlist),
-        "samples": _samples(trainer.data),
+        "readout_blocks": list(network.readout_blocks),
+        "shortlist": None if network.shortlist is None else asdict(network.shortlist),
+        "samples": {
+            split: counts if isinstance(counts, int) else dict(zip(data.classes, counts, strict=True))
+            for split, counts in data.counts.items()
+        },
         "epochs": len(history),
-        "kept_epoch": trainer.kept.epoch,
+        "kept_epoch": trainer.kept_epoch,
         "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),
-        "total_seconds": total_seconds,
-        "images_per_second": images / seconds,
-        "peak_memory_bytes": peak_bytes,
-        **counts(trainer.network, batch_size=config.batch_size, total_steps=trainer.learner.total_steps),
-        "label_input": trainer.network.label_name,
+        "total_seconds": trainer.total_seconds,
+        "images_per_second": len(history) * trainer.batches.images_per_epoch / seconds,
+        "peak_memory_bytes": peak_memory_bytes(trainer.device),
+        **counts(network, batch_size=config.batch_size, total_steps=trainer.learner.total_steps),
+        "label_input": network.label_name,
         "locality": config.method.locality,
         "method": config.method.name,
         "network": name_of(config.network),
@@ -393,9 +455,20 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "budget": config.budget,
         "batch_size": config.batch_size,
         "seed": config.seed,
-        "device": str(device),
-        "hardware": describe_device(device),
+        "device": str(trainer.device),
+        "hardware": describe_device(trainer.device),
         "precision": trainer.learner.precision,
         "date": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that affect a figure."""
+    libraries = {"torch": torch.__version__, "python": platform.python_version()}
+    for name in ("trifecta", "numpy", "datasets"):
+        try:
+            libraries[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return libraries

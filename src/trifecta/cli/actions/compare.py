@@ -20,8 +20,7 @@ from trifecta.experiments.recipes.data_sets import Images
 from trifecta.experiments.results import read_results
 from trifecta.experiments.runner import Reproduction
 from trifecta.experiments.summary import summarise
-from trifecta.training import Trainer
-from trifecta.training.dataset_facts import DatasetFacts
+from trifecta.training import DatasetFacts, Trainer
 
 
 def compare(

@@ -110,7 +110,7 @@ def _stopped(folder: RunFolder, number: int) -> NoReturn:
     # A second signal leaves the launcher's threads as they are, which Python would abort on as it ends.
     atexit.register(_leave, 128 + number)
     if not folder.config.is_file():
-        folder.discard()
+        folder.discard_untrained()
         raise cause
     raise Interrupted(f"stopped; continue with: trifecta train --resume {folder.path}") from cause
 

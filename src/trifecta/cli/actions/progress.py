@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from trifecta.cli.signals import stop_on_signal
 from trifecta.experiments.plan import PlannedRun
 from trifecta.training import Trainer
-from trifecta.training.progress import ConsoleProgress
+from trifecta.training.callbacks import ConsoleProgress
 
 
 @contextmanager

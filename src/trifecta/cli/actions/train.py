@@ -27,10 +27,10 @@ from trifecta.parallel.processes import Alone
 from trifecta.report.page import write_report
 from trifecta.report.terminal import print_run
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
-from trifecta.training.progress import ConsoleProgress
+from trifecta.training.callbacks import ConsoleProgress
 from trifecta.training.run import finish, resumed_trainer
 
-MAY_CHANGE_ON_RESUME = {"--epochs", "--device", "--import"}
+MAY_CHANGE_ON_RESUME = {"--data", "--epochs", "--device", "--import"}
 
 
 def train(
@@ -78,6 +78,7 @@ def _train_in(processes: Alone, as_json: bool, options: dict[str, Any]) -> None:
                 folder.path,
                 epochs=options["epochs"],
                 device=options["device"],
+                data=options["data"],
                 imports=options["imports"],
                 processes=processes,
             )
