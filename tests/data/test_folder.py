@@ -9,9 +9,10 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.data import DataConfig, ImageData, load_data, load_split, read_images
 from trifecta.data.folder import list_folder
 
 from .helpers import grey, hub_source, png, write_classes, write_plain
@@ -396,3 +397,49 @@ def test_splits_of_other_depths_are_refused(folder: Path, deep_split: str) -> No
     for _ in range(2):
         with pytest.raises(ValueError, match="save all alike"):
             load(folder)
+
+
+@pytest.mark.parametrize(("trained", "other"), [((0, 4095), 65535), ((0, 65535), 1023)])
+def test_other_data_with_greys_of_another_range_than_training_are_refused(
+    folder: Path, trained: tuple[int, int], other: int
+) -> None:
+    for name in ("cat", "dog"):
+        deep(folder / name, ".", [other * k // 50 for k in range(51)])
+    for _ in range(2):
+        with pytest.raises(ValueError, match="images have greys of another range than the training images"):
+            load_split(DataConfig(source=str(folder)), None, ("cat", "dog"), channels=1, grey_range=trained)
+    files = sorted(folder.rglob("*.png"))
+    if other > trained[1]:
+        with pytest.raises(ValueError, match=r"88% of their pixels lie outside; save all with one scale"):
+            read_images(files, image_shape=(1, 4, 5), grey_range=trained)
+    else:  # a single dark image may be right
+        with pytest.warns(UserWarning, match="they use less than a 16th of 0 to 65535: are they on the"):
+            read_images(files, image_shape=(1, 4, 5), grey_range=trained)
+
+
+def test_other_data_with_greys_of_the_range_of_training_are_read(folder: Path) -> None:
+    for name in ("cat", "dog"):
+        deep(folder / name, ".", [4095 * k // 50 for k in range(51)])
+    config = DataConfig(source=str(folder))
+    images = load_split(config, None, ("cat", "dog"), channels=1, grey_range=(0, 4095))
+    assert images.images.max() == 255
+    files = sorted(folder.rglob("*.png"))
+    read = read_images(files, image_shape=(1, 4, 5), grey_range=(0, 4095))
+    assert torch.equal(read, images.images)
+
+
+def test_class_folders_beside_a_folder_that_looks_like_a_split_are_refused(folder: Path) -> None:
+    write(folder, "car", "ship", splits=(".",))
+    write(folder, "steam", "diesel", splits=("train",))
+    with pytest.raises(
+        ValueError,
+        match=r"folders car, ship of .* have images in them as classes have, and train has folders",
+    ):
+        load(folder, hold_out=0.5)
+
+
+def test_images_of_a_folder_beside_splits_are_told(folder: Path) -> None:
+    write(folder, "cat", "dog")
+    write(folder, "spare", splits=(".",))
+    with pytest.warns(UserWarning, match=r"not used, .*: spare/000.png, spare/001.png$"):
+        assert greys(load(folder)) == ([*range(4)], [*range(4, 8)])

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from trifecta.data import DataConfig, ImageData, load_data
+from trifecta.data import SOURCES, DataConfig, ImageData, ImageSet, load_data, load_split
+from trifecta.data.load import Loaded
 
 from .helpers import colour, grey, hub_source, png, write_classes, write_hub, write_plain
 
@@ -231,3 +232,17 @@ def test_progress_bars_stay_off_and_the_setting_as_it_was(
     load(folder)
     assert not datasets.are_progress_bars_disabled()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_source_with_a_name_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stripes(config: DataConfig) -> Loaded:
+        images = ImageSet(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), torch.arange(20) % 2)
+        return Loaded(train=images, test=images.part(torch.arange(4)), classes=("even", "odd"))
+
+    monkeypatch.setitem(SOURCES, "stripes", stripes)
+    data = load_data(DataConfig(source="stripes", validation=0.5))
+    assert (data.classes, len(data.train), len(data.test)) == (("even", "odd"), 10, 4)
+    config = DataConfig(source="stripes")
+    assert load_split(config, None, ("odd", "even"), channels=1).labels.tolist() == [1, 0, 1, 0]
+    with pytest.raises(ValueError, match="stripes has no split 'exam': leave it out"):
+        load_split(config, "exam", ("odd", "even"), channels=1)
