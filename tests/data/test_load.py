@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from trifecta.data import SOURCES, DataConfig, ImageData, ImageSet, load_data, load_split
-from trifecta.data.load import Loaded
 
 from .helpers import colour, grey, hub_source, png, write_classes, write_hub, write_plain
 
@@ -235,9 +234,10 @@ def test_progress_bars_stay_off_and_the_setting_as_it_was(
 
 
 def test_a_source_with_a_name_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    def stripes(config: DataConfig) -> Loaded:
+    def stripes(config: DataConfig) -> ImageData:
         images = ImageSet(torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1), torch.arange(20) % 2)
-        return Loaded(train=images, test=images.part(torch.arange(4)), classes=("even", "odd"))
+        test = images.part(torch.arange(4))
+        return ImageData(train=images, validation=None, test=test, classes=("even", "odd"))
 
     monkeypatch.setitem(SOURCES, "stripes", stripes)
     data = load_data(DataConfig(source="stripes", validation=0.5))

@@ -152,7 +152,7 @@ class _Job:
         ((first, sample, _),) = self.decoded(0, 1)
         size, channels, outside = sample.shape[:2], self.channels, 0.0
         step = max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
-        for images in _in_threads(self.decoded, self.count, step):
+        for images in in_threads(self.decoded, self.count, step):
             for name, image, _ in images:
                 if image.shape[:2] != size:
                     raise ValueError(
@@ -189,7 +189,7 @@ class _Job:
         def task(start: int, stop: int) -> list[str]:
             return [fault(name, data) for name, data in self.read(start, stop)]
 
-        found = chain.from_iterable(_in_threads(task, self.count, _IMAGES_PER_TASK))
+        found = chain.from_iterable(in_threads(task, self.count, _IMAGES_PER_TASK))
         return {index: text for index, text in enumerate(found) if text}
 
 
@@ -209,7 +209,7 @@ def _used_range(count: int, read: Read) -> GreyRange:
                 counts += _opened(name, data, _grey_counts)
         return counts
 
-    tasks = _in_threads(counted, count, _IMAGES_PER_TASK)
+    tasks = in_threads(counted, count, _IMAGES_PER_TASK)
     used = np.flatnonzero(sum(tasks, np.zeros(2**16, np.int64)))
     return GreyRange(int(used[0]), int(used[-1]), len(used)) if len(used) else GreyRange(0, 2**16 - 1)
 
@@ -219,7 +219,7 @@ def _grey_counts(image: "Image") -> NDArray[np.int64]:
     return np.bincount(greys, minlength=2**16)
 
 
-def _in_threads(task: Callable[[int, int], T], count: int, step: int) -> Iterator[T]:
+def in_threads(task: Callable[[int, int], T], count: int, step: int) -> Iterator[T]:
     """Run ``task`` on ranges of indices, few of them ahead of what is taken, and yield results in order."""
     threads = os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
@@ -235,12 +235,15 @@ def _in_threads(task: Callable[[int, int], T], count: int, step: int) -> Iterato
 def _all_unreadable(faults: Sequence[str], count: int) -> ValueError:
     if len(faults) == 1:
         return ValueError(f"{faults[0]}; mend or remove it, or data.skip_unreadable=true")
-    shown = "; ".join(fault.removeprefix("cannot read image ") for fault in faults[:MOST_NAMED])
-    more = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-    return ValueError(
-        f"cannot read {len(faults)} of {count:,} images: {shown}{more}: mend or remove them, or "
-        "data.skip_unreadable=true"
-    )
+    shown = listed([fault.removeprefix("cannot read image ") for fault in faults], "; ")
+    fix = "mend or remove them, or data.skip_unreadable=true"
+    return ValueError(f"cannot read {len(faults)} of {count:,} images: {shown}: {fix}")
+
+
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f"{separator}and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return f"{separator.join(names[:MOST_NAMED])}{more}"
 
 
 def decode_image(name: str, data: bytes | Path, grey_range: GreyRange | None = None) -> Pixels:

@@ -7,8 +7,8 @@ import os
 import re
 import unicodedata
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,20 +17,18 @@ import numpy as np
 from torch import Tensor
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
-from trifecta.data.decode import GreyRange, decode_images
-from trifecta.data.rows import SPLITS, TRAIN, Column, Rows, column_kinds, data_rows, file_rows, split_of
+from trifecta.data.decode import MOST_NAMED, GreyRange, decode_images, listed
+from trifecta.data.rows import SPLITS, TRAIN, Column, Rows, data_rows, file_rows, split_of
 
 TABLES = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
-_DATA = (".parquet", ".arrow")
 # Columns of file names, in lower case, the likeliest first.
 _NAME_COLUMNS = (
     *("file_name", "filename", "file", "image_path", "path", "image", "image_name", "image_id", "id"),
 )
-_SPLIT_COLUMN = "split"
 _MOST_TABLE_BYTES = 2**28
-# What programs leave behind, thumbnails and copies among it.
-_LEFT_BY_PROGRAMS = {
+# Left behind by programs, thumbnails and copies among it.
+_IGNORED = {
     *(".git", ".cache", ".ipynb_checkpoints", ".thumbnails", ".trashes", ".appledouble", "@eadir"),
     *("__macosx", "__pycache__", ".ds_store", "thumbs.db", "desktop.ini"),
 }
@@ -39,9 +37,7 @@ _ABOUT = re.compile(
     r"(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$", re.IGNORECASE
 )
 _UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _MOST_DEPTH = 8
-_MOST_NAMED = 10
 
 
 def find_images(path: Path) -> list[Path]:
@@ -56,11 +52,8 @@ def find_images(path: Path) -> list[Path]:
     if not path.is_dir():
         raise ValueError(f"no file or folder {path}: check the spelling")
     extensions = image_extensions()
-    found = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in extensions and not file.name.startswith(".") and file.is_file()
-    )
+    files = (file for file in path.rglob("*") if file.suffix.lower() in extensions)
+    found = sorted(file for file in files if not file.name.startswith(".") and file.is_file())
     if not found:
         raise ValueError(f"no images in {path}: give an image, or a folder with images in it")
     return found
@@ -106,25 +99,17 @@ def read_images(
         channels=channels,
         grey_range=None if grey_range is None else GreyRange(*grey_range),
     )
-    if grey_range is not None and has_narrow_greys(images):
-        warnings.warn(
-            f"{narrow_greys(grey_range)}: are they on the training images' scale?",
-            stacklevel=3,
-        )
+    if grey_range is not None and (narrow := narrow_greys(images, grey_range)):
+        warnings.warn(f"{narrow}: are they on the training images' scale?", stacklevel=3)
     return images
 
 
-def has_narrow_greys(images: Tensor) -> bool:
-    """Whether scaled 16-bit images use less than a 16th of the training images' range."""
-    return bool(np.ptp(images.numpy()) < 16)
-
-
-def narrow_greys(grey_range: Sequence[int]) -> str:
-    """Describe images that do."""
-    return (
-        "images have greys of another range than the training images: they use less than a 16th of "
-        f"{grey_range[0]} to {grey_range[1]}"
-    )
+def narrow_greys(images: Tensor, grey_range: Sequence[int]) -> str:
+    """Describe scaled 16-bit images that use less than a 16th of the training images' range, if they do."""
+    if np.ptp(images.numpy()) >= 16:
+        return ""
+    used = f"they use less than a 16th of {grey_range[0]} to {grey_range[1]}"
+    return f"images have greys of another range than the training images: {used}"
 
 
 @dataclass
@@ -150,11 +135,11 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     Raises:
         ValueError: there is nothing to read, or its classes are ambiguous.
     """
-    found, extensions = Listing(folder), image_extensions()
+    found = Listing(folder)
+    lists = dict.fromkeys(image_extensions(), found.images)
+    lists |= {".parquet": found.data, ".arrow": found.data} | dict.fromkeys(TABLES, found.tables)
     for file in sorted(_walk(found, "", ())):
-        suffix = PurePosixPath(file).suffix.lower()
-        kinds = [(extensions, found.images), (_DATA, found.data), (TABLES, found.tables)]
-        next((files for kind, files in kinds if suffix in kind), found.others).append(file)
+        lists.get(PurePosixPath(file).suffix.lower(), found.others).append(file)
     if found.images and found.data:
         raise ValueError(
             f"{folder} has images, such as {found.images[0]}, and other data, such as {found.data[0]}: "
@@ -163,13 +148,34 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     if found.data:
         return _data_splits(folder, found.data)
     if not found.images:
-        raise ValueError(_nothing(found))
-    tops = _split_folders(found.images)
-    splits = _class_splits(found, tops) if table is None else None
-    if splits is None:
-        splits = _table_splits(found, tops, table)
-    _warn_of_unused(found)
+        others = [*found.others, *found.tables]
+        what = (
+            f" or Parquet files{f', only {_counted(others)}' if others else ''}: give a folder with images"
+        )
+        for archive in [other for other in others if other.lower().endswith(ARCHIVES)][:1]:
+            what = f", but the archive {archive}: unpack it, and give its folder"
+        raise ValueError(f"{folder} has no images{what}")
+    folders = _split_folders(found.images)
+    splits = _class_splits(found, folders) if table is None else None
+    splits = _table_splits(found, folders, table) if splits is None else splits
+    said = [listed(sorted(found.unused))] if found.unused else []
+    if others := [other for other in found.others if not _ABOUT.match(other)]:
+        hint = " (data.table takes labels from a table)" if set(others) & set(found.tables) else ""
+        said.append(_counted(others) + hint)
+    if said:
+        warnings.warn(f"not used, of what is in {folder}: {'; '.join(said)}", stacklevel=5)
     return splits
+
+
+def _counted(files: Sequence[str]) -> str:
+    """Count files by their extension, each with an example."""
+    by_suffix = defaultdict[str, list[str]](list)
+    for file in files:
+        by_suffix[PurePosixPath(file).suffix.lower()].append(file)
+    most = sorted(by_suffix.items(), key=lambda item: -len(item[1]))[:MOST_NAMED]
+    return ", ".join(
+        f"{len(own):,} {suffix or 'without extension'} such as {own[0]}" for suffix, own in most
+    )
 
 
 def _walk(found: Listing, below: str, parents: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -187,12 +193,12 @@ def _walk(found: Listing, below: str, parents: tuple[tuple[int, int], ...]) -> I
         return
     for entry, is_folder, is_file in entries:
         name = entry.name
-        if name.lower() in _LEFT_BY_PROGRAMS or (not is_folder and name.startswith("._")):
+        if name.lower() in _IGNORED or (not is_folder and name.startswith("._")):
             continue
         if is_folder and _UNREADABLE.search(name):
             raise ValueError(
-                f"the name of a folder in {str(here)!a} has a line break, a backslash or bytes "
-                f"that are no UTF-8, {name!a}: rename it"
+                f"the name of a folder in {str(here)!a} has a line break, a backslash or bytes that are no "
+                f"UTF-8, {name!a}: rename it"
             )
         if is_folder:
             yield from _walk(found, f"{below}{name}/", (*parents, itself))
@@ -202,7 +208,7 @@ def _walk(found: Listing, below: str, parents: tuple[tuple[int, int], ...]) -> I
             found.unused.append(f"{below}{name}")
 
 
-def _split_folders(images: Iterable[str]) -> dict[str, str]:
+def _split_folders(images: Sequence[str]) -> dict[str, str]:
     """Return the split of each folder at the top; nothing where these are classes.
 
     They are splits if one of them has a split's name, and that has folders of images in it or at most one
@@ -223,49 +229,39 @@ def _split_folders(images: Iterable[str]) -> dict[str, str]:
 
 def _class_splits(found: Listing, folders: Mapping[str, str]) -> dict[str, Rows] | None:
     """Return splits whose classes are folders; None where there is a table and no split has two of them."""
-    by_split, loose = defaultdict[str, list[str]](list), list[str]()
-    deepest = max(found.images, key=lambda image: image.count("/"))
+    by_split, loose, level = defaultdict[str, list[str]](list), list[str](), 1 + bool(folders)
     for image in found.images:
-        split = folders.get(image.partition("/")[0], "") if folders else TRAIN
-        (by_split[split] if image.count("/") == 1 + bool(folders) else loose).append(image)
+        split = folders.get(image.partition("/")[0], TRAIN)
+        (by_split[split] if image.count("/") == level else loose).append(image)
     splits = {}
     for split, images in by_split.items():
         # Equal names in other bytes of Unicode are one class.
         labels = [unicodedata.normalize("NFC", PurePosixPath(image).parent.name) for image in images]
         names = tuple(sorted(set(labels)))
         number = {name: index for index, name in enumerate(names)}
+        columns = {"label": Column("class", "ClassLabel", names)}
         values = {"label": [number[label] for label in labels]}
-        label = Column("class", "ClassLabel", names)
-        splits[split] = file_rows(split, found.folder, images, values, {"label": label})
+        splits[split] = file_rows(split, found.folder, images, values, columns)
     if found.tables and all(len(rows.columns["label"].names) < 2 for rows in splits.values()):
         return None
-    if deepest.count("/") > 1 + bool(folders):
+    deep = [image for image in loose if image.count("/") > level]
+    if deep or not splits:
+        parent = (deep or loose)[0].rpartition("/")[0] or "the folder itself"
         raise ValueError(
-            f"no labels: images of {found.folder} lie in {_parent(deepest)}, and a class is a sub-folder "
-            "of it, or of train/ and test/ in it: give the folder that the classes lie in, or put all "
-            "images of a class into one folder"
+            f"no labels: images of {found.folder} lie in {parent}, and a class is a sub-folder of it, or "
+            "of train/ and test/ in it: give the folder that the classes lie in, put the images into one "
+            "folder per class, with two classes or more, or give a table of file_name,label (data.table)"
         )
-    if not splits:
+    tops = sorted({image.partition("/")[0] for image in loose if "/" in image})
+    classes = [top for top in tops if top.lower() not in SPLITS]
+    if len(classes) > 1:
         raise ValueError(
-            f"no labels: images of {found.folder} lie in {_parent(loose[0])}, and a class is a sub-folder "
-            "of it: put the images into one folder per class, with two classes or more, or give a table "
-            "of file_name,label (data.table)"
-        )
-    tops = {image.partition("/")[0] for image in loose if image.count("/") == 1}
-    others = sorted(top for top in tops if top.lower() not in SPLITS)
-    if len(others) > 1:
-        raise ValueError(
-            f"folders {', '.join(others[:_MOST_NAMED])} of {found.folder} have images in them as classes "
-            f"have, and {', '.join(splits)} has folders of images as a split has: move one kind elsewhere"
+            f"folders {listed(classes)} of {found.folder} have images in them as classes have, and "
+            f"{', '.join(splits)} has folders of images as a split has: move one kind elsewhere"
         )
     found.unused += loose
     found.others += found.tables
     return splits
-
-
-def _parent(image: str) -> str:
-    parent = str(PurePosixPath(image).parent)
-    return "the folder itself" if parent == "." else parent
 
 
 def _table_splits(found: Listing, folders: Mapping[str, str], chosen: str | None) -> dict[str, Rows]:
@@ -280,15 +276,16 @@ def _table_splits(found: Listing, folders: Mapping[str, str], chosen: str | None
         files, columns = _labelled(
             found, name, [image for image in found.images if image.startswith(within)]
         )
-        told = [str(value) for value in columns.get(_SPLIT_COLUMN, [])]
+        told = [str(value) for value in columns.get("split", [])]
         if any(split.lower() in SPLITS for split in told):
-            del columns[_SPLIT_COLUMN]
+            del columns["split"]
         else:
             told = [TRAIN] * len(files)
         by_split = defaultdict[str, list[int]](list)
         for row in sorted(range(len(files)), key=files.__getitem__):
             split = own or folders.get(files[row].partition("/")[0]) or split_of(told[row])
             by_split[split].append(row)
+        kinds = {column: _kind(values) for column, values in columns.items()}
         for split, rows in by_split.items():
             if split in splits:
                 raise ValueError(
@@ -296,37 +293,32 @@ def _table_splits(found: Listing, folders: Mapping[str, str], chosen: str | None
                     "with data.table"
                 )
             labels = {column: [values[row] for row in rows] for column, values in columns.items()}
-            own_files = [files[row] for row in rows]
-            splits[split] = file_rows(split, found.folder, own_files, labels, column_kinds(columns))
+            splits[split] = file_rows(split, found.folder, [files[row] for row in rows], labels, kinds)
     used = {file for rows in splits.values() for file in rows.files}
     found.unused += [image for image in found.images if image not in used]
     return splits
 
 
-def _chosen_tables(found: Listing, splits: Iterable[str], chosen: str | None) -> list[str]:
+def _chosen_tables(found: Listing, splits: Mapping[str, str], chosen: str | None) -> list[str]:
     """Return the chosen table, or the one of each folder: ``metadata``, the only one, or one per split."""
     if chosen is not None:
         names = {chosen, *(f"{split}/{chosen}" for split in splits)} & set(found.tables)
         if not names:
             raise ValueError(
-                f"no table {chosen} in {found.folder}, which has "
-                f"{', '.join(found.tables[:_MOST_NAMED]) or 'none'}: data.table names a file "
-                f"{', '.join(TABLES)} in it, or in each split"
+                f"no table {chosen} in {found.folder}, which has {listed(found.tables) or 'none'}: "
+                f"data.table names a file {', '.join(TABLES)} in it, or in each split"
             )
         return sorted(names)
-    by_folder = defaultdict[str, list[str]](list)
+    by_folder = defaultdict[str, dict[str, str]](dict)
     for name in found.tables:
-        by_folder[str(PurePosixPath(name).parent)].append(name)
+        by_folder[str(PurePosixPath(name).parent)][name] = PurePosixPath(name).stem.lower()
     tables = []
-    for names_here in by_folder.values():
-        stems = [PurePosixPath(name).stem.lower() for name in names_here]
-        best = [
-            name for name, stem in zip(names_here, stems, strict=True) if stem == "metadata"
-        ] or names_here
-        if len(best) > 1 and not all(stem in SPLITS for stem in stems):
+    for stems in by_folder.values():
+        best = [name for name, stem in stems.items() if stem == "metadata"] or list(stems)
+        if len(best) > 1 and not all(stem in SPLITS for stem in stems.values()):
             raise ValueError(
-                f"{found.folder} has no folders of classes, and several tables, "
-                f"{', '.join(best[:_MOST_NAMED])}: choose the one with the labels by data.table"
+                f"{found.folder} has no folders of classes, and several tables, {listed(best)}: choose "
+                "the one with the labels by data.table"
             )
         tables += best
     return tables
@@ -349,7 +341,7 @@ def _labelled(found: Listing, name: str, images: Sequence[str]) -> tuple[list[st
         path = PurePosixPath(image)
         for key in (image, path.name, path.stem, str(path.with_suffix(""))):
             known[unicodedata.normalize("NFC", key)].add(image)
-    files = []
+    files = dict[str, None]()
     for value in columns[named]:
         wanted = unicodedata.normalize("NFC", str(value).strip().replace("\\", "/").removeprefix("./"))
         there = known.get(f"{inside}/{wanted}" if inside else wanted) or known.get(wanted, set())
@@ -359,11 +351,10 @@ def _labelled(found: Listing, name: str, images: Sequence[str]) -> tuple[list[st
             raise ValueError(
                 f"table {table} has {value!r:.100}, which is {which}: give paths of images there"
             )
-        files += within
-    file, count = Counter(files).most_common(1)[0] if files else ("", 0)
-    if count > 1:
-        raise ValueError(f"table {table} has {file} twice: keep one line")
-    return files, {name: _typed(values) for name, values in columns.items() if name not in {named, "image"}}
+        if within[0] in files:
+            raise ValueError(f"table {table} has {within[0]} twice: keep one line")
+        files[within[0]] = None
+    return list(files), {key: _typed(own) for key, own in columns.items() if key not in {named, "image"}}
 
 
 def read_table(file: Path) -> dict[str, list[Any]]:
@@ -376,51 +367,42 @@ def read_table(file: Path) -> dict[str, list[Any]]:
         if file.stat().st_size > _MOST_TABLE_BYTES:
             raise ValueError(f"it is larger than {_MOST_TABLE_BYTES:,} bytes")
         text = file.read_text(encoding="utf-8-sig")
-        rows = _json_rows(text) if file.suffix.lower() == ".jsonl" else _csv_rows(text)
-        names = list(rows[0]) if rows else []
-        for number, row in enumerate(rows, 1):
-            if set(row) != set(names):
-                raise ValueError(f"row {number} does not have {', '.join(names)}, as the first has")
-    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        if file.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+            header = list(rows[0]) if rows else []
+            if any(set(row) != set(header) for row in rows):
+                raise ValueError(f"not every line is an object with {', '.join(header)}")
+            return {name: [row[name] for row in rows] for name in header}
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, strict=True, skipinitialspace=True)
+        # Spaces around a value are no part of it: else "cat" and " cat" would be two classes.
+        header, *lines = [[value.strip() for value in line] for line in reader if line] or [[]]
+        if len(set(header)) < len(header):
+            raise ValueError(f"two columns have the same name, of {', '.join(header)}")
+        for number, line in enumerate(lines, 2):
+            if len(line) != len(header):
+                raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
+        return {name: [line[column] for line in lines] for column, name in enumerate(header)}
+    except (OSError, ValueError, TypeError, csv.Error, RecursionError) as error:
         raise ValueError(f"cannot read table {file}: {' '.join(str(error).split())}") from None
-    return {name: [row[name] for row in rows] for name in names}
-
-
-def _json_rows(text: str) -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a line is no JSON object")
-    return rows
-
-
-def _csv_rows(text: str) -> list[dict[str, str]]:
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, ""), delimiter=delimiter, strict=True, skipinitialspace=True)
-    # Spaces around a value are no part of it: else "cat" and " cat" would be two classes.
-    lines = [[value.strip() for value in line] for line in reader if line]
-    header = lines[0] if lines else []
-    if len(set(header)) < len(header):
-        raise ValueError(f"two columns have the same name, of {', '.join(header)}")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(header):
-            raise ValueError(f"line {number} has {len(line)} values for {len(header)} columns")
-    return [dict(zip(header, line, strict=True)) for line in lines[1:]]
 
 
 def _typed(values: Sequence[Any]) -> list[Any]:
     """Return numbers where all texts are, None for missing values, and texts for mixed types."""
     values = [None if value == "" else value for value in values]
     there = [value for value in values if value is not None]
-    if all(isinstance(value, str) and _is_number(value) for value in there):
+    # 007 is a name: numbers are written as Python would.
+    if all(isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) for value in there):
         return [None if value is None else int(value) for value in values]
-    if len({type(value) for value in there}) > 1 or any(isinstance(value, dict | list) for value in there):
+    if len(set(map(type, there))) > 1 or any(isinstance(value, dict | list) for value in there):
         return [None if value is None else str(value) for value in values]
     return values
 
 
-def _is_number(text: str) -> bool:
-    """Whether a whole number is written as Python would: 007 is a name."""
-    return text.removeprefix("-").isdecimal() and len(text) < 19 and str(int(text)) == text
+def _kind(values: Sequence[Any]) -> Column:
+    kinds = {int: ("integer", "int64"), bool: ("integer", "bool"), str: ("text", "string")}
+    first = next((value for value in values if value is not None), None)
+    return Column(*kinds.get(type(first), ("other", "other")))
 
 
 def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
@@ -451,47 +433,6 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
 
 def _split_word(stem: str) -> str:
     """Return the word of a file's name that says its split: the first, or the only one that can."""
-    shard = _SHARD.match(stem)
-    name = shard[1] if shard else stem
+    name = re.sub(r"-\d{5}-of-\d{5}.*", "", stem)
     words = [word for word in re.split(r"[\W_]+", name) if word.lower() in SPLITS]
     return words[0] if len(words) == 1 or name.startswith(tuple(words[:1])) else name
-
-
-def _nothing(found: Listing) -> str:
-    archives = [other for other in found.others if other.lower().endswith(ARCHIVES)]
-    if archives:
-        return (
-            f"{found.folder} has no images, but the archive {archives[0]}: unpack it, and give its folder"
-        )
-    others = [*found.others, *found.tables]
-    also = f", only {_counted(others)}" if others else ""
-    return (
-        f"{found.folder} has no images or Parquet files{also}: give a folder with Parquet files, or with "
-        "images as PNG, JPEG, TIFF, WebP, BMP or GIF"
-    )
-
-
-def _warn_of_unused(found: Listing) -> None:
-    """Name the images that are not used, and count the other files."""
-    said = []
-    if found.unused:
-        shown = ", ".join(sorted(found.unused)[:_MOST_NAMED])
-        more = len(found.unused) - _MOST_NAMED
-        said.append(f"{shown} and {more:,} more" if more > 0 else shown)
-    others = [other for other in found.others if not _ABOUT.match(other)]
-    if others:
-        tables = any(PurePosixPath(other).suffix.lower() in TABLES for other in others)
-        said.append(_counted(others) + (" (data.table takes labels from a table)" if tables else ""))
-    if said:
-        warnings.warn(f"not used, of what is in {found.folder}: {'; '.join(said)}", stacklevel=5)
-
-
-def _counted(files: Sequence[str]) -> str:
-    """Count files by their extension, each with an example."""
-    by_suffix = defaultdict[str, list[str]](list)
-    for file in files:
-        by_suffix[PurePosixPath(file).suffix.lower()].append(file)
-    most = sorted(by_suffix.items(), key=lambda item: -len(item[1]))[:_MOST_NAMED]
-    return ", ".join(
-        f"{len(own):,} {suffix or 'without extension'} such as {own[0]}" for suffix, own in most
-    )

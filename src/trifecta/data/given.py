@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -29,7 +28,6 @@ from torch.utils.data import (
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
 from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
-from trifecta.data.load import DataConfig
 
 # Class indices, or class names.
 Labels = Tensor | NDArray[np.str_]
@@ -229,21 +227,15 @@ def _is_in_memory(given: Any) -> bool:
     Raises:
         ValueError: neither.
     """
-    if isinstance(given, str | Path | DataConfig):
-        raise ValueError(
-            f"data=… takes samples and labels: received {given!r:.80}; a source with a name belongs into "
-            "RunConfig(data=…)"
-        )
     if isinstance(given, tuple | list | Mapping | ImageSet):
         return True
-    if isinstance(given, Tensor | np.ndarray) or hasattr(given, "iloc"):
-        raise ValueError("samples came without labels: give data=(samples, labels)")
-    if isinstance(given, DataLoader | Dataset) or hasattr(given, "__getitem__"):
-        return False
-    raise ValueError(
-        "data is (samples, labels), a Dataset with a length, or a DataLoader: received "
-        f"{type(given).__name__}"
-    )
+    is_array = isinstance(given, str | Tensor | np.ndarray) or hasattr(given, "iloc")
+    if is_array or not (isinstance(given, DataLoader | Dataset) or hasattr(given, "__getitem__")):
+        raise ValueError(
+            "data=… takes (samples, labels), a Dataset with a length, or a DataLoader, and a source with a "
+            f"name belongs into RunConfig(data=…): received a {type(given).__name__}"
+        )
+    return False
 
 
 def _collected(given: Any, split: str) -> _Split:
@@ -408,63 +400,63 @@ def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
         found = [[key for key in keys if key in given] for keys in (_SAMPLE_KEYS, _LABEL_KEYS)]
         if all(len(keys) == 1 for keys in found):
             return given[found[0][0]], given[found[1][0]]
-        raise ValueError(
-            f"{where} has keys {', '.join(map(str, given))!s:.200}: which one is the sample, and which one "
-            "the label? name them image and label"
-        )
-    if isinstance(given, tuple | list) and len(given) == 2:
-        return given[0], given[1]
-    count = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
+        received = f"keys {', '.join(map(str, given))!s:.200}"
+    elif isinstance(given, tuple | list):
+        if len(given) == 2:
+            return given[0], given[1]
+        received = f"{len(given)} values"
+    else:
+        received = f"a {type(given).__name__}"
     raise ValueError(
-        f"{where} is a pair of sample and label: received {count}; give pairs, or mappings with the keys "
-        "image and label"
+        f"{where} is a pair of sample and label: received {received}; give pairs, or mappings with the "
+        "keys image and label"
     )
 
 
 def _samples(values: Any, where: str) -> Tensor:
     samples = _tensor(values, f"samples of {where}")
-    if samples.dtype.is_complex or samples.ndim < 2:
-        raise ValueError(
-            f"{where}: samples are images (N, C, H, W), rows (N, F) or others (N, …), of real numbers: "
-            f"received {_kind_of(samples)}"
-        )
     if samples.dtype == torch.uint8 and samples.ndim == 3:
         samples = samples.unsqueeze(1)
     if samples.ndim == 4:
         _, first, second, last = samples.shape
         if (last in (3, 4) and first > 4) or (last == 1 and first == second > 1):
             samples = samples.movedim(-1, 1)
-    if samples.is_floating_point() or samples.dtype == torch.bool:
-        return samples.float()
-    if samples.ndim == 4:
-        if samples.dtype != torch.uint8 and samples.numel():
-            samples = samples.long()
-            least, most = int(samples.min()), int(samples.max())
-            if least < 0 or most > 255:
-                raise ValueError(
-                    f"{where}: whole numbers in images are 0 … 255: received {least} … {most}; give "
-                    "floats, divided by the largest value that there can be"
-                )
-        return samples.to(torch.uint8)
-    if samples.dtype == torch.uint8 or samples.ndim != 2:
+    is_integer = not (samples.is_floating_point() or samples.is_complex() or samples.dtype == torch.bool)
+    is_wrong = is_integer and (
+        samples.ndim not in (2, 4) or (samples.ndim, samples.dtype) == (2, torch.uint8)
+    )
+    if samples.is_complex() or samples.ndim < 2 or is_wrong:
         raise ValueError(
-            f"{where}: integers are images (N, C, H, W) or tokens (N, T): received {_kind_of(samples)}; "
-            "for anything else give floats"
+            f"{where}: samples are images (N, C, H, W), rows (N, F) or others (N, …) of floats, images of "
+            f"bytes or tokens (N, T) of integers: received {_kind_of(samples)}; for anything else give "
+            "floats"
         )
-    return samples.long()
+    if not is_integer:
+        return samples.float()
+    if samples.ndim == 2:
+        return samples.long()
+    if samples.dtype != torch.uint8 and samples.numel():
+        samples = samples.long()
+        least, most = int(samples.min()), int(samples.max())
+        if least < 0 or most > 255:
+            raise ValueError(
+                f"{where}: whole numbers in images are 0 … 255: received {least} … {most}; give floats, "
+                "divided by the largest value that there can be"
+            )
+    return samples.to(torch.uint8)
 
 
 def _labels(values: Any, where: str, samples: Tensor) -> Labels:
-    text = _text(values, where)
-    if text is not None:
-        return text
+    names = _text(values, where)
+    if names is not None:
+        return names
     labels = _tensor(values, f"labels of {where}")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.dtype.is_complex or not labels.ndim:
+    if labels.is_complex() or not labels.ndim:
         raise ValueError(f"{where}: labels are class numbers (N,): received {_kind_of(labels)}")
     if labels.is_floating_point():
-        fractions = ~(labels == labels.floor()) | labels.isinf()
+        fractions = (labels != labels.floor()) | labels.isinf()
         if bool(fractions.any()):
             k = _first_of(fractions)
             raise ValueError(
@@ -474,33 +466,25 @@ def _labels(values: Any, where: str, samples: Tensor) -> Labels:
     labels = labels.to(samples.device, torch.int64)
     # Tokens (N, T), signals (N, C, L) and sequences (N, T, width) may have a label at every position.
     positions = samples.shape[1:] if samples.ndim == 3 or samples.dtype == torch.int64 else ()
-    if labels.ndim == 2 and labels.numel() and labels.shape[1] not in positions:
-        is_one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
-        return labels.argmax(1) if is_one_hot else labels
-    return labels
+    if labels.ndim != 2 or not labels.numel() or labels.shape[1] in positions:
+        return labels
+    is_one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
+    return labels.argmax(1) if is_one_hot else labels
 
 
 def _text(values: Any, where: str) -> NDArray[np.str_] | None:
     """Return labels that are names, (N,); None where they are numbers."""
-    if isinstance(values, Tensor):
+    is_list = isinstance(values, list | tuple)
+    if isinstance(values, Tensor) or (is_list and not any(isinstance(value, str) for value in values)):
         return None
-    if isinstance(values, list | tuple):
-        if not any(isinstance(value, str) for value in values):
-            return None
-        values = np.array(values, dtype=object)
-    array = np.asarray(values)
+    array = np.asarray(values, dtype=object if is_list else None)
+    is_text = array.dtype.kind in "UST"
     if array.dtype.kind == "O":
-        missing = [k for k, value in enumerate(array.flat) if value is None or value != value]
-        if missing:
-            raise ValueError(
-                f"{where}: sample {missing[0]} has no label: received {array.flat[missing[0]]}"
-            )
-        if not any(isinstance(value, str) for value in array.flat):
-            return None
-    if array.dtype.kind not in "USOT":
-        return None
-    names: NDArray[np.str_] = array.reshape(-1).astype(str)
-    return names
+        for k, value in enumerate(array.flat):
+            if value is None or value != value:
+                raise ValueError(f"{where}: sample {k} has no label: received {value}")
+            is_text = is_text or isinstance(value, str)
+    return array.reshape(-1).astype(str) if is_text else None
 
 
 def _tensor(values: Any, what: str) -> Tensor:
@@ -509,13 +493,13 @@ def _tensor(values: Any, what: str) -> Tensor:
     Raises:
         ValueError: they are none, such as lists of different lengths.
     """
+    if isinstance(values, list | tuple) and hasattr(next(iter(values), None), "__array__"):
+        return _stacked(values, what)
     if isinstance(values, Tensor):
         plain = values.detach()
         if plain.is_meta:
             raise ValueError(f"{what} have no values: received tensors on the device meta")
         return plain if plain.layout == torch.strided else plain.to_dense()
-    if isinstance(values, list | tuple) and hasattr(next(iter(values), None), "__array__"):
-        return _stacked(values, what)
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(f"{what} are masked in places: fill or leave them out")
     if hasattr(values, "getbands"):  # an image of PIL's
@@ -529,9 +513,9 @@ def _tensor(values: Any, what: str) -> Tensor:
         array = np.asarray(values, dtype=np.float32 if is_table else None)
         if array.dtype.kind == "O":
             array = np.array(array.tolist())
+        # PyTorch takes no foreign byte order, no memory that cannot be written to or that runs backwards.
         native = array.astype(array.dtype.newbyteorder("="), copy=False)
-        # A tensor over memory that cannot be written to, or that runs backwards, is not allowed.
-        is_plain = native.flags.writeable and all(stride >= 0 for stride in native.strides)
+        is_plain = native.flags.writeable and min(native.strides, default=0) >= 0
         return torch.from_numpy(native if is_plain else native.copy())
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what} are no array of numbers: {' '.join(str(error).split())!s:.120}") from None
@@ -540,12 +524,9 @@ def _tensor(values: Any, what: str) -> Tensor:
 def _stacked(values: Sequence[Any], what: str) -> Tensor:
     """Stack arrays of one shape, (N, …)."""
     tensors = [_tensor(value, what) for value in values]
-    for k, tensor in enumerate(tensors):
-        if tensor.shape != tensors[0].shape:
-            raise ValueError(
-                f"{what} have one shape: received {tuple(tensors[0].shape)} and, {k} later, "
-                f"{tuple(tensor.shape)}; resize them"
-            )
+    shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
+    if len(shapes) > 1:
+        raise ValueError(f"{what} have one shape: received {shapes[0]} and {shapes[1]}; resize them")
     return torch.stack(tensors)
 
 
@@ -575,9 +556,7 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
     Raises:
         ValueError: a value is not; names its sample.
     """
-    if not samples.is_floating_point():
-        return
-    for start in range(0, len(samples), _AT_ONCE):
+    for start in range(0, len(samples) if samples.is_floating_point() else 0, _AT_ONCE):
         finite = samples[start : start + _AT_ONCE].isfinite()
         if not bool(finite.all()):
             first = _first_of(~finite)
@@ -591,14 +570,11 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
 def _declared_names(train: Any) -> tuple[str, ...] | None:
     """Return the class names that a data set declares, as Hugging Face's and torchvision's do."""
     features = getattr(train, "features", None)
-    columns = features.items() if isinstance(features, Mapping) else ()
-    found = [
-        feature.names for name, feature in columns if name in _LABEL_KEYS and hasattr(feature, "names")
-    ]
-    names = found[0] if found else getattr(train, "classes", None)
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names) or None
+    columns = features if isinstance(features, Mapping) else {}
+    named = [columns[key].names for key in columns if key in _LABEL_KEYS and hasattr(columns[key], "names")]
+    names = named[0] if named else getattr(train, "classes", None)
+    is_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(cast(Sequence[str], names)) if is_names else None
 
 
 def _class_names(classes: Sequence[str] | None, seen: _Split, tested: _Split | None) -> tuple[str, ...]:

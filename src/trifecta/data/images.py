@@ -84,8 +84,8 @@ class ImageData:
     validation: ImageSet | None
     test: ImageSet
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     loader: DataLoader[Any] | None = None
     loader_counts: tuple[int, ...] | None = None
     grey_range: tuple[int, int] | None = None

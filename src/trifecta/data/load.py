@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import require
 from trifecta.data.cache import cached_images
-from trifecta.data.decode import MOST_NAMED, GreyRange, decode_pieces, size_text, unreadable_images
-from trifecta.data.folder import ARCHIVES, TABLES, has_narrow_greys, list_folder, narrow_greys
+from trifecta.data.decode import GreyRange, decode_pieces, listed, size_text, unreadable_images
+from trifecta.data.folder import ARCHIVES, TABLES, list_folder, narrow_greys
 from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
 from trifecta.data.rows import (
     TEST,
     TRAIN,
     VALIDATION,
+    Classes,
     Rows,
     chunk_rows,
     class_indices,
@@ -37,7 +39,7 @@ from trifecta.data.rows import (
 
 HUB_TIMEOUT_SECONDS = 10
 # Fewer grey levels are worth a warning where 16-bit images have more.
-FEW_LEVELS = 64
+_FEW_LEVELS = 64
 # Images in both splits: fewer happen to be in published sets too.
 _SHARED, _SHARED_SHARE = 10, 0.01
 
@@ -146,19 +148,7 @@ class MissingSourceError(ValueError):
     """There is no such folder or data set, or it cannot be reached."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Loaded:
-    """The splits of a source, undivided and not normalised; attributes as those of :class:`ImageData`."""
-
-    train: ImageSet
-    validation: ImageSet | None = None
-    test: ImageSet
-    classes: tuple[str, ...]
-    grey_range: GreyRange | None = None
-    rows: str = ""
-
-
-def load_digits(config: DataConfig) -> Loaded:
+def load_digits(config: DataConfig) -> ImageData:
     """Load the 1,797 grey handwritten digits of 8×8 pixels, with their 17 levels spread over 0..255.
 
     A fifth is held out as the test split, or ``config.hold_out``. Other sizes are bicubic, without
@@ -170,14 +160,14 @@ def load_digits(config: DataConfig) -> Loaded:
         needed = 8.0 * len(pixels) * math.prod(config.image_size)  # resized in floating point
         require_memory(needed, "digits of that size", "use a smaller data.image_size")
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
-    images = pixels.round().clamp(0, 255).to(torch.uint8)
-    train, test = hold_out(ImageSet(images, torch.from_numpy(digits.target).long()), config.hold_out or 0.2)
-    return Loaded(train=train, test=test, classes=tuple("0123456789"))
+    images = ImageSet(pixels.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(digits.target).long())
+    train, test = hold_out(images, config.hold_out or 0.2)
+    return ImageData(train=train, validation=None, test=test, classes=tuple("0123456789"))
 
 
-SOURCES: dict[str, Callable[[DataConfig], Loaded]] = {"digits": load_digits}
-"""Loaders of the sources that have a name; all other sources are folders and Hub ids."""
-# All that these take; the other settings are about columns and splits.
+SOURCES: dict[str, Callable[[DataConfig], ImageData]] = {"digits": load_digits}
+"""Loaders of the sources that have a name, before normalisation; all others are folders and Hub ids."""
+# The other settings are about columns and splits.
 _NAMED_FIELDS = {"source", "hold_out", "image_size", "validation", "mean", "std"}
 
 
@@ -196,33 +186,23 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
             channels.
         ImportError: the extra ``data`` is not installed.
     """
-    loaded = _load(config)
-    train, validation = loaded.train, loaded.validation
-    if validation is None and config.validation:
-        train, validation = hold_out(train, config.validation)
-    _check_classes(train, loaded.classes, {"test": loaded.test, "validation": validation})
-    _warn_of_shared(train, loaded.test)
-    statistics = channel_statistics(train) if config.mean is None else None
-    mean, std = statistics or (config.mean or (), config.std or ())
-    channels = train.images.shape[1]
-    if len(mean) != channels:
+    data = _load(config)
+    if data.validation is None and config.validation:
+        train, validation = hold_out(data.train, config.validation)
+        data = replace(data, train=train, validation=validation)
+    _check_classes(data)
+    _warn_of_shared(data.train, data.test)
+    given, channels = ChannelStatistics(config.mean or (), config.std or ()), data.train.images.shape[1]
+    statistics = given if given.mean else channel_statistics(data.train)
+    if len(statistics.mean) != channels:
         raise ValueError(
-            f"mean and std have one value per channel, got {len(mean)} for images of {channels}: give "
-            f"{channels}, or leave both out to take those of the training images"
+            f"mean and std have one value per channel, got {len(given.mean)} for images of {channels}: "
+            f"give {channels}, or leave both out to take those of the training images"
         )
-    return ImageData(
-        train=train,
-        validation=validation,
-        test=loaded.test,
-        classes=loaded.classes,
-        mean=mean,
-        std=std,
-        grey_range=None if loaded.grey_range is None else loaded.grey_range[:2],
-        rows=loaded.rows,
-    ).to(device)
+    return replace(data, mean=statistics.mean, std=statistics.std).to(device)
 
 
-def _load(config: DataConfig) -> Loaded:
+def _load(config: DataConfig) -> ImageData:
     if config.source not in SOURCES:
         return _load_rows(config)
     plain = DataConfig(source=config.source)
@@ -246,10 +226,8 @@ def load_split(
 ) -> ImageSet:
     """Load one split alone, for a network that knows its classes already.
 
-    The split's own classes may be some of ``classes``, in any order.
-
     Args:
-        config: of the source.
+        config: of the source, whose classes may be some of ``classes``, in any order.
         split: its name; None takes the test split (held out again where it was), or the only one.
         classes: names, in the order of the network's scores.
         channels: of the network's images; grey images become colour for 3.
@@ -262,24 +240,24 @@ def load_split(
     """
     if config.source in SOURCES and split is not None:
         raise ValueError(
-            f"source {config.source} has no split '{split}': leave it out, or give another data.source"
+            f"{config.source} has no split '{split}': leave it out, or give another data.source"
         )
     if config.source in SOURCES or (split is None and config.hold_out is not None):
-        loaded = _load(config)
-        if trained_on and loaded.rows and trained_on != loaded.rows:
+        data = _load(config)
+        images, names = data.test, data.classes
+        if trained_on and data.rows and trained_on != data.rows:
             raise ValueError(
                 f"{config.source} has changed since the network was trained ({trained_on.split(',')[0]} "
-                f"then, {loaded.rows.split(',')[0]} now), so that images it was trained on would be held "
+                f"then, {data.rows.split(',')[0]} now), so that images it was trained on would be held "
                 "out: bring the folder back as it was, or give other test images"
             )
-        images, names = loaded.test, loaded.classes
     else:
         images, names = _load_one(config, split, grey_range, trained_on)
     unknown = [name for name in names if name not in classes]
     if unknown:
         raise ValueError(
-            f"the network knows {len(classes)} classes ({_some(classes)}): received {_some(unknown)} too; "
-            "evaluate on data with the same classes"
+            f"the network knows {len(classes)} classes ({listed(classes)}): received {listed(unknown)} "
+            "too; evaluate on data with the same classes"
         )
     index_of = torch.tensor([classes.index(name) for name in names])
     images = replace(images, labels=index_of[images.labels])
@@ -292,19 +270,17 @@ def _load_one(
     splits = open_source(config)
     name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
     rows = _split(splits, name, "another split")
-    image_column = find_image_column(rows, config.image_column)
-    classes = find_classes(rows, label_column := find_label_column(rows, config.label_column))
-    labels = class_indices(rows, label_column, classes)
-    if split is None and trained_on == _identity(rows, labels, classes.names):
+    column, found = find_image_column(rows, config.image_column), _labels_of(rows, config)
+    if split is None and trained_on == found.identity:
         raise ValueError(
             f"{config.source} has the images that the network was trained on, and no test split: name the "
             f"split '{name}' to measure on them all the same"
         )
     scale = None if grey_range is None else GreyRange(*grey_range)
-    images, _ = _images(rows, image_column, config, labels, grey_range=scale)
-    if scale is not None and has_narrow_greys(_some_pixels(images)):
-        raise ValueError(f"{config.source}: {narrow_greys(scale)}; save all with one scale")
-    return images, classes.names
+    images, _ = _images(rows, column, config, found.indices, grey_range=scale)
+    if scale is not None and (narrow := narrow_greys(_some_pixels(images), scale)):
+        raise ValueError(f"{config.source}: {narrow}; save all with one scale")
+    return images, found.classes.names
 
 
 def is_same_training(config: DataConfig, trained_on: str) -> bool:
@@ -313,55 +289,60 @@ def is_same_training(config: DataConfig, trained_on: str) -> bool:
         return False
     try:
         rows = _split(open_source(replace(config, skip_unreadable=False)), config.train_split, "")
-        column = find_label_column(rows, config.label_column)
-        classes = find_classes(rows, column)
-        return _identity(rows, class_indices(rows, column, classes), classes.names) == trained_on
+        return _labels_of(rows, config).identity == trained_on
     except ValueError:
         return False
 
 
-def _identity(rows: Rows, labels: Tensor, classes: Sequence[str]) -> str:
-    """Return the number of rows and a digest of their files and labels, but not of dates and pixels."""
-    texts = [rows.split, *rows.files, "", *classes, labels.numpy().tobytes().hex()]
-    return f"{len(rows)} rows, {digest(texts)}"
+class _Labels(NamedTuple):
+    """Labels of rows as class indices, and the number of rows with a digest of their files and labels."""
+
+    column: str
+    classes: Classes
+    indices: Tensor
+    identity: str
 
 
-def _load_rows(config: DataConfig) -> Loaded:
+def _labels_of(rows: Rows, config: DataConfig) -> _Labels:
+    column = find_label_column(rows, config.label_column)
+    classes = find_classes(rows, column)
+    indices = class_indices(rows, column, classes)
+    texts = [rows.split, *rows.files, "", *classes.names, indices.numpy().tobytes().hex()]
+    return _Labels(column, classes, indices, f"{len(rows)} rows, {digest(texts)}")
+
+
+def _load_rows(config: DataConfig) -> ImageData:
     """Load a folder or a data set of the Hub."""
     splits = open_source(config)
     training = _split(splits, config.train_split, "train_split to name another")
-    image_column = find_image_column(training, config.image_column)
-    label_column = find_label_column(training, config.label_column)
-    classes = find_classes(training, label_column)
+    image_column, found = find_image_column(training, config.image_column), _labels_of(training, config)
     used = _used(splits, config)
     # All labels before the first image: a mistake in them shows at once.
-    labels = {part: class_indices(rows, label_column, classes) for part, rows in used.items()}
-    whole, grey_range = _images(training, image_column, config, labels[TRAIN], finds_range=True)
+    labels = {part: class_indices(rows, found.column, found.classes) for part, rows in used.items()}
+    whole, grey_range = _images(training, image_column, config, found.indices, finds_range=True)
     sets = {TRAIN: whole}
     for part, rows in used.items():
-        if part != TRAIN:
-            sets[part], _ = _images(rows, image_column, config, labels[part], grey_range=grey_range)
-    _check_levels(sets, grey_range)
-    size = tuple(whole.images.shape[-2:])
-    for part, images in sets.items():
-        other = tuple(images.images.shape[-2:])
+        sets[part], _ = _images(rows, image_column, config, labels[part], grey_range=grey_range)
+        size, other = (tuple(images.images.shape[-2:]) for images in (whole, sets[part]))
         if other != size:
             raise ValueError(
-                f"training images are {size_text(size)} pixels and {part} images {size_text(other)}: "
-                f"give one size, such as data.image_size={size[0]}x{size[1]}"
+                f"training images are {size_text(size)} pixels and {part} images {size_text(other)}: give "
+                f"one size, such as data.image_size={size[0]}x{size[1]}"
             )
+    if grey_range is not None:
+        _check_levels(sets, grey_range)
     # Grey becomes colour where another split has colour.
     channels = max(images.images.shape[1] for images in sets.values())
     sets = {part: _with_channels(images, channels) for part, images in sets.items()}
     if config.hold_out is not None:
         sets[TRAIN], sets[TEST] = hold_out(sets[TRAIN], config.hold_out)
-    return Loaded(
+    return ImageData(
         train=sets[TRAIN],
         validation=sets.get(VALIDATION),
         test=sets[TEST],
-        classes=classes.names,
-        grey_range=grey_range,
-        rows=_identity(training, labels[TRAIN], classes.names),
+        classes=found.classes.names,
+        grey_range=None if grey_range is None else grey_range[:2],
+        rows=found.identity,
     )
 
 
@@ -371,23 +352,22 @@ def _with_channels(images: ImageSet, channels: int) -> ImageSet:
 
 
 def _used(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
-    """Return the splits to train on, to test on unless that is held out, and to validate on."""
-    used = {TRAIN: _split(splits, config.train_split, "train_split to name another")}
+    """Return the splits to test on, unless that is held out, and to validate on; say which are not used."""
+    used = {}
     if config.hold_out is None:
         used[TEST] = _split(splits, config.test_split, "test_split to name another, or hold_out=0.2")
     elif config.test_split in splits or split_of(config.test_split) in splits:
         raise ValueError(
-            f"{config.source} has a split '{config.test_split}' of its own: drop data.hold_out, or "
-            "name a split that it lacks with data.test_split to hold images out all the same"
+            f"{config.source} has a split '{config.test_split}' of its own: drop data.hold_out, or name a "
+            "split that it lacks with data.test_split to hold images out all the same"
         )
-    validation = splits.get(VALIDATION)
-    if config.validation and validation is not None and validation not in used.values():
-        used[VALIDATION] = validation
-    unused = [
-        f"{name} ({len(rows):,} images)" for name, rows in splits.items() if rows not in used.values()
-    ]
+    taken = [_split(splits, config.train_split, ""), *used.values()]
+    if config.validation and VALIDATION in splits and splits[VALIDATION] not in taken:
+        used[VALIDATION] = splits[VALIDATION]
+    unused = [(name, rows) for name, rows in splits.items() if rows not in [*taken, *used.values()]]
     if unused:
-        warnings.warn(f"splits of {config.source} that are not used: {', '.join(unused)}", stacklevel=5)
+        said = ", ".join(f"{name} ({len(rows):,} images)" for name, rows in unused)
+        warnings.warn(f"splits of {config.source} that are not used: {said}", stacklevel=5)
     return used
 
 
@@ -415,14 +395,13 @@ def _images(
         "rows": rows.content(),
         "column": column,
         "image_size": config.image_size,
-        **({} if grey_range is None else {"grey_range": grey_range[:2]}),
     }
     images, in_file, found = cached_images(
-        identity,
+        identity if grey_range is None else {**identity, "grey_range": grey_range[:2]},
         len(rows),
         lambda consume: decode_pieces(
             len(rows),
-            lambda start, stop: rows.encoded(column, start, stop),
+            partial(rows.encoded, column),
             consume,
             image_size=config.image_size,
             grey_range=grey_range,
@@ -436,10 +415,8 @@ def _images(
     return ImageSet(images, labels, rows=torch.arange(len(labels)) if in_file else None), found
 
 
-def _check_levels(sets: Mapping[str, ImageSet], grey_range: GreyRange | None) -> None:
+def _check_levels(sets: Mapping[str, ImageSet], grey_range: GreyRange) -> None:
     """Check that 16-bit greys of all splits fill the training images' range; say if few levels are left."""
-    if grey_range is None:
-        return
     levels = {part: len(np.unique(_some_pixels(images))) for part, images in sets.items()}
     for part, count in levels.items():
         if count * 16 < levels[TRAIN]:
@@ -448,11 +425,11 @@ def _check_levels(sets: Mapping[str, ImageSet], grey_range: GreyRange | None) ->
                 f"{grey_range.low} to {grey_range.high} of 16 bits: {count} of {levels[TRAIN]} levels are "
                 "left; save all with one scale"
             )
-    if levels[TRAIN] < min(FEW_LEVELS, grey_range.values):
+    if levels[TRAIN] < min(_FEW_LEVELS, grey_range.values):
         warnings.warn(
             f"16-bit images: of {grey_range.values:,} greys from {grey_range.low} to {grey_range.high}, "
             f"{levels[TRAIN]} are left in 8 bits: clip what lies far from the others, and save them again",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -474,44 +451,39 @@ def _warn_of_shared(train: ImageSet, test: ImageSet) -> None:
         )
 
 
-def _check_classes(
-    train: ImageSet, classes: tuple[str, ...], others: Mapping[str, ImageSet | None]
-) -> None:
-    """Check that two classes have training images, and that those of other splits do."""
+def _check_classes(data: ImageData) -> None:
+    """Check that two classes have training images, and so have those of other splits."""
+
+    def counted(images: ImageSet) -> Tensor:
+        return torch.bincount(images.labels, minlength=data.num_classes)
 
     def named(chosen: Tensor) -> str:
-        return _some([classes[index] for index in chosen.nonzero().flatten().tolist()])
+        return listed([data.classes[index] for index in chosen.nonzero().flatten().tolist()])
 
-    counts = torch.bincount(train.labels, minlength=len(classes))
+    counts = counted(data.train)
     if (counts > 0).sum() < 2:
         raise ValueError(
-            f"training needs images of two classes or more, only one of {len(classes)} has any: choose "
+            f"training needs images of two classes or more, only one of {data.num_classes} has any: choose "
             "another data.label_column, or add images of others"
         )
-    said = {"without a training image": counts == 0, "with a single training image": counts == 1}
-    for part, images in others.items():
-        there = counts if images is None else torch.bincount(images.labels, minlength=len(classes))
-        if unseen := named((there > 0) & (counts == 0)):
+    for part, images in (("test", data.test), ("validation", data.validation)):
+        if images is not None and (unseen := named((counted(images) > 0) & (counts == 0))):
             raise ValueError(
                 f"the {part} split has images of classes without a training image, {unseen}: add images of "
                 "them to the training split, or take them out"
             )
-        if part == TEST:
-            said["without a test image"] = (there == 0) & (counts > 0)
+    said = {
+        "without a test image": (counted(data.test) == 0) & (counts > 0),
+        "without a training image": counts == 0,
+        "with a single training image": counts == 1,
+    }
     for what, chosen in said.items():
         if chosen.any():
             warnings.warn(f"classes {what}: {named(chosen)}", stacklevel=3)
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return f"{', '.join(names[:MOST_NAMED])}{more}"
-
-
 def open_source(config: DataConfig) -> dict[str, Rows]:
-    """Return the splits of a folder or a data set of the Hub, undecoded.
-
-    A local folder is read without the network.
+    """Return the splits of a folder, read without the network, or a data set of the Hub, undecoded.
 
     Raises:
         MissingSourceError: there is no such source.
@@ -520,27 +492,33 @@ def open_source(config: DataConfig) -> dict[str, Rows]:
     """
     folder = _local_folder(config.source)
     if folder is not None:
-        found = list_folder(_subset(folder, config.subset), config.table)
+        if config.subset is not None and not (folder / config.subset).is_dir():
+            raise ValueError(
+                f"no folder {config.subset} in {folder}, whose folders are "
+                f"{listed(_folders(folder)) or 'none'}: choose another data.subset"
+            )
+        found = list_folder((folder / (config.subset or "")).resolve(), config.table)
         usual = [split for split in (TRAIN, VALIDATION, TEST) if split in found]
         splits = {split: found[split] for split in dict.fromkeys([*usual, *sorted(found)])}
     elif config.table is not None:
         raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
     else:
         splits = _from_hub(config.source, config.subset)
-    if config.skip_unreadable:
-        splits = {name: _readable(rows, config) for name, rows in splits.items()}
-    return splits
+    return {
+        name: _readable(rows, config) if config.skip_unreadable else rows for name, rows in splits.items()
+    }
 
 
 def _readable(rows: Rows, config: DataConfig) -> Rows:
     """Return the rows whose image can be read."""
     column = find_image_column(rows, config.image_column)
-    failed = unreadable_images(len(rows), lambda start, stop: rows.encoded(column, start, stop))
+    failed = unreadable_images(len(rows), partial(rows.encoded, column))
     if not failed:
         return rows
-    shown = "; ".join(list(failed.values())[:MOST_NAMED])
     warnings.warn(
-        f"{len(failed)} of {len(rows):,} images of split '{rows.split}' are left out: {shown}", stacklevel=5
+        f"{len(failed)} of {len(rows):,} images of split '{rows.split}' are left out: "
+        f"{listed(list(failed.values()), '; ')}",
+        stacklevel=6,
     )
     return rows.select([index for index in range(len(rows)) if index not in failed])
 
@@ -561,49 +539,39 @@ def _local_folder(source: str) -> Path | None:
         return None
     parent = next(parent for parent in path.absolute().parents if parent.is_dir())
     missing = path.absolute().relative_to(parent).parts[0]
-    near = difflib.get_close_matches(missing, [entry.name for entry in parent.iterdir() if entry.is_dir()])
+    near = difflib.get_close_matches(missing, _folders(parent))
     raise MissingSourceError(
         f"no folder {source} ({parent} has no {missing}{f', but {near[0]}' if near else ''}): give the "
         "right one as source; if it has moved, its new place, or put a link to it there"
     )
 
 
-def _subset(folder: Path, subset: str | None) -> Path:
-    if subset is None:
-        return folder
-    if not (folder / subset).is_dir():
-        there = ", ".join(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())[:10]) or "none"
-        raise ValueError(
-            f"no folder {subset} in {folder}, whose folders are {there}: choose another data.subset"
-        )
-    return (folder / subset).resolve()
+def _folders(parent: Path) -> list[str]:
+    return sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
 
 
 def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
-    datasets = require("datasets")
+    datasets, hub = require("datasets"), require("huggingface_hub")
+    offline = not _hub_answers(source)
     try:
-        with _quiet(offline=not _hub_answers(source)):
+        with _quiet(offline=offline):
             splits = datasets.load_dataset(source, subset)
     except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, MissingSourceError):
-            raise
         # Only the cause names a broken file.
         broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
         told = error.__cause__ if broken and error.__cause__ else error
-        kind: type[ValueError] = ValueError
-        reason = " ".join(str(told).split()).rstrip(".")
+        cannot, reason = f"cannot load '{source}' from the Hugging Face Hub", " ".join(str(told).split())
         if isinstance(told, ConnectionError):
-            kind = MissingSourceError
-            reason = (
-                f"there is no such folder in {Path.cwd()}, and the Hub cannot be reached: check the "
-                "spelling, or connect to the network"
-            )
-        elif "BuilderConfig" in reason or "Config name is missing" in reason:
-            reason += ": choose one with data.subset"
-        raise kind(f"cannot load '{source}' from the Hugging Face Hub: {reason}") from error
-    config, kept = datasets.config, require("huggingface_hub").constants.HF_HUB_CACHE
-    own = [Path(folder) for folder in (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, kept)]
-    folders = tuple(folder.absolute() for folder in [*own, *(folder.resolve() for folder in own)])
+            raise MissingSourceError(
+                f"{cannot}: there is no such folder in {Path.cwd()}, and the Hub cannot be reached: check "
+                "the spelling, or connect to the network"
+            ) from error
+        asks = "BuilderConfig" in reason or "Config name is missing" in reason
+        fix = ": choose one with data.subset" if asks else ""
+        raise ValueError(f"{cannot}: {reason.rstrip('.')}{fix}") from error
+    config = datasets.config
+    caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, hub.constants.HF_HUB_CACHE)
+    folders = tuple(path for cache in caches for path in (Path(cache).absolute(), Path(cache).resolve()))
     return {name: _hub_rows(name, split, folders) for name, split in splits.items()}
 
 

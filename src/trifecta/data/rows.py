@@ -3,25 +3,27 @@
 import hashlib
 import json
 import os
+import re
 import warnings
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from io import BytesIO
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import open_image, require
-from trifecta.data.decode import Encoded
+from trifecta.data.decode import Encoded, in_threads
+
+T = TypeVar("T")
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = {
@@ -34,7 +36,13 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "target", "class", "y")
 LABEL_KINDS = ("class", "integer", "text")
 
-_FILES_PER_TASK = 256
+# Kinds of columns by Arrow's names of their types.
+_KINDS = {
+    "integer": r"(u?int\d+|bool)$",
+    "text": r"(large_)?string$",
+    "binary": r"(large_)?binary$",
+    "image": r"struct<(.*, )?bytes: (large_)?binary\b",
+}
 # The description of a Parquet file, at its end, holds the names of its classes.
 _MOST_FOOTER_BYTES = 2**26
 # No head has that many classes of which training images show but a tenth.
@@ -132,17 +140,6 @@ def file_rows(
     )
 
 
-def column_kinds(columns: Mapping[str, Sequence[Any]]) -> dict[str, Column]:
-    """Return the kinds of columns of plain values."""
-    kinds: dict[frozenset[type], Column] = {
-        frozenset({int}): Column("integer", "int64"),
-        frozenset({bool}): Column("integer", "bool"),
-        frozenset({str}): Column("text", "string"),
-    }
-    types = {name: frozenset(map(type, values)) - {type(None)} for name, values in columns.items()}
-    return {name: kinds.get(found, Column("other", "other")) for name, found in types.items()}
-
-
 def digest(texts: Iterable[str]) -> str:
     """Return a hash of texts in their order."""
     total = hashlib.blake2b(digest_size=16)
@@ -159,22 +156,16 @@ def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
         try:
             with file.open("rb", buffering=0) as opened:
                 status = os.fstat(opened.fileno())
-                for position in range(
-                    0, status.st_size, max(size, (status.st_size - size) // (pieces - 1))
-                ):
+                step = max(size, (status.st_size - size) // (pieces - 1))
+                for position in range(0, status.st_size, step):
                     opened.seek(position)
                     total.update(opened.read(size))
         except OSError:  # decoding says why
             return "unreadable"
         return f"{status.st_size} {status.st_mtime_ns} {total.hexdigest()}"
 
-    def task(start: int) -> list[str]:
-        return [facts(file) for file in files[start : start + _FILES_PER_TASK]]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return digest(
-            text for texts in pool.map(task, range(0, len(files), _FILES_PER_TASK)) for text in texts
-        )
+    tasks = in_threads(lambda start, stop: [*map(facts, files[start:stop])], len(files), 256)
+    return digest(chain.from_iterable(tasks))
 
 
 class Chunk(NamedTuple):
@@ -191,16 +182,13 @@ def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
         ValueError: one cannot be read, or they have different columns.
     """
     paths = [folder / file for file in files]
-    opened = [
-        _readable(path, _opened_arrow if path.suffix.lower() == ".arrow" else _opened_parquet)
-        for path in paths
-    ]
-    schemas = [schema for schema, _ in opened]
-    for path, schema in zip(paths, schemas, strict=True):
-        if not schema.equals(schemas[0]) or columns_of(schema) != columns_of(schemas[0]):
+    opened = [_readable(path, _opened) for path in paths]
+    first = opened[0][0]
+    for path, (schema, _) in zip(paths, opened, strict=True):
+        if not schema.equals(first) or columns_of(schema) != columns_of(first):
             raise ValueError(f"{path} has other columns or classes than {paths[0]}: one split has the same")
     chunks = [chunk for _, own in opened for chunk in own]
-    rows = chunk_rows(split, schemas[0], chunks, (folder,), lambda: sampled(paths, pieces=64, size=2**20))
+    rows = chunk_rows(split, first, chunks, (folder,), lambda: sampled(paths, pieces=64, size=2**20))
     return replace(rows, files=files)
 
 
@@ -243,35 +231,31 @@ def table_chunks(table: Any) -> list[Chunk]:
     return [Chunk(batch.num_rows, batch.column) for batch in table.to_batches()]
 
 
-def _opened_arrow(path: Path) -> tuple[Any, list[Chunk]]:
+def _opened(path: Path) -> tuple[Any, list[Chunk]]:
+    """Return the schema and the chunks of a file."""
     arrow = require("pyarrow")
-    table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
-    table.validate(full=True)
-    return table.schema, table_chunks(table)
-
-
-def _opened_parquet(path: Path) -> tuple[Any, list[Chunk]]:
-    file = _parquet(path)
-
-    def read(group: int, column: str) -> Any:
-        needed = file.metadata.row_group(group).total_byte_size
-        require_memory(needed, f"a row group of {path}", "write it with smaller row groups")
-        return _readable(path, lambda path: _parquet(path).read_row_group(group, [column]).column(column))
-
-    counts = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    return file.schema_arrow, [Chunk(count, partial(read, group)) for group, count in enumerate(counts)]
-
-
-def _parquet(path: Path) -> Any:
-    with path.open("rb") as opened:
-        opened.seek(max(0, path.stat().st_size - 8))
-        footer_bytes = int.from_bytes(opened.read(4), "little")
+    if path.suffix.lower() == ".arrow":
+        table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+        table.validate(full=True)
+        return table.schema, table_chunks(table)
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 8))
+        footer_bytes = int.from_bytes(file.read(4), "little")
     if footer_bytes > _MOST_FOOTER_BYTES:
         raise ValueError(f"its description takes {footer_bytes:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
-    return require("pyarrow.parquet").ParquetFile(path)
+    parquet = require("pyarrow.parquet").ParquetFile(path)
+    groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
+    reads = [partial(_row_group, path, group, one.total_byte_size) for group, one in enumerate(groups)]
+    return parquet.schema_arrow, list(map(Chunk, [group.num_rows for group in groups], reads))
 
 
-def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
+def _row_group(path: Path, group: int, needed: int, column: str) -> Any:
+    require_memory(needed, f"a row group of {path}", "write it with smaller row groups")
+    opened = require("pyarrow.parquet").ParquetFile
+    return _readable(path, lambda file: opened(file).read_row_group(group, [column]).column(column))
+
+
+def _readable(path: Path, read: Callable[[Path], T]) -> T:
     """Return what ``read`` makes of a file; errors name it."""
     try:
         return read(path)
@@ -282,39 +266,25 @@ def _readable(path: Path, read: Callable[[Path], Any]) -> Any:
 def columns_of(schema: Any) -> dict[str, Column]:
     """Return the columns of an Arrow schema, by their types and the metadata of ``datasets``."""
     try:
-        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        noted = {}
-    features = noted if isinstance(noted, dict) else {}
+        features = {}
     columns = {field.name: _column(field.type, features.get(field.name)) for field in schema}
     if len(columns) < len(schema):
         raise ValueError(f"two columns have the same name, of {', '.join(schema.names)}")
     return columns
 
 
-def _column(dtype: Any, feature: Any) -> Column:
-    types = require("pyarrow").types
-    noted = feature if isinstance(feature, dict) else {}
+def _column(dtype: Any, noted: Any) -> Column:
+    text = str(dtype.value_type if str(dtype).startswith("dictionary") else dtype)
+    kind = next((kind for kind, pattern in _KINDS.items() if re.match(pattern, text)), "other")
+    noted = noted if isinstance(noted, dict) else {}
     names = noted.get("names")
-    if noted.get("_type") == "ClassLabel" and types.is_integer(dtype) and isinstance(names, list):
+    if noted.get("_type") == "ClassLabel" and kind == "integer" and isinstance(names, list):
         return Column("class", "ClassLabel", tuple(map(str, names)))
-    is_struct = types.is_struct(dtype)
-    if noted.get("_type") == "Image":
-        return Column("image", "Image")
-    if is_struct and dtype.get_field_index("bytes") >= 0 and _is_binary(dtype.field("bytes").type):
+    if noted.get("_type") == "Image" or kind == "image":
         return Column("image", "Image" if noted else "struct")
-    if types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    if types.is_integer(dtype) or types.is_boolean(dtype):
-        return Column("integer", str(dtype))
-    if types.is_string(dtype) or types.is_large_string(dtype):
-        return Column("text", str(dtype))
-    return Column("binary" if _is_binary(dtype) else "other", "struct" if is_struct else str(dtype))
-
-
-def _is_binary(dtype: Any) -> bool:
-    types = require("pyarrow").types
-    return bool(types.is_binary(dtype) or types.is_large_binary(dtype))
+    return Column(kind, text.partition("<")[0])
 
 
 def _encoded(value: Any, where: str, folders: tuple[Path, ...]) -> Encoded:
@@ -465,28 +435,22 @@ def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
     """
     if column not in rows.columns:
         raise ValueError(
-            f"split '{rows.split}' has no column '{column}', as the training split has, but "
-            f"{rows}: give it one, or choose another with data.test_split"
+            f"split '{rows.split}' has no column '{column}', as the training split has, but {rows}: give "
+            "it one, or choose another with data.test_split"
         )
     labels, own = rows.values(column), rows.columns[column].names
     if len(labels) != len(rows):
-        raise ValueError(
-            f"column '{column}' of split '{rows.split}' has {len(labels)} values for {len(rows)} rows: "
-            "it is damaged"
-        )
-    known = classes.names if own else classes.values
-    index = {value: number for number, value in enumerate(known)}
+        raise ValueError(f"column '{column}' of split '{rows.split}' is damaged: {len(labels)} values")
+    index = {value: number for number, value in enumerate(classes.names if own else classes.values)}
     if own:
         index = {number: index[name] for number, name in enumerate(own) if name in index}
     found = [index.get(label, -1) for label in labels]
     if -1 in found:
         row = found.index(-1)
         place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
-        label = labels[row]
-        if own and isinstance(label, int) and 0 <= label < len(own):
-            label = own[label]
-        else:
-            known = classes.values
+        label, known = labels[row], classes.values
+        if label in range(len(own)):
+            label, known = own[label], classes.names
         raise ValueError(
             f"labels outside the classes: split '{rows.split}', {place} has label {label!r}, but the "
             f"{len(known)} classes are labelled {known[0]!r} to {known[-1]!r}: choose a split with the "
