@@ -87,7 +87,7 @@ def test_the_last_is_kept_where_that_is_asked_for_or_nothing_is_validated(
         assert run.result["validation_accuracy"] == run.trainer.history[-1]["validation_accuracy"]
         assert_same(run.network.state_dict(), spoil.at_end[3])
         assert_same(model_of(tmp_path / name), spoil.at_end[3])
-    with pytest.raises(ValueError, match="unknown choice of keep 'first'"):
+    with pytest.raises(ValueError, match="keep 'first'"):
         RunConfig(keep="first")
 
 
@@ -190,6 +190,41 @@ def test_early_stopping_keeps_the_best(stripes: ImageData) -> None:
     kept = run.result["kept_epoch"]
     assert accuracies(run)[kept - 1] == max(accuracies(run))
     assert_same(run.network.state_dict(), spoil.at_end[kept - 1])
+
+
+class KillAfter(Callback):
+    """Ends the process when an epoch has its checkpoint, before anything else hears of it."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_epoch_end(self, trainer: Trainer, record: dict[str, object]) -> None:
+        if record["epoch"] == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_early_does_not_grow_when_it_is_resumed(
+    stripes: ImageData, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Callback]:
+        return [Spoil(*SPOILT), EarlyStopping(1)]
+
+    whole = train(replace(CONFIG, epochs=9), data=stripes, out=tmp_path / "whole", callbacks=callbacks())
+    last = len(whole.trainer.history)
+    assert last < 9
+    for name in ("killed", "whole"):
+        if name == "killed":
+            with pytest.raises(KeyboardInterrupt):
+                train(
+                    replace(CONFIG, epochs=9),
+                    data=stripes,
+                    out=tmp_path / name,
+                    callbacks=[KillAfter(last), *callbacks()],
+                )
+        again = go_on(tmp_path / name, data=stripes, callbacks=callbacks())
+        assert accuracies(again) == accuracies(whole)
+        assert again.result["kept_epoch"] == whole.result["kept_epoch"]
+        assert_same(model_of(tmp_path / name), whole.network.state_dict())
 
 
 def test_an_estimator_that_stops_early_has_its_best_weights() -> None:
