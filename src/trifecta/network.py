@@ -58,6 +58,7 @@ class LocalNetwork(nn.Module):
         layouts: whether each block's output has its channels ``first`` or ``last``.
         has_side_values: whether blocks pass on more than their features.
         draws: the blocks that draw from generators which the process shares, such as by ``nn.Dropout``.
+        is_compiled: whether :meth:`compile` was called.
         temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 until it is fitted.
         shortlist: where a method tries more than 20 labels, those that go on to the last block, see
             :class:`trifecta.readout.Shortlist`; None for exact prediction.
@@ -103,8 +104,8 @@ class LocalNetwork(nn.Module):
         self._held_modes = _held_modes(self.blocks)
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
-        # Of each block in training: whose loss was compiled, and the seed of what it draws.
-        self._compiled: tuple[dict[int, Any], dict[int, Any]] | None = None
+        self.is_compiled, self._compiled_losses = False, dict[int, Any]()
+        # Of blocks that draw, while they train.
         self._seeds: dict[int, int] = {}
         self._add_inputs()
         self._trace(getattr(blocks, "channels", None) if channels is None else channels)
@@ -212,6 +213,7 @@ class LocalNetwork(nn.Module):
         return self._some().device
 
     def _some(self) -> Tensor:
+        """Return a tensor in the precision and on the device of the weights."""
         tensors = chain(self.blocks.parameters(), self.parameters(), self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
@@ -277,9 +279,7 @@ class LocalNetwork(nn.Module):
         Where every block receives new pairs, these are made here of what the block before passed on: as
         ``offsets`` (L,) say, see :meth:`ImagePairs.pairs_at`, or for a prediction of positives alone.
         """
-        front, back = self._halves[block]
-        if self._compiled is not None and self.training:
-            front = self._compiled[0][block]
+        front, back = (self._compiled_halves if self.is_compiled and self.training else self._halves)[block]
         if block in self._seeds:
             SharedGenerators(self.device).seed(self._seeds[block])
         if block and self.renews_pairs:
@@ -297,15 +297,8 @@ class LocalNetwork(nn.Module):
 
     def loss(self, block: int, seen: Tensor, labels: Tensor) -> Tensor:
         """Return the local loss of ``block``, (), for the features that its head reads."""
-        if self._compiled is None:
-            return self.head(block).loss(seen, labels)
-        compiled: Tensor = self._compiled[1][block](seen, labels)
-        return compiled
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether :meth:`compile` was called."""
-        return self._compiled is not None
+        loss: Tensor = self._compiled_losses.get(block, self.head(block).loss)(seen, labels)
+        return loss
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile what training runs, each block and each head's loss, as ``torch.compile`` does.
@@ -315,10 +308,13 @@ class LocalNetwork(nn.Module):
         # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(self.blocks))
-        self._compiled = (
-            {k: torch.compile(front, *args, **kwargs) for k, (front, _) in enumerate(self._halves)},
-            {k: torch.compile(_HeadLoss(self.head(k)), *args, **kwargs) for k in self.scored_blocks},
-        )
+        self.is_compiled = True
+        self._compiled_halves = [
+            (torch.compile(front, *args, **kwargs), back) for front, back in self._halves
+        ]
+        self._compiled_losses = {
+            k: torch.compile(_HeadLoss(self.head(k)), *args, **kwargs) for k in self.scored_blocks
+        }
 
     @contextmanager
     def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
@@ -451,8 +447,8 @@ class LocalNetwork(nn.Module):
     def _score(self, block: int, features: Tensor, sums: ChannelSums | None = None) -> Tensor | None:
         if block not in self.scored_blocks:
             return None
-        head = self.head(block)
-        return head.scores(sums if sums is not None and head.reads_channel_sums else features)
+        reads_sums = sums is not None and self.head(block).reads_channel_sums
+        return self.head(block).scores(sums if reads_sums else features)
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -79,9 +79,9 @@ def trace_blocks(
         if found[k] is None and k + 1 < len(blocks):
             found[k] = _layout_by_next(blocks[k + 1][0], inputs[k + 1])
     layouts = tuple(_known(k, layout, outputs[k]) for k, layout in enumerate(found))
-    shapes = (channels_first(y, layout).shape[1:] for y, layout in zip(outputs, layouts, strict=True))
+    shapes = [tuple(channels_first(y, at).shape[1:]) for y, at in zip(outputs, layouts, strict=True)]
     has_side_values = any(isinstance(value, Carried) for value in inputs)
-    return Traced(layouts, tuple(tuple(shape) for shape in shapes), has_side_values, frozenset(written))
+    return Traced(layouts, tuple(shapes), has_side_values, frozenset(written))
 
 
 def drawing_blocks(blocks: nn.ModuleList, x: Tensor, device: torch.device) -> frozenset[int]:
