@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from trifecta import window
 from trifecta.counts import counts
 from trifecta.data import DataConfig, ImageData, ImageSet, load_data
 from trifecta.network import LocalNetwork
@@ -65,13 +66,13 @@ def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fused_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small."""
-    monkeypatch.setattr("trifecta.window.LEAST_KERNEL_BYTES", 0)
+    monkeypatch.setattr(window, "LEAST_KERNEL_BYTES", 0)
 
 
 @pytest.fixture(params=[0, 2**60], ids=["fused", "plain"])
 def window_of_any_size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The test runs with fused windows, however small, and with the plain graph."""
-    monkeypatch.setattr("trifecta.window.LEAST_KERNEL_BYTES", request.param)
+    monkeypatch.setattr(window, "LEAST_KERNEL_BYTES", request.param)
 
 
 @pytest.fixture(scope="session")

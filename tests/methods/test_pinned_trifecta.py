@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
+from steps import step_with
 from trifecta import Learner, LocalNetwork, build_network, get_recipe
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
@@ -59,17 +60,16 @@ def named(network: LocalNetwork, name: str) -> torch.Tensor:
     ],
 )
 def test_every_step_is_that_of_the_published_code(
-    file: str, steps_per_epoch: int, table: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    file: str, steps_per_epoch: int, table: tuple[int, int]
 ) -> None:
     values = reference(file)
     network = published(values)
     learner = Learner(network, steps_per_epoch=steps_per_epoch)
     first_images, size, shape = 20 + values["settings"]["offset"], batch_of(values), shape_of(values)
     for step, losses in enumerate(values["losses"]):
-        wrong = wrong_labels_of(size * step, size)
-        monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_, wrong=wrong: wrong)
         images = tensor(first_images + step, size, *shape, scale=2)
-        received = learner.step(images, labels_of(size * step, size))
+        wrong = wrong_labels_of(size * step, size)
+        received = step_with(learner, images, labels_of(size * step, size), wrong)
         assert [loss is None for loss in received] == [loss is None for loss in losses]
         for loss, expected in zip(received, losses, strict=True):
             if loss is not None:
@@ -82,16 +82,15 @@ def test_every_step_is_that_of_the_published_code(
     assert_pinned(goodness, values["goodness_eval (label, block, image)"])
 
 
-def test_a_second_state_for_the_labels_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_state_for_the_labels_would_be_noticed() -> None:
     """With the optimizer of block 1 moving the label too, the first step is 6e-3 away."""
     values = reference("trifecta_small")
     network = published(values)
     learner = Learner(network)
     learner.optimizers[1].add_param_group({"params": network.label_parameters()})
     size = batch_of(values)
-    wrong = wrong_labels_of(0, size)
-    monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_: wrong)
-    learner.step(tensor(20, size, 3, 32, 32, scale=2), labels_of(0, size))
+    images, labels = tensor(20, size, 3, 32, 32, scale=2), labels_of(0, size)
+    step_with(learner, images, labels, wrong_labels_of(0, size))
     with pytest.raises(AssertionError):
         assert_pinned(named(network, "embedding"), values["after_steps"]["1"]["embedding"])
 
