@@ -36,7 +36,7 @@ wheel: .venv/installed
 	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -P -m pytest -q -n auto -m "not slow" \
 		-p no:cacheprovider ../tests/cli ../tests/test_own_parts.py
 
-# Tables in README.md and docs/ from the files in benchmarks/.
+# Tables in README.md and docs/ from the files in benchmarks/results/.
 docs: .venv/installed
 	$(BIN)/python benchmarks/render.py
 
@@ -48,11 +48,11 @@ site: .venv/installed
 # Changes of the core that no test notices: an hour or two. It goes on where it was stopped.
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/mutmut run
-	$(BIN)/python benchmarks/mutants.py benchmarks/mutants_$$(date -u +%F).json
+	$(BIN)/python benchmarks/mutants.py benchmarks/results/mutants_$$(date -u +%F).json
 
 # Kills, long runs and wrong input, far more of each than the tests have; takes long.
 soak: .venv/installed
-	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/soak_$$(date -u +%F).json --processes 2
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py benchmarks/results/soak_$$(date -u +%F).json --processes 2
 
 # The lowest versions of pyproject.toml, and every Python that is here.
 supported:

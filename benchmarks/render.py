@@ -1,4 +1,4 @@
-"""Write the figures of README.md and docs/ from the result files in benchmarks/.
+"""Write the figures of README.md and docs/ from the files in benchmarks/results/.
 
 A place for figures is a pair of comments, `<!-- figures: NAME -->` and `<!-- end of figures -->`. With
 `--check` nothing is written and the status says whether anything would change.
@@ -55,6 +55,7 @@ from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
 
 ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 DEEPEST = "48"
 PLACE = re.compile(r"(<!-- figures: ([\w-]+) -->\n).*?(<!-- end of figures -->)", flags=re.DOTALL)
 Row = dict[str, Any]
@@ -62,7 +63,7 @@ Row = dict[str, Any]
 
 def rows_of(what: str) -> list[Row]:
     """The rows of every result file about ``what``, oldest file first."""
-    files = sorted((ROOT / "benchmarks").glob(f"{what}_*.jsonl"), key=lambda f: f.stem.split("_")[-1])
+    files = sorted(RESULTS.glob(f"{what}_*.jsonl"), key=lambda f: f.stem.split("_")[-1])
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
@@ -371,7 +372,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "settled-accuracy": settled_accuracy,
     "shortlist": shortlist,
     "many-classes": many_classes,
-    "soak": lambda: soak(ROOT / "benchmarks"),
+    "soak": lambda: soak(RESULTS),
     "paper-mnist": lambda: experiments("mnist"),
     "paper-fashion-mnist": lambda: experiments("fashion-mnist"),
     "paper-svhn": lambda: experiments("svhn"),

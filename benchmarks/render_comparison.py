@@ -1,4 +1,4 @@
-"""Tables of methods on equal work for docs/, from the result files in benchmarks/compared/."""
+"""Tables of methods on equal work for docs/, from the result files in benchmarks/results/compared/."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -52,7 +52,7 @@ def rows_of(data: str, budget: str) -> list[RowSummary]:
     runs = plan_recipes(
         recipes, budget=budget, seeds=SEEDS, command=lambda recipe: comparison_command(recipe, budget)
     )
-    rows = summarise(runs, read_results(ROOT / "benchmarks" / "compared"))
+    rows = summarise(runs, read_results(ROOT / "benchmarks" / "results" / "compared"))
     return rows if budget == "grid" else [row for row in rows if row.runs]
 
 

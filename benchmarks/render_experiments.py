@@ -1,4 +1,4 @@
-"""Tables of reproduced experiments for docs/, from the result files in benchmarks/reproduced/."""
+"""Tables of reproduced experiments for docs/, from the result files in benchmarks/results/reproduced/."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
     """A table's rows with all seeds that there are, up to ``SEEDS``."""
     wanted = get_table(table)
     runs = plan(wanted, budget=budget or wanted.budget, seeds=SEEDS)
-    return summarise(runs, read_results(ROOT / "benchmarks" / "reproduced"))
+    return summarise(runs, read_results(ROOT / "benchmarks" / "results" / "reproduced"))
 
 
 def experiments(table: str) -> str:

@@ -1,4 +1,4 @@
-"""Every figure in README and docs comes from a file in benchmarks that says what it depends on."""
+"""Every figure in README and docs comes from a file in benchmarks/results that says what it depends on."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-FILES = sorted([*ROOT.glob("benchmarks/*.json*"), *ROOT.glob("benchmarks/*/*.json")])
+FILES = sorted((ROOT / "benchmarks" / "results").rglob("*.json*"))
 
 
 def records(file: Path) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def test_methods_stand_beside_each_other_on_equal_work(
     assert out.count("3 MiB (1.00×)") == 2
     assert "×: over backprop with the same optimizer where that is a row, else over backprop" in out
     assert "<svg" in (tmp_path / "seconds.svg").read_text()
-    stored = [path.read_text() for path in (tmp_path / "benchmarks/compared").iterdir()]
+    stored = [path.read_text() for path in (tmp_path / "benchmarks/results/compared").iterdir()]
     assert len(stored) == 4
     assert not any(str(stripes_folder.parent) in text for text in stored)
     # Nothing is left to do.
@@ -71,7 +71,7 @@ def test_times_are_of_the_seeds_that_were_timed(
     assert both["seconds_to"] == alone["seconds_to"]
     assert both["images_per_second"] == alone["images_per_second"]
     assert both["total_seconds"] == alone["total_seconds"]
-    (untimed,) = (tmp_path / "benchmarks/compared").glob("*_seed-1_*.json")
+    (untimed,) = (tmp_path / "benchmarks/results/compared").glob("*_seed-1_*.json")
     assert not any("second" in name for name in json.loads(untimed.read_text())["result"])
     # Without a row of backprop there is nothing to stand beside.
     assert "×" not in run(capsys, *arguments[:-1], "--show")[1]
@@ -144,7 +144,7 @@ def test_blocks_learn_at_the_same_time_where_the_method_allows(
 ) -> None:
     arguments = ["compare", "--data", str(stripes_folder), "--methods", "class-groups,backprop"]
     assert run(capsys, *arguments, "--budget", "quick", "--pipeline", "2")[0] == 0
-    stored = (tmp_path / "benchmarks/compared").iterdir()
+    stored = (tmp_path / "benchmarks/results/compared").iterdir()
     configs = [json.loads(path.read_text())["config"] for path in stored]
     pipelines = {config["method"]["name"]: config["pipeline"] for config in configs}
     assert pipelines == {"class-groups": 2, "backprop": 1}

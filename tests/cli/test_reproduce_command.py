@@ -65,7 +65,7 @@ def test_it_runs_the_table_then_shows_it_and_writes_pages(
     assert "A paper" in text
     assert page.count("<svg") == 1
     assert out.splitlines()[-1] == "page runs/reproduce/stripes.html"
-    assert len(list((tmp_path / "benchmarks/reproduced").glob("*.json"))) == 4
+    assert len(list((tmp_path / "benchmarks/results/reproduced").glob("*.json"))) == 4
 
 
 def test_show_runs_nothing_and_what_was_not_run_says_so(
@@ -119,4 +119,4 @@ def test_mistakes_get_one_line_and_status_2(
     lines = [line for line in err.splitlines() if line.startswith("trifecta: ")]
     assert len(lines) == 1
     assert re.search(message, lines[0])
-    assert not (tmp_path / "benchmarks/reproduced").exists()
+    assert not (tmp_path / "benchmarks/results/reproduced").exists()

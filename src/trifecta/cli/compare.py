@@ -31,7 +31,7 @@ _PATH: click.Path = click.Path(path_type=Path)
     show_default=True,
     help="So many blocks learn at the same time, where a method allows (CPU).",
 )
-@click.option("--out", type=_PATH, default=Path("benchmarks/compared"), show_default=True)
+@click.option("--out", type=_PATH, default=Path("benchmarks/results/compared"), show_default=True)
 @click.option("--work", type=_PATH, default=Path("runs/compare"), show_default=True)
 @click.option("--figure", type=_PATH, help="Accuracy over seconds: .svg, .png or .pdf.")
 @click.option("--untimed", is_flag=True, help="Keep no times: the machine does other work too.")
