@@ -18,7 +18,7 @@ from trifecta.bench.memory import measure_memory
 from trifecta.bench.report import bench_table
 from trifecta.bench.setting import Setting
 from trifecta.bench.variants import variant_of
-from trifecta.experiments.recipes import get_recipe
+from trifecta.recipes import get_recipe
 
 ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")
 

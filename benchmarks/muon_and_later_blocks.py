@@ -19,8 +19,8 @@ from torch import Tensor
 from search_airbench import NARROW, QUARTER, configured, end_to_end, local
 from searching import accuracies, search
 from trifecta import LocalNetwork
-from trifecta.experiments.recipes.fast import OPTIMIZER, STRICT_OPTIMIZER
 from trifecta.optim.config import OptimizerConfig
+from trifecta.recipes import FAST_OPTIMIZER, STRICT_OPTIMIZER
 from trifecta.training import RunConfig, Trainer
 
 RATES = (0.001, 0.003, 0.01)
@@ -40,7 +40,7 @@ def strict(optimizer: OptimizerConfig) -> dict[str, Any]:
 
 
 ALONE: dict[str, dict[str, Any]] = {
-    "backprop, Muon": end_to_end(OPTIMIZER, **QUARTER),
+    "backprop, Muon": end_to_end(FAST_OPTIMIZER, **QUARTER),
     **{f"backprop, Adam, rate {rate:g}": end_to_end(adam(rate), **QUARTER) for rate in RATES},
     "strict, Muon": strict(STRICT_OPTIMIZER),
     **{f"strict, Adam, rate {rate:g}": strict(adam(rate)) for rate in RATES},

@@ -13,7 +13,7 @@ from typing import Any
 
 from searching import search, trained
 from trifecta.data import DataConfig
-from trifecta.experiments.recipes import get_recipe
+from trifecta.recipes import get_recipe
 
 EPOCHS, WIDTHS = (5, 10), (0.125, 0.1875, 0.25, 0.375)
 VARIANTS = {

@@ -6,19 +6,18 @@ from pathlib import Path
 
 from render_experiments import made_with
 from render_experiments import rows_of as experiment_rows
-from trifecta.data import DataConfig
-from trifecta.experiments import read_results
-from trifecta.experiments.comparison import compare
-from trifecta.experiments.comparison_report import comparison_table, draw_comparison
-from trifecta.experiments.plan import plan_recipes
-from trifecta.experiments.recipes.comparison import (
+from trifecta.comparison import (
     COMPARISONS,
     RIVALS,
     comparison_command,
     comparison_recipes,
     published_elsewhere,
 )
-from trifecta.experiments.recipes.recipe import data_of
+from trifecta.data import DataConfig
+from trifecta.experiments import read_results
+from trifecta.experiments.comparison import compare
+from trifecta.experiments.comparison_report import comparison_table, draw_comparison
+from trifecta.experiments.plan import plan_recipes
 from trifecta.experiments.reproduction_report import NOT_MEASURED, accuracy_text, markdown
 from trifecta.experiments.summary import RowSummary, summarise
 
@@ -123,7 +122,7 @@ def draw_accuracy(path: Path, *, data: str, budget: str) -> None:
 def _beside_rivals(rows: Sequence[RowSummary]) -> str:
     """By how much superfecta differs from each of its rivals that were made, and at which cost."""
     by_name = {row.summary.recipe.name: row for row in compare(rows)}
-    data = data_of(rows[0].recipe).source
+    data = rows[0].recipe.data.source
     own = by_name[f"compared-{OURS}-{NETWORK}-{data}"]
     lines = []
     for name in ("backprop", *RIVALS):

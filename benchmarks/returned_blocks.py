@@ -19,7 +19,7 @@ from speed_airbench import RECIPES
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import measure_speed, spread
 from trifecta.bench.variants import variant_of
-from trifecta.experiments.recipes import get_recipe
+from trifecta.recipes import get_recipe
 
 SETTING = Setting(network="airbench", batch_size=1000, precision="bf16")
 ROUNDS = 5

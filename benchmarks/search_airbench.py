@@ -21,18 +21,18 @@ from typing import Any
 from further_parts import Lookahead, Reconstructed, RememberImages
 from searching import search, trained
 from trifecta.data import Augmentation, DataConfig
-from trifecta.experiments.recipes.fast import AUGMENTATION, CLASSIFIER, OPTIMIZER
 from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
 from trifecta.losses.head import Objective
 from trifecta.losses.later_layers import AuxiliaryCrossEntropy
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
+from trifecta.recipes import FAST_AUGMENTATION, FAST_CLASSIFIER, FAST_OPTIMIZER
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
 from trifecta.training.trainer import Callback
 
-NARROW = CLASSIFIER
-HIDDEN = replace(CLASSIFIER, hidden=512)
+NARROW = FAST_CLASSIFIER
+HIDDEN = replace(FAST_CLASSIFIER, hidden=512)
 PAIRS, THREES = Schedule(size=2, overlapping=True), Schedule(size=3, overlapping=True)
 TWO_MODULES = Schedule(size=3)
 
@@ -54,12 +54,12 @@ BLACK = Augmentation(crop_padding=2, flip=True, alternating=True)
 
 def replacing(rate: float, rounds: int = 3) -> OptimizerConfig:
     """Muon whose steps replace one share of every matrix."""
-    arguments = {**OPTIMIZER.arguments, "rounds": rounds, "adam_scale": 0.0024 / rate}
-    return replace(OPTIMIZER, learning_rate=rate, arguments=arguments)
+    arguments = {**FAST_OPTIMIZER.arguments, "rounds": rounds, "adam_scale": 0.0024 / rate}
+    return replace(FAST_OPTIMIZER, learning_rate=rate, arguments=arguments)
 
 
 def end_to_end(
-    optimizer: OptimizerConfig = OPTIMIZER, objective: Objective | None = None, **settings: Any
+    optimizer: OptimizerConfig = FAST_OPTIMIZER, objective: Objective | None = None, **settings: Any
 ) -> dict[str, Any]:
     """Backprop for the epochs of the trunk's own recipe."""
     objective = CrossEntropy(smoothing=0.2) if objective is None else objective
@@ -69,7 +69,7 @@ def end_to_end(
 
 def local(
     objective: Objective = HIDDEN,
-    optimizer: OptimizerConfig = OPTIMIZER,
+    optimizer: OptimizerConfig = FAST_OPTIMIZER,
     *,
     schedule: Schedule = LAYER_WISE,
     readout: str = "all-but-first",
@@ -204,7 +204,7 @@ VARIANTS = FORMER | FIFTH | SIXTH | SEVENTH
 
 def configured(folder: Path, variant: dict[str, Any]) -> RunConfig:
     """The run of a variant's settings."""
-    usual: dict[str, Any] = {"batch_size": 1000, "augmentation": AUGMENTATION, "precision": "bf16"}
+    usual: dict[str, Any] = {"batch_size": 1000, "augmentation": FAST_AUGMENTATION, "precision": "bf16"}
     return RunConfig(data=DataConfig(source=str(folder)), network="airbench", **(usual | variant))
 
 

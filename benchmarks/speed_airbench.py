@@ -14,7 +14,7 @@ from trifecta.bench.report import bench_table
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import measure_speed
 from trifecta.bench.variants import variant_of
-from trifecta.experiments.recipes import get_recipe
+from trifecta.recipes import get_recipe
 
 WIDTHS = (1.0, 0.5, 0.25)
 RECIPES = ("fast-superfecta", "fast-backprop")

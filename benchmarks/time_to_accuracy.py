@@ -20,8 +20,8 @@ from typing import Any
 from conditions import conditions
 from search_airbench import NARROW, QUARTER, THREES, TWO_MODULES, configured, end_to_end, local
 from trifecta.data import DataConfig, ImageData, load_data
-from trifecta.experiments.recipes.fast import AUGMENTATION, STRICT_OPTIMIZER
 from trifecta.methods import tierce
+from trifecta.recipes import FAST_AUGMENTATION, STRICT_OPTIMIZER
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.evaluation import VIEWS, score, summarise
 
@@ -76,7 +76,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     "tierce": {"method": replace(tierce.method(), optimizer=STRICT_OPTIMIZER), **QUARTER},
 }
 # A digit's mirror image is another sign.
-CROPS = replace(AUGMENTATION, flip=False, alternating=False)
+CROPS = replace(FAST_AUGMENTATION, flip=False, alternating=False)
 ROWS = {
     "cifar10": SECOND | THIRD | WIDE,
     "mnist": {f"MNIST: {name}": variant | {"augmentation": CROPS} for name, variant in SMALLER.items()},

@@ -24,9 +24,9 @@ from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_
 from trifecta.bench.variants import select, variant_of
 from trifecta.bench.work import forward_multiply_adds, prediction_multiply_adds, training_multiply_adds
 from trifecta.data import DataConfig
-from trifecta.experiments.recipes.paper import published_trifecta
 from trifecta.learner import LocalStep
 from trifecta.network import LocalNetwork
+from trifecta.recipes import published_trifecta
 from trifecta.training import RunConfig
 
 TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")

@@ -20,7 +20,7 @@ from run_files import edit_config
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load, train
 from trifecta.cli import main
 from trifecta.cli.actions.settings import with_settings
-from trifecta.experiments.recipes import RECIPES, TABLES
+from trifecta.recipes import RECIPES, TABLES
 from trifecta.training import RunFolder, read_config, to_plain
 
 QUICK = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]

@@ -7,7 +7,7 @@ import pytest
 
 from command import run
 from trifecta.bench.setting import Setting
-from trifecta.experiments.recipes.comparison import COMPARISONS
+from trifecta.comparison import COMPARISONS
 from trifecta.training import RunConfig
 
 ASKED: list[tuple[RunConfig, Setting]] = []
@@ -101,7 +101,7 @@ def test_rivals_run_as_rows_of_their_own_at_their_own_width(
     assert rows[0]["parameters"] == pytest.approx(rows[2]["parameters"], rel=0.01)
     assert rows[1]["width"] == 0.125 < rows[2]["width"]
     # Memory is asked for as the run was made: its method, its width, blocks two at a time where that gains.
-    assert [run.method for run, _ in ASKED] == [COMPARISONS[name]() for name in names]
+    assert [run.method for run, _ in ASKED] == [COMPARISONS[name] for name in names]
     assert [setting.width for _, setting in ASKED] == [row["width"] for row in rows]
     assert [run.pipeline for run, _ in ASKED] == [2, 1, 1]
 

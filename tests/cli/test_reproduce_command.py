@@ -9,9 +9,8 @@ import pytest
 
 from command import run
 from trifecta.data import DataConfig
-from trifecta.experiments.recipes import TABLES, Budget, Published, Recipe, ResultTable
-from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.methods import get_method
+from trifecta.recipes import FACTORS, TABLES, Budget, Published, Recipe, ResultTable
 from trifecta.training import RunConfig
 
 

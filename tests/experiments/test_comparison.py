@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from trifecta.comparison import comparison_recipes
 from trifecta.counts import counts
 from trifecta.data import DataConfig
 from trifecta.experiments.comparison import FIGURES, compare
 from trifecta.experiments.comparison_report import comparison_as_plain, comparison_table, equal_work
-from trifecta.experiments.recipes.comparison import comparison_recipes
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
 from trifecta.network import build_network

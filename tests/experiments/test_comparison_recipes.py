@@ -5,20 +5,21 @@ from functools import cache
 
 import pytest
 
-from trifecta.data import DataConfig, load_data
-from trifecta.experiments.recipes import Recipe
-from trifecta.experiments.recipes.comparison import (
+from trifecta.comparison import (
     COMPARISONS,
     PUBLISHED_CIFAR10,
     RIVALS,
     SHORT,
     WIDENED,
+    Images,
     comparison_recipes,
+    known_images,
     published_elsewhere,
 )
-from trifecta.experiments.recipes.data_sets import Images, known_images
+from trifecta.data import DataConfig, load_data
 from trifecta.methods import METHODS, backprop, deep_supervision, superfecta
 from trifecta.network import build_network
+from trifecta.recipes import Recipe
 
 CIFAR10 = DataConfig(source="cifar10")
 

@@ -5,8 +5,8 @@ from itertools import product
 import pytest
 
 from trifecta.experiments.effects import Cell, grid_effects
-from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.experiments.summary import Estimate
+from trifecta.recipes import FACTORS
 
 GAINS = {"symmetric": 3.0, "layer": 1.0, "batch": 5.0, "overlapping": 2.0}
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from trifecta.data import AUGMENTATIONS, Augmentation
-from trifecta.experiments.recipes import DATA_SETS, RECIPES, TABLES, get_recipe, get_table, in_folder
-from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.losses import Symmetric, Threshold
 from trifecta.network import build_network
+from trifecta.recipes import DATA_SETS, FACTORS, RECIPES, TABLES, get_recipe, get_table, in_folder
 from trifecta.schedules import LAYER_WISE, OVERLAPPING
 
 BUDGETS = ("quick", "grid", "cpu", "night", "full")

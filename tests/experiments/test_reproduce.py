@@ -11,11 +11,10 @@ from filelock import FileLock
 
 from trifecta.data import DataConfig
 from trifecta.experiments import PlannedRun, Reproduction, plan, read_results
-from trifecta.experiments.recipes import Budget, Published, Recipe, ResultTable
-from trifecta.experiments.recipes.recipe import data_of
 from trifecta.experiments.results import find, settings
 from trifecta.experiments.summary import summarise
 from trifecta.methods import get_method
+from trifecta.recipes import Budget, Published, Recipe, ResultTable
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer
 
 
@@ -97,7 +96,7 @@ def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_pa
     assert whole["config"] == settings(runs[0])
     assert len(whole["history"]) == whole["result"]["epochs"] == 1
     result = RunFolder(tmp_path / "work" / runs[0].name).read_result()
-    assert whole["result"] == result | {"data": data_of(runs[0].recipe).source}
+    assert whole["result"] == result | {"data": runs[0].recipe.data.source}
 
 
 def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, build_network, get_method
 from trifecta.cuda_graphs import WARM_UP, CudaGraphLearner, fastest_learner
-from trifecta.experiments.recipes.fast import fast_superfecta
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import superfecta
+from trifecta.recipes import fast_superfecta
 from trifecta.schedules import Schedule
 
 SHAPE, CLASSES, EPOCH, EPOCHS = (1, 8, 8), 3, 12, 3

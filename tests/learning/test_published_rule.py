@@ -5,9 +5,9 @@ import torch
 
 from reference.published import ReferenceBlock, train_step
 from trifecta import Learner, LocalNetwork, build_network
-from trifecta.experiments.recipes.paper import published_trifecta
 from trifecta.inputs.label_inputs import wrong_labels
 from trifecta.methods import trifecta
+from trifecta.recipes import published_trifecta
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
 CLASSES, BATCH = 5, 6

@@ -10,9 +10,8 @@ import pytest
 
 from trifecta import METHODS, get_method
 from trifecta.data import AUGMENTATIONS, PUBLISHED_STATISTICS, Augmentation
-from trifecta.experiments.recipes import RECIPES
-from trifecta.experiments.recipes.factors import ROWS as FACTOR_ROWS
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
+from trifecta.recipes import FACTOR_ROWS, RECIPES
 
 Settings = dict[str, Any]
 
@@ -244,7 +243,7 @@ def test_each_factor_away_from_the_trifecta_is_one_published_choice() -> None:
     """What tdooms/trifecta does and the library does not, one at a time."""
     base = flat(get_method("trifecta"))
     changed = {
-        name: {key: value for key, value in flat(FACTOR_ROWS[name][1]()).items() if base[key] != value}
+        name: {key: value for key, value in flat(FACTOR_ROWS[name][1]).items() if base[key] != value}
         for name in (
             "two-states",
             "idle-last",

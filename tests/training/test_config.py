@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from trifecta.data import Augmentation, DataConfig
-from trifecta.experiments.recipes import RECIPES
 from trifecta.losses import CrossEntropy, Symmetric, Threshold
 from trifecta.method import Method
 from trifecta.methods import METHODS, get_method
+from trifecta.recipes import RECIPES
 from trifecta.schedules import Schedule, parse_schedule
 from trifecta.training import RunConfig, from_plain, read_config, to_plain
 from trifecta.training.config import changed, yaml_text

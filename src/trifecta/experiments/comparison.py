@@ -11,9 +11,8 @@ from functools import cache
 from typing import Any
 
 from trifecta.bench.accuracy import seconds_to
+from trifecta.comparison import known_images, published_elsewhere
 from trifecta.counts import counts
-from trifecta.experiments.recipes.comparison import published_elsewhere
-from trifecta.experiments.recipes.data_sets import known_images
 from trifecta.experiments.results import StoredRun
 from trifecta.experiments.summary import RowSummary
 from trifecta.methods import Method, backprop

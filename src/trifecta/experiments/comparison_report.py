@@ -7,7 +7,6 @@ from typing import Any
 
 from trifecta.bench.report import check_figure
 from trifecta.experiments.comparison import COMPARED, FIGURES, ComparedRow, compare, timed, usual_width
-from trifecta.experiments.recipes.recipe import data_of
 from trifecta.experiments.reproduction_report import NOT_MEASURED, accuracy_text
 from trifecta.experiments.summary import RowSummary
 from trifecta.report.terminal import plain_console, simple_table
@@ -64,7 +63,7 @@ def equal_work(rows: Sequence[RowSummary]) -> str:
     hardware = "; ".join(sorted({row.hardware for row in rows if row.runs}))
     beside = f"; ×: {BESIDE}" if any(row.reference for row in compare(rows)) else ""
     return (
-        f"{data_of(rows[0].recipe).source}, budget {rows[0].budget}; {sizes}; "
+        f"{rows[0].recipe.data.source}, budget {rows[0].budget}; {sizes}; "
         f"{hardware or NOT_MEASURED}; multiply-adds of a training step, an image{beside}"
     )
 

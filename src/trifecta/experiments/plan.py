@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from trifecta.data import DataConfig
-from trifecta.experiments.recipes import Recipe, ResultTable, in_folder
+from trifecta.recipes import Recipe, ResultTable, in_folder
 from trifecta.training import RunConfig
 
 

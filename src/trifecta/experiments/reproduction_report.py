@@ -6,9 +6,8 @@ from typing import Any
 
 from trifecta._utils.files import write_atomically
 from trifecta.experiments.effects import grid_effects, grids_of
-from trifecta.experiments.recipes import ResultTable
-from trifecta.experiments.recipes.ablation import FACTORS
 from trifecta.experiments.summary import Estimate, RowSummary
+from trifecta.recipes import FACTORS, ResultTable
 from trifecta.report import figures
 from trifecta.report.page import fill, missing_libraries
 from trifecta.report.terminal import plain_console, simple_table

@@ -9,7 +9,6 @@ from typing import Any
 
 from trifecta._utils.files import write_atomically
 from trifecta.experiments.plan import PlannedRun
-from trifecta.experiments.recipes.recipe import data_of
 from trifecta.training import RunConfig, from_plain, to_plain
 from trifecta.training.trainer import Record
 
@@ -39,7 +38,7 @@ class StoredRun:
 def settings(run: PlannedRun) -> dict[str, Any]:
     """The run's settings as a result file has them: no folders."""
     plain = to_plain(run.config)
-    plain["data"]["source"] = data_of(run.recipe).source
+    plain["data"]["source"] = run.recipe.data.source
     # JSON knows no tuples; equal settings must stay equal.
     as_read: dict[str, Any] = json.loads(json.dumps(plain))
     return as_read
@@ -91,7 +90,7 @@ def write_result(
         "name": run.name,
         "command": run.command,
         "config": settings(run),
-        "result": _without(result, left_out) | {"data": data_of(run.recipe).source},
+        "result": _without(result, left_out) | {"data": run.recipe.data.source},
         "history": [_without(record, left_out) for record in history],
     }
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(whole, indent=1) + "\n"))

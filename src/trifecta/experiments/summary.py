@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trifecta.experiments.plan import PlannedRun
-from trifecta.experiments.recipes import Recipe
 from trifecta.experiments.results import StoredRun, find
+from trifecta.recipes import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

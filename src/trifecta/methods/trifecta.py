@@ -25,7 +25,7 @@ restores it:
 - bfloat16 or float32 in place of float16 without loss scaling.
 
 Recipes ``published-*`` restore all of them but the last, and the code's augmentation and normalisation
-constants. Batch size, epochs and augmentation belong to the recipe: see ``trifecta.experiments.recipes``.
+constants. Batch size, epochs and augmentation belong to the recipe: see ``trifecta.recipes``.
 """
 
 from trifecta.losses import Symmetric

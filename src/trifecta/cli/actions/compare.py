@@ -12,11 +12,10 @@ from trifecta.bench.report import check_figure
 from trifecta.bench.setting import Setting, data_name
 from trifecta.cli.actions.bench import share
 from trifecta.cli.actions.reproduce import failures, make_missing
+from trifecta.comparison import Images, comparison_command, comparison_recipes
 from trifecta.data import DataConfig, load_data
 from trifecta.experiments.comparison_report import comparison_as_plain, draw_comparison, print_comparison
 from trifecta.experiments.plan import PlannedRun, plan_recipes
-from trifecta.experiments.recipes.comparison import comparison_command, comparison_recipes
-from trifecta.experiments.recipes.data_sets import Images
 from trifecta.experiments.results import read_results
 from trifecta.experiments.runner import Reproduction
 from trifecta.experiments.summary import summarise

@@ -8,9 +8,9 @@ import click
 import yaml
 
 from trifecta.data import AUGMENTATIONS, DataConfig
-from trifecta.experiments.recipes import RECIPES, TABLES
 from trifecta.methods import all_methods
 from trifecta.nn.networks import NETWORKS
+from trifecta.recipes import RECIPES, TABLES
 from trifecta.report.terminal import print_listing
 from trifecta.training import RunConfig, to_plain
 

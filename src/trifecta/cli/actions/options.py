@@ -9,8 +9,8 @@ from trifecta.cli.actions.settings import with_settings
 from trifecta.cli.fields import OPTIONS as FIELDS
 from trifecta.cli.fields import check_given_once
 from trifecta.data import AUGMENTATIONS, DataConfig
-from trifecta.experiments.recipes import RECIPES, get_recipe
 from trifecta.methods import get_method
+from trifecta.recipes import RECIPES, get_recipe
 from trifecta.training import RunConfig, read_config
 
 Options = dict[str, Any]

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from trifecta.cli.actions.progress import TableProgress
 from trifecta.experiments.plan import PlannedRun, plan
-from trifecta.experiments.recipes import TABLES, ResultTable, get_table
 from trifecta.experiments.reproduction_report import as_plain, print_table, write_pages
 from trifecta.experiments.results import read_results
 from trifecta.experiments.runner import Outcome, Reproduction
 from trifecta.experiments.summary import summarise
+from trifecta.recipes import TABLES, ResultTable, get_table
 from trifecta.training import Interrupted
 
 
