@@ -9,17 +9,16 @@ from render_experiments import rows_of as experiment_rows
 from trifecta.comparison import (
     COMPARISONS,
     RIVALS,
-    comparison_command,
+    Record,
+    accuracy_of,
+    compare,
+    comparison_chart,
     comparison_recipes,
-    published_elsewhere,
+    comparison_table,
 )
 from trifecta.data import DataConfig
-from trifecta.experiments import read_results
-from trifecta.experiments.comparison import compare
-from trifecta.experiments.comparison_report import comparison_table, draw_comparison
-from trifecta.experiments.plan import plan_recipes
-from trifecta.experiments.reproduction_report import NOT_MEASURED, accuracy_text, markdown
-from trifecta.experiments.summary import RowSummary, summarise
+from trifecta.experiments import RowSummary, plan, read_results, summarise
+from trifecta.report.terminal import Columns, cells_of, markdown, shown
 
 ROOT = Path(__file__).parent.parent
 NETWORK, SEEDS = "small", 3
@@ -48,9 +47,7 @@ THRESHOLDS = {
 def rows_of(data: str, budget: str) -> list[RowSummary]:
     """Every row with all seeds that there are; at budgets other than ``grid`` only what was measured."""
     recipes = comparison_recipes(list(COMPARISONS), [NETWORK], DataConfig(source=data))
-    runs = plan_recipes(
-        recipes, budget=budget, seeds=SEEDS, command=lambda recipe: comparison_command(recipe, budget)
-    )
+    runs = plan(recipes, budget=budget, seeds=SEEDS)
     rows = summarise(runs, read_results(ROOT / "benchmarks" / "results" / "compared"))
     return rows if budget == "grid" else [row for row in rows if row.runs]
 
@@ -65,40 +62,35 @@ def comparison(data: str, budget: str) -> str:
     return markdown(head, body) + made_with(rows) + _beside_rivals(rows) + order
 
 
+def records_of(data: str, budget: str) -> dict[str, Record]:
+    """What is known of each row, by its name."""
+    rows = rows_of(data, budget)
+    names = [row.recipe.title.partition(",")[0] for row in rows]
+    return dict(zip(names, compare(rows), strict=True))
+
+
 def memory_beside_backprop(data: str, budget: str) -> tuple[float, float]:
     """Training memory of the default method and of backprop with its optimizer, in MiB."""
-    by_name = {row.summary.recipe.title.partition(",")[0]: row for row in compare(rows_of(data, budget))}
-    ours, other = (by_name[name].figure("training_bytes") for name in (OURS, "backprop-muon"))
-    assert ours is not None
-    assert other is not None
-    return ours / 2**20, other / 2**20
+    records = records_of(data, budget)
+    ours, other = (records[name]["training_bytes"] / 2**20 for name in (OURS, "backprop-muon"))
+    return ours, other
 
 
 def short_comparison(data: str, budget: str) -> str:
     """The README's rows by accuracy, with what is not equal between them."""
-    by_name = {row.summary.recipe.title.partition(",")[0]: row for row in compare(rows_of(data, budget))}
-    chosen = [by_name[name] for name in SHORT_ROWS]
-    chosen.sort(key=lambda row: -(row.summary.accuracy.mean if row.summary.accuracy else 0))
-    body = [
-        [
-            f"`{row.summary.recipe.title.partition(',')[0]}`",
-            NOT_MEASURED if row.summary.accuracy is None else accuracy_text(row.summary.accuracy),
-            *(_number(row.figure(figure)) for figure in ("parameters", "block_parameters")),
-            _millions(row.figure("multiply_adds_per_image")),
-            row.summary.recipe.base.method.locality,
-        ]
-        for row in chosen
+    records = records_of(data, budget)
+    rows = rows_of(data, budget)
+    columns: Columns[str] = [
+        ("", lambda name: f"`{name}`"),
+        ("test accuracy", lambda name: accuracy_of(records[name])),
+        ("parameters", lambda name: shown(records[name]["parameters"])),
+        ("in blocks", lambda name: shown(records[name]["block_parameters"])),
+        ("multiply-adds", lambda name: f"{records[name]['multiply_adds_per_image'] / 1e6:.1f} M"),
+        ("crosses a block", lambda name: records[name]["locality"]),
     ]
-    head = ["", "test accuracy", "parameters", "in blocks", "multiply-adds", "crosses a block"]
-    return markdown(head, body) + made_with([row.summary for row in chosen])
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
-
-
-def _millions(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1e6:.1f} M"
+    chosen = sorted(SHORT_ROWS, key=lambda name: -(records[name]["accuracy"] or 0))
+    shown_rows = [row for row in rows if row.recipe.title.partition(",")[0] in chosen]
+    return markdown(*cells_of(chosen, columns)) + made_with(shown_rows)
 
 
 def side_by_side(table: str, budget: str) -> str:
@@ -115,25 +107,23 @@ def side_by_side(table: str, budget: str) -> str:
 def draw_accuracy(path: Path, *, data: str, budget: str) -> None:
     """Validation accuracy over seconds, if any run was timed."""
     rows = rows_of(data, budget)
-    if any(row.seconds is not None for row in rows):
-        draw_comparison(rows, path)
+    if any(run.timed for row in rows for run in row.runs):
+        comparison_chart(rows).save(path)
 
 
 def _beside_rivals(rows: Sequence[RowSummary]) -> str:
     """By how much superfecta differs from each of its rivals that were made, and at which cost."""
-    by_name = {row.summary.recipe.name: row for row in compare(rows)}
+    records = {record["recipe"]: record for record in compare(rows)}
     data = rows[0].recipe.data.source
-    own = by_name[f"compared-{OURS}-{NETWORK}-{data}"]
+    own = records[f"compared-{OURS}-{NETWORK}-{data}"]
     lines = []
     for name in ("backprop", *RIVALS):
-        rival = by_name.get(f"compared-{name}-{NETWORK}-{data}")
-        if rival is None or own.summary.accuracy is None or rival.summary.accuracy is None:
+        rival = records.get(f"compared-{name}-{NETWORK}-{data}")
+        if rival is None or own["accuracy"] is None or rival["accuracy"] is None:
             continue
-        points = own.summary.accuracy.mean - rival.summary.accuracy.mean
+        points = own["accuracy"] - rival["accuracy"]
         parameters, work = (
-            f"{value / other:.2f}×"
-            if (value := own.figure(figure)) and (other := rival.figure(figure))
-            else "–"
+            f"{own[figure] / rival[figure]:.2f}×" if own[figure] and rival[figure] else "–"
             for figure in ("parameters", "multiply_adds_per_image")
         )
         lines.append(
@@ -145,9 +135,9 @@ def _beside_rivals(rows: Sequence[RowSummary]) -> str:
 def _order(rows: Sequence[RowSummary]) -> str:
     """How many pairs of rows stand in the order of their published figures, and which rows do not."""
     both = [
-        (published, row.accuracy.mean, row.recipe.base.method.name)
-        for row in rows
-        if row.accuracy and (published := published_elsewhere(row.recipe)) is not None
+        (record["published"], record["accuracy"], row.recipe.base.method.name)
+        for record, row in zip(compare(rows), rows, strict=True)
+        if record["accuracy"] is not None and record["published"] is not None
     ]
     pairs = [(a, b) for a, b in combinations(sorted(both), 2) if a[0] < b[0]]
     if not pairs:

@@ -4,21 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trifecta.experiments import plan, read_results
-from trifecta.experiments.effects import grid_effects, grids_of
-from trifecta.experiments.reproduction_report import (
-    EFFECTS_HEAD,
-    NOT_MEASURED,
-    accuracy_text,
-    depth_figure,
-    effect_cells,
-    markdown,
-    row_table,
-    sources,
-    spread_text,
-)
-from trifecta.experiments.summary import Estimate, RowSummary, summarise
+from trifecta.experiments import Estimate, RowSummary, grid_effects, grids_of, plan, read_results, summarise
 from trifecta.recipes import FACTORS, get_table
+from trifecta.report.terminal import markdown
+from trifecta.reproduction import NOT_MEASURED, accuracy_text, depth_chart, effect_table, row_table, sources
 
 ROOT = Path(__file__).parent.parent
 SEEDS = 3
@@ -44,7 +33,7 @@ DEPTH_ROWS: dict[tuple[str, ...], str] = {
 def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
     """A table's rows with all seeds that there are, up to ``SEEDS``."""
     wanted = get_table(table)
-    runs = plan(wanted, budget=budget or wanted.budget, seeds=SEEDS)
+    runs = plan(wanted.recipes, budget=budget or wanted.budget, seeds=SEEDS)
     return summarise(runs, read_results(ROOT / "benchmarks" / "results" / "reproduced"))
 
 
@@ -67,8 +56,8 @@ def grid(table: str) -> str:
     wanted, rows = get_table(table), rows_of(table)
     head = [*FACTORS, "last block", "all but the first"]
     body = [[*wanted.cells[row.recipe.name], *_accuracies(row, ("last", "all-but-first"))] for row in rows]
-    effects = effect_cells(wanted, rows)
-    shown = markdown(EFFECTS_HEAD, effects) if effects else "Effects: not measured.\n"
+    effects = effect_table(wanted, rows)
+    shown = markdown(*effects) if effects[1] else "Effects: not measured.\n"
     return f"{markdown(head, body)}\n{shown}{made_with(rows)}"
 
 
@@ -142,7 +131,7 @@ def draw_depth(path: Path) -> None:
     """The same as a figure, if there is anything to draw."""
     rows = _depth_rows()
     if all(row.runs for row in rows):
-        svg = depth_figure(rows)
+        svg = depth_chart(rows).svg()
         path.write_text(svg.replace("<svg ", '<svg style="background: white" ', 1) + "\n")
 
 
@@ -168,13 +157,12 @@ def _depth_rows() -> list[RowSummary]:
 
 
 def _accuracies(row: RowSummary, readouts: Sequence[str]) -> list[str]:
-    estimates = [row.readout(name) for name in readouts]
-    return [NOT_MEASURED if estimate is None else accuracy_text(estimate) for estimate in estimates]
+    return [accuracy_text(row.readout(name)) for name in readouts]
 
 
 def _percent(estimate: Estimate | None) -> str:
-    return NOT_MEASURED if estimate is None else f"{spread_text(estimate)}%"
+    return NOT_MEASURED if estimate is None else f"{estimate:.2f}%"
 
 
 def _points(estimate: Estimate | None) -> str:
-    return NOT_MEASURED if estimate is None else f"{spread_text(estimate, signed=True)} (n = {estimate.n})"
+    return NOT_MEASURED if estimate is None else f"{estimate:+.2f} (n = {estimate.n})"

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 
 from render_trunk import Cells
-from trifecta.experiments.reproduction_report import NOT_MEASURED, accuracy_text
-from trifecta.experiments.results import StoredRun
-from trifecta.experiments.summary import RowSummary
+from trifecta.experiments import RowSummary, StoredRun
+from trifecta.reproduction import accuracy_text
 
 # Epochs that a curve is fitted from: those before follow another line.
 FITTED_FROM = 5
@@ -60,9 +59,7 @@ def night_table(rows_by_data: Mapping[str, Sequence[RowSummary]]) -> Cells:
         body["published: Trifecta, large"].append("–" if published is None else f"{published.accuracy}%")
         for method in METHODS:
             row = by_name[f"{method}-small-{data}"]
-            body.setdefault(row.recipe.title, []).append(
-                NOT_MEASURED if row.accuracy is None else accuracy_text(row.accuracy)
-            )
+            body.setdefault(row.recipe.title, []).append(accuracy_text(row.accuracy))
     return ["", *map(DATA_SETS.__getitem__, rows_by_data)], [
         [title, *cells] for title, cells in body.items()
     ]

@@ -104,7 +104,7 @@ def test_a_grid_shows_its_effects(
     [
         (["stripe"], "unknown table 'stripe': did you mean stripes?"),
         (["stripes", "--budget", "huge"], "unknown budget of trifecta-stripes 'huge'"),
-        (["stripes", "--rows", "x*"], "--rows 'x\\*' fits no row of stripes"),
+        (["stripes", "--rows", "x*"], "rows 'x\\*' fits no row of stripes"),
         (["stripes", "--seeds", "0"], "--seeds"),
         (["stripes", "--device", "cuda:7"], "no such device 'cuda:7'"),
         (["stripes", "--precision", "fp8"], "unknown precision 'fp8': did you mean fp32"),

@@ -6,13 +6,10 @@ from typing import Any
 
 import pytest
 
-from trifecta.comparison import comparison_recipes
+from trifecta.comparison import FIGURES, compare, comparison_recipes, comparison_table, equal_work
 from trifecta.counts import counts
 from trifecta.data import DataConfig
-from trifecta.experiments.comparison import FIGURES, compare
-from trifecta.experiments.comparison_report import comparison_as_plain, comparison_table, equal_work
-from trifecta.experiments.results import StoredRun
-from trifecta.experiments.summary import RowSummary
+from trifecta.experiments import RowSummary, StoredRun
 from trifecta.network import build_network
 
 
@@ -53,7 +50,7 @@ def run_of(speed: float, changes: Mapping[str, Any]) -> StoredRun:
 
 
 def beside(rows: dict[str, RowSummary]) -> dict[str, str | None]:
-    plain = comparison_as_plain(list(rows.values()), [])
+    plain = compare(list(rows.values()), [])
     return {name: row["beside"] for name, row in zip(rows, plain, strict=True)}
 
 
@@ -69,7 +66,7 @@ def test_a_row_stands_beside_backprop_with_its_own_optimizer() -> None:
         "backprop-muon-wide": muon,
         "dgl": adam,
     }
-    superfecta = comparison_as_plain(list(rows.values()), [])[4]
+    superfecta = compare(list(rows.values()), [])[4]
     assert superfecta["ratios"] == {
         "images_per_second": 500 / 400,
         "training_bytes": 500 / 400,
@@ -99,7 +96,7 @@ def test_without_that_row_it_stands_beside_plain_backprop_and_without_both_alone
 def test_rows_of_another_network_are_no_reference() -> None:
     rows = rows_of("backprop") | {"other": rows_of("superfecta", network="mlp")["superfecta"]}
     assert beside(rows)["other"] is None
-    titles = [row.title for row in compare(list(rows.values()))]
+    titles = [row["title"] for row in compare(list(rows.values()))]
     assert titles == ["backprop, small", "superfecta, mlp"]
 
 
@@ -134,7 +131,7 @@ def test_what_depends_on_no_machine_is_counted_for_older_files() -> None:
     expected = counts(network, batch_size=config.batch_size)
     old = dict.fromkeys(("block_parameters", "multiply_adds_per_image", "total_seconds"))
     rows = rows_of("superfecta", changes={**old, "parameters": expected["parameters"]})
-    (plain,) = comparison_as_plain(list(rows.values()), [])
+    (plain,) = compare(list(rows.values()), [])
     assert expected.items() <= plain.items()
     assert plain["total_seconds"] is None
     assert comparison_table(list(rows.values()), [])[1][0][6] == "–"
@@ -143,14 +140,14 @@ def test_what_depends_on_no_machine_is_counted_for_older_files() -> None:
 @pytest.mark.parametrize("data", ["digits", "holiday"])
 def test_nothing_is_counted_for_a_network_that_was_another_or_images_that_nobody_knows(data: str) -> None:
     old = dict.fromkeys(("block_parameters", "multiply_adds_per_image"))
-    (plain,) = comparison_as_plain(list(rows_of("superfecta", data=data, changes=old).values()), [])
+    (plain,) = compare(list(rows_of("superfecta", data=data, changes=old).values()), [])
     assert (plain["block_parameters"], plain["multiply_adds_per_image"]) == (None, None)
     assert plain["parameters"] == 7
 
 
 def test_a_row_that_was_not_run_shows_nothing_but_what_it_is() -> None:
     row = replace(rows_of("superfecta")["superfecta"], runs=[])
-    (plain,) = comparison_as_plain([row], [0.5])
+    (plain,) = compare([row], [0.5])
     assert {plain[name] for name in FIGURES} == {None}
     _, (cells,) = comparison_table([row], [0.5])
     assert cells == ["superfecta", "not measured", *["–"] * 7, "strict", "–"]

@@ -4,17 +4,17 @@ from itertools import product
 
 import pytest
 
-from trifecta.experiments.effects import Cell, grid_effects
-from trifecta.experiments.summary import Estimate
+from trifecta.experiments import Cell, Estimate, grid_effects
 from trifecta.recipes import FACTORS
 
+Grid = dict[tuple[int, *Cell], float]
 GAINS = {"symmetric": 3.0, "layer": 1.0, "batch": 5.0, "overlapping": 2.0}
 
 
-def grid(*, together: float = 0.0, offset: float = 0.0) -> dict[Cell, float]:
+def grid(seed: int = 0, *, together: float = 0.0, offset: float = 0.0) -> Grid:
     """Additive gains, and ``together`` more for batch normalisation with the symmetric loss."""
     return {
-        cell: 10
+        (seed, *cell): 10
         + offset
         + sum(GAINS.get(level, 0) for level in cell)
         # Only where both are.
@@ -24,7 +24,7 @@ def grid(*, together: float = 0.0, offset: float = 0.0) -> dict[Cell, float]:
 
 
 def test_additive_grids_have_main_effects_only() -> None:
-    effects = grid_effects([grid(), grid(offset=7)], FACTORS)
+    effects = grid_effects(grid() | grid(1, offset=7), FACTORS)
     assert effects["symmetric in place of threshold"] == Estimate(mean=3.0, deviation=0.0, n=2)
     assert effects["layer in place of length"].mean == pytest.approx(1)
     assert effects["batch in place of length"].mean == pytest.approx(5)
@@ -35,7 +35,7 @@ def test_additive_grids_have_main_effects_only() -> None:
 
 
 def test_what_two_gain_together_is_their_interaction_and_synergy() -> None:
-    effects = grid_effects([grid(together=4)], FACTORS)
+    effects = grid_effects(grid(together=4), FACTORS)
     assert effects["symmetric × batch"].mean == pytest.approx(4)
     assert effects["symmetric × layer"].mean == pytest.approx(0)
     assert effects["symmetric × overlapping"].mean == pytest.approx(0)
@@ -46,13 +46,13 @@ def test_what_two_gain_together_is_their_interaction_and_synergy() -> None:
 
 
 def test_the_spread_is_over_seeds() -> None:
-    effects = grid_effects([grid(together=1), grid(together=3)], FACTORS)
+    effects = grid_effects(grid(together=1) | grid(1, together=3), FACTORS)
     assert effects["synergy"].mean == pytest.approx(2)
     assert effects["synergy"].deviation == pytest.approx(2**0.5)
 
 
 def test_an_incomplete_grid_is_left_out() -> None:
-    partial = grid(together=100)
+    partial = grid(1, together=100)
     partial.popitem()
-    assert grid_effects([grid(), partial], FACTORS)["synergy"].n == 1
-    assert grid_effects([partial], FACTORS) == {}
+    assert grid_effects(grid() | partial, FACTORS)["synergy"].n == 1
+    assert grid_effects(partial, FACTORS) == {}

@@ -10,9 +10,7 @@ import pytest
 from filelock import FileLock
 
 from trifecta.data import DataConfig
-from trifecta.experiments import PlannedRun, Reproduction, plan, read_results
-from trifecta.experiments.results import find, settings
-from trifecta.experiments.summary import summarise
+from trifecta.experiments import PlannedRun, Reproduction, find, plan, read_results, summarise
 from trifecta.methods import get_method
 from trifecta.recipes import Budget, Published, Recipe, ResultTable
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer
@@ -41,11 +39,15 @@ def table(stripes_folder: Path) -> ResultTable:
 
 
 def planned(table: ResultTable, *, seeds: int = 1) -> list[PlannedRun]:
-    return plan(table, budget="quick", seeds=seeds, precision="fp32")
+    return plan(table.recipes, budget="quick", seeds=seeds, precision="fp32")
 
 
 def reproduction(runs: list[PlannedRun], folder: Path) -> Reproduction:
-    return Reproduction(runs, out=folder / "results", work=folder / "work")
+    return Reproduction(runs=runs, out=folder / "results", work=folder / "work", command=command)
+
+
+def command(run: PlannedRun) -> str:
+    return f"make {run.name}"
 
 
 def untouched(run: PlannedRun, trainer: Trainer) -> nullcontext[None]:
@@ -67,33 +69,32 @@ def test_all_rows_with_one_seed_come_before_the_next_seed(table: ResultTable) ->
 
 
 def test_a_pattern_chooses_rows_and_must_fit_one(table: ResultTable) -> None:
-    runs = plan(table, budget="quick", seeds=1, rows="ff-*")
-    assert [run.recipe.name for run in runs] == ["ff-stripes"]
+    assert [recipe.name for recipe in table.rows("ff-*")] == ["ff-stripes"]
     with pytest.raises(ValueError, match="fits no row of stripes: its rows are ff-stripes, backprop-"):
-        plan(table, budget="quick", seeds=1, rows="gg-*")
+        table.rows("gg-*")
 
 
 def test_running_twice_does_no_work_twice(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table)
-    first = reproduction(runs, tmp_path).make(runs, untouched)
+    first = reproduction(runs, tmp_path).make(untouched)
     assert first.made == runs
     again = reproduction(runs, tmp_path)
     assert again.missing() == []
-    # Even one that was told to.
-    assert again.make(runs, never).made == []
+    assert again.make(never).made == []
     more = reproduction(planned(table, seeds=2), tmp_path)
     assert [run.config.seed for run in more.missing()] == [1, 1]
 
 
 def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table)
-    reproduction(runs, tmp_path).make(runs[:1], untouched)
+    reproduction(runs[:1], tmp_path).make(untouched)
     (path,) = (tmp_path / "results").iterdir()
     whole = json.loads(path.read_text())
     assert path.name.startswith("ff-stripes_quick_seed-0_")
     assert path.name.endswith(f"_{whole['result']['date']}.json")
     assert {"hardware", "versions", "seed", "budget", "date", "precision"} <= set(whole["result"])
-    assert whole["config"] == settings(runs[0])
+    assert whole["config"] == runs[0].settings
+    assert whole["command"] == f"make {whole['name']}"
     assert len(whole["history"]) == whole["result"]["epochs"] == 1
     result = RunFolder(tmp_path / "work" / runs[0].name).read_result()
     assert whole["result"] == result | {"data": runs[0].recipe.data.source}
@@ -101,22 +102,24 @@ def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_pa
 
 def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table)[:1]
-    Reproduction(runs, out=tmp_path, work=tmp_path / "work", timed=False).make(runs, untouched)
+    Reproduction(runs=runs, out=tmp_path, work=tmp_path / "work", command=command, timed=False).make(
+        untouched
+    )
     (stored,) = read_results(tmp_path)
     assert not {"seconds", "images_per_second"} & {*stored.result, *stored.history[0]}
-    assert summarise(runs, [stored])[0].seconds is None
+    assert summarise(runs, [stored])[0].mean("seconds") is None
 
 
 def test_a_recipe_that_changed_is_run_again_in_place_of_the_old_result(
     table: ResultTable, stripes_folder: Path, tmp_path: Path
 ) -> None:
     runs = planned(table)
-    reproduction(runs, tmp_path).make(runs, untouched)
+    reproduction(runs, tmp_path).make(untouched)
     changed = replace(table, recipes=[tiny_recipe("ff", stripes_folder, epochs=2), table.recipes[1]])
     new = planned(changed)
     again = reproduction(new, tmp_path)
     assert again.missing() == new[:1]
-    again.make(new, untouched)
+    again.make(untouched)
     stored = read_results(tmp_path / "results")
     assert len(stored) == 2
     found = find(stored, new[0])
@@ -129,14 +132,14 @@ def test_how_many_blocks_learnt_at_once_does_not_tell_runs_apart(
     table: ResultTable, tmp_path: Path
 ) -> None:
     runs = planned(table)[:1]
-    reproduction(runs, tmp_path).make(runs, untouched)
+    reproduction(runs, tmp_path).make(untouched)
     at_once = [replace(run, config=replace(run.config, pipeline=2)) for run in runs]
     assert reproduction(at_once, tmp_path).missing() == []
 
 
 def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table)[:1]
-    reproduction(runs, tmp_path).make(runs, untouched)
+    reproduction(runs, tmp_path).make(untouched)
     (path,) = (tmp_path / "results").iterdir()
     whole = json.loads(path.read_text())
     for newer in ("pipeline", "keep", "statistics"):
@@ -155,7 +158,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
     table: ResultTable, tmp_path: Path
 ) -> None:
     runs = planned(table)[:1]
-    reproduction(runs, tmp_path / "whole").make(runs, untouched)
+    reproduction(runs, tmp_path / "whole").make(untouched)
 
     @contextmanager
     def stop_at_once(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
@@ -164,7 +167,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
     broken = reproduction(runs, tmp_path / "broken")
     with pytest.raises(Interrupted):
-        broken.make(runs, stop_at_once)
+        broken.make(stop_at_once)
     assert broken.missing() == runs
     batches: list[int] = []
 
@@ -173,7 +176,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
         batches.append(trainer.batches_done)
         yield
 
-    reproduction(runs, tmp_path / "broken").make(runs, look)
+    reproduction(runs, tmp_path / "broken").make(look)
     assert batches == [1]
     whole, resumed = (read_results(tmp_path / name / "results")[0] for name in ("whole", "broken"))
     assert resumed.result["test_accuracy"] == whole.result["test_accuracy"]
@@ -185,7 +188,7 @@ def test_a_run_in_the_hands_of_another_process_is_left_alone(table: ResultTable,
     runs = planned(table)
     (tmp_path / "work").mkdir()
     with FileLock(tmp_path / "work" / f"{runs[0].name}.lock"):
-        outcome = reproduction(runs, tmp_path).make(runs, untouched)
+        outcome = reproduction(runs, tmp_path).make(untouched)
     assert (outcome.elsewhere, outcome.made) == (runs[:1], runs[1:])
     assert reproduction(runs, tmp_path).missing() == runs[:1]
 
@@ -196,7 +199,7 @@ def test_data_that_cannot_be_had_stops_only_its_own_rows(
     absent = [tiny_recipe(name, tmp_path / "nowhere") for name in ("symba", "trifecta")]
     mixed = replace(table, recipes=[*absent, *table.recipes])
     runs = planned(mixed)
-    outcome = reproduction(runs, tmp_path).make(runs, untouched)
+    outcome = reproduction(runs, tmp_path).make(untouched)
     assert list(outcome.failed) == [run.name for run in runs[:2]]
     assert all("nowhere" in reason for reason in outcome.failed.values())
     assert outcome.made == runs[2:]
@@ -211,7 +214,7 @@ def test_a_damaged_result_file_is_named(table: ResultTable, tmp_path: Path) -> N
 
 def test_rows_sum_their_seeds(table: ResultTable, tmp_path: Path) -> None:
     runs = planned(table, seeds=2)
-    reproduction(runs, tmp_path).make(runs[:3], untouched)
+    reproduction(runs[:3], tmp_path).make(untouched)
     stored = read_results(tmp_path / "results")
     ff, backprop = summarise(runs, stored)
     shares = [100 * run.result["test_accuracy"] for run in stored if run.name.startswith("ff")]
@@ -228,7 +231,7 @@ def test_rows_sum_their_seeds(table: ResultTable, tmp_path: Path) -> None:
     assert readout is not None
     assert last.mean == readout.mean
     nothing = summarise(runs, [])[0]
-    assert (nothing.accuracy, nothing.difference, nothing.seconds, nothing.blocks()) == (
+    assert (nothing.accuracy, nothing.difference, nothing.mean("seconds"), nothing.blocks()) == (
         None,
         None,
         None,

@@ -62,7 +62,7 @@ def test_a_page_loads_nothing_and_escapes_names(stripes: ImageData) -> None:
 
 def test_names_with_dollars_and_controls_stand_in_figures_as_they_are() -> None:
     history = [{"epoch": 1, "validation_accuracy": 0.5}]
-    svg = figures.run_curves({r"$\frac$": history, "a_{$": history})
+    svg = figures.run_curves({r"$\frac$": history, "a_{$": history}).svg()
     assert r"$\frac$" in svg
     assert "a_{$" in svg
 
@@ -70,7 +70,7 @@ def test_names_with_dollars_and_controls_stand_in_figures_as_they_are() -> None:
 def test_a_block_without_a_loss_in_some_epochs_has_a_line_of_the_others() -> None:
     losses = [[None, 0.5], [0.25, None], [None, 0.125]]
     history = [{"epoch": k, "loss": loss} for k, loss in enumerate(losses, 1)]
-    svg = figures.block_curves(history, "loss", "loss")
+    svg = figures.block_curves(history, "loss", "loss").svg()
     for text in ("block 0, epoch 2: 0.25", "block 1, epoch 1: 0.5", "block 1, epoch 3: 0.125"):
         assert text in svg
 
@@ -81,7 +81,7 @@ def test_scores_that_a_shortlist_left_out_are_not_drawn(stripes: ImageData) -> N
         {"epoch": e, "positive_score": [0.5, own], "negative_score": [0.1, 0.2]}
         for e, own in ((1, None), (2, 0.3))
     ]
-    drawn = figures.score_curves(history)
+    drawn = figures.score_curves(history).svg()
     assert "block 0, epoch 1, true label" in drawn
     assert "block 1, epoch 2, true label" not in drawn
     done = train(replace(SMALL, epochs=1), data=stripes)

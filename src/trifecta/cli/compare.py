@@ -39,4 +39,4 @@ _PATH: click.Path = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 def compare_command(**options: Any) -> None:
     """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
-    act("compare", "compare", options)
+    act("compare", "compare_methods", options)

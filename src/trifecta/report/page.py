@@ -1,12 +1,13 @@
-"""Pages from this package's templates. jinja2 is imported where it is used."""
+"""Pages that need nothing but themselves: of one run, and of several runs side by side.
+
+jinja2 and pandas are imported where they are used.
+"""
 
 import base64
 import io
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -15,40 +16,50 @@ import torch
 import yaml
 from torch import Tensor
 
-from trifecta._utils.extras import pillow
+from trifecta._utils.extras import pillow, require
 from trifecta._utils.files import write_atomically
 from trifecta._utils.references import printable
 from trifecta.data import ImageData, normalize
 from trifecta.network import LocalNetwork
 from trifecta.nn.cutting import map_tensors
 from trifecta.report import figures
+from trifecta.report.figures import Chart
 from trifecta.report.terminal import percent
-from trifecta.training import Evaluation, RunFolder, Trainer
+from trifecta.training import RunFolder
 from trifecta.training.config import read_yaml, to_plain
 from trifecta.training.run import Run
 
-# Characters that no page may hold: controls but white space, and halves of pairs.
+MOST_MISTAKES, MOST_PAIRS, MOST_MAPPED = 12, 10, 4
+# Samples for counting memory: enough for a batch norm, few enough for any machine.
+COUNTED_SAMPLES = 4
+# Characters that no page may hold: controls except white space, and halves of surrogate pairs.
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_CALIBRATED_ON = {
+    "validation": "fitted on validation images",
+    "fold": "fitted on a fifth of the training images, scored by a network trained on the rest",
+    "training": "fitted on the training images themselves, which are known too well",
+    None: "not fitted",
+}
 
 
 def fill(template: str, **values: object) -> str:
-    """Render the template at a path below this package, such as ``report/page.html``, with ``values``."""
+    """Render a template of this package, such as ``page.html``, with ``values``."""
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("trifecta", "."), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.PackageLoader("trifecta", "report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["percent"] = percent
     return _UNREADABLE.sub("\ufffd", environment.get_template(template).render(values))
 
 
 def plain_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Replace control characters, which no page and no figure may hold."""
-    return tuple(printable(name) for name in names)
+    """Replace non-printing characters, which no page and no figure may hold."""
+    return tuple(map(printable, names))
 
 
 def missing_libraries() -> list[str]:
-    """Return the libraries that pages need and are not installed; warn of them."""
+    """Return the libraries that pages need and that are not installed, with a warning."""
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
     if missing:
         warnings.warn(
@@ -57,8 +68,150 @@ def missing_libraries() -> list[str]:
     return missing
 
 
+def write_report(run: Run) -> None:
+    """Write ``report.html`` into the run's folder; only warn if the extra is missing."""
+    folder = run.trainer.folder
+    if folder is None:
+        raise ValueError("a report needs a run folder: train with out=…")
+    if missing_libraries():
+        return
+    page = render(run)
+    write_atomically(folder.report, lambda path: path.write_text(page, encoding="utf-8"))
+
+
+def render(run: Run) -> str:
+    """Return the page of a finished run."""
+    trainer, confusion = run.trainer, run.test.confusion
+    classes, counts = plain_names(trainer.data.classes), confusion.sum(1).tolist()
+    right = confusion.diagonal().tolist()
+    return fill(
+        "page.html",
+        result=run.result,
+        losses=trainer.history[-1]["loss"],
+        curves=_curves(run),
+        histograms=_histograms(run),
+        added=_added(run),
+        memory=_memory(run),
+        confusion=figures.confusion_matrix(confusion, classes),
+        by_class=[
+            (name, own / count if count else None, int(count))
+            for name, own, count in zip(classes, right, counts, strict=True)
+        ],
+        pairs=_confused_pairs(confusion, classes),
+        mistakes=_mistakes(run, classes) if _has_pictures(trainer.data) else [],
+        maps=_maps(run, classes) if _has_pictures(trainer.data) else [],
+        tries_labels=trainer.config.method.tries_labels,
+        test=run.test,
+        temperature=float(run.network.temperature),
+        calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
+        test_images=f"{len(trainer.data.test):,}",
+        chance=1 / len(classes),
+        settings=yaml.safe_dump(to_plain(trainer.config), sort_keys=False, allow_unicode=True),
+    )
+
+
+def _curves(run: Run) -> list[tuple[Chart, str]]:
+    """Return charts over the epochs with their captions."""
+    history = run.trainer.history
+    losses = figures.block_curves(history, "loss", "loss")
+    curves = [(losses, "Each block's local loss, mean over the epoch")]
+    if history[-1]["validation_accuracy"] is not None:
+        chance = {"chance": 1 / len(run.trainer.data.classes)}
+        own = figures.block_curves(history, "block_accuracy", "validation accuracy", lines=chance)
+        curves += [
+            (own, "Each block's own accuracy on validation images"),
+            (
+                figures.score_curves(history),
+                "Mean score of true and of wrong labels on validation images",
+            ),
+        ]
+    return curves
+
+
+def _histograms(run: Run) -> list[Chart]:
+    scores = zip(run.test.positive, run.test.negative, strict=True)
+    return [
+        figures.score_histogram(block, positive, negative)
+        for block, (positive, negative) in enumerate(scores)
+        if positive is not None and negative is not None and bool(positive.isfinite().any())
+    ]
+
+
+def _added(run: Run) -> Chart | None:
+    """Return a chart of what each block adds; None if only one block has scores."""
+    reached = [(f"0–{k}", v) for k, v in enumerate(run.test.cumulative_accuracy) if v is not None]
+    if len(reached) < 2:
+        return None
+    return figures.bars(reached, "test accuracy", lines={"this run's read-out": run.test_accuracy})
+
+
+def _memory(run: Run) -> Chart:
+    """Return a chart of what each block's graph holds, with the sums that train at once."""
+    network, data = run.trainer.network.eval(), run.trainer.data
+    first = torch.arange(min(COUNTED_SAMPLES, len(data.test)), device=data.test.labels.device)
+    samples = normalize(data.test.select(first).images.to(run.trainer.device), data.mean, data.std)
+    held = [size / len(samples) / 2**10 for size in held_bytes(network, samples)]
+    schedule, count = run.trainer.config.method.schedule, len(held)
+    windows = [w for step in range(schedule.cycle) for w in schedule.windows(step, count)]
+    largest = max(sum(held[w.first : w.last + 1]) for w in windows)
+    return figures.bars(
+        [(str(block), size) for block, size in enumerate(held)],
+        "KiB an image",
+        lines={"end to end: all at once": sum(held), "this run: its largest window": largest},
+    )
+
+
+def _confused_pairs(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return true class, predicted class and number of images of the most frequent mistakes."""
+    wrong = confusion.clone().fill_diagonal_(0)
+    counts, places = wrong.flatten().topk(min(MOST_PAIRS, wrong.numel()))
+    pairs = zip(counts.tolist(), places.tolist(), strict=True)
+    size = len(classes)
+    return [(classes[place // size], classes[place % size], count) for count, place in pairs if count]
+
+
+def _mistakes(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
+    """Return the wrong predictions that the network is surest of."""
+    test, found = run.trainer.data.test, run.test
+    labels = test.labels.cpu()
+    wrong = (found.predicted != labels).nonzero().flatten()
+    surest = wrong[found.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
+    return [
+        {
+            "png": picture_png(test.select(torch.tensor([index])).images[0].cpu()),
+            "true": classes[int(labels[index])],
+            "predicted": classes[int(found.predicted[index])],
+            "confidence": float(found.confidence[index]),
+        }
+        for index in surest.tolist()
+    ]
+
+
+def _maps(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
+    """Return a few test images of different classes, with the map of every block."""
+    data, network = run.trainer.data, run.trainer.network.eval()
+    labels = data.test.labels
+    first = [int((labels == k).nonzero()[0]) for k in sorted(set(labels.tolist()))[:MOST_MAPPED]]
+    chosen = data.test.select(torch.tensor(first, device=labels.device)).to(run.trainer.device)
+    maps = input_maps(network, normalize(chosen.images, data.mean, data.std), chosen.labels)
+    return [
+        {
+            "name": classes[int(label)],
+            "png": picture_png(picture.cpu()),
+            "maps": [(block, map_png(m[k].cpu())) for block, m in enumerate(maps) if m is not None],
+        }
+        for k, (picture, label) in enumerate(zip(chosen.images, chosen.labels, strict=True))
+    ]
+
+
+def _has_pictures(data: ImageData) -> bool:
+    """Whether samples are images of one or three channels with one label each."""
+    shape = data.sample_shape
+    return len(shape) == 3 and shape[0] in (1, 3) and data.test.labels.ndim == 1
+
+
 def picture_png(image: Tensor) -> str:
-    """An image (C, H, W) of 1 or 3 channels, bytes or floats of any range, as a data URI."""
+    """Return an image (C, H, W) of 1 or 3 channels, bytes or floats of any range, as a data URI."""
     if image.is_floating_point():
         low, high = image.amin(), image.amax()
         image = ((image - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8)
@@ -67,88 +220,26 @@ def picture_png(image: Tensor) -> str:
 
 
 def map_png(shares: Tensor) -> str:
-    """A map (H, W) of shares 0 … 1, dark to bright, as a data URI."""
+    """Return a map (H, W) of shares from 0 to 1, dark to bright, as a data URI."""
     from matplotlib import colormaps
 
     return _encoded((colormaps["magma"](shares.numpy())[:, :, :3] * 255).astype("uint8"))
 
 
 def _encoded(pixels: object) -> str:
-    text = io.BytesIO()
-    pillow().fromarray(pixels).save(text, format="png")
-    return "data:image/png;base64," + base64.b64encode(text.getvalue()).decode()
-
-
-_MAPPED = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """A confident mistake.
-
-    Attributes:
-        index: of the image, in the test split.
-        true: its class.
-        predicted: the class that the network takes it for.
-        confidence: probability of that class.
-    """
-
-    index: int
-    true: int
-    predicted: int
-    confidence: float
-
-
-def confident_mistakes(test: Evaluation, labels: Tensor, *, count: int) -> list[Mistake]:
-    """Return the wrong predictions that the network is surest of."""
-    wrong = (test.predicted != labels).nonzero().flatten()
-    order = wrong[test.confidence[wrong].argsort(descending=True)][:count]
-    return [
-        Mistake(
-            index=int(i),
-            true=int(labels[i]),
-            predicted=int(test.predicted[i]),
-            confidence=float(test.confidence[i]),
-        )
-        for i in order
-    ]
-
-
-def class_accuracy(confusion: Tensor) -> list[float | None]:
-    """Accuracy of every class from counts (K, K); None for a class without images."""
-    totals = confusion.sum(1)
-    return [(confusion[k, k] / total).item() if total else None for k, total in enumerate(totals.tolist())]
-
-
-def confused_pairs(confusion: Tensor, *, count: int) -> list[tuple[int, int, int]]:
-    """Return (true, predicted, images) of the most frequent mistakes."""
-    wrong = confusion.clone().fill_diagonal_(0)
-    values, places = wrong.flatten().topk(min(count, wrong.numel()))
-    size = len(confusion)
-    return [(p // size, p % size, v) for v, p in zip(values.tolist(), places.tolist(), strict=True) if v]
+    png = io.BytesIO()
+    pillow().fromarray(pixels).save(png, format="png")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 @torch.no_grad()
 def held_bytes(network: LocalNetwork, samples: Tensor) -> list[int]:
-    """Count the bytes that each block's graph holds for a backward pass over ``samples``, by storage.
+    """Count the bytes that each block's graph holds for a backward pass over ``samples``, without weights.
 
-    Plain graphs of the blocks alone, without heads, which all schedules have in common; no weights.
+    The graphs are plain ones of the blocks alone, without heads, which all schedules have in common.
     """
     weights = {p.untyped_storage().data_ptr() for p in network.parameters()}
-    x: Any = network.prediction_input(samples, samples.new_zeros(len(samples), dtype=torch.int64))
-    each = []
-    for k in range(len(network.blocks)):
-        held: dict[int, int] = {}
-        with torch.enable_grad(), _noting(held, weights):
-            _, output = network.pass_block(k, x)
-        each.append(sum(held.values()))
-        x = map_tensors(Tensor.detach, output)
-    return each
-
-
-@contextmanager
-def _noting(held: dict[int, int], weights: set[int]) -> Iterator[None]:
-    """Take note of the storages that a graph keeps."""
+    held: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -156,15 +247,23 @@ def _noting(held: dict[int, int], weights: set[int]) -> Iterator[None]:
             held[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        yield
+    x: Any = network.prediction_input(samples, samples.new_zeros(len(samples), dtype=torch.int64))
+    sizes = []
+    for k in range(len(network.blocks)):
+        held.clear()
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        with torch.enable_grad(), hooks:
+            _, output = network.pass_block(k, x)
+        sizes.append(sum(held.values()))
+        x = map_tensors(Tensor.detach, output)
+    return sizes
 
 
 def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[Tensor | None]:
-    """Say which pixels each block's score of the true class depends on, L × (N, H, W); None without a head.
+    """Return the pixels that each block's score of the true class depends on, L × (N, H, W).
 
     ``|gradient · input|`` of the block's own score with respect to the sample, summed over channels; each
-    map is divided by its maximum.
+    map is divided by its maximum. A block without a head has none.
     """
     seen = samples.detach().clone().requires_grad_()
     x: Any = network.prediction_input(seen, labels)
@@ -182,227 +281,43 @@ def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[T
     return maps
 
 
-def shown_images(trainer: Trainer) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a few test images of different classes as the network receives them, labels, and pictures."""
-    test = trainer.data.test
-    classes = sorted(set(test.labels.tolist()))[:_MAPPED]
-    first = [int((test.labels == k).nonzero()[0]) for k in classes]
-    chosen = test.select(torch.tensor(first, device=test.labels.device)).to(trainer.device)
-    return normalize(chosen.images, trainer.data.mean, trainer.data.std), chosen.labels, chosen.images
-
-
-def first_samples(data: ImageData, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the first test samples as the network receives them, and their labels."""
-    first = data.test.select(torch.arange(min(count, len(data.test)), device=data.test.labels.device))
-    return normalize(first.images.to(device), data.mean, data.std), first.labels.to(device)
-
-
-MOST_MISTAKES, MOST_PAIRS = 12, 10
-# Enough for a batch norm, few enough for any memory; bytes are per sample.
-_COUNTED_SAMPLES = 4
-
-_CALIBRATED_ON = {
-    "validation": "fitted on validation images",
-    "fold": "fitted on a fifth of the training images, scored by a network trained on the rest",
-    "training": "fitted on the training images themselves, which are known too well",
-    None: "not fitted",
-}
-
-
-def write_report(run: Run) -> None:
-    """Write ``report.html`` into the run's folder; only a warning where the extra is missing."""
-    folder = run.trainer.folder
-    if folder is None:
-        raise ValueError("a report needs a run folder: train with out=…")
-    if missing_libraries():
-        return
-    page = render(run)
-    write_atomically(folder.report, lambda path: path.write_text(page, encoding="utf-8"))
-
-
-def render(run: Run) -> str:
-    """The page as text."""
-    trainer, classes = run.trainer, plain_names(run.trainer.data.classes)
-    confusion = run.test.confusion
-    return fill(
-        "report/page.html",
-        result=run.result,
-        losses=trainer.history[-1]["loss"],
-        curves=_curves(run),
-        histograms=[
-            figures.score_histogram(block, positive, negative)
-            for block, (positive, negative) in enumerate(
-                zip(run.test.positive, run.test.negative, strict=True)
-            )
-            if positive is not None and negative is not None and bool(positive.isfinite().any())
-        ],
-        added=_added(run),
-        memory=_memory(run),
-        confusion=figures.confusion_matrix(confusion, classes),
-        by_class=[
-            (name, accuracy, int(count))
-            for name, accuracy, count in zip(
-                classes, class_accuracy(confusion), confusion.sum(1), strict=True
-            )
-        ],
-        pairs=[
-            (classes[true], classes[predicted], count)
-            for true, predicted, count in confused_pairs(confusion, count=MOST_PAIRS)
-        ],
-        mistakes=_mistakes(run, classes),
-        maps=_maps(run, classes),
-        tries_labels=trainer.config.method.tries_labels,
-        test=run.test,
-        temperature=float(run.network.temperature),
-        calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
-        test_images=f"{len(trainer.data.test):,}",
-        chance=1 / len(classes),
-        settings=yaml.safe_dump(to_plain(trainer.config), sort_keys=False, allow_unicode=True),
-    )
-
-
-def _curves(run: Run) -> list[dict[str, str]]:
-    history = run.trainer.history
-    curves = [
-        {
-            "svg": figures.block_curves(history, "loss", "loss"),
-            "caption": "Each block's local loss, mean over the epoch",
-        }
-    ]
-    if history[-1]["validation_accuracy"] is not None:
-        chance = 1 / len(run.trainer.data.classes)
-        curves += [
-            {
-                "svg": figures.block_curves(
-                    history, "block_accuracy", "validation accuracy", lines={"chance": chance}
-                ),
-                "caption": "Each block's own accuracy on validation images",
-            },
-            {
-                "svg": figures.score_curves(history),
-                "caption": "Mean score of true and of wrong labels on validation images",
-            },
-        ]
-    return curves
-
-
-def _added(run: Run) -> str | None:
-    """Draw what each block adds; None where one block alone has scores."""
-    reached = [(f"0–{k}", v) for k, v in enumerate(run.test.cumulative_accuracy) if v is not None]
-    if len(reached) < 2:
-        return None
-    return figures.bars(reached, "test accuracy", lines={"this run's read-out": run.test_accuracy})
-
-
-def _memory(run: Run) -> str:
-    """Draw what each block's graph holds beside what the whole network's would."""
-    network, data = run.trainer.network.eval(), run.trainer.data
-    samples, _ = first_samples(data, _COUNTED_SAMPLES, run.trainer.device)
-    held = [size / len(samples) / 2**10 for size in held_bytes(network, samples)]
-    schedule, count = run.trainer.config.method.schedule, len(held)
-    cycle = range(schedule.cycle)
-    most = max(sum(held[w.first : w.last + 1]) for step in cycle for w in schedule.windows(step, count))
-    return figures.bars(
-        [(str(block), size) for block, size in enumerate(held)],
-        "KiB an image",
-        lines={"end to end: all at once": sum(held), "this run: its largest window": most},
-    )
-
-
-def _mistakes(run: Run, classes: tuple[str, ...]) -> list[dict[str, object]]:
-    test = run.trainer.data.test
-    if not _has_pictures(run):
-        return []
-    found = confident_mistakes(run.test, test.labels.cpu(), count=MOST_MISTAKES)
-    return [
-        {
-            "png": picture_png(test.select(torch.tensor([m.index])).images[0].cpu()),
-            "true": classes[m.true],
-            "predicted": classes[m.predicted],
-            "confidence": m.confidence,
-        }
-        for m in found
-    ]
-
-
-def _maps(run: Run, classes: tuple[str, ...]) -> list[dict[str, object]]:
-    if not _has_pictures(run):
-        return []
-    network = run.trainer.network.eval()
-    samples, labels, pictures = shown_images(run.trainer)
-    maps = input_maps(network, samples, labels)
-    return [
-        {
-            "name": classes[int(labels[k])],
-            "png": picture_png(pictures[k].cpu()),
-            "maps": [(block, map_png(m[k].cpu())) for block, m in enumerate(maps) if m is not None],
-        }
-        for k in range(len(samples))
-    ]
-
-
-def _has_pictures(run: Run) -> bool:
-    """Whether samples are images of one or three channels, with a label each."""
-    data = run.trainer.data
-    shape = data.sample_shape
-    return len(shape) == 3 and shape[0] in (1, 3) and data.test.labels.ndim == 1
-
-
 COLUMNS = (
-    "method",
-    "network",
-    "data",
-    "test_accuracy",
-    "parameters",
-    "epochs",
-    "seconds",
-    "locality",
-    "seed",
+    *("method", "network", "data", "test_accuracy", "parameters", "epochs", "seconds", "locality", "seed"),
 )
 # What a run adds to its settings, and notes.
 NO_SETTINGS = ("dataset", "resolved", "recipe", "budget", "checksum")
 
 
 def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
-    """Write a page of finished runs to ``page``.
+    """Write a page that shows finished runs side by side to ``page``.
 
     Raises:
-        ValueError: a run has no result yet, or is none.
+        ValueError: a folder is no run or has no result yet, or two have the same name.
     """
-    folders = [RunFolder(run) for run in runs]
-    names = plain_names(folder.path.name for folder in folders)
-    results = {name: folder.read_result() for name, folder in zip(names, folders, strict=True)}
-    if len(results) < len(folders):
+    folders = {printable(Path(run).resolve().name): RunFolder(run) for run in runs}
+    if len(folders) < len(runs):
         raise ValueError("runs are told apart by their folders' names: received two of the same name")
-    settings = differing(folders)
     text = fill(
-        "report/compared.html",
-        results=results,
+        "compared.html",
+        results={name: folder.read_result() for name, folder in folders.items()},
         columns=COLUMNS,
-        settings=settings,
-        curves=figures.run_curves(
-            {name: folder.read_history() for name, folder in zip(names, folders, strict=True)}
-        ),
+        settings=differing(folders),
+        curves=figures.run_curves({name: folder.read_history() for name, folder in folders.items()}),
     )
     write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def differing(folders: Sequence[RunFolder]) -> dict[str, list[str]]:
+def differing(folders: dict[str, RunFolder]) -> dict[str, list[str]]:
     """Return the settings in which runs differ and that have no column, with a value for each run."""
-    plain = [dict(_leaves(read_yaml(folder.config))) for folder in folders]
-    names = dict.fromkeys(name for settings in plain for name in settings)
-    values = {name: [str(settings.get(name, "\N{EN DASH}")) for settings in plain] for name in names}
-    return {name: told for name, told in values.items() if len(set(told)) > 1 and not _has_column(name)}
+    pandas = require("pandas", install="'trifecta[report]'")
+    plain = {name: read_yaml(folder.config) for name, folder in folders.items()}
+    # Each run by itself: a setting that others lack keeps its type.
+    settings = {name: pandas.json_normalize(one).iloc[0].astype(str) for name, one in plain.items()}
+    table = pandas.DataFrame(settings).fillna("–")
+    table = table[(table.nunique(axis=1) > 1) & ~table.index.map(_has_column)]
+    return {name: row.tolist() for name, row in table.iterrows()}
 
 
 def _has_column(name: str) -> bool:
-    """Whether a column says it already: the data's name, or all that follows from the method's."""
+    """Whether a column says it already, or it is no setting."""
     return name in (*COLUMNS, "data.source", "method.name") or name.split(".")[0] in NO_SETTINGS
-
-
-def _leaves(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -1,7 +1,8 @@
-"""Tables for a terminal; plain text where the output is not one."""
+"""Tables for people: on a terminal, in Markdown, and plain text where the output is no terminal."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -12,25 +13,68 @@ from trifecta._utils.references import printable
 from trifecta.training.run import Run
 
 MOST_CLASSES_SHOWN = 10
+DASH = "–"
+T = TypeVar("T")
+# Heading of each column, and what it shows of a row.
+Columns = Sequence[tuple[str, Callable[[T], str]]]
+Cells = tuple[list[str], list[list[str]]]
+
+
+def shown(value: float | None, form: str = "{:,.0f}") -> str:
+    """Return a number in a format, or a dash for None."""
+    return DASH if value is None else form.format(value)
 
 
 def percent(share: float | None) -> str:
-    """``0.9612`` → ``96.12%``; an absent one is a dash."""
-    return "–" if share is None else f"{100 * share:.2f}%"
+    """Return ``0.9612`` as ``96.12%``, and None as a dash."""
+    return shown(share, "{:.2%}")
+
+
+def cells_of(rows: Iterable[T], columns: Columns[T]) -> Cells:
+    """Return the heading and the cells of a table, a row for each of ``rows``."""
+    return [name for name, _ in columns], [[show(row) for _, show in columns] for row in rows]
+
+
+def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *body]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def print_table(head: Sequence[str], body: Iterable[Sequence[str]], note: str = "") -> None:
+    """Print a table without borders, and a note below it."""
+    console = plain_console()
+    console.print(simple_table(head, body))
+    if note:
+        console.print(note, soft_wrap=True)
+
+
+def simple_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
+    """Return a table without borders."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for index, column in enumerate(head):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    for cells in body:
+        table.add_row(*cells)
+    return table
+
+
+def plain_console() -> Console:
+    """Return a console without markup, wide enough for whole lines if its output is no terminal."""
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    console = Console(**plain)
+    return console if console.is_terminal else Console(**plain, width=200)
 
 
 def print_run(run: Run, folder: Path) -> None:
-    """The blocks' losses and accuracies, the result, and last the run folder's path."""
-    last = run.trainer.history[-1]
-    print_blocks(run.test.block_accuracy, last["loss"])
-    result = run.result
+    """Print the blocks' losses and accuracies, the result, and last the run folder's path."""
+    result, console = run.result, plain_console()
+    print_blocks(run.test.block_accuracy, run.trainer.history[-1]["loss"])
     epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
-    console = plain_console()
-    validation = result["validation_accuracy"]
-    if validation is not None:
+    if result["validation_accuracy"] is not None:
         kept = result["kept_epoch"]
         which = "" if kept == result["epochs"] else f", of epoch {kept}, whose weights are kept"
-        console.print(f"validation accuracy {percent(validation)}{which}")
+        console.print(f"validation accuracy {percent(result['validation_accuracy'])}{which}")
     console.print(
         f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
         f"{result['network']}, {result['locality']}; {epochs} in "
@@ -41,53 +85,31 @@ def print_run(run: Run, folder: Path) -> None:
 
 
 def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] | None = None) -> None:
-    """One row a block: its loss in the last epoch, and its accuracy if it alone decided."""
-    body = []
-    for k, share in enumerate(accuracy):
-        cells = [] if loss is None else [f"{loss[k]:.4f}" if loss[k] is not None else "–"]
-        body.append([str(k), *cells, percent(share)])
-    head = ["block", *(["loss"] if loss else []), "test accuracy of this block alone"]
-    plain_console().print(simple_table(head, body))
+    """Print a row for each block: its loss in the last epoch, and its accuracy if it alone decided."""
+    columns: Columns[int] = [
+        ("block", str),
+        *([] if loss is None else [("loss", lambda k: shown(loss[k], "{:.4f}"))]),
+        ("test accuracy of this block alone", lambda k: percent(accuracy[k])),
+    ]
+    print_table(*cells_of(range(len(accuracy)), columns))
 
 
 def print_predictions(files: Sequence[Path], shares: Tensor, classes: Sequence[str]) -> None:
-    """One row an image: its label, then the probability of every class, or of the likeliest few."""
+    """Print a row for each image: its label, then the probability of every class or of the likeliest."""
     classes = [printable(name) for name in classes]
     few = len(classes) <= MOST_CLASSES_SHOWN
     body = []
     for file, row in zip(files, shares, strict=True):
-        label = classes[int(row.argmax())]
-        if few:
-            cells = [percent(value) for value in row.tolist()]
-        else:
-            best = row.topk(5)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            cells = [", ".join(f"{classes[k]} {percent(value)}" for k, value in pairs)]
-        body.append([printable(str(file)), label, *cells])
+        best = row.topk(min(5, len(classes)))
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        likeliest = [", ".join(f"{classes[k]} {percent(value)}" for k, value in pairs)]
+        cells = list(map(percent, row.tolist())) if few else likeliest
+        body.append([printable(str(file)), classes[int(row.argmax())], *cells])
     head = ["image", "label", *(classes if few else ["the likeliest classes"])]
-    plain_console().print(simple_table(head, body))
-    plain_console().print("numbers are probabilities by class; the highest predicts")
+    print_table(head, body, "numbers are probabilities by class; the highest predicts")
 
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:
-    """Names with their descriptions, one table each."""
+    """Print names with their descriptions, one table for each kind."""
     for title, rows in tables.items():
-        plain_console().print(simple_table([title, ""], rows.items()))
-
-
-def simple_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
-    """A table without walls."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for index, column in enumerate(head):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
-    for cells in body:
-        table.add_row(*cells)
-    return table
-
-
-def plain_console() -> Console:
-    """Full width where nobody looks, so that a pipe gets whole lines."""
-    console = Console(highlight=False, markup=False, emoji=False)
-    return (
-        console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
-    )
+        print_table([title, ""], list(rows.items()))

@@ -17,13 +17,14 @@ from trifecta.bench import (
     measure_speed,
 )
 from trifecta.bench.memory import DEPTHS
-from trifecta.bench.report import check_figure, draw_bench, print_bench
+from trifecta.bench.report import draw_bench, print_bench
 from trifecta.bench.scaling import select_rows
 from trifecta.bench.speed import STEPS_A_TURN, Say
 from trifecta.bench.variants import select
 from trifecta.cli.actions.options import accuracy_configs, image_shape
 from trifecta.cli.actions.progress import waiting
 from trifecta.cli.parameters import command_line
+from trifecta.report.figures import check_format
 
 EQUAL = ",".join(f"equal:{depth}:128" for depth in DEPTHS)
 
@@ -80,7 +81,7 @@ def _report(shown: dict[str, Any], measure: Callable[[Say], dict[str, Any]]) -> 
     """Measure, then leave the report where it is wanted."""
     as_json, out, figure = (shown[name] for name in ("as_json", "out", "figure"))
     if figure is not None:
-        check_figure(figure)
+        check_format(figure)
     with waiting(Console(stderr=True, quiet=as_json), "") as say:
         report = measure(say) | {"command": command_line(click.get_current_context())}
     if out is not None:

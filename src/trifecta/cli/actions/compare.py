@@ -8,21 +8,25 @@ import click
 from rich.console import Console
 
 from trifecta.bench.memory import training_memory
-from trifecta.bench.report import check_figure
 from trifecta.bench.setting import Setting, data_name
 from trifecta.cli.actions.bench import share
 from trifecta.cli.actions.reproduce import failures, make_missing
-from trifecta.comparison import Images, comparison_command, comparison_recipes
+from trifecta.comparison import (
+    Images,
+    compare,
+    comparison_chart,
+    comparison_recipes,
+    comparison_table,
+    equal_work,
+)
 from trifecta.data import DataConfig, load_data
-from trifecta.experiments.comparison_report import comparison_as_plain, draw_comparison, print_comparison
-from trifecta.experiments.plan import PlannedRun, plan_recipes
-from trifecta.experiments.results import read_results
-from trifecta.experiments.runner import Reproduction
-from trifecta.experiments.summary import summarise
+from trifecta.experiments import PlannedRun, Reproduction, plan, read_results, summarise
+from trifecta.report.figures import check_format
+from trifecta.report.terminal import print_table
 from trifecta.training import DatasetFacts, Trainer
 
 
-def compare(
+def compare_methods(
     data: str,
     methods: str,
     networks: str,
@@ -42,18 +46,17 @@ def compare(
     """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
     wanted = [share(word, "--thresholds") for word in thresholds.split(",")]
     if figure is not None:
-        check_figure(figure)
+        check_format(figure)
     recipes = comparison_recipes(
         _names(methods),
         _names(networks),
         DataConfig(source=data_name(data)),
         find_images=lambda: _images_in(data),
     )
-    runs = plan_recipes(
+    runs = plan(
         recipes,
         budget=budget,
         seeds=seeds,
-        command=lambda recipe: comparison_command(recipe, budget),
         locate=lambda config: replace(config, source=data),
         device=device,
         precision=precision,
@@ -61,17 +64,27 @@ def compare(
     )
     failed: dict[str, str] = {}
     if not show:
-        reproduction = Reproduction(runs, out=out, work=work, timed=not untimed, measure=memory_of)
+        reproduction = Reproduction(
+            runs=runs, out=out, work=work, command=_command, timed=not untimed, measure=memory_of
+        )
         failed = make_missing(reproduction, Console(stderr=True, quiet=as_json))
     rows = summarise(runs, read_results(out))
     if as_json:
-        click.echo(json.dumps(comparison_as_plain(rows, wanted), indent=2))
+        click.echo(json.dumps(compare(rows, wanted), indent=2))
     else:
-        print_comparison(rows, wanted)
+        print_table(*comparison_table(rows, wanted), note=equal_work(rows))
     if figure is not None:
-        draw_comparison(rows, figure)
+        comparison_chart(rows).save(figure)
     if failed:
         raise ValueError(failures(failed))
+
+
+def _command(run: PlannedRun) -> str:
+    row, _, network = run.recipe.title.partition(", ")
+    return (
+        f"trifecta compare --data {run.recipe.data.source} --methods {row} --networks {network} "
+        f"--budget {run.config.budget} --seeds {run.config.seed + 1}"
+    )
 
 
 def memory_of(run: PlannedRun, trainer: Trainer) -> dict[str, int]:

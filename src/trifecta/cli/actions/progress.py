@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trifecta.cli.signals import stop_on_signal
-from trifecta.experiments.plan import PlannedRun
+from trifecta.experiments import PlannedRun
 from trifecta.training import Trainer
 from trifecta.training.callbacks import ConsoleProgress
 

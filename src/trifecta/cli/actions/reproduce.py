@@ -2,18 +2,16 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 from rich.console import Console
 
 from trifecta.cli.actions.progress import TableProgress
-from trifecta.experiments.plan import PlannedRun, plan
-from trifecta.experiments.reproduction_report import as_plain, print_table, write_pages
-from trifecta.experiments.results import read_results
-from trifecta.experiments.runner import Outcome, Reproduction
-from trifecta.experiments.summary import summarise
-from trifecta.recipes import TABLES, ResultTable, get_table
+from trifecta.experiments import Outcome, PlannedRun, Reproduction, plan, read_results, summarise
+from trifecta.recipes import TABLES, ResultTable, get_table, in_folder
+from trifecta.reproduction import as_plain, print_reproduction, write_pages
 from trifecta.training import Interrupted
 
 
@@ -39,11 +37,10 @@ def reproduce(
     tables = list(TABLES.values()) if table is None else [get_table(table)]
     plans = {
         one.name: plan(
-            one,
+            one.rows(rows),
             budget=budget or one.budget,
             seeds=seeds,
-            data_root=data_root,
-            rows=rows,
+            locate=lambda data: in_folder(data, data_root),
             device=device,
             precision=precision,
         )
@@ -53,9 +50,14 @@ def reproduce(
     if not show:
         console = Console(stderr=True, quiet=as_json)
         for one in tables:
-            failed |= make_missing(
-                Reproduction(plans[one.name], out=out, work=work, timed=not untimed), console
+            reproduction = Reproduction(
+                runs=plans[one.name],
+                out=out,
+                work=work,
+                command=partial(_command, one.name),
+                timed=not untimed,
             )
+            failed |= make_missing(reproduction, console)
     _show(tables, plans, out, work, as_json=as_json)
     if failed:
         raise ValueError(failures(failed))
@@ -63,10 +65,10 @@ def reproduce(
 
 def make_missing(reproduction: Reproduction, console: Console) -> dict[str, str]:
     """Run what is missing; what failed, by run."""
-    missing, total = reproduction.missing(), len(reproduction.runs)
-    progress = TableProgress(console, total=total, done=total - len(missing))
+    total = len(reproduction.runs)
+    progress = TableProgress(console, total=total, done=total - len(reproduction.missing()))
     try:
-        outcome: Outcome = reproduction.make(missing, progress.watch)
+        outcome: Outcome = reproduction.make(progress.watch)
     except Interrupted as interruption:
         raise Interrupted(
             f"{interruption}; the same command goes on from there"
@@ -90,8 +92,15 @@ def _show(
         click.echo(json.dumps({name: as_plain(members) for name, members in rows.items()}, indent=2))
         return
     for one in tables:
-        print_table(one, rows[one.name])
+        print_reproduction(one, rows[one.name])
     click.echo(f"page {write_pages(work, tables, rows)}")
+
+
+def _command(table: str, run: PlannedRun) -> str:
+    return (
+        f"trifecta reproduce {table} --rows {run.recipe.name} --budget {run.config.budget} "
+        f"--seeds {run.config.seed + 1}"
+    )
 
 
 def failures(failed: dict[str, str]) -> str:
