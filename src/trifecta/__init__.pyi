@@ -3,6 +3,7 @@
 from . import bench as bench
 from . import calibration as calibration
 from . import cli as cli
+from . import comparison as comparison
 from . import counts as counts
 from . import cuda_graphs as cuda_graphs
 from . import data as data
@@ -20,7 +21,9 @@ from . import optim as optim
 from . import parallel as parallel
 from . import pipeline as pipeline
 from . import readout as readout
+from . import recipes as recipes
 from . import report as report
+from . import reproduction as reproduction
 from . import schedules as schedules
 from . import shrinking as shrinking
 from . import statistics as statistics
@@ -29,8 +32,6 @@ from . import window as window
 from .data import Augmentation as Augmentation
 from .data import DataConfig as DataConfig
 from .data import load_data as load_data
-from .experiments.recipes import RECIPES as RECIPES
-from .experiments.recipes import get_recipe as get_recipe
 from .inputs import ImagePairs as ImagePairs
 from .inputs import LabelInput as LabelInput
 from .integrations.estimator import TrifectaClassifier as TrifectaClassifier
@@ -52,6 +53,8 @@ from .nn import NetworkBuilder as NetworkBuilder
 from .nn import from_module as from_module
 from .optim import OptimizerConfig as OptimizerConfig
 from .pipeline import Pipeline as Pipeline
+from .recipes import RECIPES as RECIPES
+from .recipes import get_recipe as get_recipe
 from .schedules import Schedule as Schedule
 from .schedules import Window as Window
 from .schedules import parse_schedule as parse_schedule
