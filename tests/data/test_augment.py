@@ -74,7 +74,7 @@ def test_a_reflected_crop_reads_the_mirror_image_outside() -> None:
         for image, (dy, dx) in zip(padded, shifts.tolist(), strict=True)
     ]
     assert torch.equal(crop(pixels, shifts, padding=4, reflected=True), torch.stack(expected))
-    with pytest.raises(ValueError, match="got padding 5 for 5×8"):
+    with pytest.raises(ValueError, match="padding 5 has to be smaller than the image, 5×8"):
         crop(pixels, shifts, padding=5, reflected=True)
 
 

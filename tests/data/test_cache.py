@@ -83,7 +83,7 @@ def test_a_flipped_bit_is_told_and_the_images_are_decoded_again() -> None:
     cached(pixels())
     (file,) = entries()
     whole = file.read_bytes()
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 7):
         content = bytearray(whole)
         content[position] ^= 1 << position % 8
         file.write_bytes(content)

@@ -224,7 +224,7 @@ def test_files_beside_images_are_counted(folder: Path) -> None:
 def test_images_beside_parquet_are_refused(folder: Path) -> None:
     write(hub_source(folder), "cat", "dog")
     with pytest.raises(
-        ValueError, match=r"has images, such as test/cat/000.png, and other data, such as test-00"
+        ValueError, match=r"has images, such as test/cat/000.png, and test-00.*: give one kind"
     ):
         load(folder)
 
@@ -302,7 +302,7 @@ def test_a_folder_of_save_to_disk_is_read(folder: Path) -> None:
     assert data.train.images.equal(before.train.images)
     assert data.test.labels.equal(before.test.labels)
     assert data.classes == ("cat", "dog")
-    with pytest.raises(ValueError, match=r"has files .arrow and .parquet: give a folder with one kind"):
+    with pytest.raises(ValueError, match=r"has files .arrow and .parquet: give one kind"):
         load(folder)
 
 
@@ -367,7 +367,7 @@ def test_greys_of_sixteen_bits_are_scaled_by_the_range_of_the_training_images(fo
 def test_greys_of_another_range_than_training_are_refused(folder: Path, train: int, test: int) -> None:
     for split, most in (("train", train), ("test", test)):
         for name in ("cat", "dog"):
-            deep(folder / split, name, [most * k // 200 for k in range(201)])
+            deep(folder / split, name, [most * k // 40 for k in range(41)])
     for _ in range(2):
         with pytest.raises(
             ValueError,

@@ -377,8 +377,8 @@ def no_batches() -> DataLoader[Any]:
             "received 3 different ones",
         ),
         ((torch.ones(N, 2).long(), torch.ones(N, 2).long() * 2**40), {}, "received 1 different ones"),
-        ((IMAGES, LABELS + 0.5), {}, r"numbers of classes: received 0.5 for sample 0"),
-        ((IMAGES, torch.full((N,), NAN)), {}, "numbers of classes: received nan for sample 0"),
+        ((IMAGES, LABELS + 0.5), {}, r"whole numbers: received 0.5 for sample 0"),
+        ((IMAGES, torch.full((N,), NAN)), {}, "whole numbers: received nan for sample 0"),
         ((IMAGES, [None, *TEXT[1:]]), {}, "train: sample 0 has no label"),
         (
             (IMAGES, TEXT),

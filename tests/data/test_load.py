@@ -129,7 +129,9 @@ def test_the_only_data_set_of_a_folder_is_taken_and_of_several_one_is_asked_for(
     assert len(load(folder).train) == 20
     assert len(load(folder, train_split="extra").train) == 30
     hub_source(folder / "full_numbers")
-    with pytest.raises(ValueError, match=r"several data sets, cropped_digits, full_numbers: "):
+    with pytest.raises(
+        ValueError, match=r"has cropped_digits, full_numbers: choose a data set with data.subset"
+    ):
         load(folder)
     with pytest.raises(ValueError, match=r"no folder digits in .*, whose folders are cropped_digits, "):
         load(folder, subset="digits")

@@ -123,10 +123,10 @@ def table(folder: Path, text: str) -> str:
         ("file_name,label\n000.png,a\n000.png,b\n", "has 000.png twice: keep one line"),
         (
             "photo,label\n000.png,a\n",
-            "no column of file names, such as file_name or id: it has photo, label",
+            "no column of file names, such as file_name, among photo, label",
         ),
         ("file_name,w\n000.png,a\n001.png,a\n", "two classes or more, column 'w' has 1 (a)"),
-        ("", "it has no columns"),
+        ("", "no column of file names, such as file_name, among "),
     ],
 )
 def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> None:

@@ -46,9 +46,7 @@ class Augmentation:
         if self.alternating and not self.flip:
             raise ValueError("alternating says how images are flipped, got flip false: set flip too")
         if self.reflected and not self.crop_padding:
-            raise ValueError(
-                "reflected says how a crop is padded, got crop_padding 0: set crop_padding too"
-            )
+            raise ValueError("reflected says how to pad a crop, got crop_padding 0: set crop_padding too")
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -141,9 +139,7 @@ def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = Fals
     if not reflected:
         padded = F.pad(images, (padding,) * 4)
     elif padding >= min(height, width):
-        raise ValueError(
-            f"reflected padding is smaller than the image, got padding {padding} for {height}×{width}"
-        )
+        raise ValueError(f"reflected padding {padding} has to be smaller than the image, {height}×{width}")
     else:
         rows, columns = (
             (

@@ -283,9 +283,7 @@ def _pixels(
     is_deep, outside = _is_deep(image), 0.0
     has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
     if is_deep and grey_range is None:
-        raise DeepError(
-            f"image {name} has greys of 16 bits, and others of its data set have 8: save all alike"
-        )
+        raise DeepError(f"image {name} has greys of 16 bits, and others beside it have 8: save all alike")
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
     if not is_deep and grey_range is not None:

@@ -142,8 +142,7 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
         lists.get(PurePosixPath(file).suffix.lower(), found.others).append(file)
     if found.images and found.data:
         raise ValueError(
-            f"{folder} has images, such as {found.images[0]}, and other data, such as {found.data[0]}: "
-            "give a folder with one of them"
+            f"{folder} has images, such as {found.images[0]}, and {found.data[0]}: give one kind"
         )
     if found.data:
         return _data_splits(folder, found.data)
@@ -196,10 +195,7 @@ def _walk(found: Listing, below: str, parents: tuple[tuple[int, int], ...]) -> I
         if name.lower() in _IGNORED or (not is_folder and name.startswith("._")):
             continue
         if is_folder and _UNREADABLE.search(name):
-            raise ValueError(
-                f"the name of a folder in {str(here)!a} has a line break, a backslash or bytes that are no "
-                f"UTF-8, {name!a}: rename it"
-            )
+            raise ValueError(f"folder {name!a} in {str(here)!a} has a name that cannot be shown: rename it")
         if is_folder:
             yield from _walk(found, f"{below}{name}/", (*parents, itself))
         elif is_file or entry.is_symlink():
@@ -289,8 +285,7 @@ def _table_splits(found: Listing, folders: Mapping[str, str], chosen: str | None
         for split, rows in by_split.items():
             if split in splits:
                 raise ValueError(
-                    f"several tables in {found.folder} label split '{split}', {name} among them: choose "
-                    "with data.table"
+                    f"several tables, {name} among them, label split '{split}': choose data.table"
                 )
             labels = {column: [values[row] for row in rows] for column, values in columns.items()}
             splits[split] = file_rows(split, found.folder, [files[row] for row in rows], labels, kinds)
@@ -332,8 +327,7 @@ def _labelled(found: Listing, name: str, images: Sequence[str]) -> tuple[list[st
     named = next((by_lower[column] for column in _NAME_COLUMNS if column in by_lower), None)
     if named is None:
         raise ValueError(
-            f"table {table} has no column of file names, such as file_name or id: it has "
-            f"{', '.join(columns) or 'no columns'}"
+            f"{table} has no column of file names, such as file_name, among {', '.join(columns)}"
         )
     # By path or by name, with or without extension.
     known = defaultdict[str, set[str]](set)
@@ -348,9 +342,7 @@ def _labelled(found: Listing, name: str, images: Sequence[str]) -> tuple[list[st
         within = [image for image in there if not inside or image.startswith(f"{inside}/")]
         if len(within) != 1:
             which = f"several images, such as {min(within)}" if within else "no image in its folder"
-            raise ValueError(
-                f"table {table} has {value!r:.100}, which is {which}: give paths of images there"
-            )
+            raise ValueError(f"table {table} has {value!r:.100}, which is {which}: give paths of images")
         if within[0] in files:
             raise ValueError(f"table {table} has {within[0]} twice: keep one line")
         files[within[0]] = None
@@ -409,16 +401,12 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
     """Return the splits of Parquet or Arrow files, by their folder or a word of their name."""
     suffixes = {PurePosixPath(file).suffix.lower() for file in files}
     if len(suffixes) > 1:
-        raise ValueError(
-            f"{folder} has files {' and '.join(sorted(suffixes))}: give a folder with one kind"
-        )
+        raise ValueError(f"{folder} has files {' and '.join(sorted(suffixes))}: give one kind")
     inner = {file: file.removeprefix("data/") for file in files}
     tops = {path.partition("/")[0] for path in inner.values() if "/" in path}
     if tops and not any(top.lower() in SPLITS for top in tops):
         if len(tops) > 1 or any("/" not in path for path in inner.values()):
-            raise ValueError(
-                f"{folder} has several data sets, {', '.join(sorted(tops))}: choose one with data.subset"
-            )
+            raise ValueError(f"{folder} has {listed(sorted(tops))}: choose a data set with data.subset")
         return _data_splits(folder / tops.pop(), [path.partition("/")[2] for path in inner.values()])
     words = {
         file: path.partition("/")[0] if "/" in path else _split_word(PurePosixPath(path).stem)

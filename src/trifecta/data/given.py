@@ -6,10 +6,10 @@ tokens (N, T) int64; labels (N,), or (N, …) where every position has one; K cl
 
 import random
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager, suppress
 from itertools import islice
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -33,16 +33,8 @@ from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel
 Labels = Tensor | NDArray[np.str_]
 
 
-class Items(Protocol):
-    """A sequence: a tuple (samples, labels), or items of one sample and its label."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
 # Samples and labels, items of one of each, or a loader of batches.
-Given = Items | Mapping[str, Any] | Dataset[Any] | DataLoader[Any]
+Given = Sized | Dataset[Any]
 
 TEST_SHARE = 0.2
 # Items of a Dataset that are looked at before training: all of up to twice as many, else every k-th.
@@ -222,11 +214,7 @@ def data_from(
 
 
 def _is_in_memory(given: Any) -> bool:
-    """Whether data lie in memory; else they are items or batches that are made in every epoch.
-
-    Raises:
-        ValueError: neither.
-    """
+    """Whether data lie in memory; else they are items or batches that are made in every epoch."""
     if isinstance(given, tuple | list | Mapping | ImageSet):
         return True
     is_array = isinstance(given, str | Tensor | np.ndarray) or hasattr(given, "iloc")
@@ -248,11 +236,7 @@ def _collected(given: Any, split: str) -> _Split:
 
 
 def _joined(batches: Iterable[Any], split: str, *, step: int = 1, thin: int = 1) -> _Split:
-    """Put batches of every ``step``-th sample of a split together, every ``thin``-th sample of them.
-
-    Raises:
-        ValueError: there are none, they differ in shape or type, or have values that are not finite.
-    """
+    """Put batches of every ``step``-th sample of a split together, every ``thin``-th sample of them."""
     samples, labels, seen = list[Tensor](), list[Labels](), 0
     for batch in batches:
         some, own = pairs_of(batch, split)
@@ -277,11 +261,7 @@ def _joined_labels(labels: Sequence[Labels]) -> Labels:
 
 
 def _loader_of(given: Any, batch_size: int, seed: int) -> DataLoader[Any]:
-    """Return a loader as it is, or one of a Dataset's whole batches, shuffled by the seed.
-
-    Raises:
-        ValueError: a length that is unknown, or smaller than a batch.
-    """
+    """Return a loader as it is, or one of a Dataset's whole batches, shuffled by the seed."""
     is_loader, count = isinstance(given, DataLoader), 0
     with suppress(TypeError):
         count = len(given)
@@ -298,11 +278,7 @@ def _loader_of(given: Any, batch_size: int, seed: int) -> DataLoader[Any]:
 
 
 def _looked_at(loader: DataLoader[Any]) -> _Split:
-    """Look at the items of a Dataset, or at the first batch of a loader that makes its own.
-
-    Raises:
-        ValueError: something that cannot be trained on; names the sample.
-    """
+    """Look at the items of a Dataset, or at the first batch of a loader that makes its own."""
     with _own_random_numbers(loader):
         try:
             first = _joined(islice(iter(loader), 1), "train, batch 1")
@@ -460,8 +436,7 @@ def _labels(values: Any, where: str, samples: Tensor) -> Labels:
         if bool(fractions.any()):
             k = _first_of(fractions)
             raise ValueError(
-                f"{where}: labels are the numbers of classes: received {labels[k].tolist()!s:.60} for "
-                f"sample {k}"
+                f"{where}: labels are whole numbers: received {labels[k].tolist()!s:.60} for sample {k}"
             )
     labels = labels.to(samples.device, torch.int64)
     # Tokens (N, T), signals (N, C, L) and sequences (N, T, width) may have a label at every position.
@@ -488,11 +463,7 @@ def _text(values: Any, where: str) -> NDArray[np.str_] | None:
 
 
 def _tensor(values: Any, what: str) -> Tensor:
-    """Return values as a tensor of their own type, without any graph.
-
-    Raises:
-        ValueError: they are none, such as lists of different lengths.
-    """
+    """Return values as a tensor of their own type, without any graph."""
     if isinstance(values, list | tuple) and hasattr(next(iter(values), None), "__array__"):
         return _stacked(values, what)
     if isinstance(values, Tensor):
@@ -578,11 +549,7 @@ def _declared_names(train: Any) -> tuple[str, ...] | None:
 
 
 def _class_names(classes: Sequence[str] | None, seen: _Split, tested: _Split | None) -> tuple[str, ...]:
-    """Return the given class names, else the labels that are names, sorted, else numbers from 0.
-
-    Raises:
-        ValueError: names repeat, or labels leave numbers out.
-    """
+    """Return the given class names, else the labels that are names, sorted, else numbers from 0."""
     if classes is not None:
         names = tuple(str(name) for name in classes)
         if isinstance(classes, str) or len(set(names)) < len(names):
@@ -607,11 +574,7 @@ def _class_names(classes: Sequence[str] | None, seen: _Split, tested: _Split | N
 def _indices(
     labels: Labels, names: Sequence[str], where: str, counts: Sequence[int] | None = None
 ) -> Tensor:
-    """Return labels as indices into the classes, int64.
-
-    Raises:
-        ValueError: one is none of the classes, or of a class without training samples in ``counts``.
-    """
+    """Return labels as indices into the classes, int64, which must have training samples by ``counts``."""
     found = labels
     if isinstance(labels, np.ndarray):
         index = {name: k for k, name in enumerate(names)}
@@ -633,14 +596,10 @@ def _indices(
 
 
 def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
-    """Check that a split's samples have the shape, the type and the scale of training's.
-
-    Of a table's columns, another scale is only said.
-    """
+    """Check that a split's samples have training's shape, type and scale; of a table, only say the last."""
     if other.shape[1:] != train.shape[1:] or other.dtype != train.dtype:
         raise ValueError(
-            f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}: bring them to one "
-            "shape and scale"
+            f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}: make them alike"
         )
     if not train.is_floating_point():
         return

@@ -107,28 +107,15 @@ class DataConfig:
             raise ValueError(f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2")
         size = self.image_size
         if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size)):
+            raise ValueError(f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32")
+        mean, std = self.mean or (), self.std or ()
+        is_given = self.mean is not None or self.std is not None
+        in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
+        if is_given and (not mean or len(mean) != len(std) or not in_range):
             raise ValueError(
-                f"data.image_size is two numbers of pixels, 1 or more, got {size}: try 32 by 32"
+                "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
+                f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out"
             )
-        if self.mean is not None or self.std is not None:
-            _check_constants(self.mean, self.std)
-
-
-def _check_constants(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> None:
-    if mean is None or std is None:
-        raise ValueError(
-            f"mean and std go together, got {'std' if mean is None else 'mean'} alone: give both, or "
-            "neither to take those of the training images"
-        )
-    if not mean or len(mean) != len(std):
-        raise ValueError(
-            f"mean and std have one value per channel, got {len(mean)} and {len(std)}: give as many of both"
-        )
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
-        raise ValueError(
-            f"each mean is in 0 to 1 and each std above 0 and up to 1, got mean {mean} and std {std}: "
-            "divide grey levels by 255, or try 0.5 for each"
-        )
 
 
 PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
@@ -209,9 +196,7 @@ def _load(config: DataConfig) -> ImageData:
     names = [field.name for field in fields(config) if field.name not in _NAMED_FIELDS]
     other = [f"data.{name}" for name in names if getattr(config, name) != getattr(plain, name)]
     if other:
-        raise ValueError(
-            f"{config.source} has no columns and no splits: received {', '.join(other)}; leave it out"
-        )
+        raise ValueError(f"{config.source} has no columns and no splits: received {', '.join(other)}")
     return SOURCES[config.source](config)
 
 
@@ -239,9 +224,7 @@ def load_split(
             the network may have been trained on.
     """
     if config.source in SOURCES and split is not None:
-        raise ValueError(
-            f"{config.source} has no split '{split}': leave it out, or give another data.source"
-        )
+        raise ValueError(f"{config.source} has no split '{split}': leave it out, or give another source")
     if config.source in SOURCES or (split is None and config.hold_out is not None):
         data = _load(config)
         images, names = data.test, data.classes
@@ -409,9 +392,7 @@ def _images(
         ),
     )
     if found is not None and grey_range is None and not finds_range:
-        raise ValueError(
-            f"split '{rows.split}' has greys of 16 bits, and the training images have 8: save all alike"
-        )
+        raise ValueError(f"split '{rows.split}' has greys of 16 bits, and training has 8: save all alike")
     return ImageSet(images, labels, rows=torch.arange(len(labels)) if in_file else None), found
 
 

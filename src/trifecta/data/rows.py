@@ -311,10 +311,7 @@ def find_image_column(rows: Rows, chosen: str | None) -> str:
     if chosen is not None:
         return _choice(rows, chosen, found, "images", "image_column")
     if not found:
-        raise ValueError(
-            f"no column of images among {rows}: the source needs image files or "
-            "encoded images (see data.image_column)"
-        )
+        raise ValueError(f"no column of images among {rows}: give image files, or encoded images")
     name = next((name for name in IMAGE_NAMES if name in found), found[0])
     if len(found) > 1 and name not in IMAGE_NAMES:
         warnings.warn(
