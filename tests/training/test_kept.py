@@ -100,7 +100,13 @@ def test_of_equals_the_latest_is_kept(stripes: ImageData) -> None:
 
 
 # Before the best epoch ends, in the middle of the next, behind it, and in the last.
-@pytest.mark.parametrize("stop", [STEPS + 1, 2 * STEPS + 1, 3 * STEPS, 4 * STEPS - 1])
+@pytest.mark.parametrize(
+    "stop",
+    [
+        2 * STEPS + 1,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in (STEPS + 1, 3 * STEPS, 4 * STEPS - 1)),
+    ],
+)
 def test_it_is_kept_through_a_stop(stop: int, stripes: ImageData, tmp_path: Path) -> None:
     whole = train(CONFIG, data=stripes, out=tmp_path / "whole", callbacks=[Spoil(*SPOILT)])
     trainer = Trainer(
@@ -127,6 +133,8 @@ def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> 
     assert accuracies(longer) == accuracies(whole)
     assert longer.result["kept_epoch"] == whole.result["kept_epoch"]
     assert_same(longer.network.state_dict(), whole.network.state_dict())
+    with pytest.raises(ValueError, match="has trained 6 epochs already"):
+        go_on(tmp_path / "run", epochs=5, data=stripes)
 
 
 def test_it_is_brought_back_to_a_finished_run(stripes: ImageData, tmp_path: Path) -> None:

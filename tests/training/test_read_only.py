@@ -89,6 +89,7 @@ def test_a_run_that_becomes_read_only_keeps_its_last_checkpoint(stripes: ImageDa
     assert all(torch.equal(t, weights[n]) for n, t in uninterrupted.network.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_read_only_run_is_read_and_not_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, elsewhere = folder / "run", folder / "page.html"
     finished = train(replace(SMALL, epochs=1, data=DataConfig(source="digits")), out=run)

@@ -44,7 +44,9 @@ def model() -> nn.Sequential:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("own", "epochs", "least"), [(False, 5, 0.9), (True, 4, 0.9)])
+@pytest.mark.parametrize(
+    ("own", "epochs", "least"), [pytest.param(False, 5, 0.9, marks=pytest.mark.slow), (True, 4, 0.9)]
+)
 def test_a_few_images_in_a_few_epochs_are_learnt(own: bool, epochs: int, least: float) -> None:
     config = RunConfig(width=0.1, epochs=epochs, batch_size=64, precision="fp32", keep="last")
     network = from_module(model()) if own else None
@@ -75,7 +77,7 @@ def untimed(run: Run) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if "second" not in k} for record in run.trainer.history]
 
 
-@pytest.mark.parametrize("method", ["superfecta", "rec-lra"])
+@pytest.mark.parametrize("method", ["superfecta", pytest.param("rec-lra", marks=pytest.mark.slow)])
 def test_a_long_run_is_what_it_was(method: str, stripes: ImageData) -> None:
     """Also where predictions are part of training, as by rec-lra."""
     config = replace(SMALL, method=get_method(method), epochs=3, batch_size=8, keep="last")

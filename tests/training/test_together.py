@@ -110,6 +110,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_process_predicts_the_same_and_does_not_wait(stripes: ImageData, tmp_path: Path) -> None:
     """Although OpenMP's threads do not come along."""

@@ -1,4 +1,4 @@
-"""Checks of values that come from outside."""
+"""Checks of numbers and memory, checksums, and pieces of work that fit into a cache."""
 
 import math
 import os
@@ -12,37 +12,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# Most units of a layer, pool or projection.
+MOST_UNITS = 2**20
+Rows = slice | Tensor
+# Memory that a piece of work may take.
+_CPU_BYTES, _DEVICE_BYTES = 4 * 2**20, 256 * 2**20
+
 
 def require_finite(value: Any, name: str = "") -> None:
-    """Check that no number in a tree of dataclasses, tuples and mappings is infinite or no number.
+    """Check that all numbers in a tree of dataclasses, sequences and mappings are finite.
 
     Args:
         value: the tree.
-        name: of the value, for the message; members are named below it.
+        name: name of the value in the message; members are named below it.
 
     Raises:
-        ValueError: one is; names it.
+        ValueError: a number is not finite; names it.
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is a finite number: received {value}")
+    members: dict[str, Any] = {}
     if is_dataclass(value) and not isinstance(value, type):
         members = {field.name: getattr(value, field.name) for field in fields(value)}
     elif isinstance(value, dict):
         members = {str(key): member for key, member in value.items()}
     elif isinstance(value, tuple | list):
         members = {str(index): member for index, member in enumerate(value)}
-    else:
-        return
     for key, member in members.items():
         require_finite(member, f"{name}.{key}" if name else key)
 
 
-# No pool, layer or projection that anybody trains has more.
-MOST_UNITS = 2**20
-
-
 def require_ranges(part: Any, **ranges: tuple[float, float]) -> None:
-    """Check that attributes of ``part`` lie between their least and their greatest values.
+    """Check that attributes of ``part`` lie in their ranges (least, most).
 
     Raises:
         ValueError: one does not; names it.
@@ -54,21 +55,21 @@ def require_ranges(part: Any, **ranges: tuple[float, float]) -> None:
 
 
 def memory_bytes() -> int | None:
-    """Return how much memory this process may have; None where the machine does not tell."""
+    """Return the memory that this process may use; None if the machine does not tell."""
     try:
         limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, ValueError, OSError):
         return None
-    with suppress(OSError, ValueError):  # of a container, where there is a limit
+    with suppress(OSError, ValueError):  # The limit of a container, if there is one.
         limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return min(limits)
 
 
 def require_memory(needed: float, what: str, fix: str) -> None:
-    """Check that ``needed`` bytes are fewer than the machine has.
+    """Check that the machine has ``needed`` bytes.
 
     Raises:
-        ValueError: they are not; says what would take them, and the fix.
+        ValueError: it has fewer; says what would take them, and the fix.
     """
     there = memory_bytes()
     if there is not None and needed > there:
@@ -77,14 +78,8 @@ def require_memory(needed: float, what: str, fix: str) -> None:
         )
 
 
-Rows = slice | Tensor
-
-_CPU_BYTES = 4 * 2**20
-_DEVICE_BYTES = 256 * 2**20
-
-
 def chunk_rows(count: int, bytes_per_row: int, device: torch.device) -> list[slice]:
-    """Slices of nearly equal size that cover ``count`` rows, each of a device's working size or less."""
+    """Return slices of nearly equal size that cover ``count`` rows, each small enough for the device."""
     budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
     pieces = -(-count // max(1, budget // bytes_per_row))
     rows = -(-count // pieces) if pieces else 0
@@ -92,7 +87,7 @@ def chunk_rows(count: int, bytes_per_row: int, device: torch.device) -> list[sli
 
 
 def chunk_kept(kept: Tensor | None, count: int, bytes_per_row: int, device: torch.device) -> list[Rows]:
-    """The same over ``count`` rows, or over the rows (R,) int64 that are ``kept``."""
+    """Return the same over ``count`` rows, or over the indices (R,) int64 of those that are ``kept``."""
     if kept is None:
         return list(chunk_rows(count, bytes_per_row, device))
     return [kept[rows] for rows in chunk_rows(len(kept), bytes_per_row, device)]

@@ -1,4 +1,4 @@
-"""Finding the device to run on, and describing it."""
+"""Devices, memory layout and precision."""
 
 import os
 import platform
@@ -12,11 +12,12 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+PRECISIONS = ("auto", "fp32", "bf16")
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is CUDA where there is one, else the CPU.
+    """Return the device called ``name``; ``auto`` is CUDA if present, else the CPU.
 
     Raises:
         ValueError: this machine has no such device; lists those it has.
@@ -31,26 +32,29 @@ def resolve_device(name: str) -> torch.device:
 
 
 def available_devices() -> list[str]:
-    """Names of the devices that this machine has."""
+    """Return the names of the devices of this machine."""
     names = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
     return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
 def describe_device(device: torch.device) -> str:
-    """The hardware behind ``device``, for people."""
+    """Return the name of the hardware, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{_processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+    name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
+    with suppress(OSError):
+        for line in reversed(Path("/proc/cpuinfo").read_text().splitlines()):
+            name = line.partition(":")[2].strip() if line.startswith("model name") else name
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def in_memory_format(samples: torch.Tensor) -> torch.Tensor:
-    """Lay images (N, C, H, W) out with their channels last, as convolutions like them; others stay."""
+    """Return images (N, C, H, W) in channels-last layout, which suits convolutions; others unchanged."""
     return samples.contiguous(memory_format=torch.channels_last) if samples.ndim == 4 else samples
 
 
 def in_channels_last(network: _Network) -> _Network:
-    """Lay out the weights of convolutions as their products want them, in place; no value changes."""
+    """Move the weights of convolutions to channels-last layout, in place; no value changes."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
@@ -58,7 +62,7 @@ def in_channels_last(network: _Network) -> _Network:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for queued work on ``device`` (for timing)."""
+    """Wait for the queued work of ``device``."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -66,11 +70,11 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: the allocator's on CUDA, the process's resident set elsewhere."""
+    """Return the peak memory so far: the allocator's on CUDA, the process's resident set elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
-        # Linux's own count begins anew with a program; getrusage goes on from the one that started it.
+        # Linux's own count starts with the program; getrusage includes the one that started it.
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     try:
@@ -81,17 +85,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if platform.system() == "Darwin" else peak * 1024
 
 
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def _after_fork() -> None:
-    """Go on with one thread: OpenMP's others are not copied, and waiting for them would never end."""
+    """Continue with one thread, because OpenMP's others are not copied and would be waited for."""
     torch.set_num_threads(1)
 
 
@@ -99,14 +94,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-PRECISIONS = ("auto", "fp32", "bf16")
-
-
 def resolved_precision(precision: str, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``: what was asked for, or for ``auto`` what ``device`` is made for.
+    """Return the precision to compute in, ``fp32`` or ``bf16``.
 
-    ``auto`` is bf16 on CUDA with bf16 in hardware and on CPUs with AMX tiles, fp32 elsewhere. A CPU whose
-    vectors alone know bf16 (AVX-512) is left at fp32, as are MPS and older GPUs.
+    ``auto`` is bf16 on CUDA with bf16 in hardware and on CPUs with AMX tiles, fp32 elsewhere: also on MPS,
+    on older GPUs and on CPUs with bf16 in AVX-512 only.
 
     Raises:
         ValueError: not one of ``PRECISIONS``.
@@ -120,12 +112,12 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
-    """Return the precision in which a run that has begun goes on.
+    """Return the precision in which a run continues.
 
     Args:
-        precision: what the run was asked for, one of ``PRECISIONS``.
-        recorded: what it was trained in so far.
-        device: where it goes on. Where that has no bf16, a warning says that fp32 takes its place.
+        precision: precision that the run was asked for, one of ``PRECISIONS``.
+        recorded: precision that it was trained in so far.
+        device: device that it continues on; without bf16 it is fp32, with a warning.
     """
     if precision != "auto":
         return precision
@@ -141,10 +133,10 @@ def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
 
 @contextmanager
 def autocast(precision: str, device: torch.device) -> Iterator[None]:
-    """A context for ``bf16`` matrix work over float32 weights; for ``fp32`` one that does nothing.
+    """Compute matrix products in ``bf16`` over float32 weights within it; do nothing for ``fp32``.
 
-    It may stand inside another autocast: PyTorch would keep the cast weights until that one ends, and go on
-    with them after the weights have moved.
+    It may be nested in another autocast, because it clears the cast weights, which PyTorch would keep after
+    the weights have changed.
     """
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         try:
@@ -154,7 +146,7 @@ def autocast(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether ``device`` is known to multiply bf16 in hardware."""
+    """Return whether ``device`` is known to multiply bf16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and (has_amx() or bool(_capabilities().get("avx512_bf16")))
@@ -162,12 +154,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @cache
 def has_amx() -> bool:
-    """Whether this CPU multiplies tiles of bf16 (AMX)."""
+    """Return whether this CPU multiplies tiles of bf16 (AMX)."""
     return bool(_capabilities().get("amx_bf16"))
 
 
 def _capabilities() -> dict[str, object]:
-    """What this CPU has; only the tiles of AMX are known where PyTorch is older than 2.10."""
+    """Return the features of this CPU; before PyTorch 2.10 only AMX is known."""
     told = getattr(torch.cpu, "get_capabilities", None)
     if told is not None:
         return dict(told())

@@ -1,4 +1,4 @@
-"""Random numbers that operations draw without being given a generator: from a seed, whatever else runs.
+"""Random numbers from a seed for operations that take no generator, whatever else runs.
 
 PyTorch's own generators belong to the process, so that threads would change each other's numbers.
 """
@@ -9,17 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-# To look at what modules draw by themselves.
+# Modules draw from PyTorch's own generators within it.
 unseeded = _disable_current_modes
 
 
 class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Gives operations of this thread that draw, and were given no generator, one of its own.
-
-    Within :func:`unseeded` they draw from PyTorch's own again.
+    """Give random operations of this thread a generator of its own, unless they are given one.
 
     Args:
-        seed: of the numbers, on every device.
+        seed: seed of the generators, one per device.
     """
 
     def __init__(self, seed: int) -> None:
@@ -30,7 +28,7 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation."""
         kwargs = dict(kwargs or {})
-        if _draws(func, kwargs):
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
             if not _takes_generator(func):
                 func = getattr(func.overloadpacket, "generator", func)
             if _takes_generator(func):
@@ -39,15 +37,11 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _generator(self, args: Any, kwargs: dict[str, Any]) -> torch.Generator:
         given = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
-        # What is planned on the meta device draws nothing.
+        # Operations on the meta device draw nothing.
         kind = torch.device("cpu" if given is None or torch.device(given).type == "meta" else given)
         if str(kind) not in self._generators:
             self._generators[str(kind)] = torch.Generator(kind).manual_seed(self._seed)
         return self._generators[str(kind)]
-
-
-def _draws(func: Any, kwargs: dict[str, Any]) -> bool:
-    return torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None
 
 
 def _takes_generator(func: Any) -> bool:

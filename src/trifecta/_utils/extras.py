@@ -5,13 +5,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+# Formats that Pillow decodes itself. Others start a program (EPS starts Ghostscript) or read other files.
+IMAGE_FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"),
+)
+
 
 def require(module: str, *, install: str = '"trifecta[data]"') -> Any:
-    """Import ``module``.
+    """Import an optional module.
 
     Args:
-        module: its name.
-        install: what pip needs to be told.
+        module: name of the module.
+        install: argument of ``pip install`` that provides it.
 
     Raises:
         ImportError: it is not installed; says how to install it.
@@ -22,41 +27,14 @@ def require(module: str, *, install: str = '"trifecta[data]"') -> Any:
         raise ImportError(f"this needs {module.split('.')[0]}: pip install {install}") from error
 
 
-# Formats that Pillow decodes itself. Others start a program (EPS starts Ghostscript) or read other files.
-IMAGE_FORMATS = (
-    "AVIF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PNG",
-    "PPM",
-    "TGA",
-    "TIFF",
-    "WEBP",
-)
-
-
 def open_image(source: BytesIO | Path) -> Any:
-    """Open an encoded image of one of ``IMAGE_FORMATS``, as ``PIL.Image.open``.
-
-    Raises:
-        OSError: it is none, or cannot be read.
-    """
+    """Open an image in one of ``IMAGE_FORMATS``, as ``PIL.Image.open``; raise OSError if it cannot."""
     image = pillow()
     return image.open(source, formats=[name for name in IMAGE_FORMATS if name in image.OPEN])
 
 
 def pillow() -> Any:
-    """Import ``PIL.Image`` and register all its formats.
-
-    Registering is not safe while other threads open images, so that it has to happen before.
-
-    Raises:
-        ImportError: Pillow is not installed.
-    """
+    """Import ``PIL.Image`` with all its formats, which must not be registered while threads open images."""
     image = require("PIL.Image")
     image.init()
     return image

@@ -254,13 +254,7 @@ class RunFolder:
         facts: DatasetFacts | None = None,
         resolved: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write ``config.yaml``.
-
-        Args:
-            config: settings of the run.
-            facts: facts about its data, once they are read.
-            resolved: what the run derived from its settings, such as its precision.
-        """
+        """Write settings, facts about the data once it is read, and what the run derived from both."""
         plain = to_plain(config)
         if facts is not None:
             plain["dataset"] = facts.to_plain()
@@ -305,12 +299,9 @@ class RunFolder:
         Raises:
             ValueError: this is not a run folder, or the file is not YAML.
         """
-        self._require_config()
-        return read_yaml(self.config)
-
-    def _require_config(self) -> None:
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+        return read_yaml(self.config)
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
         """Write ``history.jsonl``, one epoch per line."""
@@ -342,14 +333,9 @@ class RunFolder:
             ValueError: the run has not ended, or the file holds no result.
         """
         if not self.result.is_file():
-            self._require_config()
+            self.read_plain()  # Raises if this is not a run folder.
             raise ValueError(f"{self.path} has no result.json: the run has not ended; resume it")
         return _record(self._read_text(self.result), str(self.result), _RESULT_TYPES)
-
-    def remove_result(self) -> None:
-        """Remove the result and the report of a run that continues."""
-        for file in (self.result, self.report):
-            file.unlink(missing_ok=True)
 
     def write_model(self, network: LocalNetwork, *, epoch: int) -> None:
         """Write weights and buffers to ``model.safetensors``, with the epoch that they are from."""

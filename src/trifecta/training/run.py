@@ -177,20 +177,8 @@ def resumed_trainer(
 ) -> Trainer:
     """Build the trainer of the run in ``out``, at its checkpoint, or at its beginning without one.
 
-    Args:
-        out: folder of the run.
-        epochs: total number of epochs, in place of the run's own.
-        device: device, in place of the run's own.
-        data: loaded data, or the new place of the run's source.
-        blocks: blocks of the network, if they were given in Python.
-        imports: modules of your own whose parts the run's settings may name.
-        callbacks: called while it trains.
-        processes: the processes of the run.
-        writes: whether the run is to continue. Otherwise the network has the weights that the run ended
-            with, and nothing in the folder changes.
-
-    Raises:
-        ValueError: as :func:`resume`.
+    Arguments and errors are those of :func:`resume`. Without ``writes`` the network has the weights that
+    the run ended with, and nothing in the folder changes.
     """
     folder, processes = RunFolder(out), processes or Alone()
     config, facts = folder.read_settings(imports=imports)

@@ -273,7 +273,8 @@ class Trainer:
         self._find_kept_weights()
         if self.written is not None:
             if self.epochs_done < self.config.epochs:
-                self.written.remove_result()
+                for file in (self.written.result, self.written.report):
+                    file.unlink(missing_ok=True)
             # A kill may have come between the checkpoint and the history.
             self.written.write_history(self.history)
         if self.batches_done == 0 and self._lags:
@@ -563,11 +564,8 @@ class Trainer:
 def _check_callbacks(callbacks: Iterable[Any]) -> None:
     for callback in callbacks:
         if not isinstance(callback, Callback):
-            is_class = isinstance(callback, type)
-            name = callback.__name__ if is_class else type(callback).__name__
-            received = f"the class {name}; give {name}()" if is_class else name
             raise ValueError(
-                f"a callback is an object of a class that inherits from Callback: received {received}"
+                f"a callback is an object of a class that inherits from Callback: received {callback!r:.80}"
             )
 
 
