@@ -13,10 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trifecta.bench.setting import Setting, data_name
+from trifecta.bench.setting import Setting, data_name, training_multiply_adds
 from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
 from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant
-from trifecta.bench.work import training_multiply_adds
 from trifecta.data import load_data
 from trifecta.learner import Learner
 from trifecta.losses import Symmetric, Threshold

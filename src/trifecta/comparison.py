@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from trifecta._utils.references import lookup, name_of
-from trifecta.bench.accuracy import seconds_to
+from trifecta.bench.speed import seconds_to
 from trifecta.counts import counts
 from trifecta.data import DataConfig
 from trifecta.experiments import Estimate, RowSummary

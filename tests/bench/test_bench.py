@@ -12,17 +12,21 @@ from torch import Tensor
 
 from trifecta import METHODS, Learner, build_network, get_method
 from trifecta.bench import VARIANTS, Setting, measure_inference, measure_memory, measure_speed
-from trifecta.bench import accuracy as accuracy_module
-from trifecta.bench import published as published_module
-from trifecta.bench.accuracy import seconds_to
-from trifecta.bench.backprop_variants import AccumulatedLearner, CheckpointedLearner
 from trifecta.bench.block_times import block_times
-from trifecta.bench.memory import training_memory
-from trifecta.bench.probe import SavedBytes
-from trifecta.bench.published import PublishedRule
-from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, take_turns
-from trifecta.bench.variants import select, variant_of
-from trifecta.bench.work import forward_multiply_adds, prediction_multiply_adds, training_multiply_adds
+from trifecta.bench.memory import SavedBytes, training_memory
+from trifecta.bench.setting import (
+    forward_multiply_adds,
+    prediction_multiply_adds,
+    training_multiply_adds,
+)
+from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, seconds_to, take_turns
+from trifecta.bench.variants import (
+    AccumulatedLearner,
+    CheckpointedLearner,
+    PublishedRule,
+    select,
+    variant_of,
+)
 from trifecta.data import DataConfig
 from trifecta.learner import LocalStep
 from trifecta.network import LocalNetwork
@@ -125,21 +129,18 @@ def test_work_by_hand() -> None:
     assert prediction_multiply_adds(end_to_end) == sum(forward)
 
 
-def test_the_plain_published_rule_moves_weights_as_the_library_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_plain_published_rule_moves_weights_as_the_library_does() -> None:
+    # Of two classes only one is wrong, so that both draw the same negatives.
     method = published_trifecta()
-    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05).double()
+    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=2, width=0.05).double()
     plain = PublishedRule(copy.deepcopy(network))
     learner = Learner(network, steps_per_epoch=5)
     images, labels = batch()
-    monkeypatch.setattr(published_module, "wrong_labels", lambda labels, _: (labels + 1) % 3)
-    monkeypatch.setattr("trifecta.learner.wrong_labels", lambda labels, *_: (labels + 1) % 3)
     for step in range(8):
-        if step == 5:
-            plain.start_epoch()
-        plain.step(images, labels)
-        learner.step(images, labels)
+        # Every epoch starts its partition anew.
+        plain.steps = step % 5
+        plain.step(images, labels % 2)
+        learner.step(images, labels % 2)
     for name, expected in network.state_dict().items():
         torch.testing.assert_close(plain.network.state_dict()[name], expected, msg=name)
     with torch.no_grad():
@@ -169,9 +170,11 @@ def test_accumulated_backprop_moves_weights_as_backprop_does_where_no_norm_sees_
     assert_same_weights(network, accumulated.network)
 
 
-def saved_bytes(variant: str, depth: int) -> int:
+def saved_bytes(variant: str, depth: int, *, kernels: bool | None = None) -> int:
     setting = replace(TINY, network=f"equal:{depth}:4")
     trainer = VARIANTS[variant].build(setting)
+    if kernels and isinstance(trainer, Learner):
+        trainer = Learner(trainer.network, kernels=True)
     images, labels = setting.batch()
     gc.collect()
     with SavedBytes() as saved:
@@ -180,23 +183,16 @@ def saved_bytes(variant: str, depth: int) -> int:
     return saved.most
 
 
-@pytest.fixture
-def fused_however_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.window.LEAST_KERNEL_BYTES", 0)
-
-
-@pytest.mark.usefixtures("fused_however_small")
 @pytest.mark.parametrize("variant", ["trifecta", "published"])
 def test_what_a_local_graph_holds_does_not_grow_with_depth(variant: str) -> None:
-    assert saved_bytes(variant, 4) == saved_bytes(variant, 12)
+    assert saved_bytes(variant, 4, kernels=True) == saved_bytes(variant, 12, kernels=True)
 
 
-@pytest.mark.usefixtures("fused_however_small")
 def test_what_backprop_holds_does() -> None:
-    per_block = (saved_bytes("backprop", 12) - saved_bytes("backprop", 4)) / 8
+    deep, shallow = (saved_bytes("backprop", depth, kernels=True) for depth in (12, 4))
     activations = 6 * 4 * 64 * 4
     statistics = 2 * 4 * 4
-    assert per_block == activations + statistics
+    assert (deep - shallow) / 8 == activations + statistics
 
 
 def test_saved_bytes_count_shared_memory_once_and_forget_what_is_freed() -> None:
@@ -233,29 +229,15 @@ def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() 
         data=DataConfig(source="digits"), method=method, width=0.2, batch_size=6, precision="fp32"
     )
     setting = Setting.of(config, (1, 8, 8), 3)
-    found = training_memory(setting, config)
+    assert training_memory(setting, config).keys() == {"training_bytes", "saved_bytes"}
+    (row,) = measure_memory(setting, [variant_of(config)], ["small"], rounds=1, say=silent)["rows"]
+    assert row["over_backprop"] == 1
     wide = replace(TINY, width=0.2)
     trainer = VARIANTS["backprop-muon"].build(wide)
     with SavedBytes() as saved:
         trainer.step(*wide.batch())
-    assert found["saved_bytes"] == saved.most
+    assert row["saved_bytes"] == saved.most
     assert variant_of(replace(config, pipeline=2)).pipeline == 2
-
-
-def test_a_report_of_memory_measures_a_run_by_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a variant with a name of its own by that."""
-    asked: list[str | RunConfig] = []
-
-    def measured(_: Setting, variant: str | RunConfig) -> dict[str, int]:
-        asked.append(variant)
-        return {"training_bytes": 8, "saved_bytes": 4}
-
-    monkeypatch.setattr("trifecta.bench.memory.training_memory", measured)
-    config = RunConfig(data=DataConfig(source="digits"), method=get_method("superfecta"), pipeline=2)
-    variants = [variant_of(config), VARIANTS["backprop"]]
-    rows = measure_memory(TINY, variants, ["small"], rounds=1, say=silent)["rows"]
-    assert asked == [config, "backprop"]
-    assert [row["over_backprop"] for row in rows] == [1, 1]
 
 
 def test_a_pipeline_holds_the_graphs_of_several_blocks() -> None:
@@ -284,7 +266,7 @@ def test_seconds_to_an_accuracy_are_those_of_training_alone() -> None:
         {"seconds": 3.0, "validation_accuracy": 0.6, "evaluation_seconds": 9.0},
     ]
     assert [seconds_to(history, t) for t in (0.3, 0.5, 0.6, 0.7)] == [2.0, 5.0, 5.0, None]
-    assert accuracy_module.seconds_to([], 0.1) is None
+    assert seconds_to([], 0.1) is None
 
 
 def test_a_turn_covers_both_parities() -> None:

@@ -1,10 +1,9 @@
 """Measuring speed, memory, prediction and time to accuracy against backprop on equal work."""
 
-from trifecta.bench.accuracy import measure_accuracy
 from trifecta.bench.memory import measure_memory
 from trifecta.bench.scaling import measure_scaling
 from trifecta.bench.setting import Setting
-from trifecta.bench.speed import measure_inference, measure_speed
+from trifecta.bench.speed import measure_accuracy, measure_inference, measure_speed
 from trifecta.bench.variants import VARIANTS
 
 __all__ = [

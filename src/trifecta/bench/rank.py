@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trifecta._utils.devices import peak_memory_bytes, synchronize
 from trifecta.bench.end_to_end_ranks import PipelinedBackprop, ReplicatedBackprop
-from trifecta.bench.probe import SavedBytes
+from trifecta.bench.memory import SavedBytes
 from trifecta.bench.setting import Setting
 from trifecta.method import Method
 from trifecta.parallel.plan import Layout

@@ -1,20 +1,27 @@
-"""Images a second, training and predicting: variants take turns on one machine.
+"""Images a second, training and predicting, and seconds to an accuracy.
 
-Shapes: R rounds; every figure of a row is the median over them, with its smallest and largest.
+Rows take turns on one machine: every figure is the median over rounds, with the smallest and largest.
 """
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from trifecta._utils.devices import synchronize
-from trifecta.bench.machine import peak_multiply_adds
-from trifecta.bench.setting import Setting
+from trifecta.bench.setting import (
+    Setting,
+    conditions,
+    data_name,
+    peak_multiply_adds,
+    prediction_multiply_adds,
+    timed,
+    training_multiply_adds,
+)
 from trifecta.bench.variants import BACKPROP, PUBLISHED, Variant
-from trifecta.bench.work import prediction_multiply_adds, training_multiply_adds
-from trifecta.network import LocalNetwork
+from trifecta.data import load_data
+from trifecta.training import RunConfig, Trainer
+from trifecta.training.config import to_plain
+from trifecta.training.trainer import Record
 
 # Both parities of an overlapping schedule.
 STEPS_A_TURN = 2
@@ -25,60 +32,53 @@ Say = Callable[[str], None]
 
 
 def measure_speed(
-    setting: Setting,
-    variants: Sequence[Variant],
-    *,
-    rounds: int,
-    say: Say,
-    steps: int = STEPS_A_TURN,
+    setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say, steps: int = STEPS_A_TURN
 ) -> Report:
-    """Training steps of every variant in turn, ``steps`` each time.
+    """Report the training speed of variants that take turns.
 
-    Where blocks learn at the same time, they start and end one after another: that needs more steps.
+    Args:
+        setting: settings of all variants.
+        variants: one for each row.
+        rounds: number of turns of each variant.
+        say: called with what happens.
+        steps: number of steps in a turn; a pipeline needs more, as its blocks start and end one by one.
     """
-    images, labels = setting.batch()
+    batch = setting.batch()
     turns: dict[str, Turn] = {}
-    networks: dict[str, LocalNetwork] = {}
+    work: dict[str, float] = {}
     for variant in variants:
         trainer = variant.build(setting)
-        networks[variant.name] = trainer.network
-
-        turns[variant.name] = partial(variant.train, trainer, [(images, labels)] * steps)
+        turns[variant.name] = partial(variant.train, trainer, [batch] * steps)
+        work[variant.name] = training_multiply_adds(trainer.network)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
-    work = {name: training_multiply_adds(network) for name, network in networks.items()}
     report = report_turns("speed", setting, variants, seconds, work, steps * setting.batch_size)
     return report | {"steps_a_turn": steps}
 
 
 def measure_inference(setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say) -> Report:
-    """Class scores of one batch by every variant in turn."""
+    """Report how fast variants that take turns score one batch."""
     images, _ = setting.batch()
     turns: dict[str, Turn] = {}
-    work = {}
+    work: dict[str, float] = {}
     for variant in variants:
         trainer = variant.build(setting)
-        predict = variant.predictor(trainer, setting)
-        turns[variant.name] = lambda predict=predict: predict(images)  # type: ignore[misc]
+        turns[variant.name] = partial(variant.predictor(trainer, setting), images)
         work[variant.name] = prediction_multiply_adds(trainer.network)
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     return report_turns("inference", setting, variants, seconds, work, setting.batch_size)
 
 
 def take_turns(
-    turns: dict[str, Turn], setting: Setting, *, rounds: int, say: Say
+    turns: Mapping[str, Turn], setting: Setting, *, rounds: int, say: Say
 ) -> dict[str, list[float]]:
-    """Seconds of every turn, by name, R each: warm-up first, then A B C, A B C and so on."""
-    device = setting.torch_device
+    """Return the seconds of every turn by name: warm-up first, then A B C, A B C and so on."""
     seconds: dict[str, list[float]] = {name: [] for name in turns}
     for number in range(-WARM_UP_TURNS, rounds):
         say("warming up" if number < 0 else f"round {number + 1} of {rounds}")
         for name, turn in turns.items():
-            synchronize(device)
-            began = time.perf_counter()
-            turn()
-            synchronize(device)
+            taken = timed(turn, setting.torch_device)
             if number >= 0:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(taken)
     return seconds
 
 
@@ -86,16 +86,16 @@ def report_turns(
     benchmark: str,
     setting: Setting,
     variants: Sequence[Variant],
-    seconds: dict[str, list[float]],
+    seconds: Mapping[str, Sequence[float]],
     work: Mapping[str, float],
     images: int,
 ) -> Report:
-    """The report of variants that took their turns, ``images`` each time."""
+    """Return the report of variants that took turns of ``images`` each."""
     peak = peak_multiply_adds(setting.torch_device, setting.resolved_precision)
     rows: list[Report] = []
     for variant in variants:
-        name = variant.name
-        speeds = [images / s for s in seconds[name]]
+        name, own = variant.name, seconds[variant.name]
+        speeds = [images / s for s in own]
         row: Report = {
             "name": name,
             "title": variant.title,
@@ -106,11 +106,9 @@ def report_turns(
         if name in work:
             row["multiply_adds"] = work[name]
             row["efficiency"] = statistics.median(speeds) * work[name] / peak["convolution"]
-        for other in (BACKPROP, PUBLISHED):
-            if other in seconds:
-                row[f"over_{other}"] = ratio(seconds[other], seconds[name])
         if name in work and BACKPROP in work:
             row["bound_over_backprop"] = work[BACKPROP] / work[name]
+        row |= {f"over_{r}": ratio(seconds[r], own) for r in (BACKPROP, PUBLISHED) if r in seconds}
         rows.append(row)
     return {
         "benchmark": benchmark,
@@ -122,15 +120,65 @@ def report_turns(
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
-    """Ratio of medians, and the smallest and largest ratio within a round."""
+    """Return the ratio of medians, and the smallest and largest ratio within a round."""
     within = [a / b for a, b in zip(numerator, denominator, strict=True)]
-    return {
-        "median": statistics.median(numerator) / statistics.median(denominator),
-        "low": min(within),
-        "high": max(within),
-    }
+    return spread(within) | {"median": statistics.median(numerator) / statistics.median(denominator)}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+    """Return the median, the smallest and the largest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def measure_accuracy(configs: Sequence[RunConfig], thresholds: Sequence[float], *, say: Say) -> Report:
+    """Report the seconds of training until the *validation* accuracy reaches thresholds.
+
+    Seconds are from the first batch to the end of the epoch, without evaluation, which is reported on its
+    own. The test split is not read.
+
+    Args:
+        configs: one for each row; all train on the data of the first.
+        thresholds: validation accuracies from 0 to 1.
+        say: called with what happens.
+    """
+    assert configs[0].data is not None
+    data = load_data(configs[0].data)
+    rows = []
+    for config in configs:
+        say(f"{config.method.name}, seed {config.seed}, {config.epochs} epochs")
+        trainer = Trainer(config, data=data)
+        trainer.fit()
+        rows.append(_accuracy_row(config, trainer, thresholds))
+    return {
+        "benchmark": "accuracy",
+        **conditions(trainer.device),
+        "thresholds": list(thresholds),
+        "rows": rows,
+    }
+
+
+def _accuracy_row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Report:
+    history, plain = trainer.history, to_plain(config)
+    plain["data"]["source"] = data_name(plain["data"]["source"])
+    return {
+        "name": config.method.name,
+        "seed": config.seed,
+        "precision": trainer.learner.precision,
+        "locality": config.method.locality,
+        "seconds_to": {f"{t:g}": seconds_to(history, t) for t in thresholds},
+        "validation_accuracy": [record["validation_accuracy"] for record in history],
+        "images_per_second": [record["images_per_second"] for record in history],
+        "seconds_by_epoch": [record["seconds"] for record in history],
+        "evaluation_seconds": sum(record["evaluation_seconds"] for record in history),
+        "config": plain,
+    }
+
+
+def seconds_to(history: Sequence[Record], threshold: float) -> float | None:
+    """Return the seconds of training until an epoch ends at ``threshold`` or above; None if none does."""
+    spent = 0.0
+    for record in history:
+        spent += float(record["seconds"])
+        if (record["validation_accuracy"] or 0) >= threshold:
+            return spent
+    return None
