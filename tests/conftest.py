@@ -122,7 +122,7 @@ def _stripes_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _LOADED[config] = load_data(config)
         return _LOADED[config]
 
-    for user in ("training.trainer", "data.load", "experiments", "cli.actions.compare"):
+    for user in ("training.trainer", "data.load", "experiments"):
         monkeypatch.setattr(f"trifecta.{user}.load_data", load)
 
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import torch
 from PIL import Image
 
+from trifecta import launch
 from trifecta.cli import main
 from trifecta.data import ImageData
 
@@ -159,7 +160,7 @@ class Fuzzer:
                 stack.enter_context(warnings.catch_warnings())
                 warnings.simplefilter("always")
                 if self.draw.random() > PAGES:
-                    stack.enter_context(mock.patch("trifecta.cli.actions.train.write_report"))
+                    stack.enter_context(mock.patch.object(launch, "write_report"))
                 main(arguments)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else None

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from trifecta.cli.main import command as trifecta_command
+from trifecta.cli import command as trifecta_command
 from trifecta.methods import METHODS
 
 ROOT = Path(__file__).parent.parent

@@ -28,6 +28,9 @@ FLOORS = [
     {"comparison"},
     {"__init__"},
     {"integrations"},
+    {"options"},
+    {"progress"},
+    {"launch"},
     {"cli"},
     {"__main__"},
 ]

@@ -2,7 +2,9 @@
 
 import pytest
 
+from trifecta import launch
+
 
 @pytest.fixture(autouse=True)
 def _no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trifecta.cli.actions.train.write_report", lambda run: None)
+    monkeypatch.setattr(launch, "write_report", lambda run: None)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from command import run
+from trifecta.bench import memory as bench_memory
 from trifecta.bench.setting import Setting
 from trifecta.comparison import COMPARISONS
 from trifecta.training import RunConfig
@@ -23,7 +24,7 @@ def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     ASKED.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trifecta.cli.actions.compare.training_memory", memory)
+    monkeypatch.setattr(bench_memory, "training_memory", memory)
 
 
 def test_methods_stand_beside_each_other_on_equal_work(

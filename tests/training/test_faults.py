@@ -346,7 +346,7 @@ def test_a_second_training_in_a_folder_is_refused(
 @pytest.mark.slow
 def test_processes_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
     program = (
-        "from trifecta.cli.actions.train import _new_folder\nfrom trifecta.training import RunConfig\n"
+        "from trifecta.launch import _new_folder\nfrom trifecta.training import RunConfig\n"
         "print(*(_new_folder(RunConfig()) for _ in range(50)))\n"
     )
     processes = [

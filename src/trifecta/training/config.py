@@ -77,18 +77,18 @@ class RunConfig:
     Attributes:
         data: folder, Hub id or ``digits``. A :class:`DataConfig` says more: splits, columns, image size;
             None is for data handed to :func:`train`.
-        method: name of a method, see ``trifecta list``, or a :class:`Method`.
-        network: name of a network, see ``trifecta list``, or a builder of your own; ``given`` for blocks
+        method: name of a method, see ``trifecta list``; or a :class:`Method`.
+        network: name of a network, see ``trifecta list``; or a builder of your own, or ``given`` for blocks
             handed to :func:`train`.
         width: factor on the network's channels.
         channels: of each block, in place of ``width``'s; of a network that was shrunk.
         epochs: passes over the training split.
         batch_size: samples a step. Pairs pass twice as many.
-        augmentation: name of random changes to training images, see ``trifecta list``, or an
+        augmentation: random changes to training images, by name, see ``trifecta list``; or an
             :class:`Augmentation`.
         class_weights: weight of each class in every loss: numbers in class order or by name (1 for the
             others), or ``balanced``, inversely to the number of samples. As in PyTorch's ``cross_entropy``.
-        seed: of everything random: weights, order, augmentation, wrong labels. 0 … 2**63 − 1.
+        seed: seed of everything random: weights, order, augmentation, wrong labels. 0 … 2**63 − 1.
         device: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, which is CUDA if there is one.
         precision: ``fp32``, ``bf16``, or ``auto``, which is what the device is made for.
         on_nan: what follows a loss or gradient that is not finite: ``stop``, or ``skip`` the update.
@@ -234,13 +234,16 @@ def from_plain(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
         def described(cause: BaseException, kind: type | None) -> str:
             if isinstance(cause, UnknownName):
                 cause = allowed.advised(cause)
+            no_number = re.fullmatch(r"(?:invalid literal|could not convert string) .*: ('.*')", str(cause))
+            if no_number is not None and kind is not None:
+                return f"expected {kind.__name__}, received {no_number[1]}"
             has_message = isinstance(cause, ValueError) and str(cause)
             return str(cause) if has_message else cattrs.v.format_exception(cause, kind)
 
         found = cattrs.transform_error(error, format_exception=described)
         # ``@ $.method.optimizer`` is cattrs' spelling of a place.
         places = [re.sub(r" @ \$\.?(.*)$", r" (in \1)", text).removesuffix(" (in )") for text in found]
-        raise ValueError(f"not a run's settings: {'; '.join(places)}") from None
+        raise ValueError("; ".join(places)) from None
 
 
 def written_config(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
@@ -261,7 +264,10 @@ def read_config(path: Path, *, imports: Modules = ()) -> RunConfig:
     """
     plain = read_yaml(path)
     added = [plain.pop(name, None) for name in ("dataset", "resolved")]
-    return (written_config if any(added) else from_plain)(plain, imports=imports)
+    try:
+        return (written_config if any(added) else from_plain)(plain, imports=imports)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:

@@ -1,0 +1,251 @@
+"""Training from the command line: in this process or in several that it starts, until a signal stops it."""
+
+import atexit
+import itertools
+import logging
+import os
+import re
+import shlex
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+import torch
+from rich.console import Console
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from trifecta._utils.devices import resolve_device
+from trifecta._utils.references import name_of
+from trifecta.options import STARTED_HERE, USAGE, Terminated, ToldByProcess, given_words
+from trifecta.parallel.faults import ProcessError
+from trifecta.parallel.plan import Layout, parse_layout
+from trifecta.parallel.processes import TIMEOUT, Alone, Together, joined
+from trifecta.progress import stop_on_signal, waiting
+from trifecta.report.page import write_report
+from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
+from trifecta.training.callbacks import ConsoleProgress
+from trifecta.training.run import finish, resumed_trainer
+
+
+def train(config: RunConfig | None, options: dict[str, Any]) -> tuple[Run, Path] | None:
+    """Train as the command that runs was asked to, and return the run and its folder.
+
+    Args:
+        config: of a new run; None to resume.
+        options: of the command, by parameter name.
+
+    Returns:
+        None in a process that is not the first, or that started others.
+    """
+    count, layout = options["processes"], (options["parallel"], options["sync_batch_norm"])
+    if count is not None and count < 1:
+        raise ValueError(f"processes is 1 or more: received processes={count}")
+    # Processes that are started get the same arguments.
+    if (count or 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        _layout(count, *layout)  # Here, so that a mistake is reported once.
+        folder = RunFolder(options["resume"] or options["out"] or _new_folder(config))
+        if config is not None:
+            folder.require_unused()
+        _start(count, folder, is_new=config is not None)
+        return None
+    with _joined(options["timeout"], options["device"], *layout) as processes:
+        return _train_in(processes, config, options)
+
+
+def _train_in(
+    processes: Alone, config: RunConfig | None, options: dict[str, Any]
+) -> tuple[Run, Path] | None:
+    """Train as one of ``processes``; the first reports progress and writes the files."""
+    out, is_first = options["out"], processes.is_first
+    processes.require_equal(lambda: {"resume": config is None})
+    # torchrun --max-restarts starts processes again with the same arguments.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    if restarted and config is not None and out is not None and RunFolder(out).config.is_file():
+        config, options = None, options | dict.fromkeys(("data", "epochs", "device")) | {"resume": out}
+    console = Console(stderr=True, quiet=options["as_json"] or not is_first)
+    if not is_first:
+        warnings.simplefilter("ignore")
+    if config is None:
+        folder = RunFolder(options["resume"])
+        folder.read_settings(imports=options["imports"])
+        held = folder.claim()
+    else:
+        folder = RunFolder(processes.agreed((out or _new_folder(config)) if is_first else None))
+        held = folder.begin(config)
+    with held if is_first else nullcontext(), _advising(folder, processes):
+        if config is None:
+            same = {name: options[name] for name in ("data", "epochs", "device", "imports")}
+            trainer = resumed_trainer(folder.path, processes=processes, **same)
+        else:
+            with waiting(console, f"reading {'data' if config.data is None else config.data.source}"):
+                trainer = Trainer(config, folder=folder, processes=processes)
+        with ConsoleProgress(trainer.config.epochs, console) as progress, stop_on_signal(trainer):
+            trainer.callbacks.append(progress)
+            run = finish(trainer)
+        with processes.whole(trainer.network):
+            if trainer.written is not None:
+                write_report(run)
+    return (run, folder.path) if is_first else None
+
+
+@contextmanager
+def _advising(folder: RunFolder, processes: Alone) -> Iterator[None]:
+    """Say how to continue a run that a signal stops."""
+    advice = f"continue with: {_resume_command(folder)}"
+    try:
+        yield
+    except Interrupted as stop:
+        # All end with the status of the signal that one of them received. They wait for the first one,
+        # which is still writing the checkpoint: the launcher ends all as soon as one has ended.
+        terminated = processes.is_true_of_any(isinstance(stop.__cause__, Terminated))
+        raise Interrupted(f"{stop}; {advice}") from (Terminated() if terminated else None)
+    except (KeyboardInterrupt, Terminated) as stop:  # before training can be asked to stop
+        raise Interrupted(f"stopped; {advice}") from stop
+
+
+def _resume_command(folder: RunFolder) -> str:
+    """Return the command that continues a run, with the processes and modules that it needs."""
+    needed = given_words(only=("processes", "parallel", "sync_batch_norm", "timeout", "imports"))
+    return shlex.join(["trifecta", "train", "--resume", str(folder.path), *needed])
+
+
+def _new_folder(config: RunConfig | None) -> Path:
+    """Make the first folder of the run's name and a number that does not exist yet."""
+    assert config is not None
+    source = "data" if config.data is None else Path(config.data.source).name
+    parts = (source, config.method.name, name_of(config.network))
+    name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts)
+    for number in itertools.count(1):
+        path = Path("runs") / f"{name}-{number}"
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always a next number")
+
+
+def _layout(processes: int, parallel: str | None, synchronized: bool) -> Layout:
+    """Return the layout of a number of processes.
+
+    Raises:
+        ValueError: a layout of another number of processes, or statistics of replicas without any.
+    """
+    layout = parse_layout(parallel or "layers", processes)
+    if synchronized and layout.data == 1:
+        raise ValueError(
+            "sync_batch_norm=True is for replicas, which share the images of a batch: received "
+            f"parallel={parallel or 'layers'}; use data, or both as in 2x3"
+        )
+    return layout
+
+
+@contextmanager
+def _joined(
+    timeout: float | None, device: str | None, parallel: str | None, synchronized: bool
+) -> Iterator[Alone]:
+    """Meet the other processes if ``torchrun`` or this command started several.
+
+    Raises:
+        ValueError: as :func:`_layout`, or options of several processes in one that is alone.
+    """
+    if "WORLD_SIZE" not in os.environ and (parallel is not None or timeout is not None or synchronized):
+        raise ValueError(
+            "--parallel, --sync-batch-norm and --timeout are for several processes: received one; give "
+            "--processes 2 or more, or start them by torchrun"
+        )
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        _layout(1, parallel, synchronized)
+        yield Alone()
+        return
+    layout, own, seconds = _layout(count, parallel, synchronized), resolve_device(device or "auto"), timeout
+    if own.type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    seconds = TIMEOUT if timeout is None else timeout
+    with joined(own, seconds):
+        yield Together(layout, synchronized=synchronized, timeout=seconds)
+
+
+def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
+    """Run the command that was given in several processes, by PyTorch's own launcher.
+
+    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them.
+
+    Args:
+        processes: number of them.
+        folder: of the run.
+        is_new: whether the run begins, so that its folder is removed if nothing was trained.
+
+    Raises:
+        ToldByProcess: one of them failed; with its message and its status.
+        ProcessError: one of them was ended from outside.
+        Interrupted, KeyboardInterrupt, Terminated: a signal stopped them.
+        SystemExit: one of them failed, and showed a traceback.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=f"{STARTED_HERE}{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        signals_to_handle="SIGHUP,SIGQUIT",  # The others are handled here.
+    )
+    logging.disable(logging.CRITICAL)  # The launcher's errors say the same.
+    is_named = given_words(only=("out", "resume"))
+    arguments = [*click.get_current_context().obj, *([] if is_named else ["--out", str(folder.path)])]
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) <= 2:
+            # The launcher hands this on to the processes and waits for them, the second time too.
+            raise SignalException("stopped", sigval=signal.SIGTERM)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        elastic_launch(config, sys.executable)("-m", "trifecta", *arguments)
+    except SignalException as error:
+        _end(folder, received[0] if received else error.sigval)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise ProcessError(
+                f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
+            ) from None
+        has_traceback = not Path(failure.error_file).is_file()
+        if is_new and (has_traceback or failure.exitcode == USAGE):
+            folder.discard_untrained()
+        if has_traceback:
+            raise SystemExit(failure.exitcode) from None
+        raise ToldByProcess(failure.message, failure.exitcode) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _end(folder: RunFolder, number: int) -> NoReturn:
+    """End as a run of one process does that a signal stopped."""
+
+    def leave() -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    # A second signal leaves the launcher's threads as they are, which Python would abort on as it ends.
+    atexit.register(leave)
+    cause = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    if not folder.config.is_file():
+        folder.discard_untrained()
+        raise cause
+    raise Interrupted(f"stopped; continue with: {_resume_command(folder)}") from cause
