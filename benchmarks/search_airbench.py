@@ -21,9 +21,15 @@ from typing import Any
 from further_parts import Lookahead, Reconstructed, RememberImages
 from searching import search, trained
 from trifecta.data import Augmentation, DataConfig
-from trifecta.losses import Combined, CrossEntropy, LaterLayers, Similarity, SupervisedContrastive
+from trifecta.losses import (
+    AugmentedAuxiliary,
+    AuxiliaryCrossEntropy,
+    Combined,
+    CrossEntropy,
+    Similarity,
+    SupervisedContrastive,
+)
 from trifecta.losses.head import Objective
-from trifecta.losses.later_layers import AuxiliaryCrossEntropy
 from trifecta.methods import Method, backprop, superfecta
 from trifecta.optim.config import OptimizerConfig
 from trifecta.recipes import FAST_AUGMENTATION, FAST_CLASSIFIER, FAST_OPTIMIZER
@@ -145,7 +151,7 @@ FOURTH: dict[str, dict[str, Any]] = {
     "4: strict, 64 hidden units": local(replace(NARROW, hidden=64), CHOSEN, **QUARTER),
     **{
         f"4: strict, {depth} of the later layers": local(
-            LaterLayers(depth=depth, smoothing=0.2), CHOSEN, **QUARTER
+            AugmentedAuxiliary(depth=depth, smoothing=0.2), CHOSEN, **QUARTER
         )
         for depth in (1, 2, 3)
     },

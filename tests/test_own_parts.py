@@ -338,7 +338,8 @@ def test_tensorboard_has_every_number_of_every_epoch(stripes: ImageData, tmp_pat
 
 
 def test_an_overridden_goodness_of_a_pair_head_is_what_trains() -> None:
-    from trifecta.losses.terms import PairHead
+    from trifecta.losses import Site
+    from trifecta.losses.pairs import PairHead
 
     class Doubled(PairHead):
         def goodness(self, features: torch.Tensor) -> torch.Tensor:
@@ -346,9 +347,7 @@ def test_an_overridden_goodness_of_a_pair_head_is_what_trains() -> None:
 
     features, labels = torch.randn(8, 3, 4, 4), torch.arange(4)
     plain = Symmetric(alpha=8.0).head((3, 4, 4), 3)
-    own = Symmetric(alpha=4.0).head((3, 4, 4), 3)
-    assert isinstance(own, PairHead)
-    doubled = Doubled(own._goodness, own._compare)
+    doubled = Doubled(Symmetric(alpha=4.0), Site(0, [(3, 4, 4)], 3))
     assert not doubled.reads_channel_sums
     torch.testing.assert_close(doubled.loss(features, labels), plain.loss(features, labels))
 

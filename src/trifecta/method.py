@@ -8,8 +8,8 @@ from torch import nn
 from trifecta._utils.references import check_part, name_of, part_of
 from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
 from trifecta.inputs.label_inputs import LABEL_INPUTS, LabelInput
-from trifecta.losses.combined import Levels, check_superclasses, coarsened, superclasses_of
-from trifecta.losses.head import Head, Objective, at_block, check_objective, head_at
+from trifecta.losses.combined import Levels, coarsened
+from trifecta.losses.head import Head, Objective, Site, build_head, check_objective
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
 from trifecta.nn.shapes import FeatureShape, SampleShape
@@ -27,25 +27,25 @@ class Method:
 
     Attributes:
         name: as in ``trifecta list``.
-        objective: the local loss; says whether it compares pairs, whether it scores classes, and whether
-            it needs the network's error.
-        label_input: how a label enters (``channel``, ``pattern``, ``overlay`` or a class that inherits from
-            :class:`LabelInput`), or that it does not: ``none``, or pairs made of images alone
-            (``other-image``, ``masked-mix`` or a class that inherits from :class:`ImagePairs`).
+        objective: the local loss; declares whether it compares pairs, scores classes, and needs the
+            network's error.
+        label_input: how a label enters (``channel``, ``pattern``, ``overlay`` or a subclass of
+            :class:`LabelInput`), ``none``, or pairs made of images alone (``other-image``, ``masked-mix``
+            or a subclass of :class:`ImagePairs`).
         normalization: of every block: ``batch``, ``running``, ``layer`` (a gain per channel),
             ``layer-elementwise`` (a gain per element), ``class-groups``, ``length`` or ``none`` at its
             input, ``batch-output`` at its output, or a function of a :class:`NormSite`, at its input.
         activation: ``relu``, ``triangle`` or a class of module.
-        dropout: the share of a block's activations that are set to 0 while training.
+        dropout: share of a block's activations that are set to 0 while training.
         schedule: which blocks learn together at which step.
-        negatives: which wrong label a negative carries, ``uniform`` or ``hard`` (what the network believes
-            in; finding that out costs a prediction of every image).
+        negatives: wrong labels of negatives, ``uniform`` or ``hard`` (those that the network believes in,
+            which costs a prediction of every image).
         superclasses: levels of coarse targets, coarsest first, each with the superclass of every class,
             numbered from 0. The levels and then the classes share the blocks equally
-            (:func:`trifecta.losses.combined.superclasses_of`); empty for classes throughout.
-        finds_superclasses: whether training begins by finding them in its images, where none are given
+            (:func:`trifecta.losses.combined.coarsened`); empty for classes throughout.
+        finds_superclasses: whether training first finds them in its images if none are given
             (:func:`trifecta.training.preparation.find_superclasses`).
-        readout: whose scores predict: ``last``, ``all``, ``all-but-first`` or block numbers ``2,3``.
+        readout: blocks whose scores predict: ``last``, ``all``, ``all-but-first`` or numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
 
     Raises:
@@ -66,11 +66,14 @@ class Method:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
-        """Reject choices that contradict each other."""
+        """Validate every choice, and that they do not contradict each other."""
         check_objective(self.objective)
         check_part(INPUTS, self.label_input, "label input")
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")
+        object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
+        loss, enters = self.objective, name_of(self.label_input)
+        named = f"loss {getattr(loss, 'kind', type(loss).__name__)}"
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share, 0 or more and below 1: received {self.dropout}")
         if self.schedule.deep_supervision and self.optimizer.ownership == "objective":
@@ -82,27 +85,26 @@ class Method:
             raise ValueError(f"negatives are {' or '.join(NEGATIVES)}: received '{self.negatives}'")
         if self.negatives == "hard" and not self.tries_labels:
             raise ValueError(
-                f"hard negatives are wrong labels: received negatives hard with label input "
-                f"{name_of(self.label_input)}, where no label enters; use negatives uniform"
+                f"hard negatives are wrong labels: received negatives hard with label input {enters}, "
+                "where no label enters; use negatives uniform"
             )
-        object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
-        if (self.superclasses or self.finds_superclasses) and (
-            self.objective.uses_feedback or self.objective.pairs or not self.objective.scores_classes
-        ):
+        is_coarse = bool(self.superclasses) or self.finds_superclasses
+        if is_coarse and (loss.uses_feedback or loss.pairs or not loss.scores_classes):
             raise ValueError(
                 "superclasses need a loss that scores classes from a block alone: received superclasses "
-                f"with {self._loss_name()}; drop one of them"
+                f"with {named}; drop one of them"
             )
-        if (self.objective.pairs, self.objective.scores_classes) != self._expected():
+        makes_pairs = self.tries_labels or self._enters_as(ImagePairs)
+        if (loss.pairs, loss.scores_classes) != (makes_pairs, not self.tries_labels):
             raise ValueError(
                 "a loss over pairs needs labels at the input, or pairs of images and a read-out; "
-                f"any other loss needs none there: received {self._loss_name()} with label input "
-                f"{name_of(self.label_input)}; change one of them"
+                f"any other loss needs none there: received {named} with label input {enters}; change one "
+                "of them"
             )
 
     @staticmethod
     def require(method: object) -> None:
-        """Check that something is a method, and not its name.
+        """Validate that an object is a method, and not its name.
 
         Raises:
             ValueError: it is not.
@@ -133,17 +135,13 @@ class Method:
         num_classes: int,
         residual: Sequence[int] = (),
     ) -> Head:
-        """Build the head on ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
-
-        ``residual`` are the numbers of the blocks that are residual.
+        """Return the head of ``block``; arguments as of :class:`trifecta.losses.Site`.
 
         Raises:
             ValueError: superclasses that do not fit the number of classes.
         """
-        check_superclasses(self.superclasses, num_classes)
-        head = head_at(at_block(self.objective, block), block, feature_shapes, num_classes, residual)
-        coarse = superclasses_of(block, len(feature_shapes), self.superclasses)
-        return head if coarse is None else coarsened(head, coarse)
+        site = Site(block, feature_shapes, num_classes, residual)
+        return coarsened(build_head(self.objective, site), site, self.superclasses)
 
     def at_positions(self) -> "Method":
         """Return the method for labels at every position of a sample, such as the next token.
@@ -162,36 +160,30 @@ class Method:
 
     @property
     def input_class(self) -> type[nn.Module] | None:
-        """The class of the label input or of the image pairs; None where neither is."""
+        """The class of the label input or of the image pairs; None without either."""
         return part_of(INPUTS, self.label_input, "label input")
 
     @property
     def tries_labels(self) -> bool:
         """Whether a prediction passes the image once with every label."""
-        return self.input_class is not None and issubclass(self.input_class, LabelInput)
+        return self._enters_as(LabelInput)
 
     @property
     def pipelines(self) -> bool:
-        """Whether a step can begin before the one ahead of it is done, as far as the method goes."""
+        """Whether a step can begin before the previous one is done, as far as the method goes."""
         return not (self.schedule.size == 0 or self.steered_by_later_blocks)
 
     @property
     def steered_by_later_blocks(self) -> bool:
-        """Whether the network's own prediction decides what a block learns, without any gradient."""
+        """Whether the network's prediction changes what a block learns, without any gradient."""
         return self.objective.uses_feedback or self.negatives == "hard"
 
     @property
     def locality(self) -> str:
-        """Return what crosses a block: as the schedule says, or ``feedback`` where a prediction does."""
+        """What crosses a block: as the schedule says, or ``feedback`` where a prediction does."""
         if self.steered_by_later_blocks and self.schedule.size:
             return "feedback"
         return self.schedule.locality
 
-    def _expected(self) -> tuple[bool, bool]:
-        """Whether the loss must compare pairs, and whether it must score classes."""
-        if self.tries_labels:
-            return True, False
-        return self.input_class is not None and issubclass(self.input_class, ImagePairs), True
-
-    def _loss_name(self) -> str:
-        return f"loss {getattr(self.objective, 'kind', type(self.objective).__name__)}"
+    def _enters_as(self, base: type[nn.Module]) -> bool:
+        return self.input_class is not None and issubclass(self.input_class, base)

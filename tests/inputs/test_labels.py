@@ -56,7 +56,7 @@ def test_overlay_writes_the_code_and_leaves_the_other_pixels() -> None:
 
 
 def test_overlay_needs_a_pixel_per_class() -> None:
-    with pytest.raises(ValueError, match=r"100 classes do not fit into 8×8.*method.label_input=channel"):
+    with pytest.raises(ValueError, match=r"100 classes do not fit into 8×8.*label_input='channel'"):
         LabelOverlay((1, 8, 8), 100)
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from command import run
 from trifecta.data import DataConfig, ImageData
 from trifecta.learner import Learner
-from trifecta.losses.combined import superclasses_of
+from trifecta.losses import CrossEntropy, Site
+from trifecta.losses.combined import CoarseHead, coarsened
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.training import RunConfig, RunFolder, Trainer
@@ -71,13 +72,13 @@ def test_an_early_block_still_scores_every_class() -> None:
 
 def test_levels_share_the_blocks() -> None:
     levels = ((0, 0, 1, 1), (0, 1, 2, 2))
-    assert [superclasses_of(k, 6, levels) for k in range(6)] == [
-        *[levels[0]] * 2,
-        *[levels[1]] * 2,
-        None,
-        None,
-    ]
-    assert superclasses_of(0, 6, ()) is None
+    sites = [Site(k, [SHAPE] * 6, 4) for k in range(6)]
+    plain = CrossEntropy().head(SHAPE, 4)
+    heads = [coarsened(plain, site, levels) for site in sites]
+    found = [tuple(head.superclasses.tolist()) for head in heads if isinstance(head, CoarseHead)]
+    assert found == [*[levels[0]] * 2, *[levels[1]] * 2]
+    assert heads[4:] == [plain, plain]
+    assert coarsened(plain, sites[0], ()) is plain
 
 
 @pytest.mark.parametrize(

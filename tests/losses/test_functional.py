@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from trifecta.losses import Symmetric, Threshold
-from trifecta.losses.class_goodness import GroupHead
+from trifecta.losses import GroupCrossEntropy, Symmetric, Threshold
 from trifecta.losses.functional import (
     similarities,
     supervised_contrastive_loss,
@@ -110,7 +109,7 @@ def test_moments_take_the_place_of_activations(name: str, shape: tuple[int, ...]
 @pytest.mark.parametrize("shape", [(5, 7, 3, 2), (5, 7)])
 def test_group_goodness_by_hand(shape: tuple[int, ...]) -> None:
     activations = torch.rand(shape, dtype=torch.float64)
-    groups = GroupHead(shape[1:], 3).groups
+    groups = GroupCrossEntropy().head(shape[1:], 3).get_buffer("groups")
     squares = activations.reshape(5, 7, -1).square().mean(2)
     # Channel c belongs to class c·3 // 7: three, two and two channels.
     expected = torch.stack([squares[:, a:b].mean(1) for a, b in ((0, 3), (3, 5), (5, 7))], dim=1)
@@ -120,7 +119,7 @@ def test_group_goodness_by_hand(shape: tuple[int, ...]) -> None:
 
 def test_groups_need_a_channel_a_class() -> None:
     with pytest.raises(ValueError, match="use a larger width"):
-        GroupHead((9, 4, 4), 10)
+        GroupCrossEntropy().head((9, 4, 4), 10)
 
 
 def test_settled_pairs_are_skipped_without_bias() -> None:
@@ -216,9 +215,3 @@ def test_an_objective_skips_the_pairs_that_its_loss_skips(
     some = objective(skip_settled=0.5).compare(share, -share)
     assert torch.equal(some, loss(share, -share, settled=0.5))
     assert not torch.equal(some, objective().compare(share, -share))
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
-def test_what_is_settled_is_a_share(share: float) -> None:
-    with pytest.raises(ValueError, match=f"^skip_settled is a share .*: received {share}; try 0.1$"):
-        Symmetric(skip_settled=share)

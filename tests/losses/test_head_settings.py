@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses import (
+    AugmentedAuxiliary,
     AuxiliaryCrossEntropy,
     CentroidMargin,
     Combined,
@@ -19,7 +20,6 @@ from trifecta.losses import (
     CrossEntropy,
     GroupCrossEntropy,
     LabelGoodness,
-    LaterLayers,
     LocalPrediction,
     LocalTargets,
     Objective,
@@ -27,19 +27,19 @@ from trifecta.losses import (
     PositionThresholds,
     ProjectedCrossEntropy,
     Similarity,
+    Site,
     SupervisedContrastive,
     Symmetric,
     Temperature,
     Term,
     Threshold,
 )
-from trifecta.losses.class_goodness import GroupHead
-from trifecta.losses.classifiers import PositionHead, position_goodness
-from trifecta.losses.combined import CoarseHead, coarsened
-from trifecta.losses.functional import position_loss, symmetric_loss
-from trifecta.losses.goodness import ChannelSums, mean_square
-from trifecta.losses.head import Head, at_block, head_at
-from trifecta.losses.terms import PairHead, deviations
+from trifecta.losses.combined import CoarseHead, deviations
+from trifecta.losses.functional import position_loss
+from trifecta.losses.goodness import ChannelSums
+from trifecta.losses.head import Head, build_head
+from trifecta.losses.pairs import PairHead
+from trifecta.losses.probed import PositionHead, position_goodness
 from trifecta.nn.shapes import FeatureShape
 
 SHAPE, UNITS, SIGNALS, CLASSES = (6, 8, 8), (6,), (6, 8), 3
@@ -112,12 +112,10 @@ def test_position_thresholds_are_a_contrast_and_a_linear_probe_of_what_goes_on()
 
 @pytest.mark.parametrize(("block", "number"), [(0, 0), (1, 1), (2, 2), (3, 2), (9, 2)])
 def test_later_blocks_have_the_last_thresholds(block: int, number: int) -> None:
-    at = PositionThresholds().at(block)
-    assert at.positive == ((0.0, 5.0, 6.0)[number],)
-    assert at.negative == ((1.0, 9.0, 10.0)[number],)
-    assert at.penalty == ((0.0012, 0.0007, 0.0005)[number],)
-    assert at_block(PositionThresholds(), block) == at
-    assert at_block(CrossEntropy(), block) == CrossEntropy()
+    head = build_head(PositionThresholds(), Site(block, [SHAPE] * 10, CLASSES))
+    assert isinstance(head, PositionHead)
+    assert head.thresholds == ((0.0, 5.0, 6.0)[number], (1.0, 9.0, 10.0)[number])
+    assert head.penalty == (0.0012, 0.0007, 0.0005)[number]
 
 
 def test_a_target_stands_beside_a_linear_probe_of_rectified_averages() -> None:
@@ -189,8 +187,9 @@ def test_goodness_that_is_replaced_reads_features() -> None:
             largest: Tensor = features.flatten(1).amax(1)
             return largest
 
-    assert PairHead(mean_square, symmetric_loss).reads_channel_sums
-    assert not Own(mean_square, symmetric_loss).reads_channel_sums
+    site = Site(0, [SHAPE], CLASSES)
+    assert PairHead(Symmetric(), site).reads_channel_sums
+    assert not Own(Symmetric(), site).reads_channel_sums
 
 
 @pytest.mark.parametrize("objective", [CrossEntropy(pool=2), LabelGoodness(pool=2)])
@@ -221,18 +220,16 @@ class Sighted(CrossEntropy):
     kind: ClassVar[str] = "sighted"
     seen: ClassVar[list[Any]] = []
 
-    def head_at(self, *seen: Any) -> Any:
-        self.seen[:] = seen
-        return CrossEntropy().head(seen[1][seen[0]], seen[2])
+    def head_at(self, site: Site) -> Head:
+        self.seen.append(site)
+        return CrossEntropy().head(site.feature_shape, site.num_classes)
 
 
 def test_an_objective_that_asks_for_all_shapes_gets_them() -> None:
-    shapes = [SHAPE, UNITS]
-    head_at(Sighted(), 1, shapes, CLASSES, [0])
-    assert Sighted.seen == [1, shapes, CLASSES, [0]]
-    head_at(Sighted(), 1, shapes, CLASSES)
-    assert Sighted.seen == [1, shapes, CLASSES, ()]
-    plain = head_at(CrossEntropy(), 1, shapes, CLASSES)
+    site = Site(1, [SHAPE, UNITS], CLASSES, [0])
+    build_head(Sighted(), site)
+    assert set(map(id, Sighted.seen)) == {id(site)}
+    plain = build_head(CrossEntropy(), site)
     assert plain.get_parameter("classifier.weight").shape == (CLASSES, 6)
 
 
@@ -256,7 +253,7 @@ SIZES: list[tuple[Objective, tuple[int, ...], dict[str, tuple[int, ...]]]] = [
     (CentroidMargin(), SHAPE, {"centroids": (3, 96)}),
     (CentroidMargin(), UNITS, {"centroids": (3, 6)}),
     (CentroidMargin(), SIGNALS, {"centroids": (3, 24)}),
-    (LaterLayers(), SHAPE, {"network.2.weight": (3, 6), "network.2.bias": (3,)}),
+    (AugmentedAuxiliary(), SHAPE, {"network.2.weight": (3, 6), "network.2.bias": (3,)}),
     (LabelGoodness(), SHAPE, {"shifts": (3, 96)}),
     (LabelGoodness(), UNITS, {"shifts": (3, 6)}),
     (ProjectedCrossEntropy(), SHAPE, {"log_scale": ()}),
@@ -352,8 +349,8 @@ def test_what_a_fused_window_may_leave_for_a_head(
 
 @pytest.mark.parametrize("objective", [GroupCrossEntropy(), LocalTargets(), ProjectedCrossEntropy()])
 def test_what_follows_from_the_settings_is_not_saved_and_what_was_drawn_is(objective: Objective) -> None:
-    head = objective.head(SHAPE, CLASSES)
-    names = {name for name in coarsened(head, (0, 1, 1)).state_dict() if "probe" not in name}
+    head = CoarseHead(objective.head(SHAPE, CLASSES), (0, 1, 1))
+    names = {name for name in head.state_dict() if "probe" not in name}
     saved = {"group-cross-entropy": set(), "local-targets": {"head.feedback"}}
     drawn = {"head.projection", "head.log_scale"}
     assert names == saved.get(objective.kind, drawn)  # type: ignore[attr-defined]
@@ -455,19 +452,7 @@ def test_a_temperature_falls_by_a_line_and_then_by_a_cosine() -> None:
     assert found == pytest.approx(line + cosine)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"first": 0.0}, "0.0, 0.2, 0.1 and 50 epochs"),
-        ({"second": -0.1}, "0.8, -0.1, 0.1 and 50 epochs"),
-        ({"last": 0.0}, "0.8, 0.2, 0.0 and 50 epochs"),
-        ({"epochs": 0}, "0.8, 0.2, 0.1 and 0 epochs"),
-    ],
-)
-def test_temperatures_are_above_0(change: dict[str, Any], words: str) -> None:
-    match = f"^temperatures are above 0 and last an epoch or more: received {words}$"
-    with pytest.raises(ValueError, match=match):
-        replace(Temperature(), **change)
+def test_a_temperature_may_fall_for_one_epoch() -> None:
     assert Temperature(epochs=1).at(0, 1) == 0.8
 
 
@@ -477,6 +462,14 @@ BOUNDS: list[tuple[Callable[..., Any], str, float | None, float | None]] = [
     (CrossEntropy, "hidden", 0, 2**20),
     (PositionCrossEntropy, "smoothing", 0, 1),
     (PositionCrossEntropy, "hidden", 0, 2**20),
+    (Symmetric, "skip_settled", 0, 0.99),
+    (Threshold, "skip_settled", 0, 0.99),
+    (Combined, "share", 0, 1),
+    (PositionThresholds, "pool", 0, 2**20),
+    (Temperature, "first", 1e-9, None),
+    (Temperature, "second", 1e-9, None),
+    (Temperature, "last", 1e-9, None),
+    (Temperature, "epochs", 1, None),
     (LabelGoodness, "alpha", 1e-9, None),
     (LabelGoodness, "pool", 0, 2**20),
     (GroupCrossEntropy, "temperature", 1e-9, None),
@@ -486,8 +479,8 @@ BOUNDS: list[tuple[Callable[..., Any], str, float | None, float | None]] = [
     (LocalTargets, "step", 0, None),
     (LocalPrediction, "at_most", 1, 2**20),
     (SupervisedContrastive, "features", 1, 2**20),
-    (LaterLayers, "depth", 1, 2**20),
-    (LaterLayers, "smoothing", 0, 1),
+    (AugmentedAuxiliary, "depth", 1, 2**20),
+    (AugmentedAuxiliary, "smoothing", 0, 1),
 ]
 
 
@@ -515,5 +508,4 @@ def test_thresholds_are_of_one_block_at_least() -> None:
 
 def test_groups_say_which_goodness_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="group goodness"):
-        GroupHead(SHAPE, CLASSES, goodness="mean-sqare")
-    assert GroupHead(SHAPE, CLASSES).temperature == 1
+        GroupCrossEntropy(goodness="mean-sqare").head(SHAPE, CLASSES)

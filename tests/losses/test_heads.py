@@ -1,6 +1,7 @@
 """Heads against their formulas, written out sample by sample."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,11 +18,13 @@ from trifecta.losses import (
     ProjectedCrossEntropy,
     Similarity,
     SupervisedContrastive,
+    Symmetric,
 )
-from trifecta.losses.classifiers import ClassifierHead, FeedbackHead
-from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss, symmetric_loss
-from trifecta.losses.goodness import ChannelSums, mean_square, patch_rms
-from trifecta.losses.terms import PairHead, PairObjective
+from trifecta.losses.classifiers import ClassifierHead
+from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
+from trifecta.losses.goodness import ChannelSums, patch_rms
+from trifecta.losses.pairs import PairObjective
+from trifecta.losses.probed import FeedbackHead
 
 SHAPE, CLASSES = (6, 8, 8), 3
 
@@ -210,11 +213,6 @@ def test_centroids_score_by_distance_and_lose_by_the_margin() -> None:
     assert head.loss(x, labels()).item() == pytest.approx(sum(losses) / 5)
 
 
-def test_a_share_is_between_0_and_1() -> None:
-    with pytest.raises(ValueError, match=r"0 … 1: received 1.5"):
-        Combined(share=1.5)
-
-
 def test_targets_are_a_step_against_the_fed_back_error() -> None:
     head = LocalTargets(step=0.3).head(SHAPE, CLASSES).double()
     assert isinstance(head, FeedbackHead)
@@ -238,9 +236,10 @@ def test_patches_of_signals_and_volumes() -> None:
 
 
 def test_a_pair_head_reads_sums_for_goodness_that_takes_them() -> None:
-    for goodness, reads in ((mean_square, True), (lambda a: a.flatten(1).norm(dim=1), False)):
-        head = PairHead(goodness, symmetric_loss)
+    own: Callable[[Tensor], Tensor] = lambda a: a.flatten(1).norm(dim=1)  # noqa: E731
+    for goodness, reads in (("mean-square", True), (own, False)):
+        head = Symmetric(goodness=goodness).head(SHAPE, CLASSES)
         assert head.reads_channel_sums == reads
         assert head.skips_samples is False
-    with pytest.raises(NotImplementedError, match=r"^PairObjective compares nothing$"):
+    with pytest.raises(NotImplementedError, match=r"^PairObjective has no compare$"):
         PairObjective().compare(torch.zeros(2), torch.zeros(2))

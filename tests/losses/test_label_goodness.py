@@ -8,9 +8,9 @@ from torch.autograd import gradcheck
 
 from trifecta._utils import checks as chunks
 from trifecta.losses import LabelGoodness
+from trifecta.losses.class_goodness import label_goodness
 from trifecta.losses.functional import symmetric_loss
 from trifecta.losses.goodness import ChannelSums
-from trifecta.losses.label_goodness import label_goodness
 from trifecta.nn.pooling import patch_means
 
 CLASSES = 3

@@ -12,23 +12,29 @@ from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
 from trifecta import Learner, LocalNetwork, build_network, get_method
 from trifecta.inputs.image_pairs import standardized, standardized_pair
 from trifecta.losses import (
+    AugmentedAuxiliary,
     AuxiliaryCrossEntropy,
     Combined,
     GroupCrossEntropy,
     Head,
-    LaterLayers,
     LocalPrediction,
-    PositionThresholds,
     Similarity,
+    Site,
     SupervisedContrastive,
     Temperature,
     Threshold,
 )
-from trifecta.losses.classifiers import position_goodness
-from trifecta.losses.combined import CoarseHead, superclasses_of
+from trifecta.losses.auxiliary import AuxiliaryHead
+from trifecta.losses.combined import (
+    CoarseHead,
+    ContrastiveModule,
+    SimilarityModule,
+    coarsened,
+    deviations,
+)
 from trifecta.losses.functional import position_loss, similarities
-from trifecta.losses.later_layers import LaterLayersHead
-from trifecta.losses.terms import ContrastiveModule, SimilarityModule, deviations
+from trifecta.losses.head import build_head
+from trifecta.losses.probed import PositionHead, position_goodness
 from trifecta.nn.blocks import Triangle, linear_block
 from trifecta.nn.norms import ClassGroupNorm, LengthNorm, NormSite
 from trifecta.nn.pooling import limited_pool
@@ -354,9 +360,11 @@ class TestHclFf:
         assert torch.equal(head.scores(F.relu(before)), fine.scores(F.relu(before)))
 
     def test_levels_of_seventeen_layers(self) -> None:
-        levels = tuple((index,) * 10 for index in range(3))
-        found = [superclasses_of(k, 17, levels) for k in range(17)]
-        numbers = [4 if each is None else each[0] + 1 for each in found]
+        # Of two, three and four superclasses.
+        levels = tuple(tuple(c % count for c in range(10)) for count in (2, 3, 4))
+        fine = GroupCrossEntropy(goodness="mean").head((20, 4, 4), 10)
+        heads = [coarsened(fine, Site(k, [(20, 4, 4)] * 17, 10), levels) for k in range(17)]
+        numbers = [head.members.shape[1] - 1 if isinstance(head, CoarseHead) else 4 for head in heads]
         assert numbers == self.values["level_of_each_of_17_layers"]
 
     def test_seventeen_layers(self) -> None:
@@ -372,19 +380,23 @@ class TestScff:
     values = reference("scff")
     published = get_method("scff").objective
 
+    def head(self, block: int) -> PositionHead:
+        head = build_head(self.published, Site(block, [(4, 8, 8)] * 3, 10))
+        assert isinstance(head, PositionHead)
+        return head
+
     def pair(self, x: Tensor, padding: int) -> tuple[Tensor, Tensor]:
         """Positives and negatives: image i with itself, and with image i + 1."""
         unit = F.pad(standardized(x), (padding,) * 4, mode="reflect")
         return standardized_pair(unit, unit), standardized_pair(unit, unit.roll(-1, 0))
 
     def loss(self, positive: Tensor, negative: Tensor, block: int) -> Tensor:
-        assert isinstance(self.published, PositionThresholds)
-        at = self.published.at(block)
+        head = self.head(block)
         return position_loss(
             position_goodness(positive),
             position_goodness(negative),
-            thresholds=(at.positive[0], at.negative[0]),
-            penalty=at.penalty[0],
+            thresholds=head.thresholds,
+            penalty=head.penalty,
         )
 
     def test_pairs_response_goodness_and_what_goes_on(self) -> None:
@@ -430,12 +442,10 @@ class TestScff:
         assert_pinned(bias, expected["after_two_steps"]["bias"], 1e-7)
 
     def test_the_method_has_the_codes_settings(self) -> None:
-        assert isinstance(self.published, PositionThresholds)
         for block, layer in enumerate(self.values["settings"]["published_settings_by_layer"]):
-            at = self.published.at(block)
-            assert at.positive == (layer["threshold_positive"],)
-            assert at.negative == (layer["threshold_negative"],)
-            assert at.penalty == (layer["penalty"],)
+            head = self.head(block)
+            assert head.thresholds == (layer["threshold_positive"], layer["threshold_negative"])
+            assert head.penalty == layer["penalty"]
 
 
 class TestDgl:
@@ -472,12 +482,12 @@ class TestAugLocal:
     shapes = ((16, 32, 32),) * 6 + ((32, 16, 16),) * 5 + ((64, 8, 8),) * 5
     residual = range(1, 16)
 
-    def head(self, block: int) -> LaterLayersHead:
+    def head(self, block: int) -> AuxiliaryHead:
         """Filled as the file says."""
         objective = get_method("auglocal").objective
-        assert isinstance(objective, LaterLayers)
-        head = objective.head_at(block, self.shapes, 10, self.residual)
-        assert isinstance(head, LaterLayersHead)
+        assert isinstance(objective, AugmentedAuxiliary)
+        head = objective.head_at(Site(block, self.shapes, 10, self.residual))
+        assert isinstance(head, AuxiliaryHead)
         names = self.values["layers"][str(block)]["parameter_order"]
         for number, (name, weight) in enumerate(zip(names, head.double().parameters(), strict=True)):
             scale = weight[0].numel() ** -0.5 if weight.ndim > 1 else 0.1

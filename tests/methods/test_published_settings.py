@@ -190,7 +190,7 @@ PUBLISHED: dict[str, Settings] = {
     # Belilovsky et al. 2020 and eugenium/DGL: the network cnn has no settings.
     "dgl": BLOCKS | ALONE | ADAM | objective("auxiliary-cross-entropy"),
     # Ma et al. 2024 and ChenxiangMA/AugLocal: no smoothing; of the depths 1 … 9 of the paper, 2.
-    "auglocal": BLOCKS | ALONE | ADAM | objective("later-layers", depth=2, smoothing=0.0),
+    "auglocal": BLOCKS | ALONE | ADAM | objective("augmented-auxiliary", depth=2, smoothing=0.0),
     # Ororbia et al. 2023; the step of AnkurMali/LRA-E, their code for its predecessor.
     "rec-lra": BLOCKS | ALONE | ADAM | objective("local-targets", step=0.1),
     # Rumelhart, Hinton, Williams 1986.

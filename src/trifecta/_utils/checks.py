@@ -42,18 +42,6 @@ def require_finite(value: Any, name: str = "") -> None:
         require_finite(member, f"{name}.{key}" if name else key)
 
 
-def require_ranges(part: Any, **ranges: tuple[float, float]) -> None:
-    """Check that attributes of ``part`` lie in their ranges (least, most).
-
-    Raises:
-        ValueError: one does not; names it.
-    """
-    for name, (least, most) in ranges.items():
-        value = getattr(part, name)
-        if not least <= value <= most:
-            raise ValueError(f"{name} is a number from {least:.9g} to {most:.9g}: received {value!r:.40}")
-
-
 def memory_bytes() -> int | None:
     """Return the memory that this process may use; None if the machine does not tell."""
     try:

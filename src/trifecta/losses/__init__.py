@@ -1,67 +1,32 @@
-"""Local losses: pure functions, goodness, and the heads that stand at a window's last block."""
+"""Local losses: objectives, which declare them, the heads that they build, and terms to add."""
 
-from trifecta.losses.class_goodness import CentroidMargin, GroupCrossEntropy, ProjectedCrossEntropy
-from trifecta.losses.classifiers import CrossEntropy, LocalTargets, PositionCrossEntropy, PositionThresholds
-from trifecta.losses.combined import Combined
-from trifecta.losses.goodness import ChannelSums, Goodness
-from trifecta.losses.head import Head, Objective, Term
-from trifecta.losses.label_goodness import LabelGoodness
-from trifecta.losses.later_layers import AuxiliaryCrossEntropy, LaterLayers
-from trifecta.losses.prediction import LocalPrediction
-from trifecta.losses.terms import (
-    TERMS,
-    Contrast,
-    Similarity,
-    SupervisedContrastive,
-    Symmetric,
-    Temperature,
-    Threshold,
-)
+from trifecta.losses.auxiliary import AugmentedAuxiliary as AugmentedAuxiliary
+from trifecta.losses.auxiliary import AuxiliaryCrossEntropy as AuxiliaryCrossEntropy
+from trifecta.losses.class_goodness import CentroidMargin as CentroidMargin
+from trifecta.losses.class_goodness import GroupCrossEntropy as GroupCrossEntropy
+from trifecta.losses.class_goodness import LabelGoodness as LabelGoodness
+from trifecta.losses.class_goodness import ProjectedCrossEntropy as ProjectedCrossEntropy
+from trifecta.losses.classifiers import CrossEntropy as CrossEntropy
+from trifecta.losses.classifiers import LocalPrediction as LocalPrediction
+from trifecta.losses.classifiers import PositionCrossEntropy as PositionCrossEntropy
+from trifecta.losses.combined import Combined as Combined
+from trifecta.losses.combined import Contrast as Contrast
+from trifecta.losses.combined import Similarity as Similarity
+from trifecta.losses.combined import SupervisedContrastive as SupervisedContrastive
+from trifecta.losses.combined import Temperature as Temperature
+from trifecta.losses.goodness import ChannelSums as ChannelSums
+from trifecta.losses.goodness import Goodness as Goodness
+from trifecta.losses.head import Head as Head
+from trifecta.losses.head import Objective as Objective
+from trifecta.losses.head import Site as Site
+from trifecta.losses.head import Term as Term
+from trifecta.losses.pairs import Symmetric as Symmetric
+from trifecta.losses.pairs import Threshold as Threshold
+from trifecta.losses.probed import LocalTargets as LocalTargets
+from trifecta.losses.probed import PositionThresholds as PositionThresholds
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    objective.kind: objective
-    for objective in (
-        Threshold,
-        Symmetric,
-        CrossEntropy,
-        AuxiliaryCrossEntropy,
-        LaterLayers,
-        CentroidMargin,
-        GroupCrossEntropy,
-        ProjectedCrossEntropy,
-        Combined,
-        LocalTargets,
-        PositionThresholds,
-        LocalPrediction,
-        PositionCrossEntropy,
-        LabelGoodness,
-    )
-}
-
-__all__ = [
-    "OBJECTIVES",
-    "TERMS",
-    "AuxiliaryCrossEntropy",
-    "CentroidMargin",
-    "ChannelSums",
-    "Combined",
-    "Contrast",
-    "CrossEntropy",
-    "Goodness",
-    "GroupCrossEntropy",
-    "Head",
-    "LabelGoodness",
-    "LaterLayers",
-    "LocalPrediction",
-    "LocalTargets",
-    "Objective",
-    "PositionCrossEntropy",
-    "PositionThresholds",
-    "ProjectedCrossEntropy",
-    "Similarity",
-    "SupervisedContrastive",
-    "Symmetric",
-    "Temperature",
-    "Term",
-    "Threshold",
-]
+_PARTS = [part for part in globals().values() if hasattr(part, "kind")]
+OBJECTIVES: dict[str, type[Objective]] = {part.kind: part for part in _PARTS if hasattr(part, "head")}
+TERMS: dict[str, type[Term]] = {part.kind: part for part in _PARTS if hasattr(part, "module")}
+# Kinds in the settings of earlier runs, and their names now.
+RENAMED = {"later-layers": AugmentedAuxiliary.kind}

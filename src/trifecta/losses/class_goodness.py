@@ -1,18 +1,19 @@
-"""Heads that read class scores off goodness: from groups of channels, or through a fixed projection.
+"""Cross-entropy over class scores that are a goodness: of channel groups, projections, centroids, labels.
 
 Shapes: N samples, K classes; features (N, C, …) or (N, C).
 """
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta._utils.checks import MOST_UNITS, require_ranges
+from trifecta._utils.checks import chunk_rows
 from trifecta._utils.references import part_of
+from trifecta.losses.functional import at_least_float32
 from trifecta.losses.goodness import (
     GROUP_GOODNESS,
     ChannelSums,
@@ -20,54 +21,59 @@ from trifecta.losses.goodness import (
     patch_rms,
     reads_channel_sums,
 )
-from trifecta.losses.head import Head, Objective, at_least_float32
-from trifecta.nn.pooling import patch_means
-from trifecta.nn.shapes import FeatureShape, channel_groups
+from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
+from trifecta.nn.pooling import divides, patch_means
+from trifecta.nn.shapes import channel_groups
 
 
 class GroupHead(Head):
-    """Channels split into one group per class; a class's score is the goodness of its group."""
+    """The head of :class:`GroupCrossEntropy`; has no parameters."""
 
     groups: Tensor
 
-    def __init__(
-        self,
-        feature_shape: FeatureShape,
-        num_classes: int,
-        *,
-        goodness: str | GroupGoodness = "mean-square",
-        temperature: float = 1.0,
-    ) -> None:
+    def __init__(self, objective: "GroupCrossEntropy", site: Site) -> None:
         super().__init__()
-        self.goodness = part_of(GROUP_GOODNESS, goodness, "group goodness")
+        self.goodness = part_of(GROUP_GOODNESS, objective.goodness, "group goodness")
         self.reads_channel_sums = reads_channel_sums(self.goodness)
-        self.temperature = temperature
-        member = F.one_hot(channel_groups(feature_shape[0], num_classes), num_classes).bool()
+        self.temperature = objective.temperature
+        member = F.one_hot(channel_groups(site.feature_shape[0], site.num_classes), site.num_classes).bool()
         self.register_buffer("groups", member, persistent=False)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
-        """(N, …) → (N, K)."""
+        """Return class scores, (N, …) → (N, K)."""
         return self.goodness(features, self.groups) / self.temperature
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupCrossEntropy(SiteObjective):
+    """Each class owns a group of channels, whose goodness over a temperature is its score.
+
+    Attributes:
+        goodness: a name in ``GROUP_GOODNESS``, or a function (N, C, …), (C, K) → (N, K).
+        temperature: divides the goodness.
+    """
+
+    kind: ClassVar[str] = "group-cross-entropy"
+    head_class = GroupHead
+    goodness: str | GroupGoodness = "mean-square"
+    temperature: float = bounded(1.0, 1e-9)
+
+
 class ProjectionHead(Head):
-    """Goodness of patches through a fixed random projection; nothing but a temperature is learned."""
+    """The head of :class:`ProjectedCrossEntropy`."""
 
     projection: Tensor
 
-    def __init__(
-        self, feature_shape: FeatureShape, num_classes: int, *, patches: int, learned_temperature: bool
-    ) -> None:
+    def __init__(self, objective: "ProjectedCrossEntropy", site: Site) -> None:
         super().__init__()
-        positions = len(feature_shape) - 1
-        self.patches = patches
-        size = feature_shape[0] * patches**positions
-        self.register_buffer("projection", torch.randn(size, num_classes) / math.sqrt(size))
+        self.patches = objective.patches
+        size = site.feature_shape[0] * self.patches ** (len(site.feature_shape) - 1)
+        self.register_buffer("projection", torch.randn(size, site.num_classes) / math.sqrt(size))
         # exp(log_scale) = 1/temperature stays positive.
-        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=learned_temperature)
+        self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=objective.learned_temperature)
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, …) → (N, K)."""
+        """Return class scores, (N, …) → (N, K)."""
         goodness = patch_rms(features, self.patches)
         # Standardised per sample: a random projection of the common level would be noise in every class.
         goodness = F.layer_norm(goodness, goodness.shape[1:])
@@ -77,73 +83,40 @@ class ProjectionHead(Head):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupCrossEntropy(Objective):
-    """Cross-entropy over the ``goodness`` of class groups of channels over a ``temperature``."""
+class ProjectedCrossEntropy(SiteObjective):
+    """A fixed random projection turns the goodness of patches into class scores.
 
-    kind: ClassVar[str] = "group-cross-entropy"
-    goodness: str | GroupGoodness = "mean-square"
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Reject what no head can have."""
-        require_ranges(self, temperature=(1e-9, math.inf))
-
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is ``(N, *feature_shape)``."""
-        return GroupHead(feature_shape, num_classes, goodness=self.goodness, temperature=self.temperature)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProjectedCrossEntropy(Objective):
-    """Cross-entropy over the projected goodness of ``patches``×``patches``: :class:`ProjectionHead`."""
+    Attributes:
+        patches: P of the P×P patches of each map.
+        learned_temperature: whether the scores are divided by a temperature that is learned.
+    """
 
     kind: ClassVar[str] = "projected-cross-entropy"
-    patches: int = 4
+    head_class = ProjectionHead
+    patches: int = units(4)
     learned_temperature: bool = False
-
-    def __post_init__(self) -> None:
-        """Reject what no head can have."""
-        require_ranges(self, patches=(1, MOST_UNITS))
-
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is ``(N, *feature_shape)``."""
-        return ProjectionHead(
-            feature_shape,
-            num_classes,
-            patches=self.patches,
-            learned_temperature=self.learned_temperature,
-        )
-
-
-# Distances between unit vectors are at most 4: too little for a softmax to be sure.
-SHARPNESS = 8.0
 
 
 class CentroidHead(Head):
-    """A learned centroid per class; a class's score is how near the averages of the maps are to it."""
+    """The head of :class:`CentroidMargin`; centroids start with a length of about 1."""
 
     weighs_classes = True
 
-    def __init__(self, feature_shape: FeatureShape, num_classes: int, *, pool: int, margin: float) -> None:
+    def __init__(self, objective: "CentroidMargin", site: Site) -> None:
         super().__init__()
-        positions = len(feature_shape) - 1
-        self.pool, self.margin = pool, margin
-        size = feature_shape[0] * pool**positions
-        self.centroids = nn.Parameter(torch.empty(num_classes, size))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Centroids of length about 1."""
-        nn.init.normal_(self.centroids, std=self.centroids.shape[1] ** -0.5)
+        self.pool, self.margin = objective.pool, objective.margin
+        size = site.feature_shape[0] * self.pool ** (len(site.feature_shape) - 1)
+        self.centroids = nn.Parameter(torch.empty(site.num_classes, size))
+        nn.init.normal_(self.centroids, std=size**-0.5)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …), (B,) → (): ``mean log(1 + Σ_wrong exp(margin + scores_wrong − scores_true))``."""
+        """Return the loss, (B, …), (B,) → ()."""
         scores = self.scores(features)
         own = F.one_hot(labels, scores.shape[1]).bool()
         return self.cross_entropy(scores.where(own, scores + self.margin), labels)
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, …) → (N, K): ``−SHARPNESS · |features − centroid|²``, features of length 1."""
+        """Return class scores, (N, …) → (N, K)."""
         if features.ndim > 2:
             features = patch_means(features, self.pool)
         with torch.autocast(features.device.type, enabled=False):
@@ -154,17 +127,130 @@ class CentroidHead(Head):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentroidMargin(Objective):
-    """Nearest centroid by a ``margin``, N-pair: :class:`CentroidHead`."""
+class CentroidMargin(SiteObjective):
+    """Nearest of learned centroids by a margin, N-pair.
+
+    ``mean log(1 + Σ_wrong exp(margin + score_wrong − score_true))`` with the scores
+    ``−SHARPNESS · |f − centroid|²``, where f are averages of the maps, scaled to length 1.
+
+    Attributes:
+        pool: P of the P×P averages of each map.
+        margin: by which the score of the true class must exceed the others.
+    """
 
     kind: ClassVar[str] = "centroid-margin"
-    pool: int = 4
-    margin: float = 1.0
+    head_class = CentroidHead
+    pool: int = units(4)
+    margin: float = bounded(1.0, 0)
+
+
+# Distances between unit vectors are at most 4: too little for a confident softmax.
+SHARPNESS = 8.0
+
+
+class LabelGoodnessHead(Head):
+    """The head of :class:`LabelGoodness`; shifts start small, so labels differ little at first."""
+
+    def __init__(self, objective: "LabelGoodness", site: Site) -> None:
+        super().__init__()
+        channels, *positions = site.feature_shape
+        self.alpha, self.pool = objective.alpha, objective.pool if positions else 0
+        if self.pool > 1 and len(positions) == 2 and divides(self.pool, positions):
+            self.reads_patch_means = self.pool
+        size = channels * max(1, self.pool) ** len(positions)
+        self.shifts = nn.Parameter(torch.empty(site.num_classes, size))
+        nn.init.normal_(self.shifts, std=0.1)
+
+    def scores(self, features: Tensor | ChannelSums) -> Tensor:
+        """Return class scores, (N, …) → (N, K)."""
+        if isinstance(features, ChannelSums):
+            assert features.patch_means is not None
+            features = features.patch_means
+        elif self.pool:
+            features = patch_means(features, self.pool)
+        wide = at_least_float32(features)
+        return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelGoodness(SiteObjective):
+    """Cross-entropy over alpha times the goodness of every label: one pass, no negatives.
+
+    A label enters beside the block, as a learned shift of its features that is not passed on
+    (:func:`label_goodness`). For two labels this is the symmetric loss,
+    ``softplus(−alpha · (goodness_true − goodness_wrong))``.
+
+    Attributes:
+        alpha: factor of the goodness, as in :class:`trifecta.losses.Symmetric`.
+        pool: P for the goodness of P×P patch means, with a shift for each channel and patch; 0 for that of
+            every position, with a shift for each channel.
+        reads: ``output`` or ``response``: after the block's activation and pool, or before both.
+    """
+
+    kind: ClassVar[str] = "label-goodness"
+    head_class = LabelGoodnessHead
+    alpha: float = bounded(128.0, 1e-9)
+    pool: int = units(4, least=0)
+    reads: str = "output"
 
     def __post_init__(self) -> None:
-        """Reject what no head can have."""
-        require_ranges(self, pool=(1, MOST_UNITS), margin=(0, math.inf))
+        """Validate the numbers and ``reads``."""
+        super().__post_init__()
+        if self.reads not in ("output", "response"):
+            raise ValueError(f"label goodness reads output or response: received '{self.reads}'")
 
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for a block whose output is ``(N, *feature_shape)``."""
-        return CentroidHead(feature_shape, num_classes, pool=self.pool, margin=self.margin)
+
+def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:
+    """Return the goodness of each label, (N, C, …), (K, C) → (N, K).
+
+    ``mean_i relu(features_i + shifts_k)²`` over channels and positions. Only the features are kept for the
+    backward pass, not one map per label.
+    """
+    if torch.compiler.is_compiling():
+        # Compiled code takes batches of any size; pieces do not.
+        return (features.unsqueeze(1) + _as_maps(shifts, features)).relu().square().flatten(2).mean(2)
+    goodness: Tensor = _LabelGoodness.apply(features, shifts)  # type: ignore[no-untyped-call]
+    return goodness
+
+
+class _LabelGoodness(torch.autograd.Function):
+    """Goes over pieces of the batch that fit into the cache, one label after the other."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, shifts: Tensor) -> Tensor:
+        ctx.save_for_backward(features, shifts)
+        goodness = features.new_empty(len(features), len(shifts))
+        all_but_samples = tuple(range(1, features.ndim))
+        for rows in _pieces(features):
+            piece = features[rows]
+            buffer = torch.empty_like(piece)
+            for k, shift in enumerate(_as_maps(shifts, features)):
+                torch.add(piece, shift, out=buffer).relu_()
+                goodness[rows, k] = torch.linalg.vector_norm(buffer, dim=all_but_samples)
+        return goodness.square_().div_(features[0].numel())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        features, shifts = ctx.saved_tensors
+        # d goodness_k / d features_i = 2 · relu(features_i + shifts_k) / number of i
+        factors = gradients[0] * (2 / features[0].numel())
+        by_features, by_shifts = torch.zeros_like(features), torch.zeros_like(shifts)
+        all_but_channels = (0, *range(2, features.ndim))
+        for rows in _pieces(features):
+            piece, total = features[rows], by_features[rows]
+            buffer = torch.empty_like(piece)
+            for k, shift in enumerate(_as_maps(shifts, features)):
+                torch.add(piece, shift, out=buffer).relu_()
+                buffer.mul_(factors[rows, k].view(-1, *[1] * (features.ndim - 1)))
+                total.add_(buffer)
+                by_shifts[k] += buffer.sum(all_but_channels)
+        return by_features, by_shifts
+
+
+def _pieces(features: Tensor) -> list[slice]:
+    return chunk_rows(len(features), 2 * features[0].numel() * features.itemsize, features.device)
+
+
+def _as_maps(shifts: Tensor, features: Tensor) -> Tensor:
+    return shifts.view(*shifts.shape, *[1] * (features.ndim - 2))

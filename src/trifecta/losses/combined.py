@@ -1,80 +1,105 @@
-"""A scoring head with terms beside it."""
+"""A scoring head with further terms and with coarse targets."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.classifiers import CrossEntropy
+from trifecta.losses.functional import at_least_float32, similarity_loss, supervised_contrastive_loss
 from trifecta.losses.goodness import ChannelSums, group_means
-from trifecta.losses.head import Head, Objective, Term, head_at, with_share
+from trifecta.losses.head import (
+    Bounded,
+    Head,
+    Objective,
+    Site,
+    SiteObjective,
+    Term,
+    bounded,
+    build_head,
+    units,
+)
+from trifecta.losses.pairs import Symmetric
+from trifecta.nn.blocks import CONVOLUTIONS
+from trifecta.nn.norms import ClassGroupNorm
+from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 
 class CombinedHead(Head):
-    """A weighted head that scores, of whose gradient the block receives a share, and weighted terms.
+    """The head of :class:`Combined`; only terms that compare pairs see the negatives."""
 
-    The scoring head itself learns from its whole gradient whatever the share: with 0 it is a probe.
-
-    Args:
-        scoring: the head that scores.
-        share: of its gradient, 0 … 1.
-        terms: each with its module.
-        weight: of the scoring head's loss.
-    """
-
-    def __init__(
-        self, scoring: Head, share: float, terms: Sequence[tuple[Term, nn.Module]], *, weight: float
-    ) -> None:
+    def __init__(self, objective: "Combined", site: Site) -> None:
         super().__init__()
-        self.scoring, self.share, self.weight = scoring, share, weight
-        self.declared = [term for term, _ in terms]
-        self.terms = nn.ModuleList(module for _, module in terms)
+        self.objective = objective
+        self.scoring = build_head(objective.scoring, site)
+        modules = [term.module(site.feature_shape, site.num_classes) for term in objective.terms]
+        self.terms = nn.ModuleList(modules)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """(B, …) or (2B, …), (B,) → (); only terms that compare pairs see the negatives."""
+        """Return the weighted sum, (B, …) or (2B, …), (B,) → ()."""
         positives = features[: len(labels)]
-        loss = self.weight * self.scoring.loss(with_share(positives, self.share), labels)
-        for term, module in zip(self.declared, self.terms, strict=True):
+        shared: Tensor = _ScaledGradient.apply(positives, self.objective.share)  # type: ignore[no-untyped-call]
+        loss = self.objective.weight * self.scoring.loss(shared, labels)
+        for term, module in zip(self.objective.terms, self.terms, strict=True):
             loss = loss + term.weight * module(features if term.pairs else positives, labels)
         return loss
 
     @property
     def weighs_classes(self) -> bool:
-        """Whether the scoring head's loss does. Of the terms only those that compare pairs do."""
+        """Whether the scoring loss does; of the terms only those that compare pairs do."""
         return self.scoring.weighs_classes
 
     def scores(self, features: Tensor) -> Tensor:
-        """(N, …) → (N, K)."""
+        """Return the scoring head's scores, (N, …) → (N, K)."""
         return self.scoring.scores(features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Tell the terms whose settings change with time."""
-        for module in self.terms:
-            if callable(tell := getattr(module, "set_epoch", None)):
-                tell(epoch, epochs)
+        """Pass the epoch on to the scoring head and to the terms that take it."""
+        for part in (self.scoring, *self.terms):
+            if callable(receive := getattr(part, "set_epoch", None)):
+                receive(epoch, epochs)
+
+
+class _ScaledGradient(torch.autograd.Function):
+    """The identity, with a gradient multiplied by a share."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.share, None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combined(Objective):
-    """``weight`` times a scoring objective, plus weighted terms: :class:`CombinedHead`.
+class Combined(SiteObjective):
+    """``weight`` times the loss of a scoring objective, plus weighted terms.
 
-    The block receives a ``share`` of the scoring objective's gradient.
+    Attributes:
+        scoring: the objective whose scores predict.
+        terms: losses to add.
+        share: of the scoring loss's gradient that the block receives, 0 … 1. The scoring head learns from
+            the whole gradient, so that 0 makes it a probe.
+        weight: of the scoring loss.
     """
 
     kind: ClassVar[str] = "combined"
+    head_class = CombinedHead
     scoring: Objective = field(default_factory=CrossEntropy)
     terms: tuple[Term, ...] = ()
-    share: float = 1.0
+    share: float = bounded(1.0, 0, 1)
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Reject a share that is none; a list of terms becomes a tuple."""
-        if not 0 <= self.share <= 1:
-            raise ValueError(f"the share of a scoring head's gradient is 0 … 1: received {self.share}")
+        """Validate the share; a list of terms becomes a tuple."""
+        super().__post_init__()
         object.__setattr__(self, "terms", tuple(self.terms))
 
     @property
@@ -84,38 +109,174 @@ class Combined(Objective):
 
     @property
     def reads(self) -> str:
-        """The position in a block that all of it reads: the scoring objective's."""
+        """What the scoring objective reads."""
         return self.scoring.reads
 
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features ``(N, *feature_shape)``."""
-        return self.head_at(0, [feature_shape], num_classes)
-
-    def head_at(
-        self,
-        block: int,
-        feature_shapes: Sequence[FeatureShape],
-        num_classes: int,
-        residual: Sequence[int] = (),
-    ) -> Head:
-        """Build the head for ``block``, as :func:`trifecta.losses.head.head_at`."""
-        scoring = head_at(self.scoring, block, feature_shapes, num_classes, residual)
-        terms = [(term, term.module(feature_shapes[block], num_classes)) for term in self.terms]
-        return CombinedHead(scoring, self.share, terms, weight=self.weight)
+    def head_at(self, site: Site) -> Head:
+        """Return a :class:`CombinedHead`."""
+        return CombinedHead(self, site)
 
 
+class SimilarityModule(nn.Module):
+    """A 3×3 convolution, or a linear map of units, without bias; then each map's standard deviation.
+
+    Source: the published code of Nøkland & Eidnes 2019.
+    """
+
+    def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
+        super().__init__()
+        channels, self.num_classes = feature_shape[0], num_classes
+        self.weights: nn.Module = nn.Linear(channels, channels, bias=False)
+        if dimensions := len(feature_shape) - 1:
+            self.weights = CONVOLUTIONS[dimensions](channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, (B, …), (B,) → ()."""
+        return similarity_loss(deviations(self.weights(features)), labels, self.num_classes)
+
+
+def deviations(maps: Tensor) -> Tensor:
+    """Return the standard deviation (n − 1) of each map, (B, C, …) → (B, C).
+
+    Units, maps of one row and at most three maps are flattened instead.
+    """
+    wide = at_least_float32(maps)
+    if wide.ndim > 2 and wide.shape[1] > 3 and wide.shape[2] > 1:
+        return wide.flatten(2).std(2)
+    return wide.flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(Term):
+    """Similarity matching of the maps' deviations: :func:`trifecta.losses.functional.similarity_loss`.
+
+    Attributes:
+        weight: factor of the loss.
+    """
+
+    kind: ClassVar[str] = "similarity"
+    weight: float = 1.0
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Return a :class:`SimilarityModule`."""
+        return SimilarityModule(feature_shape, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temperature(Bounded):
+    """Falls linearly from ``first`` to ``second`` in ``epochs``, then along a cosine to ``last``."""
+
+    first: float = bounded(0.8, 1e-9)
+    second: float = bounded(0.2, 1e-9)
+    last: float = bounded(0.1, 1e-9)
+    epochs: int = bounded(50, 1)
+
+    def at(self, epoch: int, epochs: int) -> float:
+        """Return the temperature in an epoch (from 0) out of ``epochs``."""
+        if epoch < self.epochs:
+            return self.first + (self.second - self.first) * epoch / self.epochs
+        progress = (epoch - self.epochs) / (epochs - self.epochs)
+        return self.last + (self.second - self.last) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class ContrastiveModule(nn.Module):
+    """Normalisation by class group, averages, a linear projection without bias and batch normalisation.
+
+    Averages are 4×4, 2×2 or of whole maps for up to 100, up to 400 or more channels.
+    Source: the published code of HCL-FF (arXiv 2605.24797).
+    """
+
+    def __init__(
+        self, objective: "SupervisedContrastive", feature_shape: FeatureShape, num_classes: int
+    ) -> None:
+        super().__init__()
+        channels, dimensions = feature_shape[0], len(feature_shape) - 1
+        self.schedule, self.temperature = objective.temperature, objective.temperature.first
+        pool = 4 if channels <= 100 else 2 if channels <= 400 else 1
+        self.normalize = ClassGroupNorm(channels, num_classes)
+        self.averages = ADAPTIVE_POOLS[dimensions](pool) if dimensions else nn.Identity()
+        self.projection = nn.Linear(channels * pool**dimensions, objective.features, bias=False)
+        self.projected_norm = nn.BatchNorm1d(objective.features)
+
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Set the temperature for an epoch (from 0) out of ``epochs``."""
+        self.temperature = self.schedule.at(epoch, epochs)
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, (B, …), (B,) → ()."""
+        return supervised_contrastive_loss(self.project(features), labels, temperature=self.temperature)
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return projected averages, (B, …) → (B, features), not scaled to length 1."""
+        maps = self.normalize(features)
+        projected: Tensor = self.projected_norm(self.projection(self.averages(maps).flatten(1)))
+        return projected
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedContrastive(Bounded, Term):
+    """:func:`trifecta.losses.functional.supervised_contrastive_loss` of projected averages.
+
+    Attributes:
+        weight: factor of the loss.
+        features: number of features that the averages are projected to.
+        temperature: of the loss over the epochs; the first one before the first step of a run.
+    """
+
+    kind: ClassVar[str] = "supervised-contrastive"
+    weight: float = 1.0
+    features: int = units(128)
+    temperature: Temperature = field(default_factory=Temperature)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Return a :class:`ContrastiveModule`."""
+        return ContrastiveModule(self, feature_shape, num_classes)
+
+
+class ContrastModule(nn.Module):
+    """The loss of a head as a module."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss, (2B, …), (B,) → ()."""
+        return self.head.loss(features, labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Term):
+    """The loss of a pair objective.
+
+    Attributes:
+        weight: factor of the loss.
+        loss: the objective.
+    """
+
+    kind: ClassVar[str] = "contrast"
+    pairs: ClassVar[bool] = True
+    weight: float = 1.0
+    loss: Objective = field(default_factory=Symmetric)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Return a :class:`ContrastModule`."""
+        return ContrastModule(self.loss.head(feature_shape, num_classes))
+
+
+# One number per class at each level, coarsest first.
 Levels = tuple[tuple[int, ...], ...]
 
 
 class CoarseHead(Head):
-    """A head over K classes that learns to tell G superclasses apart.
+    """A head over K classes whose loss is the cross-entropy of G superclasses.
 
-    A superclass's score is the mean of its classes' scores, the loss their cross-entropy. The scores that
-    predict stay those of the classes. Source: the published code of HCL-FF (arXiv 2605.24797).
+    A superclass's score is the mean of its classes' scores; the scores that predict stay those of the
+    classes. Source: the published code of HCL-FF (arXiv 2605.24797).
 
     Args:
         head: built for K classes.
-        superclasses: (K,), the superclass 0 … G−1 of every class.
+        superclasses: superclass 0 … G−1 of every class, (K,).
     """
 
     weighs_classes = True
@@ -126,58 +287,52 @@ class CoarseHead(Head):
         super().__init__()
         self.head = head
         self.reads_channel_sums, self.reads_patch_means = head.reads_channel_sums, head.reads_patch_means
-        self.register_buffer("superclasses", torch.tensor(superclasses), persistent=False)
-        members = F.one_hot(torch.tensor(superclasses)).bool()
-        self.register_buffer("members", members, persistent=False)
+        numbers = torch.tensor(superclasses)
+        self.register_buffer("superclasses", numbers, persistent=False)
+        self.register_buffer("members", F.one_hot(numbers).bool(), persistent=False)
 
     def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
-        """(B, …) or (2B, …), (B,) → ()."""
-        weights, targets = self.sample_weights(labels), self.superclasses[labels]
+        """Return the loss, (B, …) or (2B, …), (B,) → ()."""
+        scores, targets = self.coarse_scores(features), self.superclasses[labels]
+        weights = self.sample_weights(labels)
         if weights is None:
-            return F.cross_entropy(self.coarse_scores(features), targets)
-        return (F.cross_entropy(self.coarse_scores(features), targets, reduction="none") * weights).mean()
+            return F.cross_entropy(scores, targets)
+        return (F.cross_entropy(scores, targets, reduction="none") * weights).mean()
 
     def coarse_scores(self, features: Tensor | ChannelSums) -> Tensor:
-        """(N, …) → (N, G)."""
+        """Return the scores of the superclasses, (N, …) → (N, G)."""
         return group_means(self.head.scores(features), self.members)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
-        """(N, …) → (N, K)."""
+        """Return the scores of the classes, (N, …) → (N, K)."""
         return self.head.scores(features)
 
 
-def coarsened(head: Head, superclasses: Sequence[int]) -> Head:
-    """``head`` with coarse targets; terms beside a scoring head keep the classes."""
-    if isinstance(head, CombinedHead):
-        head.scoring = CoarseHead(head.scoring, superclasses)
-        return head
-    return CoarseHead(head, superclasses)
+def coarsened(head: Head, site: Site, levels: Levels) -> Head:
+    """Return ``head`` with the superclasses of its block as targets, coarse to fine.
 
-
-def superclasses_of(block: int, num_blocks: int, levels: Levels) -> tuple[int, ...] | None:
-    """The superclasses that ``block`` of so many learns, coarse to fine; None where it learns the classes.
-
-    The levels and, after them, the classes share the blocks equally: block k has level ``k · D // L`` of D.
-    """
-    level = block * (len(levels) + 1) // num_blocks
-    return levels[level] if level < len(levels) else None
-
-
-def check_superclasses(levels: Levels, num_classes: int) -> None:
-    """Check that every level has one number for every class.
+    The levels and then the classes share the L blocks equally: block k has level ``k · D // L`` of D. Terms
+    beside a scoring head keep the classes.
 
     Raises:
-        ValueError: it has not, or its numbers leave one out.
+        ValueError: a level that does not number the superclass of every class from 0.
     """
     for superclasses in levels:
-        count = len(set(superclasses))
-        if len(superclasses) != num_classes:
+        if len(superclasses) != site.num_classes:
             raise ValueError(
-                f"superclasses are one number for each of the {num_classes} classes: received "
+                f"superclasses are one number for each of the {site.num_classes} classes: received "
                 f"{len(superclasses)} of them"
             )
+        count = len(set(superclasses))
         if set(superclasses) != set(range(count)) or count < 2:
             raise ValueError(
                 "superclasses are numbered 0, 1, … without a gap, two at least: received "
                 f"{','.join(map(str, superclasses))}"
             )
+    level = site.block * (len(levels) + 1) // len(site.feature_shapes)
+    if level == len(levels):
+        return head
+    if isinstance(head, CombinedHead):
+        head.scoring = CoarseHead(head.scoring, levels[level])
+        return head
+    return CoarseHead(head, levels[level])

@@ -1,7 +1,7 @@
-"""Local losses: what a block is trained for. Pure functions of goodness, or of features.
+"""Local losses as pure functions of goodness or of features.
 
-Shapes: B pairs; ``positive`` and ``negative`` are the goodness (B,) of the same images with their
-true and with a wrong label; ``features`` are (B, F). Every loss is a mean over the batch, a scalar.
+Shapes: B pairs or samples; ``positive`` and ``negative`` are the goodness (B,) of the same images with
+their true and with a wrong label; ``features`` are (B, F). Every loss is a mean over the batch, ().
 """
 
 import torch
@@ -17,18 +17,21 @@ def threshold_loss(
     settled: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Goodness above a threshold for positives, below it for negatives, (B,), (B,) → ().
+    """Push positives above a threshold and negatives below it, (B,), (B,) → ().
 
-    ``mean(softplus(threshold − positive) + softplus(negative − threshold)) / 2``, a mean over the 2B
-    samples as in the published code of Dooms et al. 2023; ``settled`` as in :func:`unsettled`, for each
-    half on its own; with ``weights`` (B,) of mean 1 it is a weighted mean over pairs.
+    ``mean(softplus(threshold − positive) + softplus(negative − threshold)) / 2``: the mean over 2B samples,
+    as in the published code of Dooms et al. 2023.
     Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
+
+    Args:
+        positive: goodness with the true label.
+        negative: goodness with a wrong label.
+        threshold: boundary between the two.
+        settled: leave out samples by :func:`unsettled`, in each half separately; 0 keeps all.
+        weights: of the pairs, (B,), with mean 1.
     """
-    losses = []
-    for excess in (threshold - positive, negative - threshold):
-        loss = F.softplus(excess)
-        losses.append(unsettled(torch.sigmoid(excess), settled) * loss if settled else loss)
-    return _mean(losses[0] + losses[1], weights) / 2
+    losses = _softplus(threshold - positive, settled) + _softplus(negative - threshold, settled)
+    return _mean(losses, weights) / 2
 
 
 def symmetric_loss(
@@ -39,70 +42,22 @@ def symmetric_loss(
     settled: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Goodness of the true label above that of the wrong one, (B,), (B,) → ().
+    """Push the goodness of the true label above that of the wrong one, (B,), (B,) → ().
 
-    ``mean(softplus(−alpha · (positive − negative)))``; no threshold, and equal and opposite gradients
-    for the two halves; ``settled`` and ``weights`` as in :func:`threshold_loss`.
+    ``mean(softplus(−alpha · (positive − negative)))``: no threshold, and equal and opposite gradients for
+    the two halves. ``settled`` and ``weights`` as in :func:`threshold_loss`.
     Source: Lee & Song 2023 (SymBa, arXiv 2303.08418).
     """
-    excess = -alpha * (positive - negative)
-    loss = F.softplus(excess)
-    return _mean(unsettled(torch.sigmoid(excess), settled) * loss if settled else loss, weights)
-
-
-def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
-    return losses.mean() if weights is None else (losses * weights).mean()
-
-
-def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Distance of the similarities within a batch to those of the labels, (B, F), (B,) → ().
-
-    ``mean_ij (S(features)_ij − S(one-hot labels)_ij)²`` over all pairs, the diagonal included, with S as
-    in :func:`similarities`. Source: Nøkland & Eidnes 2019, *Training Neural Networks with Local Error
-    Signals* (arXiv 1901.06656), and their published code.
-    """
-    targets = F.one_hot(labels, num_classes).to(features.dtype)
-    return F.mse_loss(similarities(features), similarities(targets))
-
-
-def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """Images of a class near each other, those of other classes far, (B, F), (B,) → ().
-
-    ``−mean_i mean_{p: same class, p ≠ i} log softmax_{j ≠ i}(z_i·z_j / temperature)_p`` with z the
-    features scaled to length 1; an image that is alone in its class counts as 0 in the mean over all.
-    Source: Khosla et al. 2020, *Supervised Contrastive Learning* (arXiv 2004.11362), L_out.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        z = F.normalize(features.float() if features.dtype.itemsize < 4 else features)
-        logits = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
-    same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
-    friends = same.sum(1)
-    per_image = log_share.masked_fill(~same, 0).sum(1) / friends.clamp(min=1)
-    return -per_image.mean()
-
-
-def similarities(rows: Tensor) -> Tensor:
-    """Cosine similarities (B, B) of the rows (B, F), each less its own mean over features.
-
-    ``r_i · r_j`` cut to −1 … 1, with ``r = (row − mean(row)) / (1e-8 + |row − mean(row)|)``.
-    """
-    with torch.autocast(rows.device.type, enabled=False):
-        wide = rows.float() if rows.dtype.itemsize < 4 else rows
-        centred = wide - wide.mean(1, keepdim=True)
-        unit: Tensor = centred / (1e-8 + centred.norm(dim=1, keepdim=True))
-        return (unit @ unit.T).clamp(-1, 1)
+    return _mean(_softplus(-alpha * (positive - negative), settled), weights)
 
 
 def position_loss(
     positive: Tensor, negative: Tensor, *, thresholds: tuple[float, float], penalty: float
 ) -> Tensor:
-    """Goodness maps (B, P) of positives above one threshold, of negatives below another, → ().
+    """Push goodness maps (B, P) of positives above one threshold, of negatives below another, → ().
 
     ``mean softplus(thresholds[0] − positive) + mean softplus(negative − thresholds[1])
-    + penalty · mean_i |positive_i|``, means over positions and images,
-    ``|·|`` the length of an image's map.
+    + penalty · mean_i |positive_i|``, with means over images and positions, ``|·|`` the length of a map.
     Source: the published code of Chen et al. 2025 (SCFF).
     """
     above = F.softplus(thresholds[0] - positive).mean()
@@ -111,18 +66,71 @@ def position_loss(
     return above + below + penalty * length.mean()
 
 
+def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Match similarities within a batch to those of the labels, (B, F), (B,) → ().
+
+    ``mean_ij (S(features)_ij − S(one-hot labels)_ij)²`` over all pairs including the diagonal, with S as in
+    :func:`similarities`. Source: Nøkland & Eidnes 2019, *Training Neural Networks with Local Error Signals*
+    (arXiv 1901.06656), and their published code.
+    """
+    targets = F.one_hot(labels, num_classes).to(features.dtype)
+    return F.mse_loss(similarities(features), similarities(targets))
+
+
+def similarities(rows: Tensor) -> Tensor:
+    """Return cosine similarities (B, B) of rows (B, F), each centred over its features.
+
+    ``r_i · r_j`` clamped to −1 … 1, with ``r = (row − mean(row)) / (1e-8 + |row − mean(row)|)``.
+    """
+    with torch.autocast(rows.device.type, enabled=False):
+        wide = at_least_float32(rows)
+        centred = wide - wide.mean(1, keepdim=True)
+        unit: Tensor = centred / (1e-8 + centred.norm(dim=1, keepdim=True))
+        return (unit @ unit.T).clamp(-1, 1)
+
+
+def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """Pull images of a class together and push other classes away, (B, F), (B,) → ().
+
+    ``−mean_i mean_{p: same class, p ≠ i} log softmax_{j ≠ i}(z_i·z_j / temperature)_p`` with z the
+    features scaled to length 1; an image that is alone in its class counts as 0 in the mean over all.
+    Source: Khosla et al. 2020, *Supervised Contrastive Learning* (arXiv 2004.11362), L_out.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        z = F.normalize(at_least_float32(features))
+        logits = z @ z.T / temperature
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
+    same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
+    per_image = log_share.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)
+    return -per_image.mean()
+
+
 @torch.no_grad()
 def unsettled(coefficient: Tensor, settled: float) -> Tensor:
-    """Weights (B,) of the samples that still matter, 0 for those left out.
+    """Return weights (B,) of the samples that still matter, 0 for those left out.
 
     A sample's gradient is its ``coefficient`` c (B,), 0 … 1, times that of its goodness, and c is known
-    before any backward pass. Where c < ``settled`` the sample is kept with probability c/settled and
-    then weighs settled/c: the expected loss and its gradient stay the same, the variance grows, and no
-    kept sample's coefficient is below ``settled``. Keep sample i if the cumulative probability crosses a
-    half-integer at i (systematic sampling), so nothing random is drawn: the order of the batch is random
-    already.
+    before the backward pass. Where c < ``settled`` the sample is kept with probability c/settled and then
+    weighs settled/c: the expected loss and its gradient are unchanged, the variance grows, and no kept
+    sample's coefficient is below ``settled``. A sample is kept where the cumulative probability crosses a
+    half-integer (systematic sampling): the order of the batch is already random.
     """
     chance = (coefficient.double() / settled).clamp(max=1)
     total = chance.cumsum(0) + 0.5
     kept = (total.floor() > (total - chance).floor()) | (chance >= 1)
     return torch.where(kept, 1 / chance, 0).to(coefficient.dtype)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Widen half-precision values, for sums and softmax."""
+    return values.float() if values.dtype.itemsize < 4 else values
+
+
+def _softplus(excess: Tensor, settled: float) -> Tensor:
+    loss = F.softplus(excess)
+    return unsettled(torch.sigmoid(excess), settled) * loss if settled else loss
+
+
+def _mean(losses: Tensor, weights: Tensor | None) -> Tensor:
+    return losses.mean() if weights is None else (losses * weights).mean()

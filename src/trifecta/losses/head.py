@@ -1,39 +1,43 @@
-"""The interfaces of a local loss: objective, head, term.
+"""The protocols of a local loss: objective, head and term.
 
-A local loss is declared as plain data (an *objective*: a frozen dataclass that can be saved and compared)
-and built into a module (a *head*) for the block it stands on. Shapes: B images, K classes; ``features`` are
-a block's output, (2B, …) for objectives that compare pairs (positives first), (B, …) for the others.
+An *objective* declares a loss as plain data, a frozen dataclass that can be saved and compared. It builds a
+*head*, the module that computes the loss at one block and reads its objective's settings. Shapes: B images,
+K classes; ``features`` are a block's output, (2B, …) for objectives that compare pairs (positives first),
+(B, …) for the others.
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta._utils.checks import MOST_UNITS
 from trifecta._utils.draws import SeededDraws
 from trifecta._utils.references import blamed, own_parts
 from trifecta.nn.shapes import FeatureShape
 
-# Of a trial batch: two of each of two classes.
+# Labels of the batch that a user's own head is tried on.
 TRIAL_LABELS = (0, 0, 1, 1)
 
 
 class Head(nn.Module, ABC):
     """A local loss over a block's output, and the scores read off it.
 
-    The loss is the cross-entropy of the scores, unless a head has another one.
+    The loss is the cross-entropy of the scores unless :meth:`loss` is overridden.
 
     Attributes:
-        smoothing: of the labels, in the cross-entropy.
-        class_weights: (K,), what a sample of each class weighs in the loss; None where all weigh the same.
-        skips_samples: whether the loss leaves samples out, whose gradient is then exactly 0.
-        reads_channel_sums: whether ``features`` may be :class:`ChannelSums` in place of the output, which a
-            fused window has at hand.
-        reads_patch_means: P where the loss needs only the means of P×P patches; 0 where it needs others.
+        smoothing: label smoothing of the cross-entropy.
+        class_weights: weight of each class's samples in the loss, (K,); None for equal weights.
+        skips_samples: whether the loss leaves out samples, whose gradient is then exactly 0.
+        reads_channel_sums: whether ``features`` may be :class:`ChannelSums` in place of the output.
+        reads_patch_means: P if the loss needs only the means of P×P patches, which may then be given as
+            :class:`ChannelSums`; 0 otherwise.
     """
 
     smoothing: float = 0.0
@@ -46,16 +50,29 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.register_buffer("class_weights", None, persistent=False)
 
+    @abstractmethod
+    def scores(self, features: Any) -> Tensor:
+        """Return class scores (N, K), or for pairs the goodness (N,) of the label each sample carries."""
+
+    def loss(self, features: Any, labels: Tensor) -> Tensor:
+        """Return the loss () of ``features`` (2B or B, …) for ``labels`` (B,)."""
+        return self.cross_entropy(self.scores(features), labels)
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy () of (B, K, …), (B, …), weighted by class as in PyTorch."""
+        weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
+        return F.cross_entropy(scores, labels, weight=weights, label_smoothing=self.smoothing)
+
     @property
     def weighs_classes(self) -> bool:
-        """Whether the loss heeds ``class_weights``. Say so in a head with a loss of its own."""
+        """Whether the loss uses ``class_weights``; override it in a head with a loss of its own."""
         return type(self).loss is Head.loss
 
     def weigh_classes(self, weights: Tensor | None) -> None:
-        """Set ``class_weights`` here and in every head that this one is made of.
+        """Set ``class_weights`` of this head and of all heads inside it.
 
         Raises:
-            ValueError: the loss does not heed them.
+            ValueError: the loss does not use them.
         """
         if weights is not None and not self.weighs_classes:
             raise ValueError(
@@ -67,74 +84,88 @@ class Head(nn.Module, ABC):
                 part.class_weights = weights
 
     def sample_weights(self, labels: Tensor) -> Tensor | None:
-        """Return what each of the samples weighs, of mean 1, (B,); None where all weigh the same."""
+        """Return the weight of each sample, (B,) with mean 1; None for equal weights."""
         if self.class_weights is None:
             return None
         weights = self.class_weights[labels]
         return weights / weights.mean()
 
-    def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of class scores, (B, K, …), (B, …) → (): a mean weighted as PyTorch does it."""
-        weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
-        return F.cross_entropy(scores, labels, weight=weights, label_smoothing=self.smoothing)
-
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Take note, before a step, of its epoch (from 0) and how many there are."""
+        """Receive, before every step, its epoch (from 0) and the number of epochs."""
 
     def receive(self, error: Tensor) -> None:
-        """Take the network's error, ``softmax(scores) − one-hot labels`` (B, K), for the next loss.
+        """Receive the network's error, ``softmax(scores) − one-hot labels`` (B, K), before the loss.
 
-        Called where the objective says ``uses_feedback``.
+        Called if the objective has ``uses_feedback``.
         """
 
-    def loss(self, features: Any, labels: Tensor) -> Tensor:
-        """Scalar loss of ``features`` (2B or B, …) for ``labels`` (B,)."""
-        return self.cross_entropy(self.scores(features), labels)
 
-    @abstractmethod
-    def scores(self, features: Any) -> Tensor:
-        """Pairs: goodness (N,) of the label each sample carries. Others: class scores (N, K)."""
+@dataclass(frozen=True)
+class Site:
+    """The block that a head is built for.
+
+    Attributes:
+        block: its number.
+        feature_shapes: the shape of every block's features without the batch, channels first.
+        num_classes: K.
+        residual: the numbers of the residual blocks.
+    """
+
+    block: int
+    feature_shapes: Sequence[FeatureShape]
+    num_classes: int
+    residual: Sequence[int] = ()
+
+    @property
+    def feature_shape(self) -> FeatureShape:
+        """The shape of the block's own features."""
+        return self.feature_shapes[self.block]
 
 
 class Objective(Protocol):
-    """Declares a local loss. Inherit from it in a frozen dataclass, or write the same members."""
+    """Declares a local loss. Inherit from it in a frozen dataclass, or write the same members.
+
+    Two methods are optional: ``head_at(site: Site) -> Head``, which is called in place of ``head``, for a
+    head that depends on the block's number or on other blocks; ``at_positions() -> Objective``, which
+    returns the same loss where every position has a label.
+    """
 
     @property
     def pairs(self) -> bool:
-        """Whether the loss compares positives with negatives, so that a head receives (2B, …)."""
+        """Whether the loss compares positives with negatives, so that its head receives (2B, …)."""
         return False
 
     @property
     def scores_classes(self) -> bool:
-        """Whether the head scores all classes, (N, K); else the label that a sample carries, (N,)."""
+        """Whether the head scores all classes, (N, K), or the label that a sample carries, (N,)."""
         return True
 
     @property
     def uses_feedback(self) -> bool:
-        """Whether heads must receive the network's error before every step."""
+        """Whether the head receives the network's error before every step."""
         return False
 
     @property
     def per_position(self) -> bool:
-        """Whether every position has a label of its own, (N, …), and class scores, (N, K, …)."""
+        """Whether every position has its own label, (N, …), and its own class scores, (N, K, …)."""
         return False
 
     @property
     def reads(self) -> str:
-        """The position in a block that the head reads, see :func:`trifecta.nn.blocks.split_block`."""
+        """The features that the head reads in a block, see :func:`trifecta.nn.blocks.split_block`."""
         return "output"
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Build the head for features ``(N, *feature_shape)``."""
+        """Return a head for features ``(N, *feature_shape)``."""
         ...
 
 
 class Term(Protocol):
-    """Declares a loss beside a scoring head, which cannot score classes by itself."""
+    """Declares a loss to add to a scoring head's. Inherit from it, or write the same members."""
 
     @property
     def pairs(self) -> bool:
-        """Whether it compares positives with negatives, (2B, …); else it sees the positives, (B, …)."""
+        """Whether it compares positives with negatives, (2B, …), or sees the positives, (B, …)."""
         return False
 
     @property
@@ -143,149 +174,121 @@ class Term(Protocol):
         return 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Build a module ``(features, labels) → ()`` for features ``(N, *feature_shape)``.
+        """Return a module ``(features, labels) → ()`` for features ``(N, *feature_shape)``.
 
-        A module with a method ``set_epoch(epoch, epochs)`` is told the epoch before every step.
+        If it has a method ``set_epoch(epoch, epochs)``, that is called before every step.
         """
         ...
 
 
-def at_block(part: Any, block: int) -> Any:
-    """Return a part of a method at ``block``: ``part.at(block)`` where it differs between blocks."""
-    return part.at(block) if hasattr(part, "at") else part
+def bounded(default: Any, least: float, most: float = math.inf) -> Any:
+    """Return a dataclass field for a number that :class:`Bounded` validates."""
+    return field(default=default, metadata={"bounds": (least, most)})
+
+
+def units(default: int, least: int = 1) -> Any:
+    """Return a dataclass field for a size of a pool, layer or projection."""
+    return bounded(default, least, MOST_UNITS)
+
+
+class Bounded:
+    """A dataclass that rejects numbers outside the bounds of its fields."""
+
+    def __post_init__(self) -> None:
+        """Validate the numbers."""
+        for one in fields(self):  # type: ignore[arg-type]
+            least, most = one.metadata.get("bounds", (None, None))
+            value = getattr(self, one.name)
+            if least is not None and not least <= value <= most:
+                raise ValueError(
+                    f"{one.name} is a number from {least:.9g} to {most:.9g}: received {value!r:.40}"
+                )
+
+
+class SiteObjective(Bounded, Objective):
+    """Base of the package's objectives, which hand themselves and the site to the class of their head."""
+
+    head_class: ClassVar[type[Any]]
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Return the head for features ``(N, *feature_shape)``, as for the only block of a network."""
+        head: Head = self.head_class(self, Site(0, [feature_shape], num_classes))
+        return head
 
 
 def check_objective(objective: Any) -> None:
-    """Check that an objective has what :class:`Objective` declares.
+    """Validate that an object has the members of :class:`Objective`.
 
     Raises:
-        ValueError: it is a class, lacks a member, or builds no head.
+        ValueError: it is a class or a name, or lacks a member.
     """
-    name = getattr(objective, "__qualname__", type(objective).__qualname__)
-    if isinstance(objective, str):
+    if isinstance(objective, str | type):
         raise ValueError(
-            f"an objective is an object such as trifecta.losses.CrossEntropy(): received '{objective}'"
+            f"an objective is an object such as trifecta.losses.CrossEntropy(): received {objective!r}"
         )
-    if isinstance(objective, type):
-        raise ValueError(f"an objective is an object: received the class {name}; give {name}()")
-    builds = {"head", "head_at", "at"} & {n for n in dir(objective) if getattr(type(objective), n, None)}
-    inherited = getattr(type(objective), "head", None) is Objective.head
-    if not builds or (inherited and builds == {"head"}):
+    name = type(objective).__qualname__
+    own = [getattr(type(objective), member, None) for member in ("head", "head_at")]
+    if own in ([None, None], [Objective.head, None]):
         raise ValueError(
             f"objective {name} has no head: write head(self, feature_shape, num_classes), which returns a "
             "trifecta.Head"
         )
-    missing = [
-        n for n in ("pairs", "scores_classes", "uses_feedback", "reads") if not hasattr(objective, n)
-    ]
-    if missing:
-        raise ValueError(f"objective {name} has no {missing[0]}: inherit from trifecta.Objective")
+    for member in ("pairs", "scores_classes", "uses_feedback", "per_position", "reads"):
+        if not hasattr(objective, member):
+            raise ValueError(f"objective {name} has no {member}: inherit from trifecta.Objective")
 
 
-def head_at(
-    objective: Objective,
-    block: int,
-    feature_shapes: Sequence[FeatureShape],
-    num_classes: int,
-    residual: Sequence[int] = (),
-) -> Head:
-    """Build the head for ``block`` of those whose outputs are ``(N, *feature_shapes[k])``.
-
-    An objective that has ``head_at(block, feature_shapes, num_classes, residual)`` sees the shapes of all
-    blocks, and the numbers of those that are residual.
+def build_head(objective: Objective, site: Site) -> Head:
+    """Return the head of an objective at one block; a user's own head is tried on random features.
 
     Raises:
-        ValueError: an objective with a part of a user's own gives no head, or one whose loss is no number
-            or whose scores have another shape than they must.
+        ValueError: a user's own objective returns no head, or one whose loss or scores are not what they
+            must be.
     """
-    parts = own_parts(objective)
-    what = f"objective {parts[0] if parts else type(objective).__qualname__} on block {block}"
-    with blamed(what, own=bool(parts)):
+    own = own_parts(objective)
+    what = f"objective {own[0] if own else type(objective).__qualname__} on block {site.block}"
+    with blamed(what, own=bool(own)):
+        head: Any
         if hasattr(objective, "head_at"):
-            made: Any = objective.head_at(block, feature_shapes, num_classes, residual)
+            head = objective.head_at(site)
         else:
-            made = objective.head(feature_shapes[block], num_classes)
-    if not isinstance(made, Head):
-        raise ValueError(f"{what} must build a trifecta.Head: its head returned {_kind(made)}")
-    if parts:
-        with blamed(what):
-            answers = _try_head(made, objective, feature_shapes[block], num_classes)
-        _check_answers(*answers, objective, feature_shapes[block], num_classes, what)
-    return made
+            head = objective.head(site.feature_shape, site.num_classes)
+    if not isinstance(head, Head):
+        raise ValueError(f"{what} must build a trifecta.Head: its head returned {_kind(head)}")
+    if own:
+        _try_head(head, objective, site, what)
+    return head
 
 
-def _try_head(
-    head: Head, objective: Objective, feature_shape: FeatureShape, num_classes: int
-) -> tuple[Any, Any]:
-    """Return what a copy of a head answers to made-up features, so that faults show before training."""
-    positions = _positions(objective, feature_shape)
-    trial, count = copy.deepcopy(head), len(TRIAL_LABELS)
-    with SeededDraws(0):
-        features = torch.rand(count * (2 if objective.pairs else 1), *feature_shape)
+def _try_head(head: Head, objective: Objective, site: Site, what: str) -> None:
+    """Check the answers of a copy of a head, so that faults show before training."""
+    count, shape = len(TRIAL_LABELS), site.feature_shape
+    positions = shape[1:] if objective.per_position else ()
+    trial = copy.deepcopy(head)
+    loss: Any
+    scores: Any
+    with blamed(what), SeededDraws(0):
+        features = torch.rand(count * (2 if objective.pairs else 1), *shape)
         labels = torch.tensor(TRIAL_LABELS).view(-1, *[1] * len(positions)).expand(-1, *positions)
         trial.set_epoch(0, 1)
         if objective.uses_feedback:
-            trial.receive(torch.zeros(count, num_classes))
-        return trial.loss(features, labels), trial.scores(features[:count])
-
-
-def _check_answers(
-    loss: Any,
-    scores: Any,
-    objective: Objective,
-    feature_shape: FeatureShape,
-    num_classes: int,
-    what: str,
-) -> None:
-    """Check the loss and the scores that a head of a user's own gave for made-up features."""
-    count = len(TRIAL_LABELS)
+            trial.receive(torch.zeros(count, site.num_classes))
+        loss, scores = trial.loss(features, labels), trial.scores(features[:count])
     if not isinstance(loss, Tensor) or loss.shape != ():
         raise ValueError(f"{what} must return a loss (): its loss returned {_kind(loss)}; take its mean")
     if not bool(loss.isfinite()):
         raise ValueError(
-            f"{what} must return a loss that is a number: it returned {loss.item()} for random features "
-            f"(N, {', '.join(map(str, feature_shape))}) between 0 and 1"
+            f"{what} must return a finite loss: it returned {loss.item()} for random features "
+            f"(N, {', '.join(map(str, shape))}) between 0 and 1"
         )
-    asked = "a goodness (N,)"
-    expected: tuple[int, ...] = (count,)
-    if objective.scores_classes:
-        asked = "a score of each class (N, K)"
-        expected = (count, num_classes, *_positions(objective, feature_shape))
-    if not isinstance(scores, Tensor) or tuple(scores.shape) != expected:
+    of_classes = objective.scores_classes
+    expected = (count, site.num_classes, *positions) if of_classes else (count,)
+    if not isinstance(scores, Tensor) or scores.shape != expected:
+        asked = "a score of each class (N, K)" if of_classes else "a goodness (N,)"
         raise ValueError(
             f"{what} must return {asked}, {expected} here: its scores returned {_kind(scores)}"
         )
 
 
-def _positions(objective: Objective, feature_shape: FeatureShape) -> FeatureShape:
-    """The shape of one sample's labels."""
-    return tuple(feature_shape[1:]) if getattr(objective, "per_position", False) else ()
-
-
 def _kind(value: Any) -> str:
-    """Describe what a user's part returned."""
     return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def at_least_float32(values: Tensor) -> Tensor:
-    """Widen values that were computed in half precision, for sums and softmax."""
-    return values.float() if values.dtype.itemsize < 4 else values
-
-
-def with_share(x: Tensor, share: float) -> Tensor:
-    """Return ``x``, of whose gradient only a share goes back."""
-    scaled: Tensor = _ScaledGradient.apply(x, share)  # type: ignore[no-untyped-call]
-    return scaled
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a share."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
-        ctx.share = share
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.share, None

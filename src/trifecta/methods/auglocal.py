@@ -8,7 +8,7 @@ Formula, at block k of L with activations a and its own auxiliary network:
     loss = cross_entropy(auxiliary_network(a), labels)
 
 The auxiliary network copies the layer types and channels of ``depth`` later blocks, evenly spaced and
-including the last (:func:`trifecta.losses.later_layers.blocks_ahead`), followed by averages and a linear
+including the last (:func:`trifecta.losses.auxiliary.blocks_ahead`), followed by averages and a linear
 classifier. Residual blocks (``network="resnet"``) become residual layers. It has weights of its own:
 nothing is copied from a later block, and nothing flows back from one.
 
@@ -19,10 +19,10 @@ of equal depth: its pyramid, with the 2 and 0.5 of its ResNet-32 run, keeps two 
 linear layer for a fully connected block.
 """
 
-from trifecta.losses import LaterLayers
+from trifecta.losses import AugmentedAuxiliary
 from trifecta.method import Method
 
 
 def method() -> Method:
     """AugLocal: two layers of later blocks' shapes and a classifier on every block, each alone."""
-    return Method(name="auglocal", objective=LaterLayers())
+    return Method(name="auglocal", objective=AugmentedAuxiliary())

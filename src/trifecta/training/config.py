@@ -19,7 +19,7 @@ from trifecta._utils.checks import require_finite
 from trifecta._utils.devices import PRECISIONS
 from trifecta._utils.references import Imports, UnknownName, check_part, lookup, reference_of
 from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
-from trifecta.losses import OBJECTIVES, TERMS, Objective, Term
+from trifecta.losses import OBJECTIVES, RENAMED, TERMS, Objective, Term
 from trifecta.method import Method
 from trifecta.methods import get_method, superfecta
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
@@ -307,7 +307,7 @@ def _part_settings(name: str, value: str, allowed: Imports) -> dict[str, Any]:
 
 
 def _kind(table: Mapping[str, type[Any]], name: str, allowed: Imports) -> Any:
-    return allowed.resolve(name) if ":" in name else lookup(table, name, "kind")
+    return allowed.resolve(name) if ":" in name else lookup(table, RENAMED.get(name, name), "kind")
 
 
 @cache

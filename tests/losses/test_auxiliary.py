@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta import LocalNetwork, get_method
-from trifecta.losses import Combined, LaterLayers, Similarity
-from trifecta.losses.head import head_at
-from trifecta.losses.later_layers import LaterLayersHead, ResidualLayer, blocks_ahead
+from trifecta import LocalNetwork, RunConfig, get_method
+from trifecta.losses import AugmentedAuxiliary, Combined, Similarity, Site
+from trifecta.losses.auxiliary import AuxiliaryHead, ResidualLayer, blocks_ahead
+from trifecta.losses.head import build_head
 from trifecta.network import build_network
+from trifecta.training import from_plain, to_plain
 
 MAPS = [(4, 8, 8), (6, 8, 8), (8, 4, 4), (10, 2, 2)]
 
@@ -46,7 +47,7 @@ def test_blocks_ahead_are_evenly_spaced_as_in_the_authors_code(
 
 
 def test_a_layer_has_the_channels_of_a_later_block_and_halves_maps_where_channels_grow() -> None:
-    head = LaterLayers().head_at(0, MAPS, 3)
+    head = AugmentedAuxiliary().head_at(Site(0, MAPS, 3))
     seen: list[tuple[int, ...]] = []
     for layer in head.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -58,7 +59,7 @@ def test_a_layer_has_the_channels_of_a_later_block_and_halves_maps_where_channel
 
 
 def test_scores_are_those_of_convolutions_under_batch_normalisation_and_of_averages() -> None:
-    head = LaterLayers(smoothing=0.1).head_at(1, MAPS, 3).double()
+    head = AugmentedAuxiliary(smoothing=0.1).head_at(Site(1, MAPS, 3)).double()
     features = torch.rand(5, *MAPS[1], dtype=torch.float64)
     labels = torch.arange(5) % 3
     weights = weights_of(head)
@@ -75,7 +76,7 @@ def test_scores_are_those_of_convolutions_under_batch_normalisation_and_of_avera
 
 
 def test_the_last_block_has_a_linear_classifier_of_averages() -> None:
-    head = LaterLayers().head_at(3, MAPS, 3)
+    head = AugmentedAuxiliary().head_at(Site(3, MAPS, 3))
     (weight,) = weights_of(head)
     x = torch.rand(2, *MAPS[3])
     torch.testing.assert_close(head.scores(x), F.linear(x.mean((2, 3)), weight, bias_of(head)))
@@ -95,7 +96,7 @@ def test_the_last_block_has_a_linear_classifier_of_averages() -> None:
     ],
 )
 def test_other_blocks(shapes: list[tuple[int, ...]], expected: list[tuple[int, int]]) -> None:
-    head = LaterLayers(depth=2).head_at(0, shapes, 2)
+    head = AugmentedAuxiliary(depth=2).head_at(Site(0, shapes, 2))
     assert [tuple(weight.shape[:2]) for weight in weights_of(head)] == expected
     assert head.scores(torch.rand(3, *shapes[0])).shape == (3, 2)
 
@@ -120,7 +121,7 @@ def test_residual_layers_halve_maps_once_for_every_doubling(
     channels: tuple[int, ...], expected: list[int]
 ) -> None:
     shapes = [(count, 8, 8) for count in channels]
-    head = LaterLayers(depth=3).head_at(0, shapes, 2, residual=[1, 2, 3])
+    head = AugmentedAuxiliary(depth=3).head_at(Site(0, shapes, 2, residual=[1, 2, 3]))
     assert strides_of(head) == expected
     layers = [layer for layer in head.modules() if isinstance(layer, ResidualLayer)]
     sizes = [len(layer.shortcut) > 0 for layer in layers]
@@ -143,12 +144,15 @@ def test_a_residual_layer_of_odd_maps_and_of_signals() -> None:
 
 
 def test_one_residual_layer_has_normalised_averages() -> None:
-    head = LaterLayers(depth=1).head_at(0, MAPS, 3, residual=[3])
-    assert isinstance(head, LaterLayersHead)
+    head = AugmentedAuxiliary(depth=1).head_at(Site(0, MAPS, 3, residual=[3]))
+    assert isinstance(head, AuxiliaryHead)
     assert isinstance(head.network, nn.Sequential)
     assert isinstance(head.network[-2], nn.BatchNorm1d)
     assert head.network[-2].num_features == 10
-    for plain in (LaterLayers(depth=1).head_at(0, MAPS, 3), LaterLayers().head_at(2, MAPS, 3, [3])):
+    for plain in (
+        AugmentedAuxiliary(depth=1).head_at(Site(0, MAPS, 3)),
+        AugmentedAuxiliary().head_at(Site(2, MAPS, 3, [3])),
+    ):
         assert not any(isinstance(module, nn.BatchNorm1d) for module in plain.modules())
 
 
@@ -161,9 +165,9 @@ def test_a_residual_network_has_residual_layers() -> None:
     assert strides == [*[[2, 2]] * 5, [1, 2], [2, 1], [1], []]
 
 
-def seen_by(head: LaterLayers, shapes: list[tuple[int, ...]]) -> list[int]:
+def seen_by(head: AugmentedAuxiliary, shapes: list[tuple[int, ...]]) -> list[int]:
     """The first side of the maps that each convolution of a head on the first block sees."""
-    built, seen = head.head_at(0, shapes, 3), []
+    built, seen = head.head_at(Site(0, shapes, 3)), []
     for layer in built.modules():
         if isinstance(layer, nn.Conv2d):
             layer.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[2]))
@@ -184,13 +188,13 @@ def seen_by(head: LaterLayers, shapes: list[tuple[int, ...]]) -> list[int]:
 def test_maps_are_halved_once_where_channels_grow_down_to_one_position(
     channels: tuple[int, ...], side: int, expected: list[int]
 ) -> None:
-    assert seen_by(LaterLayers(depth=3), [(count, side, side) for count in channels]) == expected
+    assert seen_by(AugmentedAuxiliary(depth=3), [(count, side, side) for count in channels]) == expected
 
 
 def test_layers_have_no_bias_under_their_norms() -> None:
-    linear = LaterLayers(depth=1).head_at(0, [(7,), (5,)], 2)
+    linear = AugmentedAuxiliary(depth=1).head_at(Site(0, [(7,), (5,)], 2))
     assert [tuple(p.shape) for p in linear.parameters()] == [(5, 7), (5,), (5,), (2, 5), (2,)]
-    maps = LaterLayers(depth=1).head_at(0, [(7, 2, 2), (5, 2, 2)], 2)
+    maps = AugmentedAuxiliary(depth=1).head_at(Site(0, [(7, 2, 2), (5, 2, 2)], 2))
     assert [tuple(p.shape) for p in maps.parameters()] == [(5, 7, 3, 3), (5,), (5,), (2, 5), (2,)]
 
 
@@ -205,8 +209,8 @@ def test_a_network_gives_every_block_the_shapes_of_those_behind_it() -> None:
 
 
 def test_a_combination_passes_the_shapes_on() -> None:
-    combined = Combined(scoring=LaterLayers(depth=1), terms=(Similarity(),))
-    head = head_at(combined, 0, MAPS, 3)
+    combined = Combined(scoring=AugmentedAuxiliary(depth=1), terms=(Similarity(),))
+    head = build_head(combined, Site(0, MAPS, 3))
     scores: Tensor = head.scores(torch.rand(2, *MAPS[0]))
     assert scores.shape == (2, 3)
     assert (10, 4, 3, 3) in {tuple(weight.shape) for weight in weights_of(head)}
@@ -214,4 +218,12 @@ def test_a_combination_passes_the_shapes_on() -> None:
 
 def test_a_depth_is_at_least_1() -> None:
     with pytest.raises(ValueError, match="depth"):
-        LaterLayers(depth=0)
+        AugmentedAuxiliary(depth=0)
+
+
+def test_the_settings_of_earlier_runs_name_it_later_layers() -> None:
+    config = RunConfig(method=get_method("auglocal"))
+    plain = to_plain(config)
+    assert plain["method"]["objective"]["kind"] == "augmented-auxiliary"
+    plain["method"]["objective"]["kind"] = "later-layers"
+    assert from_plain(plain) == config

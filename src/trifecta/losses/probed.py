@@ -1,0 +1,138 @@
+"""Losses that a classifier does not pass a gradient into: it learns beside them, as a linear probe.
+
+Shapes: B images, N samples, K classes; features are the block's response, (N, C, …), before its activation.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trifecta.losses.classifiers import CrossEntropy
+from trifecta.losses.functional import at_least_float32, position_loss
+from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
+from trifecta.nn.blocks import Triangle
+
+
+class FeedbackHead(Head):
+    """The head of :class:`LocalTargets`.
+
+    ``feedback`` (K, C) is random and fixed, and the same for all positions of a map.
+    """
+
+    weighs_classes = True
+    feedback: Tensor
+
+    def __init__(self, objective: "LocalTargets", site: Site) -> None:
+        super().__init__()
+        self.step = objective.step
+        self.probe = CrossEntropy().head(site.feature_shape, site.num_classes)
+        self.register_buffer("feedback", torch.randn(site.num_classes, site.feature_shape[0]))
+        self._error: Tensor | None = None
+
+    def receive(self, error: Tensor) -> None:
+        """Keep the network's error (B, K) for the next loss."""
+        self._error = error
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return half the squared distance and the probe's cross-entropy, (B, …), (B,) → ()."""
+        assert self._error is not None, "no error was received"
+        with torch.autocast(features.device.type, enabled=False):
+            weights = self.sample_weights(labels)
+            # The error is the gradient of the network's loss, which has the same weights.
+            error = self._error if weights is None else self._error * weights.unsqueeze(1)
+            change = error.to(self.feedback.dtype) @ self.feedback * self.step
+            change = change.view(*change.shape, *[1] * (features.ndim - 2))
+            response = features.to(change.dtype)
+            with torch.no_grad():
+                seen, target = F.relu(response), F.relu(response - change)
+            distance = (F.relu(response) - target).square().flatten(1).sum(1).mean() / 2
+        return distance + self.probe.loss(seen, labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the probe's scores, (N, …) → (N, K)."""
+        return self.probe.scores(F.relu(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTargets(SiteObjective):
+    """Squared distance to ``relu(response − step · error @ feedback)``, where the network's error enters.
+
+    Attributes:
+        step: size of the change that makes a target.
+    """
+
+    kind: ClassVar[str] = "local-targets"
+    head_class = FeedbackHead
+    uses_feedback: ClassVar[bool] = True
+    reads: ClassVar[str] = "response"
+    step: float = bounded(0.1, 0)
+
+
+class PositionHead(Head):
+    """The head of :class:`PositionThresholds`.
+
+    The probe reads averages of what the block passes on, the triangle of its response.
+    """
+
+    weighs_classes = True  # in the probe
+
+    def __init__(self, objective: "PositionThresholds", site: Site) -> None:
+        super().__init__()
+        each = (objective.positive, objective.negative, objective.penalty)
+        positive, negative, self.penalty = (numbers[min(site.block, len(numbers) - 1)] for numbers in each)
+        self.thresholds = positive, negative
+        self.activation = Triangle()
+        self.probe = CrossEntropy(pool=objective.pool).head(site.feature_shape, site.num_classes)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return the position loss and the probe's cross-entropy, (2B, …), (B,) → ()."""
+        positive, negative = position_goodness(features).chunk(2)
+        contrast = position_loss(positive, negative, thresholds=self.thresholds, penalty=self.penalty)
+        with torch.no_grad():
+            seen = self.activation(features[: len(labels)])
+        return contrast + self.probe.loss(seen, labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the probe's scores, (N, …) → (N, K)."""
+        return self.probe.scores(self.activation(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionThresholds(SiteObjective):
+    """One threshold for positives and one for negatives, at every position (SCFF).
+
+    Attributes:
+        positive: threshold of each block in order; later blocks use the last one.
+        negative: likewise.
+        penalty: likewise, factor of the length of an image's positive goodness map.
+        pool: the probe reads averages of P×P patches.
+    """
+
+    kind: ClassVar[str] = "position-thresholds"
+    head_class = PositionHead
+    pairs: ClassVar[bool] = True
+    reads: ClassVar[str] = "response"
+    positive: tuple[float, ...] = (0.0, 5.0, 6.0)
+    negative: tuple[float, ...] = (1.0, 9.0, 10.0)
+    penalty: tuple[float, ...] = (0.0012, 0.0007, 0.0005)
+    pool: int = units(4, least=0)
+
+    def __post_init__(self) -> None:
+        """Reject empty tuples; lists become tuples."""
+        super().__post_init__()
+        for name in ("positive", "negative", "penalty"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+            if not getattr(self, name):
+                raise ValueError(f"{name} is a number for each block, one at least: received none")
+
+    def head_at(self, site: Site) -> Head:
+        """Return a :class:`PositionHead` with the numbers of the site's block."""
+        return PositionHead(self, site)
+
+
+def position_goodness(response: Tensor) -> Tensor:
+    """Return ``mean_c relu(response_c)²`` by position, (N, C, …) → (N, positions), (N, C) → (N, 1)."""
+    return at_least_float32(F.relu(response)).square().mean(1).reshape(len(response), -1)
