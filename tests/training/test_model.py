@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trifecta import RunConfig, TrainedModel, from_module, get_method, load, train
@@ -108,3 +109,13 @@ def test_images_on_another_scale_than_in_training_are_refused_or_said(
     learnt.predict(floats)
     with pytest.warns(UserWarning, match="trained on floats: bytes are divided by 255, which may not be"):
         learnt.predict(images(9))
+
+
+def test_images_come_as_arrays_too(model: TrainedModel) -> None:
+    expected = model.predict_proba(images(9))
+    plain = images(9).numpy()
+    for given in (plain, plain[:, 0], plain[:, 0, :, :, None], images(9).long(), list(images(9))):
+        assert torch.equal(model.predict_proba(given), expected)
+    assert torch.equal(model.predict_proba([Image.fromarray(image[0]) for image in plain]), expected)
+    with pytest.raises(ValueError, match="whole numbers in images are 0 … 255: received 0 … "):
+        model.predict(4 * images(9).int())

@@ -13,6 +13,7 @@ from trifecta.data.given import Given as Given
 from trifecta.data.given import LoaderBatches as LoaderBatches
 from trifecta.data.given import data_from as data_from
 from trifecta.data.given import require_finite_samples as require_finite_samples
+from trifecta.data.given import samples_of as samples_of
 from trifecta.data.images import ChannelStatistics as ChannelStatistics
 from trifecta.data.images import ImageData as ImageData
 from trifecta.data.images import ImageSet as ImageSet

@@ -357,7 +357,7 @@ def pairs_of(given: Any, where: str) -> tuple[Tensor, Labels]:
         ValueError: anything else, such as a missing label; names the sample.
     """
     values, classes = _pair_of(given, where)
-    samples = _samples(values, where)
+    samples = samples_of(values, where)
     labels = _labels(classes, where, samples)
     if len(labels) != len(samples):
         raise ValueError(
@@ -389,7 +389,12 @@ def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
     )
 
 
-def _samples(values: Any, where: str) -> Tensor:
+def samples_of(values: Any, where: str) -> Tensor:
+    """Return samples as uint8 (N, C, H, W), float32 (N, …) or int64 tokens (N, T).
+
+    Raises:
+        ValueError: they cannot be one of those.
+    """
     samples = _tensor(values, f"samples of {where}")
     if samples.dtype == torch.uint8 and samples.ndim == 3:
         samples = samples.unsqueeze(1)

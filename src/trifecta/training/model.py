@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from trifecta._utils.devices import (
@@ -22,13 +23,14 @@ from trifecta._utils.devices import (
 )
 from trifecta._utils.draws import SeededDraws
 from trifecta.calibration import probabilities
-from trifecta.data import normalize, read_images
+from trifecta.data import normalize, read_images, samples_of
 from trifecta.network import LocalNetwork, build_network
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.evaluation import BATCH_SIZE
 from trifecta.training.folder import DatasetFacts, Imported, RunFolder
 
-Images = Tensor | Iterable[str | Path]
+# Files, or images in memory: an array, or several.
+Images = Tensor | NDArray[Any] | str | Path | Iterable[Any]
 # How far beyond 0 … 1 resizing may take floats.
 _OVERSHOOT = 0.5
 
@@ -258,8 +260,8 @@ class TrainedModel:
         :meth:`LocalNetwork.keep_labels`.
 
         Args:
-            images: files, or a tensor (N, C, H, W): uint8, or floats as the network was trained on (0 … 1
-                if it was trained on image files).
+            images: files, PIL images, or an array (N, C, H, W) or (N, H, W, C): uint8, or floats as the
+                network was trained on (0 … 1 if it was trained on image files).
             on_scored: called after every batch with its number of images.
 
         Raises:
@@ -294,10 +296,13 @@ class TrainedModel:
         return torch.cat(parts).cpu() if parts else torch.empty(0, width)
 
     def _batches(self, images: Images) -> Iterator[Tensor]:
-        if isinstance(images, Tensor):
-            yield from torch.split(images, BATCH_SIZE)
+        images = [images] if isinstance(images, str | Path) else images
+        is_array = hasattr(images, "__array__")
+        given: Any = images if is_array else list(images)
+        if is_array or (given and not isinstance(given[0], str | Path)):
+            yield from torch.split(samples_of(given, "images"), BATCH_SIZE)
             return
-        files, grey_range = [Path(file) for file in images], self.facts.grey_range or None
+        files, grey_range = [Path(file) for file in given], self.facts.grey_range or None
         for start in range(0, len(files), BATCH_SIZE):
             batch = files[start : start + BATCH_SIZE]
             yield read_images(batch, image_shape=self.facts.image_shape, grey_range=grey_range)
