@@ -78,6 +78,7 @@ def export(
     """Write a trained network as one graph: samples in, class scores (N, K) out, any batch size.
 
     Scores are those of :meth:`trifecta.TrainedModel.scores`: their softmax is the classes' probabilities.
+    The graph tries every label to the end, also where the network has a shortlist, which is said.
 
     Args:
         model: from :func:`trifecta.load`.
@@ -100,6 +101,12 @@ def export(
         raise ValueError(
             f"preprocess is for images that come as bytes: this network was trained on samples of shape "
             f"{model.facts.sample_shape}, taken as they are; leave it out"
+        )
+    if model.network.shortlist is not None:
+        warnings.warn(
+            "the graph tries every label, and this network a shortlist: probabilities differ a little; "
+            "model.network.keep_labels(0) tries every label here too",
+            stacklevel=2,
         )
     network = copy.deepcopy(model.network).cpu()
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
