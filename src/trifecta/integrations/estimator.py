@@ -167,9 +167,9 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
         """Probabilities (N, K): softmax of the class scores over the temperature that ``fit`` found.
 
-        It is found on the rows that ``early_stopping`` holds out; without them on all rows, each scored by
-        a network that was trained on the other half, which doubles the time of a fit. ``partial_fit``
-        scores rows just before it learns from them, and takes the latest.
+        It is found on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
+        scored by a network that was trained on the rest, which nearly doubles the time of a fit.
+        ``partial_fit`` scores rows just before it learns from them, and takes the latest.
         """
         scores = torch.from_numpy(self._scores(X))
         shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
