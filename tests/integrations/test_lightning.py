@@ -229,6 +229,9 @@ def shuffled() -> Resumable:
     [
         *[(method, 13) for method in METHODS.values()],
         pytest.param("trifecta", 10, marks=pytest.mark.slow),
+        # In the last epoch, and just before it: statistics are those of the whole epoch.
+        ("superfecta", 15),
+        ("superfecta", 17),
     ],
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one(method: str, step: int) -> None:

@@ -84,7 +84,7 @@ def warn_of_what_is_left_out(network: LocalNetwork) -> None:
         )
 
 
-_STATE, _RUNNING = "learner", "running_statistics"
+_STATE, _RUNNING, _SEEN = "learner", "running_statistics", "seen"
 
 
 class LocalLearningModule(LightningModule):
@@ -155,9 +155,11 @@ class LocalLearningModule(LightningModule):
         self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
         self.learner.total_steps = self._run_length()
         self.learner.steps, self._saved = step, None
+        self._seen = []
         # A checkpoint whose weights begin another run says nothing of what that run draws.
         if saved is not None and saved["steps"] == step:
             self.running_statistics = saved.get(_RUNNING, {})
+            self._seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get(_SEEN, [])]
             self.learner.load_state_dict(saved)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -166,6 +168,8 @@ class LocalLearningModule(LightningModule):
         images, labels = _pair(batch)
         set_statistics(self.network, self.running_statistics)
         self.running_statistics = {}
+        if batch_idx == 0:
+            self._seen = []
         if lagging_norms(self.network, self.learner.steps) and not is_enough(self._seen):
             self._seen.append((images, labels))
         # Lightning's own wrappers would count a step an optimizer.
@@ -178,13 +182,10 @@ class LocalLearningModule(LightningModule):
         by_name = {f"loss/{k}": loss for k, loss in enumerate(losses) if loss is not None}
         self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
 
-    def on_train_epoch_start(self) -> None:
-        """Remember other batches than before."""
-        self._seen = []
-
     def on_train_epoch_end(self) -> None:
         """Set the statistics that predictions and checkpoints are to have."""
         self._estimate_statistics()
+        self._seen = []
 
     def on_validation_start(self) -> None:
         """Set the statistics that predictions are to have."""
@@ -209,6 +210,7 @@ class LocalLearningModule(LightningModule):
             state = self.learner.state_dict()
             checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
             checkpoint[_STATE][_RUNNING] = self.running_statistics
+            checkpoint[_STATE][_SEEN] = self._seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep it for the fit that begins."""
