@@ -363,6 +363,7 @@ def test_greys_of_sixteen_bits_are_scaled_by_the_range_of_the_training_images(fo
         assert greys(data) == ([0, 128, 255] * 2, [0, 26, 255] * 2)
 
 
+@pytest.mark.filterwarnings("ignore:.* test images are training images too")
 @pytest.mark.parametrize(("train", "test"), [(4095, 65535), (65535, 1023)])
 def test_greys_of_another_range_than_training_are_refused(folder: Path, train: int, test: int) -> None:
     for split, most in (("train", train), ("test", test)):

@@ -182,16 +182,18 @@ def test_a_column_that_numbers_the_rows_is_no_label(folder: Path) -> None:
     for split in ("train", "test"):
         write_plain(folder, split, {"image": images, "id": [*range(8)], "species": species})
     with pytest.warns(
-        UserWarning, match="column 'species', as no value repeats in id: choose another with"
+        UserWarning, match="labels are taken from column 'species', of species, id: choose another with"
     ):
         assert load(folder, hold_out=None).classes == ("cat", "dog")
     for split in ("train", "test"):
         write_plain(folder, split, {"image": images, "year": [1, 2] * 4, "species": species})
-    with pytest.raises(ValueError, match=r"no column of labels among .*, as none is surely that"):
+    with pytest.raises(
+        ValueError, match=r"no column that is surely of labels among .*: choose one with data.label_column"
+    ):
         load(folder, hold_out=None)
     for split in ("train", "test"):
         write_plain(folder, split, {"image": images, "id": [*range(8)]})
     with pytest.raises(
-        ValueError, match=r"as none of them repeats a value: choose one with data.label_column"
+        ValueError, match=r"no column that is surely of labels among .*: choose one with data.label_column"
     ):
         load(folder, hold_out=None)

@@ -8,7 +8,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from trifecta.data import DataConfig, ImageData, cache, load_data
-from trifecta.data.decode import UnreadableError, decode_image
+from trifecta.data.decode import decode_images
 
 from .helpers import grey, png, write_classes, write_hub, write_plain
 
@@ -38,8 +38,8 @@ def test_an_image_starts_no_program(classes: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.slow
 def test_an_image_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
-    with pytest.raises(UnreadableError, match=r"huge.png: Image size \(400000000 pixels\) exceeds limit"):
-        decode_image("huge.png", tmp_path / "huge.png")
+    with pytest.raises(ValueError, match=r"huge.png: Image size \(400000000 pixels\) exceeds limit"):
+        decode_images(1, lambda *_: [("huge.png", tmp_path / "huge.png")], image_size=None)
 
 
 @pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml", "dataset_infos.json"])

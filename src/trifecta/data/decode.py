@@ -246,16 +246,6 @@ def listed(names: Sequence[str], separator: str = ", ") -> str:
     return f"{separator.join(names[:MOST_NAMED])}{more}"
 
 
-def decode_image(name: str, data: bytes | Path, grey_range: GreyRange | None = None) -> Pixels:
-    """Decode one image at its own size; ``name`` is for messages.
-
-    Raises:
-        DeepError: it has greys of 16 bits, and there is no range.
-        UnreadableError: it cannot be read, or has 8 bits and there is a range.
-    """
-    return _opened(name, data, lambda image: _pixels(image, name, None, None, grey_range)[0])
-
-
 def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
     """Return what ``make`` makes of an image; whatever goes wrong is an UnreadableError that names it."""
     try:

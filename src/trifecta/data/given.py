@@ -28,6 +28,7 @@ from torch.utils.data import (
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
 from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
+from trifecta.data.rows import IMAGE_NAMES, LABEL_NAMES
 
 # Class indices, or class names.
 Labels = Tensor | NDArray[np.str_]
@@ -45,8 +46,6 @@ _AT_ONCE = 256
 _LARGEST_FACTOR, _LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_SAMPLES = 30.0, 4.0, 0.25, 10
 # Labels of positions are mostly tokens of a vocabulary, not all of which come up.
 _MOST_TOKENS = 2**17
-_SAMPLE_KEYS = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "class", "y")
 
 
 class EpochOrder(Sampler[int]):
@@ -370,10 +369,10 @@ def pairs_of(given: Any, where: str) -> tuple[Tensor, Labels]:
 def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
     if isinstance(given, ImageSet):
         return given.images if given.rows is None else given.images[given.rows], given.labels
-    if isinstance(given, tuple) and any(name in _LABEL_KEYS for name in getattr(given, "_fields", ())):
+    if isinstance(given, tuple) and any(name in LABEL_NAMES for name in getattr(given, "_fields", ())):
         given = cast(Any, given)._asdict()
     if isinstance(given, Mapping):
-        found = [[key for key in keys if key in given] for keys in (_SAMPLE_KEYS, _LABEL_KEYS)]
+        found = [[key for key in keys if key in given] for keys in (IMAGE_NAMES, LABEL_NAMES)]
         if all(len(keys) == 1 for keys in found):
             return given[found[0][0]], given[found[1][0]]
         received = f"keys {', '.join(map(str, given))!s:.200}"
@@ -547,7 +546,7 @@ def _declared_names(train: Any) -> tuple[str, ...] | None:
     """Return the class names that a data set declares, as Hugging Face's and torchvision's do."""
     features = getattr(train, "features", None)
     columns = features if isinstance(features, Mapping) else {}
-    named = [columns[key].names for key in columns if key in _LABEL_KEYS and hasattr(columns[key], "names")]
+    named = [columns[key].names for key in columns if key in LABEL_NAMES and hasattr(columns[key], "names")]
     names = named[0] if named else getattr(train, "classes", None)
     is_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
     return tuple(cast(Sequence[str], names)) if is_names else None

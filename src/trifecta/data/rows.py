@@ -32,8 +32,9 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 """Splits by the names that people give them, in lower case."""
-IMAGE_NAMES = ("image", "img")
-LABEL_NAMES = ("label", "labels", "target", "class", "y")
+# Of columns and of mappings, the likeliest first.
+IMAGE_NAMES = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
+LABEL_NAMES = ("label", "labels", "target", "targets", "class", "y")
 LABEL_KINDS = ("class", "integer", "text")
 
 # Kinds of columns by Arrow's names of their types.
@@ -302,24 +303,14 @@ def _encoded(value: Any, where: str, folders: tuple[Path, ...]) -> Encoded:
 
 
 def find_image_column(rows: Rows, chosen: str | None) -> str:
-    """Return the column of images: ``chosen``, or the one whose type and first row say so.
+    """Return the column of images: ``chosen``, or the one whose type and first value say so.
 
     Raises:
         ValueError: ``chosen`` is not a column of images, or there is none.
     """
     found = [name for name in rows.columns if _is_image(rows, name)]
-    if chosen is not None:
-        return _choice(rows, chosen, found, "images", "image_column")
-    if not found:
-        raise ValueError(f"no column of images among {rows}: give image files, or encoded images")
-    name = next((name for name in IMAGE_NAMES if name in found), found[0])
-    if len(found) > 1 and name not in IMAGE_NAMES:
-        warnings.warn(
-            f"images are taken from column '{name}', of {', '.join(found)}: "
-            "choose another with data.image_column",
-            stacklevel=2,
-        )
-    return name
+    usual = [name for name in IMAGE_NAMES if name in found]
+    return _choose(rows, chosen, found, usual[:1] or found, "image")
 
 
 def _is_image(rows: Rows, name: str) -> bool:
@@ -350,45 +341,37 @@ def find_label_column(rows: Rows, chosen: str | None) -> str:
         ValueError: ``chosen`` cannot be labels, or there is no such column.
     """
     by_kind = {kind: [n for n, c in rows.columns.items() if c.kind == kind] for kind in LABEL_KINDS}
-    named, plain = by_kind["class"], [*by_kind["integer"], *by_kind["text"]]
-    if chosen is not None:
-        return _choice(rows, chosen, [*named, *plain], "labels", "label_column")
-    if named:
-        counts = {name: len(rows.columns[name].names) for name in named}
-        finest = max(named, key=counts.__getitem__)
-        reason = f"has the most classes of {', '.join(f'{n} ({count})' for n, count in counts.items())}"
-        return _said(finest, named, f", which {reason}")
+    named = sorted(by_kind["class"], key=lambda name: -len(rows.columns[name].names))
+    plain = [*by_kind["integer"], *by_kind["text"]]
     usual = [name for kind in ("integer", "text") for name in LABEL_NAMES if name in by_kind[kind]]
-    if usual:
-        return usual[0]
-    repeated = [name for name in plain if len(set(values := rows.values(name))) < len(values)]
-    if len(repeated) != 1:
-        reason = "none of them repeats a value" if plain and not repeated else "none is surely that"
+    best = named or usual[:1]
+    if chosen is None and not best:
+        repeated = [name for name in plain if len(set(values := rows.values(name))) < len(values)]
+        best = [*repeated, *(name for name in plain if name not in repeated)] if len(repeated) == 1 else []
+    return _choose(rows, chosen, [*named, *plain], best, "label")
+
+
+def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequence[str], what: str) -> str:
+    """Return the chosen column of those that fit, or else the best, with a warning if there are others."""
+    field = f"data.{what}_column"
+    if chosen is not None:
+        if chosen not in rows.columns:
+            raise ValueError(f"{field}: no column '{chosen}' among {rows}")
+        if chosen not in fitting:
+            raise ValueError(f"{field}: column '{chosen}' cannot be {what}s; columns: {rows}")
+        return chosen
+    if not best:
         raise ValueError(
-            f"no column of labels among {rows}, as {reason}: choose one with data.label_column, "
-            "or keep the images in one folder per class, with two classes or more"
+            f"no column that is surely of {what}s among {rows}: choose one with {field}, or keep the "
+            "images in one folder per class, with two classes or more"
         )
-    return _said(
-        repeated[0], plain, f", as no value repeats in {', '.join(n for n in plain if n not in repeated)}"
-    )
-
-
-def _said(name: str, candidates: Sequence[str], reason: str) -> str:
-    """Return the column of labels, with a warning where there were others."""
-    if len(candidates) > 1:
+    if len(best) > 1:
+        others = ", ".join(best)
         warnings.warn(
-            f"labels are taken from column '{name}'{reason}: choose another with data.label_column",
-            stacklevel=3,
+            f"{what}s are taken from column '{best[0]}', of {others}: choose another with {field}",
+            stacklevel=4,
         )
-    return name
-
-
-def _choice(rows: Rows, name: str, fitting: Sequence[str], what: str, field: str) -> str:
-    if name not in rows.columns:
-        raise ValueError(f"data.{field}: no column '{name}' among {rows}")
-    if name not in fitting:
-        raise ValueError(f"data.{field}: column '{name}' cannot be {what}; columns: {rows}")
-    return name
+    return best[0]
 
 
 class Classes(NamedTuple):
