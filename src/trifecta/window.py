@@ -3,6 +3,8 @@
 Shapes: B images; L blocks; a window's input (B, …), or (2B, …) for pairs.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -73,14 +75,19 @@ def _kernel_blocks(
     """Return the window's blocks for kernels; None where they cannot run, or are slower than the graph."""
     if kernels is False or network.method.schedule.deep_supervision or network.is_compiled:
         return None
-    if network.reads != "output" or network.renews_pairs:
+    if network.reads != "output" or network.renews_pairs or network.has_side_values:
+        return None
+    is_cpu = x.device.type == "cpu"
+    is_wanted = kernels or (is_cpu and network.head(window.last).skips_samples)
+    least = LEAST_KERNEL_BYTES // (SINGLE_BLOCK_DIVISOR if len(window.blocks) == 1 else 1)
+    # Blocks keep the positions of their input, or fewer.
+    channels = max(network.feature_shapes[k][0] for k in window.blocks)
+    most = len(x) * channels * math.prod(x.shape[2:]) * x.itemsize
+    if not is_wanted and (not is_cpu or most < least):
         return None
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
     # Of a normalisation that is held in evaluation mode they would use and move a batch's statistics.
     if blocks is None or not all(block.module.training for block in blocks):
         return None
-    if kernels or (x.device.type == "cpu" and network.head(window.last).skips_samples):
-        return blocks
-    least = LEAST_KERNEL_BYTES // (SINGLE_BLOCK_DIVISOR if len(blocks) == 1 else 1)
-    is_faster = x.device.type == "cpu" and all(block.linear.is_faster_fused for block in blocks)
-    return blocks if is_faster and largest_response_bytes(blocks, x) >= least else None
+    is_faster = all(block.linear.is_faster_fused for block in blocks)
+    return blocks if is_wanted or (is_faster and largest_response_bytes(blocks, x) >= least) else None
