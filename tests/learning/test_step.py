@@ -46,7 +46,8 @@ def test_a_learner_begins_at_step_0_in_float32_and_skips_nothing() -> None:
     learner = Learner(network_of())
     assert (learner.steps, learner.skipped, learner.on_nan) == (0, set(), "stop")
     assert (learner.precision, learner.asked_precision) == ("fp32", "fp32")
-    assert learner.generator is learner.kernels is learner.total_steps is learner.steps_per_epoch is None
+    options = (learner.generator, learner.kernels, learner.total_steps, learner.steps_per_epoch)
+    assert options == (None, None, None, None)
     half = Learner(network_of(), precision="bf16")
     assert (half.precision, half.asked_precision) == ("bf16", "bf16")
     with pytest.raises(ValueError, match="received 'fp16'"):

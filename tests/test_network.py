@@ -1,0 +1,354 @@
+"""A network of a few weights: what it takes, what each block scores, and what it refuses."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trifecta import LocalNetwork, Method, Schedule, build_network, get_method
+from trifecta.inputs.label_inputs import LabelAdded, LabelChannel
+from trifecta.network import check_blocks
+from trifecta.readout import Shortlist
+from trifecta.schedules import END_TO_END
+
+IMAGES = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 1, 0])
+
+
+def blocks_of(size: int = 4, count: int = 3) -> list[nn.Module]:
+    sizes = [size, *[4] * (count - 1)]
+    return [nn.Sequential(nn.Linear(size, 4), nn.BatchNorm1d(4), nn.ReLU()) for size in sizes]
+
+
+def network_of(method: str | Method = "mono-forward", classes: int = 3, **changes: Any) -> LocalNetwork:
+    torch.manual_seed(0)
+    chosen = replace(get_method(method) if isinstance(method, str) else method, **changes)
+    size = chosen.input_shape((4,), classes)[0]
+    return LocalNetwork(blocks_of(size), chosen, sample_shape=(4,), num_classes=classes)
+
+
+def plain_scores(network: LocalNetwork, x: Tensor) -> list[Tensor]:
+    scores = []
+    for k, block in enumerate(network.blocks.eval()):
+        x = block(x)
+        scores.append(network.head(k).scores(x))
+    return scores
+
+
+def test_every_block_scores_every_class() -> None:
+    network = network_of()
+    expected = plain_scores(network, IMAGES)
+    network.train()
+    with torch.no_grad():
+        scores = network.block_scores(IMAGES)
+        assert network.training
+        for found, own in zip(scores, expected, strict=True):
+            torch.testing.assert_close(found, own)
+        torch.testing.assert_close(network.fused_scores(IMAGES), expected[-1])
+        network.readout_blocks = (0, 2)
+        network.temperature.fill_(2.0)
+        torch.testing.assert_close(network(IMAGES), (expected[0] + expected[2]) / 2)
+        assert not network.eval().training
+        network(IMAGES)
+        assert not network.training
+        assert not any(module.training for module in network.modules())
+    for k in range(3):
+        x = IMAGES
+        for block in network.blocks[: k + 1]:
+            x = block(x)
+        torch.testing.assert_close(network.embeddings(IMAGES, k), x)
+
+
+def test_a_network_whose_labels_enter_tries_every_label() -> None:
+    network = network_of("trifecta", schedule=Schedule(size=2), readout="last").eval()
+    assert network.scored_blocks == (1, 2)
+    found = network.block_scores(IMAGES)
+    assert found[0] is None
+    for label in range(3):
+        x = network.labelled(IMAGES, torch.full((5,), label))
+        for k, block in enumerate(network.blocks):
+            x, scores = block(x), found[k]
+            if scores is not None:
+                torch.testing.assert_close(scores[:, label], network.head(k).scores(x))
+    predicted = network.fused_scores(IMAGES).argmax(1)
+    x = network.labelled(IMAGES, predicted)
+    torch.testing.assert_close(network.embeddings(IMAGES, 1), network.blocks[1](network.blocks[0](x)))
+
+
+def test_pairs_predict_by_their_positives_in_every_block() -> None:
+    network = network_of("scff", readout="last").eval()
+    pairs = network.image_pairs
+    assert pairs is not None
+    assert network.renews_pairs
+    expected, x = [], pairs.neutral(IMAGES)
+    for k in range(3):
+        features, passed = network.pass_block(k, x if k == 0 else expected[-1][1])
+        expected.append((features, passed))
+        # What a block receives is made of what the one before passed on.
+        own = network._halves[k][0](x)
+        torch.testing.assert_close(features, own)
+        x = pairs.neutral(passed)
+    for k, scores in enumerate(network.block_scores(IMAGES)):
+        torch.testing.assert_close(scores, network.head(k).scores(expected[k][0]))
+    torch.testing.assert_close(network.embeddings(IMAGES, 2), expected[2][0])
+    offsets = torch.tensor([1, 2, 3])
+    x = torch.cat([IMAGES, IMAGES + 1])
+    found, _ = network.pass_block(2, x, offsets)
+    torch.testing.assert_close(found, network._halves[2][0](pairs.pairs_at(IMAGES, torch.tensor([3]))))
+    found, _ = network.pass_block(0, x, offsets)
+    torch.testing.assert_close(found, network._halves[0][0](x))
+
+
+def test_maps_are_averaged_over_their_positions() -> None:
+    blocks = [nn.Conv2d(1, 3, 3)]
+    network = LocalNetwork(blocks, get_method("mono-forward"), sample_shape=(1, 5, 6), num_classes=2)
+    images = torch.randn(2, 1, 5, 6)
+    torch.testing.assert_close(network.embeddings(images, 0), blocks[0](images).mean((2, 3)))
+
+
+def test_the_input_of_a_prediction_is_labelled_or_a_positive_or_the_sample() -> None:
+    labelled, pairs, plain = (network_of(method) for method in ("trifecta", "scff", "mono-forward"))
+    assert torch.equal(labelled.prediction_input(IMAGES, LABELS), labelled.labelled(IMAGES, LABELS))
+    assert pairs.image_pairs is not None
+    assert torch.equal(pairs.prediction_input(IMAGES, LABELS), pairs.image_pairs.neutral(IMAGES))
+    assert plain.prediction_input(IMAGES, LABELS) is IMAGES
+    with pytest.raises(AssertionError, match="no label enters"):
+        plain.labelled(IMAGES, LABELS)
+
+
+def test_a_loss_is_its_heads() -> None:
+    network = network_of()
+    x = IMAGES
+    for k in range(3):
+        features, x = network.pass_block(k, x)
+        assert torch.equal(network.loss(k, features, LABELS), network.head(k).loss(features, LABELS))
+
+
+def names_of(network: LocalNetwork, parameters: list[nn.Parameter]) -> list[str]:
+    names = {id(p): name for name, p in network.named_parameters()}
+    return [names[id(p)] for p in parameters]
+
+
+def test_a_block_owns_its_weights_its_heads_and_the_first_its_labels() -> None:
+    network = network_of("trifecta")
+    parts = ("0.weight", "0.bias", "1.weight", "1.bias")
+    label = "label_input.pictures.weight"
+    assert names_of(network, network.label_parameters()) == [label]
+    assert names_of(network, network.own_parameters(0)) == [*(f"blocks.0.{part}" for part in parts), label]
+    assert names_of(network, network.own_parameters(1)) == [f"blocks.1.{part}" for part in parts]
+    network.blocks[1][0].requires_grad_(False)  # type: ignore[index, operator]
+    assert names_of(network, network.own_parameters(1)) == ["blocks.1.1.weight", "blocks.1.1.bias"]
+    network = network_of(schedule=END_TO_END, readout="last")
+    assert network.label_parameters() == []
+    assert len(network.own_parameters(1)) == 4
+    assert [name for name in names_of(network, network.own_parameters(2)) if "_heads.2." in name]
+
+
+@pytest.mark.parametrize(
+    ("method", "learns", "channels"),
+    [
+        ("mono-forward", True, 4),
+        ("trifecta", True, 4),
+        ("ff", True, 4),
+        ("added", True, 0),
+        ("added", False, 4),
+    ],
+)
+def test_samples_with_nothing_to_learn_before_them_are_constant(
+    method: str, learns: bool, channels: int
+) -> None:
+    if method == "added":
+        network = LocalNetwork(blocks_of(), get_method("trifecta"), sample_shape=(4,), num_classes=3)
+        assert isinstance(network.label_input, LabelAdded)
+        assert network.label_name == "added"
+        network.label_input.requires_grad_(learns)
+    else:
+        network = network_of(method)
+    assert network.constant_channels == channels
+
+
+def test_a_label_input_has_a_name() -> None:
+    assert network_of("trifecta").label_name == "channel"
+    assert network_of("mono-forward").label_name == "none"
+    assert isinstance(network_of("trifecta").label_input, LabelChannel)
+
+
+def test_classes_are_weighed_by_every_head() -> None:
+    network, weights = network_of(), torch.tensor([1.0, 2.0, 3.0])
+    network.weigh_classes(weights)
+    assert all(network.head(k).class_weights is weights for k in range(3))
+    network.weigh_classes(None)
+    assert all(network.head(k).class_weights is None for k in range(3))
+    message = "class weights are a number for each of 3 classes: received (2,)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        network.weigh_classes(weights[:2])
+
+
+def test_a_shortlist_is_kept_where_labels_are_tried() -> None:
+    network = network_of("trifecta", classes=5)
+    assert network.shortlist is None
+    network.keep_labels(2)
+    assert network.shortlist == Shortlist(labels=2, after=0)
+    network.keep_labels(0)
+    assert network.shortlist is None
+    message = "method mono-forward scores all classes in one pass and tries no labels: keep no shortlist"
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        network_of().keep_labels(2)
+    with pytest.raises(ValueError, match="keeps 1 … 4 of 5 labels, or 0 for all: received 5"):
+        network.keep_labels(5)
+    assert network_of("trifecta", classes=21).shortlist == Shortlist(labels=20, after=0)
+    network.keep_labels(2)
+    short, exact = network.block_scores(IMAGES), network.block_scores(IMAGES, every_label=True)
+    assert torch.equal(short[0], exact[0])  # type: ignore[arg-type]
+    assert short[2] is not None
+    assert short[2].isfinite().sum(1).tolist() == [2] * 5
+    assert exact[2] is not None
+    assert exact[2].isfinite().all()
+    assert torch.equal(short[2][short[2].isfinite()], exact[2][short[2].isfinite()])
+
+
+def test_samples_are_taken_in_the_precision_of_the_blocks() -> None:
+    network = network_of()
+    assert (network.dtype, network.device) == (torch.float32, torch.device("cpu"))
+    assert network.as_samples(IMAGES) is IMAGES
+    assert network.as_samples(IMAGES.double()).dtype == torch.float32
+    assert network.as_samples(LABELS) is LABELS
+    wide = LocalNetwork(
+        [block.double() for block in blocks_of()], get_method("pred"), sample_shape=(4,), num_classes=3
+    )
+    assert wide.dtype == wide.temperature.dtype == wide.as_samples(IMAGES).dtype == torch.float64
+    assert {p.dtype for p in wide.parameters()} == {torch.float64}
+    bare = LocalNetwork([nn.Tanh()], get_method("mono-forward"), sample_shape=(4,), num_classes=3)
+    assert bare.dtype == torch.float32
+    tokens = LocalNetwork(
+        [nn.Sequential(nn.Embedding(9, 4), nn.Flatten())],
+        get_method("mono-forward"),
+        sample_shape=(5,),
+        num_classes=3,
+        integer=True,
+    )
+    assert tokens.as_samples(IMAGES.double()).dtype == torch.float64
+
+
+def test_the_first_two_samples_are_passed_in_evaluation_mode_without_a_trace() -> None:
+    seen: list[tuple[bool, torch.Size, bool]] = []
+
+    class Noted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.norm = nn.Linear(8, 4), nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((self.training, x.shape, bool(x[:, :4].any())))
+            y: Tensor = self.norm(self.linear(x))
+            return y
+
+    block = Noted().eval()
+    network = LocalNetwork([block], get_method("trifecta"), sample_shape=(4,), num_classes=3)
+    # Whether it takes labelled samples; its layout; whether it draws.
+    assert seen[1:] == [(False, torch.Size([2, 8]), False), (True, torch.Size([2, 8]), True)]
+    assert not block.training
+    assert not network.blocks[0].get_buffer("norm.running_mean").any()
+    assert network.feature_shapes == ((4,),)
+    assert network.label_shape == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": 1}, "a classifier needs at least 2 classes: received 1"),
+        ({"blocks": []}, "a network needs at least one block: received none"),
+        (
+            {"blocks": [shared := nn.Linear(4, 4), nn.Tanh(), shared]},
+            "blocks must not share parameters: blocks 0 and 2 do; put what they share into one block, or "
+            "give each a copy",
+        ),
+        (
+            {"blocks": [nn.Linear(4, 4), nn.Linear(4, 4).half()]},
+            "weights learn in float32 or float64: block 1 has some in torch.float16; give it as float32, "
+            "and precision bf16 to compute in half precision",
+        ),
+        ({"method": "ff"}, "method is a Method: received 'ff'; get_method(name) makes one"),
+    ],
+)
+def test_what_makes_no_network_is_refused(change: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"blocks": blocks_of(), "method": get_method("pred"), "num_classes": 3}
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        LocalNetwork(**{**given, **change}, sample_shape=(4,))
+
+
+def test_frozen_weights_may_be_in_half_precision() -> None:
+    blocks = [nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 4))]
+    blocks[1].register_parameter("unused", nn.Parameter(torch.zeros(2).half(), requires_grad=False))
+    LocalNetwork(blocks, get_method("pred"), sample_shape=(4,), num_classes=3)
+
+
+IN_ORDER = "own must return its blocks in order, a list of modules or a Sequential: received Linear"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        (nn.Linear(4, 4), IN_ORDER),
+        ([nn.Tanh(), "tanh"], "own must return modules: one of its blocks is str"),
+    ],
+)
+def test_what_a_builder_returns_is_checked(blocks: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        check_blocks(blocks, "own")
+    for right in (nn.Sequential(nn.Tanh()), [nn.Tanh()], (nn.Tanh(),), nn.ModuleList([nn.Tanh()])):
+        check_blocks(right, "own")
+
+
+def builder(give: Callable[..., Any]) -> Callable[..., Any]:
+    def own_network(input_shape: tuple[int, ...], *, width: float = 1.0, style: Any = None) -> Any:
+        return give(input_shape, width, style)
+
+    return own_network
+
+
+def weights_of(network: LocalNetwork) -> Tensor:
+    return nn.utils.parameters_to_vector(network.parameters())
+
+
+def test_a_network_is_built_by_name_or_by_a_builder() -> None:
+    method = replace(get_method("trifecta"), dropout=0.25)
+    seen: list[Any] = []
+
+    def give(*arguments: Any) -> list[nn.Module]:
+        seen.append(arguments)
+        return blocks_of(8)
+
+    network = build_network(method, builder(give), sample_shape=(4,), num_classes=3, width=0.5)
+    (shape, width, style) = seen[-1]
+    assert (shape, width, style.dropout, style.num_classes) == ((8,), 0.5, 0.25, 3)
+    assert (network.sample_shape, network.num_classes, network.method) == ((4,), 3, method)
+    one, same, other = (
+        build_network(method, "mlp", sample_shape=(4,), num_classes=3, channels=(5, 6, 7, 8), seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert [shape[0] for shape in one.feature_shapes] == [5, 6, 7, 8]
+    assert torch.equal(weights_of(one), weights_of(same))
+    assert not torch.equal(weights_of(one), weights_of(other))
+    for wrong, told in ((nn.Tanh(), "received Tanh"), ([1], "one of its blocks is int")):
+        with pytest.raises(ValueError, match=told):
+            build_network(method, builder(lambda *_, wrong=wrong: wrong), sample_shape=(4,), num_classes=3)
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_built() -> None:
+    message = r"^a network of [\d,]{15,} weights would take .* use a smaller width$"
+    with pytest.raises(ValueError, match=message):
+        build_network(get_method("backprop"), "mlp", sample_shape=(4,), num_classes=3, width=500)
+
+
+def test_old_weights_have_a_temperature_of_one() -> None:
+    network = network_of()
+    state = network.state_dict()
+    del state["temperature"]
+    network.temperature.fill_(3.0)
+    network.load_state_dict(state)
+    assert network.temperature == 1
