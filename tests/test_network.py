@@ -84,7 +84,8 @@ def test_pairs_predict_by_their_positives_in_every_block() -> None:
     pairs = network.image_pairs
     assert pairs is not None
     assert network.renews_pairs
-    expected, x = [], pairs.neutral(IMAGES)
+    expected: list[tuple[Tensor, Any]] = []
+    x = pairs.neutral(IMAGES)
     for k in range(3):
         features, passed = network.pass_block(k, x if k == 0 else expected[-1][1])
         expected.append((features, passed))
@@ -140,7 +141,7 @@ def test_a_block_owns_its_weights_its_heads_and_the_first_its_labels() -> None:
     assert names_of(network, network.label_parameters()) == [label]
     assert names_of(network, network.own_parameters(0)) == [*(f"blocks.0.{part}" for part in parts), label]
     assert names_of(network, network.own_parameters(1)) == [f"blocks.1.{part}" for part in parts]
-    network.blocks[1][0].requires_grad_(False)  # type: ignore[index, operator]
+    network.blocks[1][0].requires_grad_(False)  # type: ignore[index]
     assert names_of(network, network.own_parameters(1)) == ["blocks.1.1.weight", "blocks.1.1.bias"]
     network = network_of(schedule=END_TO_END, readout="last")
     assert network.label_parameters() == []

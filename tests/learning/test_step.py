@@ -310,7 +310,7 @@ def test_the_optimizers_of_a_window_step_once_and_its_gradients_are_dropped(owne
 
 def test_heads_learn_their_epoch_before_their_window() -> None:
     for options, expected in (
-        ({"steps_per_epoch": 2, "total_steps": 6}, [(0, 3), (0, 3), (1, 3), (1, 3)]),
+        ({"steps_per_epoch": 2, "total_steps": 7}, [(0, 3), (0, 3), (1, 3), (1, 3)]),
         ({"steps_per_epoch": 2}, [(0, 1), (0, 1), (1, 2), (1, 2)]),
         ({"total_steps": 6}, [(0, 1)] * 4),
     ):
