@@ -184,7 +184,6 @@ def test_weights_that_no_network_has_are_refused_by_name(
     ("field", "value"),
     [
         ("position", None),
-        ("network", 7),
         ("learner", {}),
         ("learner", "none"),
         ("meter", {"losses": torch.zeros(2)}),

@@ -148,16 +148,11 @@ def score(
                 for view, weight in make_views(batch.to(device))
             ]
         for k in network.scored_blocks:
-            by_block[k].append(_weighted_mean([(scores[k], weight) for scores, weight in seen]))
+            parts = [own * weight for scores, weight in seen if (own := scores[k]) is not None]
+            by_block[k].append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
         on_scored(len(batch))
     network.train(was_training)
     return [torch.cat(parts) if parts else None for parts in by_block]
-
-
-def _weighted_mean(scored: list[tuple[Tensor | None, float]]) -> Tensor:
-    views = [(scores, weight) for scores, weight in scored if scores is not None]
-    first = views[0][0]
-    return first if len(views) == 1 else torch.stack([s * weight for s, weight in views]).sum(0)
 
 
 @torch.inference_mode()

@@ -315,7 +315,7 @@ class RunFolder:
         """
         if not self.history.is_file():
             return []
-        lines = self._read_text(self.history).splitlines()
+        lines = self._read_text(self.history).split("\n")
         return [
             _record(line, f"{self.history}, line {number}", _HISTORY_TYPES, _OPTIONAL_TYPES)
             for number, line in enumerate(lines, 1)

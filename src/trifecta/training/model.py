@@ -80,8 +80,8 @@ def network_for(
     return in_channels_last(network)
 
 
-def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor]) -> None:
-    """Copy ``tensors`` into ``network``.
+def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: Path) -> None:
+    """Copy ``tensors`` from the file ``source`` into ``network``.
 
     Raises:
         ValueError: they are another network's; names the first that differs.
@@ -92,7 +92,9 @@ def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor]) -> None:
     for name in [*own, *tensors]:
         expected, received = _describe(own.get(name)), _describe(tensors.get(name))
         if expected != received:
-            raise ValueError(f"it holds another network: {name} is {received}, this run's is {expected}")
+            raise ValueError(
+                f"{source} holds another network: {name} is {received}, this run's is {expected}"
+            )
     network.load_state_dict(tensors)
 
 
@@ -100,19 +102,6 @@ def _describe(tensor: Tensor | None) -> str:
     if tensor is None:
         return "missing"
     return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
-
-
-def load_model(folder: RunFolder, network: LocalNetwork) -> None:
-    """Copy the weights in ``model.safetensors`` into ``network``.
-
-    Raises:
-        ValueError: there are none, they are damaged, or another network's.
-    """
-    tensors = folder.read_model()
-    try:
-        load_weights(network, tensors)
-    except ValueError as error:
-        raise ValueError(f"{folder.model} cannot be used: {error}") from None
 
 
 def load_network(
@@ -136,7 +125,7 @@ def load_network(
     """
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
-    load_model(folder, network)
+    load_weights(network, folder.read_model(), folder.model)
     return network.to(device).eval(), facts
 
 

@@ -30,7 +30,7 @@ from trifecta.training.callbacks import ConsoleProgress
 from trifecta.training.config import GIVEN, RunConfig
 from trifecta.training.evaluation import Evaluation
 from trifecta.training.folder import DatasetFacts, DivergenceError, Imported, RunFolder
-from trifecta.training.model import load_model
+from trifecta.training.model import load_weights
 from trifecta.training.trainer import Callback, Record, Trainer
 
 # The least share by which the loss of a block that learns falls; batches alone make it differ by less.
@@ -209,7 +209,7 @@ def resumed_trainer(
     if writes:
         trainer.write_config(config)
     else:
-        load_model(folder, trainer.network)
+        load_weights(trainer.network, folder.read_model(), folder.model)
     return trainer
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
 from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
+from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Alone
 from trifecta.pipeline import Losses
 from trifecta.readout import CHOSEN
@@ -193,12 +195,7 @@ class Trainer:
         self.processes.require_shares(self.config.batch_size)
         self.data = loaded.to(self.device)
         self.facts = DatasetFacts.of(self.data)
-        self.network = network_for(self.config, self.facts, blocks=blocks).to(self.device)
-        weights = class_weights(self.config, self.data)
-        self.network.weigh_classes(None if weights is None else weights.to(self.device))
-        fit_to_images(self.network, self.data)
-        if self.config.compiled:
-            self.network.compile(dynamic=False)
+        self.network = self._build_network(blocks)
         self._prepare_steps()
         self.history: list[Record] = []
         self.epochs_done = self.batches_done = 0
@@ -210,6 +207,15 @@ class Trainer:
         # Statistics that training continues with, while the network has estimated ones to predict with.
         self._running_statistics: dict[str, Tensor] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def _build_network(self, blocks: Iterable[nn.Module] | None) -> LocalNetwork:
+        network = network_for(self.config, self.facts, blocks=blocks).to(self.device)
+        weights = class_weights(self.config, self.data)
+        network.weigh_classes(None if weights is None else weights.to(self.device))
+        fit_to_images(network, self.data)
+        if self.config.compiled:
+            network.compile(dynamic=False)
+        return network
 
     def _prepare_steps(self) -> None:
         """Make the batches, and the learner that steps on them."""
@@ -444,6 +450,8 @@ class Trainer:
         """
         assert self.folder is not None
         state = self.folder.read_checkpoint(self.device)
+        with self.processes.whole(self.network):
+            load_weights(self.network, state["network"], self.folder.checkpoint)
         try:
             self._restore(state)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -454,8 +462,6 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.meter.load(state["meter"], self.learner.blocks)
-        with self.processes.whole(self.network):
-            load_weights(self.network, state["network"])
         own = self.processes.own_learner_state(self.learner, state["learner"])
         self.learner.load_state_dict(own)
         self.epochs_done, self.batches_done = state["position"]["epoch"], state["position"]["batch"]
@@ -500,7 +506,7 @@ class Trainer:
         own = self._kept_weights if self.written is None else self.written.read_model()
         tensors = self.processes.agreed(own)
         with self.processes.whole(self.network) as network:
-            load_weights(network, tensors)
+            load_weights(network, tensors, Path("model.safetensors"))
 
     def _is_worse_than(self, epoch: int) -> bool:
         """Return whether the validation accuracy after the last epoch is below that after ``epoch``."""
