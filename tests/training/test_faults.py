@@ -384,8 +384,15 @@ def test_a_run_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
 
 def test_other_data_is_refused(stopped: Path, stripes: ImageData) -> None:
     fewer = ImageSet(stripes.train.images[:-6], stripes.train.labels[:-6])
-    for other in (replace(stripes, mean=(0.4,)), replace(stripes, classes=("a", "b", "c"))):
-        with pytest.raises(ValueError, match=r"the data is not what .* was trained on: (mean|classes) was"):
+    others = (
+        replace(stripes, mean=(0.4,)),
+        replace(stripes, classes=("a", "b", "c")),
+        replace(stripes, rows="others", grey_range=(0, 9)),
+    )
+    for other in others:
+        with pytest.raises(
+            ValueError, match=r"the data is not what .* was trained on: (mean|classes|grey_range) was"
+        ):
             resume(stopped, data=other)
     with pytest.raises(ValueError, match="meter is of 4 steps per epoch, the data now has 3"):
         resume(stopped, data=replace(stripes, train=fewer))

@@ -215,11 +215,13 @@ def resumed_trainer(
 
 def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: DatasetFacts) -> None:
     """Check that the data are those that the run was trained on, as far as the facts tell."""
-    # Earlier versions stored no rows.
-    if before is None or replace(before, rows=before.rows or now.rows) == now:
+    if before is None:
         return
-    then, there = before.to_plain(), now.to_plain()
-    name = next(name for name in ("rows", *then) if then[name] and then[name] != there[name])
+    # Earlier versions stored no rows.
+    then, there = replace(before, rows=before.rows or now.rows).to_plain(), now.to_plain()
+    name = next((name for name in ("rows", *then) if then[name] != there[name]), None)
+    if name is None:
+        return
     raise ValueError(
         f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
         f"{there[name]!s:.100}; give the same data, or start another run"
