@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from end_to_end_ranks import PipelinedBackprop
+from scaling_rank import seconds_of
 from trifecta import LocalNetwork, get_method
-from trifecta.bench.end_to_end_ranks import PipelinedBackprop
-from trifecta.bench.rank import seconds_of
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import Together, joined
 from trifecta.parallel.simulation import BlockTimes

@@ -51,8 +51,10 @@ from render_trunk import (
     trunk_whole,
     trunk_work,
 )
+from scaling import scaling_columns
 from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
+from trifecta.report.terminal import cells_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -96,6 +98,7 @@ def benchmark(
     *,
     only: Callable[[Row], bool] = lambda row: True,
     where: Callable[[Row], bool] = lambda report: True,
+    show: Callable[[Row], Cells] = bench_table,
 ) -> str:
     """Reports that `trifecta bench` left: their tables, and what they were measured on.
 
@@ -105,7 +108,7 @@ def benchmark(
     for report in filter(where, rows_of(what)):
         report["rows"] = [row for row in report["rows"] if only(row)]
         if report["rows"]:
-            parts.append(f"{table(*bench_table(report))}\n{measured_on(report)}.\n")
+            parts.append(f"{table(*show(report))}\n{measured_on(report)}.\n")
     return "\n".join(parts) or "Not measured.\n"
 
 
@@ -354,7 +357,9 @@ FIGURES: dict[str, Callable[[], str]] = {
     "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
     "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),
     "trunk-whole": lambda: trunk(trunk_whole, "2", "3", whole=True),
-    "scaling": lambda: benchmark("scaling"),
+    "scaling": lambda: benchmark(
+        "scaling", show=lambda report: cells_of(report["rows"], scaling_columns())
+    ),
     "scaling-check": lambda: cells("scaling-check", checked_simulator),
     "scaling-predicted": lambda: cells("scaling-predicted", predictions),
     "hosts": lambda: cells("hosts", hosts),

@@ -22,11 +22,11 @@ import torch.distributed as dist
 
 from emulated import Emulation
 from emulated import measure as measure_emulated
+from scaling import launch
+from scaling_rank import Order, measure
 from trifecta import get_method
 from trifecta._utils.devices import describe_device
 from trifecta.bench.block_times import block_times
-from trifecta.bench.rank import Order, measure
-from trifecta.bench.scaling import launch
 from trifecta.bench.setting import Setting
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import joined

@@ -533,7 +533,6 @@ EQUAL_WORK = (
     setting("precision", passes=True),
 )
 NETWORK = setting("network", passes=True)
-METHOD = setting("method", default="superfecta", shown="superfecta")
 ROUNDS = option("--rounds", type=COUNT, default=5, help="Turns of each row.")
 ROWS = option("--rows", metavar="NAMES", help="Comma-separated.  [default: all that apply]")
 SOURCE = option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or digits.")
@@ -618,22 +617,6 @@ def memory(say: Any, networks: str | None, rows: str | None, rounds: int, **work
     names = [*equal, "small", "large"] if networks is None else networks.split(",")
     chosen = select(rows or "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed")
     return measure_memory(Setting(**work), chosen, names, rounds=rounds, say=say)
-
-
-@benchmark(
-    *(NETWORK, METHOD, ROWS),
-    option("--processes", type=click.IntRange(2), default=2),
-    option("--micro-batches", type=COUNT, default=4, help="Backprop's."),
-    *(*EQUAL_WORK, ROUNDS, option("--steps", type=COUNT, default=16, help="Of a turn.")),
-)
-def scaling(say: Any, rows: str | None, **options: Any) -> dict[str, Any]:
-    """One process beside several, one thread each: layers, data, and backprop's pipelines."""
-    from trifecta.bench import Setting, measure_scaling
-    from trifecta.bench.scaling import select_rows
-
-    names = ("method", "processes", "micro_batches", "steps", "rounds")
-    turn = {name: options.pop(name) for name in names}
-    return measure_scaling(Setting(**options), rows=select_rows(rows), say=say, **turn)
 
 
 @benchmark(

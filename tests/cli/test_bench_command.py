@@ -21,10 +21,6 @@ TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            *("scaling", [*["--rows", "one,layers", "--steps", "2"], *TINY], "superfecta, layers"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
             *("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
             marks=pytest.mark.slow,
         ),
@@ -87,40 +83,3 @@ def test_a_mistake_gets_one_line_and_status_2(
     assert message in err
     assert "Traceback" not in err
     assert len(err.strip().splitlines()) == 1
-
-
-@pytest.mark.slow
-def test_scaling_compares_layers_with_pipelines_of_backprop(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--rows", "one,layers,backprop,ddp,1f1b,interleaved", "--steps", "2", *TINY]
-    status, printed, _ = run(capsys, "bench", "scaling", *words, "--micro-batches", "2", "--json")
-    assert status == 0
-    rows = {row["name"]: row for row in json.loads(printed)["rows"]}
-    assert {name: len(row["seconds"]) for name, row in rows.items()} == dict.fromkeys(rows, 1)
-    assert {name: len(row["model_bytes"]) for name, row in rows.items()} == {
-        **dict.fromkeys(rows, 2),
-        "one": 1,
-        "backprop": 1,
-    }
-    # Each stage holds its own blocks, and both together what one process does.
-    assert sum(rows["layers"]["model_bytes"]) == rows["one"]["model_bytes"][0]
-    assert sum(rows["1f1b"]["model_bytes"]) == rows["backprop"]["model_bytes"][0]
-    assert rows["ddp"]["model_bytes"] == rows["backprop"]["model_bytes"] * 2
-    # A stage's graph is one window's.
-    assert max(rows["layers"]["saved_bytes"]) <= rows["one"]["saved_bytes"][0]
-
-
-@pytest.mark.slow
-def test_scaling_refuses_a_batch_that_cannot_be_shared(capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, error = run(capsys, "bench", "scaling", "--batch-size", "6", "--micro-batches", "4")
-    assert status == 2
-    assert "received 6 images for 4 micro-batches; use --batch-size 4" in error
-
-
-@pytest.mark.slow
-def test_what_a_process_refuses_is_said_in_a_line(capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["bench", "scaling", "--method", "rec-lra", "--rows", "layers", *TINY]
-    status, _, error = run(capfd, *words)
-    assert status == 2
-    lines = [line for line in error.splitlines() if "round 1 of 1" not in line]
-    assert len(lines) == 1
-    assert "need the whole network's prediction" in lines[0]

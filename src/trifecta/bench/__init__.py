@@ -1,7 +1,6 @@
 """Measuring speed, memory, prediction and time to accuracy against backprop on equal work."""
 
 from trifecta.bench.memory import measure_memory
-from trifecta.bench.scaling import measure_scaling
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import measure_accuracy, measure_inference, measure_speed
 from trifecta.bench.variants import VARIANTS
@@ -12,6 +11,5 @@ __all__ = [
     "measure_accuracy",
     "measure_inference",
     "measure_memory",
-    "measure_scaling",
     "measure_speed",
 ]

@@ -1,6 +1,6 @@
 """Tables and charts of benchmark reports."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,10 @@ def draw_bench(report: Report, path: Path) -> None:
 def _speed_columns(report: Report) -> Columns[Row]:
     return [
         ("", lambda row: row["title"]),
-        ("images/s", lambda row: _spread(row["images_per_second"], ".0f")),
-        ("over backprop", lambda row: _spread(row.get("over_backprop"), ".2f", "×")),
+        ("images/s", lambda row: range_text(row["images_per_second"], ".0f")),
+        ("over backprop", lambda row: range_text(row.get("over_backprop"), ".2f", "×")),
         ("bound", lambda row: shown(row.get("bound_over_backprop"), "{:.2f}×")),
-        ("over published", lambda row: _spread(row.get("over_published"), ".1f", "×")),
+        ("over published", lambda row: range_text(row.get("over_published"), ".1f", "×")),
         ("efficiency", lambda row: shown(row.get("efficiency"), "{:.0%}")),
         ("crosses a block", lambda row: row["locality"]),
     ]
@@ -51,22 +51,6 @@ def _memory_columns(report: Report) -> Columns[Row]:
         ("over backprop", lambda row: shown(row.get("over_backprop"), "{:.2f}×")),
         ("held by the graph", lambda row: f"{row['saved_bytes'] / 2**20:.0f} MiB"),
         ("over backprop", lambda row: shown(row.get("saved_over_backprop"), "{:.2f}×")),
-    ]
-
-
-def _scaling_columns(report: Report) -> Columns[Row]:
-    return [
-        ("", lambda row: row["title"]),
-        ("processes", lambda row: str(len(row["resident_bytes"]))),
-        ("images/s", lambda row: _spread(row["images_per_second"], ".0f")),
-        ("over one process", lambda row: _spread(row.get("over_one_process"), ".2f", "×")),
-        ("over 1F1B", lambda row: _spread(row.get("over_1f1b"), ".2f", "×")),
-        ("resident MiB", lambda row: _mebibytes(row["resident_bytes"])),
-        (
-            "counted MiB",
-            lambda row: _mebibytes(map(sum, zip(row["model_bytes"], row["saved_bytes"], strict=True))),
-        ),
-        ("crosses a block", lambda row: row["locality"]),
     ]
 
 
@@ -104,7 +88,6 @@ def _accuracy_chart(report: Report) -> figures.Chart:
 # By benchmark; the others are of images a second.
 TABLES: dict[str, Callable[[Report], Columns[Row]]] = {
     "memory": _memory_columns,
-    "scaling": _scaling_columns,
     "accuracy": _accuracy_columns,
 }
 CHARTS: dict[str, Callable[[Report], figures.Chart]] = {
@@ -149,12 +132,9 @@ def _run_setting(report: Report) -> str:
     )
 
 
-def _spread(value: Mapping[str, float] | None, form: str, unit: str = "") -> str:
+def range_text(value: Mapping[str, float] | None, form: str, unit: str = "") -> str:
+    """Return the median with its range, or a dash for None."""
     if value is None:
         return DASH
     middle, low, high = (format(value[key], form) for key in ("median", "low", "high"))
     return f"{middle}{unit} ({low} to {high})"
-
-
-def _mebibytes(values: Iterable[float]) -> str:
-    return ", ".join(f"{value / 2**20:.0f}" for value in values)

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from end_to_end_ranks import PipelinedBackprop, ReplicatedBackprop
 from trifecta._utils.devices import peak_memory_bytes, synchronize
-from trifecta.bench.end_to_end_ranks import PipelinedBackprop, ReplicatedBackprop
 from trifecta.bench.memory import SavedBytes
 from trifecta.bench.setting import Setting
 from trifecta.method import Method

@@ -1,21 +1,30 @@
-"""Training in one process and in several, images a second: layers and replicas beside backprop's pipelines.
+"""Training in one process and in several: images a second of layers, replicas and backprop's pipelines.
 
-Every process has one thread. Rows take turns, each in processes of its own.
+Every process has one thread. Rows take turns, each in processes of its own; the report is appended.
+
+    python benchmarks/scaling.py RESULTS.jsonl [--rows one,layers,1f1b] [--processes 2] …
 """
 
+import argparse
+import json
 import logging
+import shlex
 import statistics
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from end_to_end_ranks import INTERLEAVED, SINGLE
+from scaling_rank import Order, measure
 from trifecta._utils.references import lookup
-from trifecta.bench.end_to_end_ranks import INTERLEAVED, SINGLE
-from trifecta.bench.rank import Order, measure
+from trifecta.bench.report import measured_on, range_text
 from trifecta.bench.setting import Setting
 from trifecta.bench.speed import Say, ratio, spread
 from trifecta.method import Method
 from trifecta.methods import get_method
+from trifecta.report.terminal import Columns, cells_of, print_table
 
 Report = dict[str, Any]
 BEST_PIPELINE = "1f1b"
@@ -29,7 +38,7 @@ class Row:
     Attributes:
         name: on the command line.
         title: in tables; the method's name stands in for ``{}``.
-        how: see :class:`trifecta.bench.rank.Order`.
+        how: see :class:`scaling_rank.Order`.
         end_to_end: for backprop, with the method's own optimizer.
     """
 
@@ -212,3 +221,52 @@ def _reported(
             statistics.median(turn[rank][kind] for turn in turns) for rank in range(len(turns[0]))
         ]
     return report
+
+
+def scaling_columns() -> Columns[Report]:
+    """Columns of the table of a report."""
+    return [
+        ("", lambda row: row["title"]),
+        ("processes", lambda row: str(len(row["resident_bytes"]))),
+        ("images/s", lambda row: range_text(row["images_per_second"], ".0f")),
+        ("over one process", lambda row: range_text(row.get("over_one_process"), ".2f", "×")),
+        ("over 1F1B", lambda row: range_text(row.get("over_1f1b"), ".2f", "×")),
+        ("resident MiB", lambda row: _mebibytes(row["resident_bytes"])),
+        (
+            "counted MiB",
+            lambda row: _mebibytes(map(sum, zip(row["model_bytes"], row["saved_bytes"], strict=True))),
+        ),
+        ("crosses a block", lambda row: row["locality"]),
+    ]
+
+
+def _mebibytes(values: Iterable[float]) -> str:
+    return ", ".join(f"{value / 2**20:.0f}" for value in values)
+
+
+def main() -> None:
+    """Read the arguments, measure, append."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--rows", help="comma-separated; all by default")
+    parser.add_argument("--method", default="superfecta")
+    numbers = {"processes": 2, "micro_batches": 4, "steps": 16, "rounds": 5, "batch_size": 128}
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=number)
+    parser.add_argument("--network", default="small")
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--precision", default="auto")
+    options = vars(parser.parse_args())
+    results, rows = options.pop("results"), options.pop("rows")
+    setting = Setting(
+        **{name: options.pop(name) for name in ("network", "width", "batch_size", "precision")}
+    )
+    report = measure_scaling(setting, rows=select_rows(rows), say=print, **options)
+    report["command"] = f"python benchmarks/scaling.py RESULTS.jsonl {shlex.join(sys.argv[2:])}".strip()
+    with results.open("a") as file:
+        file.write(json.dumps(report) + "\n")
+    print_table(*cells_of(report["rows"], scaling_columns()), note=measured_on(report))
+
+
+if __name__ == "__main__":
+    main()
