@@ -603,7 +603,8 @@ def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
     """Check that a split's samples have training's shape, type and scale; of a table, only say the last."""
     if other.shape[1:] != train.shape[1:] or other.dtype != train.dtype:
         raise ValueError(
-            f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}: make them alike"
+            f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}: bring them to one "
+            "shape and scale"
         )
     if not train.is_floating_point():
         return

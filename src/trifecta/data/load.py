@@ -399,12 +399,12 @@ def _images(
 def _check_levels(sets: Mapping[str, ImageSet], grey_range: GreyRange) -> None:
     """Check that 16-bit greys of all splits fill the training images' range; say if few levels are left."""
     levels = {part: len(np.unique(_some_pixels(images))) for part, images in sets.items()}
-    for part, count in levels.items():
-        if count * 16 < levels[TRAIN]:
+    for part, images in sets.items():
+        if levels[part] * 16 < levels[TRAIN] or narrow_greys(_some_pixels(images), grey_range):
             raise ValueError(
                 f"{part} images have greys of another range than the training images, which use "
-                f"{grey_range.low} to {grey_range.high} of 16 bits: {count} of {levels[TRAIN]} levels are "
-                "left; save all with one scale"
+                f"{grey_range.low} to {grey_range.high} of 16 bits: {levels[part]} of {levels[TRAIN]} "
+                "levels are left; save all with one scale"
             )
     if levels[TRAIN] < min(_FEW_LEVELS, grey_range.values):
         warnings.warn(
