@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from end_to_end_ranks import PipelinedBackprop
 from scaling_rank import seconds_of
+from simulation import BlockTimes
 from trifecta import LocalNetwork, get_method
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import Together, joined
-from trifecta.parallel.simulation import BlockTimes
 from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 

@@ -20,17 +20,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from block_times import block_times
 from emulated import Emulation
 from emulated import measure as measure_emulated
 from scaling import launch
 from scaling_rank import Order, measure
+from simulation import BlockTimes, Link, local_seconds, pipeline_seconds
 from trifecta import get_method
 from trifecta._utils.devices import describe_device
-from trifecta.bench.block_times import block_times
 from trifecta.bench.setting import Setting
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import joined
-from trifecta.parallel.simulation import BlockTimes, Link, local_seconds, pipeline_seconds
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training.run import versions
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from trifecta import METHODS, Learner, build_network, get_method
 from trifecta.bench import VARIANTS, Setting, measure_inference, measure_memory, measure_speed
-from trifecta.bench.block_times import block_times
 from trifecta.bench.memory import SavedBytes, training_memory
 from trifecta.bench.setting import (
     forward_multiply_adds,
@@ -275,21 +274,3 @@ def test_a_turn_covers_both_parities() -> None:
         schedule.windows(0, 6),
         schedule.windows(1, 6),
     }
-
-
-def test_blocks_are_measured_one_by_one_for_a_whole_batch() -> None:
-    setting = Setting(network="equal:3:4", image_shape=(3, 8, 8), batch_size=6, precision="fp32")
-    threads = torch.get_num_threads()
-    whole, thirds = (block_times(setting, get_method("mono-forward"), pieces=n) for n in (1, 3))
-    assert torch.get_num_threads() == threads
-    assert [block.sends for block in whole] == [6 * 4 * 8 * 8 * 4] * 3
-    assert [block.sends for block in thirds] == [block.sends for block in whole]
-    assert [block.gradients for block in thirds] == [block.gradients for block in whole]
-    for block in (*whole, *thirds):
-        assert min(block.forward, block.backward, block.local, block.update) > 0
-
-
-def test_a_batch_is_measured_in_equal_pieces() -> None:
-    setting = Setting(network="equal:2:4", image_shape=(1, 8, 8), batch_size=6, precision="fp32")
-    with pytest.raises(ValueError, match="received 6 images for 4; use 4"):
-        block_times(setting, get_method("mono-forward"), pieces=4)

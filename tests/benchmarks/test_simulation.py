@@ -1,9 +1,13 @@
 """Simulated layouts against schedules that were worked out by hand."""
 
 import pytest
+import torch
 
+from block_times import block_times
+from simulation import BlockTimes, Link, Tasks, local_seconds, pipeline_seconds
+from trifecta import get_method
+from trifecta.bench import Setting
 from trifecta.parallel.plan import Layout
-from trifecta.parallel.simulation import BlockTimes, Link, Tasks, local_seconds, pipeline_seconds
 from trifecta.schedules import LAYER_WISE, Schedule
 
 INSTANT = Link(bandwidth=float("inf"), latency=0.0)
@@ -79,3 +83,21 @@ def test_pipelines_idle_until_they_are_full(schedule: str) -> None:
 def test_another_pipeline_is_refused() -> None:
     with pytest.raises(ValueError, match="gpipe or 1f1b: received 'dual'"):
         pipeline_seconds([BLOCK], 1, INSTANT, micro_batches=1, batches=1, schedule="dual")
+
+
+def test_blocks_are_measured_one_by_one_for_a_whole_batch() -> None:
+    setting = Setting(network="equal:3:4", image_shape=(3, 8, 8), batch_size=6, precision="fp32")
+    threads = torch.get_num_threads()
+    whole, thirds = (block_times(setting, get_method("mono-forward"), pieces=n) for n in (1, 3))
+    assert torch.get_num_threads() == threads
+    assert [block.sends for block in whole] == [6 * 4 * 8 * 8 * 4] * 3
+    assert [block.sends for block in thirds] == [block.sends for block in whole]
+    assert [block.gradients for block in thirds] == [block.gradients for block in whole]
+    for block in (*whole, *thirds):
+        assert min(block.forward, block.backward, block.local, block.update) > 0
+
+
+def test_a_batch_is_measured_in_equal_pieces() -> None:
+    setting = Setting(network="equal:2:4", image_shape=(1, 8, 8), batch_size=6, precision="fp32")
+    with pytest.raises(ValueError, match="received 6 images for 4; use 4"):
+        block_times(setting, get_method("mono-forward"), pieces=4)

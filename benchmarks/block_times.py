@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from simulation import BlockTimes
 from trifecta._utils.devices import autocast, in_memory_format, synchronize
 from trifecta.bench.setting import Setting
 from trifecta.learner import Learner, training_input
 from trifecta.method import Method
 from trifecta.network import LocalNetwork
-from trifecta.parallel.simulation import BlockTimes
 from trifecta.schedules import LAYER_WISE
 
 _WARM_UP, _ROUNDS = 2, 7
