@@ -1,11 +1,14 @@
-"""Which process holds which blocks, and what crosses between them: pure data, no tensors.
+"""Which process trains which blocks, and what crosses between processes: pure data.
 
-A *stage* is a run of blocks that one process holds; a *replica* is a set of stages that holds all blocks
-and learns from its share of every batch. Ranks count stages first: ``replica · layers + stage``.
+A *stage* is a run of blocks that one process trains. A *replica* is a set of stages that together hold all
+blocks and learn from an equal share of every batch. Stages are counted first, so that a process's rank is
+``replica · stages + stage``.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +21,11 @@ from trifecta.schedules import Schedule, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How many processes share the images, and how many share the blocks.
+    """How processes share the images of a batch and the blocks of a network.
 
     Attributes:
-        data: replicas, each with a share of every batch.
-        layers: stages of a replica, each with a run of blocks.
+        data: number of replicas, which share the images.
+        layers: number of stages of each replica, which share the blocks.
     """
 
     data: int = 1
@@ -30,31 +33,45 @@ class Layout:
 
     @property
     def ranks(self) -> int:
-        """The number of processes."""
+        """Number of processes."""
         return self.data * self.layers
 
     def replica(self, rank: int) -> int:
-        """The replica that a process belongs to."""
+        """Return the replica that a process belongs to."""
         return rank // self.layers
 
     def stage(self, rank: int) -> int:
-        """The stage that a process holds."""
+        """Return the stage that a process trains."""
         return rank % self.layers
 
     def rank(self, replica: int, stage: int) -> int:
-        """The process that holds a stage of a replica."""
+        """Return the process that trains a stage of a replica."""
         return replica * self.layers + stage
 
+    def rows(self, replica: int, images: int) -> slice:
+        """Return the share of a batch of ``images`` that a replica learns from.
+
+        Raises:
+            ValueError: the replicas cannot have equal shares.
+        """
+        if images % self.data:
+            raise ValueError(
+                f"replicas have equal shares of a batch: received {images} images for {self.data}; use "
+                f"batch_size={max(1, images // self.data) * self.data}"
+            )
+        share = images // self.data
+        return slice(replica * share, (replica + 1) * share)
+
     def __str__(self) -> str:
-        """The spelling that :func:`parse_layout` reads for any number of processes."""
+        """Return the spelling that :func:`parse_layout` reads for any number of processes."""
         return f"{self.data}x{self.layers}"
 
 
 def parse_layout(text: str, ranks: int) -> Layout:
-    """Read ``data``, ``layers`` or ``DxL`` (D replicas of L stages) for so many processes.
+    """Read ``data``, ``layers`` or ``DxL`` (D replicas of L stages) for ``ranks`` processes.
 
     Raises:
-        ValueError: another word, or another number of processes than there are.
+        ValueError: another word, or a layout of another number of processes.
     """
     if text == "data":
         return Layout(data=ranks)
@@ -74,12 +91,12 @@ def parse_layout(text: str, ranks: int) -> Layout:
 
 
 class Crossing(NamedTuple):
-    """A window whose blocks stand on two stages or more: its own gradient goes back, and no other's.
+    """A window on two or more stages, whose gradient crosses between processes.
 
     Attributes:
-        step: within the schedule's cycle, from 0.
-        window: the blocks that learn together.
-        stages: that hold them.
+        step: in the schedule's cycle, counted from 0.
+        window: blocks that learn together.
+        stages: stages that train them.
     """
 
     step: int
@@ -92,10 +109,10 @@ class Plan:
     """The blocks of every stage.
 
     Attributes:
-        layout: of the processes.
-        stages: blocks of each, first to last.
-        costs: of every block, in any unit.
-        schedule: which blocks learn together.
+        layout: layout of the processes.
+        stages: blocks of each stage, first to last.
+        costs: cost of every block, in any unit.
+        schedule: schedule of the method.
     """
 
     layout: Layout
@@ -103,47 +120,50 @@ class Plan:
     costs: tuple[float, ...]
     schedule: Schedule
 
-    @property
-    def num_blocks(self) -> int:
-        """How many blocks there are."""
-        return len(self.costs)
-
     def stage_of(self, block: int) -> int:
-        """The stage that holds ``block``."""
+        """Return the stage that trains ``block``."""
         return next(k for k, blocks in enumerate(self.stages) if block in blocks)
 
     def share(self, stage: int) -> float:
-        """The share of all work that a stage does."""
+        """Return the share of the total cost that a stage has."""
         total = sum(self.costs)
         return sum(self.costs[k] for k in self.stages[stage]) / total if total else 0.0
 
     @property
     def balance(self) -> float:
-        """The mean stage's work over the largest one's: the share of the time that processes work."""
+        """Mean cost of a stage over the largest: the share of the time in which processes work."""
         return 1 / (len(self.stages) * max(self.share(k) for k in range(len(self.stages))))
 
     @property
     def crossings(self) -> tuple[Crossing, ...]:
-        """Windows that cross from one stage to another, over a cycle of the schedule."""
-        cycle = self.schedule.cycle
+        """Windows on two or more stages, over one cycle of the schedule."""
         return tuple(
             Crossing(step, window, range(self.stage_of(window.first), self.stage_of(window.last) + 1))
-            for step in range(cycle)
-            for window in self.schedule.windows(step, self.num_blocks)
+            for step in range(self.schedule.cycle)
+            for window in self.schedule.windows(step, len(self.costs))
             if self.stage_of(window.first) != self.stage_of(window.last)
         )
 
+    def parts(self, stage: int, windows: Sequence[Window]) -> list[tuple[Window, Window | None]]:
+        """Split a stage's blocks into runs, each with the window that it is a part of.
+
+        Blocks that no window trains at this step are runs with None in its place.
+        """
+        window_of = {k: window for window in windows for k in window.blocks}
+        runs = [(list(run), window) for window, run in groupby(self.stages[stage], window_of.get)]
+        return [(Window(run[0], run[-1]), window) for run, window in runs]
+
 
 def make_plan(layout: Layout, costs: Sequence[float], schedule: Schedule) -> Plan:
-    """Place blocks on stages so that the largest stage's cost is as small as it can be.
+    """Assign blocks to stages so that the cost of the largest stage is as small as possible.
 
     Args:
-        layout: of the processes.
-        costs: of every block, 0 or more.
-        schedule: of the method.
+        layout: layout of the processes.
+        costs: cost of every block, 0 or more.
+        schedule: schedule of the method.
 
     Raises:
-        ValueError: more stages than blocks, or a schedule that trains all blocks together.
+        ValueError: more stages than blocks, or several stages for a schedule with one loss for all blocks.
     """
     if layout.layers > len(costs):
         raise ValueError(
@@ -155,100 +175,83 @@ def make_plan(layout: Layout, costs: Sequence[float], schedule: Schedule) -> Pla
             "blocks that learn from one loss at the network's end wait for each other: received "
             f"{layout.layers} stages with schedule {schedule}; use parallel=data"
         )
-    return Plan(
-        layout=layout,
-        stages=_balanced(tuple(costs), layout.layers),
-        costs=tuple(costs),
-        schedule=schedule,
-    )
+    stages = _balanced(costs, layout.layers)
+    return Plan(layout=layout, stages=stages, costs=tuple(costs), schedule=schedule)
 
 
-def _balanced(costs: tuple[float, ...], stages: int) -> tuple[range, ...]:
-    """Cut ``costs`` into so many runs whose largest sum is least; the earliest cuts of equal ones."""
-    count = len(costs)
-    sums = [0.0]
-    for cost in costs:
-        sums.append(sums[-1] + cost)
-    # best[s][n]: the least largest sum of the first n blocks on s stages, and where the last one begins.
-    best: list[list[tuple[float, int]]] = [[(0.0 if n == 0 else float("inf"), 0) for n in range(count + 1)]]
-    for stage in range(1, stages + 1):
-        row = [(float("inf"), 0)] * (count + 1)
-        begin = stage - 1
-        for n in range(stage, count + 1):
-            # The later the last stage begins, the smaller it is, and the larger are those before.
-            while begin < n - 1 and best[-1][begin][0] < sums[n] - sums[begin]:
-                begin += 1
-            # The least is here or a block earlier; blocks that cost nothing make equal ones.
-            earliest = max(begin - 1, stage - 1)
-            while earliest > stage - 1 and sums[earliest - 1] == sums[earliest]:
-                earliest -= 1
-            row[n] = min(
-                (max(best[-1][cut][0], sums[n] - sums[cut]), cut) for cut in range(earliest, begin + 1)
-            )
-        best.append(row)
-    cuts, end = [], count
-    for stage in range(stages, 0, -1):
-        begin = best[stage][end][1]
-        cuts.append(range(begin, end))
-        end = begin
-    return tuple(reversed(cuts))
-
-
-_IMAGES = 2
+def _balanced(costs: Sequence[float], stages: int) -> tuple[range, ...]:
+    """Cut blocks into runs whose largest cost is least; of equal cuts, take the earliest."""
+    sums, count = [0.0, *accumulate(costs)], len(costs)
+    # For the first n blocks on the stages so far: the least largest cost, and where the last stage begins.
+    least, begins = sums, [[0] * (count + 1)]
+    for stage in range(1, stages):
+        row, cuts = [float("inf")] * (count + 1), [0] * (count + 1)
+        for n in range(stage + 1, count + 1):
+            options = range(stage, n)
+            # The later the last stage begins, the less it costs, and the more the stages before it cost.
+            meet = bisect_left(options, True, key=lambda cut: least[cut] >= sums[n] - sums[cut])
+            near = options[max(meet - 1, 0) : meet + 1]
+            row[n] = min(max(least[cut], sums[n] - sums[cut]) for cut in near)
+            cuts[n] = options[bisect_left(options, True, key=lambda cut: sums[n] - sums[cut] <= row[n])]
+        least = row
+        begins.append(cuts)
+    runs, end = [], count
+    for cuts in reversed(begins):
+        runs.append(range(cuts[end], end))
+        end = cuts[end]
+    return tuple(reversed(runs))
 
 
 def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
-    """Return what ``trifecta plan --json`` prints.
+    """Return the report of ``trifecta plan --json``.
 
-    ``stages``: of each its ``ranks``, ``blocks``, ``share`` of the work, ``parameters`` with those of
-    heads, and the numbers that it ``sends`` for an image; ``balance``, see
-    :class:`trifecta.parallel.plan.Plan`; ``crossings``: the windows on two stages or more, each with its
-    ``step`` in the schedule's ``cycle``.
+    ``stages`` has each stage's ``ranks``, ``blocks``, ``share`` of the cost, ``parameters`` with those of
+    heads, and how many numbers it ``sends`` for an image. ``balance`` is :attr:`Plan.balance`. In
+    ``crossings`` are the windows on two or more stages, each with its ``step`` in the schedule's ``cycle``.
 
     Raises:
-        ValueError: as :func:`trifecta.parallel.plan.make_plan`.
+        ValueError: as :func:`make_plan`.
     """
     plan = make_plan(layout, block_costs(network), network.method.schedule)
-    passed = _passed_on(network)
-    schedule = plan.schedule
+    sizes = _output_sizes(network)
+    stages = [
+        {
+            "ranks": [layout.rank(replica, stage) for replica in range(layout.data)],
+            "blocks": list(blocks),
+            "share": plan.share(stage),
+            "parameters": sum(p.numel() for k in blocks for p in network.own_parameters(k)),
+            "sends": 0 if stage == layout.layers - 1 else sizes[blocks[-1]],
+        }
+        for stage, blocks in enumerate(plan.stages)
+    ]
+    crossings = [
+        {
+            "step": crossing.step,
+            "blocks": list(crossing.window.blocks),
+            "stages": list(crossing.stages),
+        }
+        for crossing in plan.crossings
+    ]
     return {
         "processes": layout.ranks,
         "layout": str(layout),
-        "stages": [_stage(network, plan, stage, passed) for stage in range(layout.layers)],
+        "stages": stages,
         "balance": plan.balance,
-        "cycle": schedule.cycle,
-        "crossings": [
-            {
-                "step": crossing.step,
-                "blocks": list(range(crossing.window.first, crossing.window.last + 1)),
-                "stages": list(crossing.stages),
-            }
-            for crossing in plan.crossings
-        ],
-    }
-
-
-def _stage(network: LocalNetwork, plan: Plan, stage: int, passed: list[int]) -> dict[str, Any]:
-    layout, blocks = plan.layout, plan.stages[stage]
-    return {
-        "ranks": [layout.rank(replica, stage) for replica in range(layout.data)],
-        "blocks": list(blocks),
-        "share": plan.share(stage),
-        "parameters": sum(p.numel() for k in blocks for p in network.own_parameters(k)),
-        "sends": 0 if stage == layout.layers - 1 else passed[blocks[-1]],
+        "cycle": plan.schedule.cycle,
+        "crossings": crossings,
     }
 
 
 @torch.no_grad()
-def _passed_on(network: LocalNetwork) -> list[int]:
-    """How many numbers each block passes on for an image, with its negative where pairs are learnt from."""
-    samples, labels = trial_batch(network, _IMAGES)
+def _output_sizes(network: LocalNetwork) -> list[int]:
+    """Count the numbers in each block's output for an image, including its negative."""
+    samples, labels = trial_batch(network, 2)
     was_training = network.training
     network.eval()
     x = training_input(network, samples, labels, torch.Generator(samples.device).manual_seed(0))
-    passed = []
+    sizes = []
     for k in range(len(network.blocks)):
         _, x = network.pass_block(k, x)
-        passed.append(x.numel() // len(labels))
+        sizes.append(x.numel() // len(labels))
     network.train(was_training)
-    return passed
+    return sizes
