@@ -17,7 +17,7 @@ from scaling_rank import seconds_of
 from simulation import BlockTimes
 from trifecta import LocalNetwork, get_method
 from trifecta.parallel.plan import Layout
-from trifecta.parallel.processes import Together, joined
+from trifecta.parallel.processes import Processes, joined
 from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 
@@ -122,6 +122,6 @@ def _trainer(emulation: Emulation) -> tuple[Any, Any]:
             costs=emulation.blocks,
         )
         return pipelined.step, lambda: None
-    learner = Together(emulation.layout).learner(network, total_steps=WARM_UP + emulation.steps)
+    learner = Processes(emulation.layout).learner(network, total_steps=WARM_UP + emulation.steps)
     assert isinstance(learner, StageLearner)
     return learner.step, learner.finish

@@ -16,7 +16,7 @@ from trifecta.bench.memory import SavedBytes
 from trifecta.bench.setting import Setting
 from trifecta.method import Method
 from trifecta.parallel.plan import Layout
-from trifecta.parallel.processes import Alone, Together, joined
+from trifecta.parallel.processes import Processes, joined
 from trifecta.parallel.stage import StageLearner
 
 # Both parities of an overlapping schedule.
@@ -107,10 +107,10 @@ def _trainer(order: Order) -> tuple[Step, Callable[[], None], Any]:
     if order.how == "one":
         # The plain graph for backprop, as its rivals have it; kernels for local windows where faster.
         kernels = False if not order.method.schedule.size else None
-        learner = Alone().learner(network, kernels=kernels, **options)
+        learner = Processes().learner(network, kernels=kernels, **options)
         return learner.step, _nothing, learner
     layout = Layout(**{order.how: order.ranks})
-    learner = Together(layout).learner(network, **options)
+    learner = Processes(layout).learner(network, **options)
     assert isinstance(learner, StageLearner)
     return learner.step, learner.finish, learner
 

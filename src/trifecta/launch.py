@@ -27,7 +27,7 @@ from trifecta._utils.references import name_of
 from trifecta.options import STARTED_HERE, USAGE, Terminated, ToldByProcess, given_words
 from trifecta.parallel.faults import ProcessError
 from trifecta.parallel.plan import Layout, parse_layout
-from trifecta.parallel.processes import TIMEOUT, Alone, Together, joined
+from trifecta.parallel.processes import TIMEOUT, Processes, joined
 from trifecta.progress import stop_on_signal, waiting
 from trifecta.report.page import write_report
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
@@ -61,7 +61,7 @@ def train(config: RunConfig | None, options: dict[str, Any]) -> tuple[Run, Path]
 
 
 def _train_in(
-    processes: Alone, config: RunConfig | None, options: dict[str, Any]
+    processes: Processes, config: RunConfig | None, options: dict[str, Any]
 ) -> tuple[Run, Path] | None:
     """Train as one of ``processes``; the first reports progress and writes the files."""
     out, is_first = options["out"], processes.is_first
@@ -97,7 +97,7 @@ def _train_in(
 
 
 @contextmanager
-def _advising(folder: RunFolder, processes: Alone) -> Iterator[None]:
+def _advising(folder: RunFolder, processes: Processes) -> Iterator[None]:
     """Say how to continue a run that a signal stops."""
     advice = f"continue with: {_resume_command(folder)}"
     try:
@@ -151,7 +151,7 @@ def _layout(processes: int, parallel: str | None, synchronized: bool) -> Layout:
 @contextmanager
 def _joined(
     timeout: float | None, device: str | None, parallel: str | None, synchronized: bool
-) -> Iterator[Alone]:
+) -> Iterator[Processes]:
     """Meet the other processes if ``torchrun`` or this command started several.
 
     Raises:
@@ -165,14 +165,14 @@ def _joined(
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         _layout(1, parallel, synchronized)
-        yield Alone()
+        yield Processes()
         return
     layout, own, seconds = _layout(count, parallel, synchronized), resolve_device(device or "auto"), timeout
     if own.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     seconds = TIMEOUT if timeout is None else timeout
     with joined(own, seconds):
-        yield Together(layout, synchronized=synchronized, timeout=seconds)
+        yield Processes(layout, synchronized=synchronized, timeout=seconds)
 
 
 def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:

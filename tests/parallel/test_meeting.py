@@ -17,7 +17,7 @@ from processes import in_processes
 from trifecta import get_method
 from trifecta.data import ImageData
 from trifecta.parallel.plan import Layout
-from trifecta.parallel.processes import Together
+from trifecta.parallel.processes import Processes
 from trifecta.training import RunConfig, Trainer
 
 CONFIG = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32", data=None)
@@ -57,12 +57,12 @@ def refusals(rank: int, data: ImageData) -> list[str]:
             Trainer(
                 config if rank else CONFIG,
                 data=images if rank else data,
-                processes=Together(Layout(data=2)),
+                processes=Processes(Layout(data=2)),
             )
         except ValueError as error:
             found.append(str(error))
     try:
-        Trainer(replace(CONFIG, batch_size=15), data=data, processes=Together(Layout(data=2)))
+        Trainer(replace(CONFIG, batch_size=15), data=data, processes=Processes(Layout(data=2)))
     except ValueError as error:
         found.append(str(error))
     return found

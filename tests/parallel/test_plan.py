@@ -95,8 +95,8 @@ def test_one_loss_for_all_blocks_has_no_stages() -> None:
 def test_replicas_refuse_weights_of_classes_whose_mean_each_would_take_for_itself() -> None:
     network = build_network(get_method("pred"), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
     plan = make_plan(Layout(data=2), [1] * 6, LAYER_WISE)
-    check_network(network, plan, "stop")
+    check_network(network, plan, on_nan="stop")
     network.weigh_classes(torch.ones(3))
     with pytest.raises(ValueError, match="received class_weights; use parallel=layers"):
-        check_network(network, plan, "stop")
-    check_network(network, make_plan(Layout(layers=2), [1] * 6, LAYER_WISE), "stop")
+        check_network(network, plan, on_nan="stop")
+    check_network(network, make_plan(Layout(layers=2), [1] * 6, LAYER_WISE), on_nan="stop")

@@ -14,7 +14,7 @@ from stopping import StopAt
 from trifecta import Callback, get_method
 from trifecta.data import ImageData
 from trifecta.parallel.plan import Layout
-from trifecta.parallel.processes import Together
+from trifecta.parallel.processes import Processes
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, train
 from trifecta.training.run import finish, resumed_trainer
 
@@ -27,7 +27,7 @@ def config_of(method: str) -> RunConfig:
 
 def run_in(rank: int, layout: Layout, folder: Path, method: str, data: ImageData, stop: int | None) -> Any:
     """Train, or go on where a run is there already; the accuracy, or why it stopped."""
-    processes = Together(layout, synchronized=layout.data > 1)
+    processes = Processes(layout, synchronized=layout.data > 1)
     target = RunFolder(folder)
     begins = not target.path.exists()
     begins = processes.agreed(begins)
@@ -118,7 +118,9 @@ def spoilt_in(rank: int, layout: Layout, folder: Path | None, data: ImageData) -
     """Train a run whose last epoch is not its best; its weights, and which epoch they are of."""
     target = None if folder is None else RunFolder(folder)
     with nullcontext() if target is None or rank else target.begin(CONFIG):
-        trainer = Trainer(CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=Together(layout))
+        trainer = Trainer(
+            CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=Processes(layout)
+        )
         run = finish(trainer)
     with trainer.processes.whole(trainer.network) as network:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -165,7 +167,7 @@ def test_replicas_go_on_as_if_they_had_not_been_stopped(stripes: ImageData, tmp_
 
 def batches_of(rank: int, layout: Layout, data: ImageData) -> tuple[str, list[int]]:
     """What a process's batches are, and how many images each has before it is received."""
-    trainer = Trainer(config_of("superfecta"), data=data, processes=Together(layout))
+    trainer = Trainer(config_of("superfecta"), data=data, processes=Processes(layout))
     batches = trainer.batches.epoch(0, start=1, generator=torch.Generator())
     return type(trainer.batches).__name__, [len(labels) for _, labels in batches]
 

@@ -15,8 +15,9 @@ from processes import in_processes
 from trifecta import LocalNetwork, build_network, get_method
 from trifecta.learner import Learner
 from trifecta.method import Method
+from trifecta.parallel.batch_norm import synchronize_statistics
 from trifecta.parallel.plan import Layout, make_plan
-from trifecta.parallel.stage import Replicas, StageLearner, synchronize_statistics
+from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 
 STEPS, IMAGES = 20, 12
@@ -152,8 +153,7 @@ def replica(rank: int, layouts: Mapping[str, Layout]) -> dict[str, State]:
         ]
         group = groups[layout.stage(rank)]
         synchronize_statistics(network, group)
-        replicas = Replicas(group, layout.data, layout.replica(rank))
-        states[name] = trained(StageLearner(network, plan, rank, replicas=replicas, **options()))
+        states[name] = trained(StageLearner(network, plan, rank, group=group, **options()))
     return states
 
 

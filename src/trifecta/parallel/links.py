@@ -1,13 +1,13 @@
-"""Tensors on their way between two processes, while both compute.
+"""Messages between two processes that both go on computing.
 
-Messages of one direction all have the same number of tensors, shapes and types, which the first one tells:
-batches of a run are equally large. So a receiver can have room ready before a message is sent, and the
-transfer goes on beside the computation on both sides.
+In each direction all messages have the same number of tensors, with the same shapes and dtypes, which are
+sent ahead of the first one. A receiver can therefore allocate memory before a message is sent, and the
+transfer overlaps with computation on both sides.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,140 +15,106 @@ from torch import Tensor
 
 from trifecta.parallel.faults import waiting_for
 
-# Messages that a sender may be ahead of its receiver.
+# Number of messages by which a sender may be ahead of its receiver.
 AHEAD = 2
-# Of the first message's description: number of tensors, then type, layout, dimensions and sizes of each.
-_HEADER = 64
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
 
 
 class _Spec(NamedTuple):
-    """A tensor as it travels: channels-last maps with their channels last."""
+    """A contiguous tensor as it is sent: channels-last maps have their channels last."""
 
     dtype: torch.dtype
+    shape: torch.Size
     channels_last: bool
-    shape: tuple[int, ...]
 
 
-class Sender:
-    """Sends messages to ``peer`` in order.
+class _Transfer(NamedTuple):
+    """A message on its way, whose tensors must stay alive until it has arrived."""
+
+    works: list[dist.Work]
+    tensors: list[Tensor]
+
+    def wait(self) -> None:
+        for work in self.works:
+            work.wait()
+
+
+class Link:
+    """Two ordered streams of messages, to and from another process.
 
     Args:
-        peer: the rank that receives them.
-        device: where tensors live.
+        peer: rank of the other process.
+        device: device of the tensors on this side.
     """
 
     def __init__(self, peer: int, device: torch.device) -> None:
         self.peer, self.device = peer, device
-        self._description: list[int] = []
-        # Tensors must live until they are sent.
-        self._on_their_way: deque[list[tuple[dist.Work, Tensor]]] = deque()
+        self._sent_specs: list[_Spec] | None = None
+        self._received_specs: list[_Spec] | None = None
+        self._sending: deque[_Transfer] = deque()
+        self._receiving: deque[_Transfer] = deque()
 
     def send(self, tensors: Sequence[Tensor]) -> None:
-        """Begin to send; waits only where the receiver is ``AHEAD`` messages behind.
+        """Start to send a message; wait only if the receiver is ``AHEAD`` messages behind.
 
         Raises:
-            ValueError: tensors of other shapes or types than those of the first message.
+            ValueError: the shapes or dtypes differ from those of the first message.
+            ProcessError: the other process has ended, as in all methods.
         """
-        layouts = [_is_channels_last(tensor) for tensor in tensors]
-        kept = [
-            (tensor.detach().movedim(1, -1) if is_last else tensor.detach()).contiguous()
-            for tensor, is_last in zip(tensors, layouts, strict=True)
-        ]
-        description = _describe(kept, layouts)
-        works = []
-        if not self._description:
-            self._description = description
-            header = torch.tensor(description, device=self.device)
-            works.append((_isend(header, self.peer), header))
-        elif description != self._description:
-            raise ValueError(
-                "batches that pass between processes must all be equally large: received one of another "
-                "size; drop a loader's last batch"
-            )
-        works += [(_isend(tensor, self.peer), tensor) for tensor in kept]
-        self._on_their_way.append(works)
-        while len(self._on_their_way) > AHEAD:
-            self._wait_for_oldest()
-
-    def flush(self) -> None:
-        """Wait until everything is sent."""
-        while self._on_their_way:
-            self._wait_for_oldest()
-
-    def _wait_for_oldest(self) -> None:
+        specs, packed = zip(*map(_pack, tensors), strict=True)
         with waiting_for([self.peer]):
-            for work, _ in self._on_their_way.popleft():
-                work.wait()
+            if self._sent_specs is None:
+                self._sent_specs = list(specs)
+                dist.send_object_list([self._sent_specs], self.peer, device=self.device)
+            elif self._sent_specs != list(specs):
+                raise ValueError(
+                    "batches that pass between processes must all be equally large: received one of "
+                    "another size; drop a loader's last batch"
+                )
+            self._sending.append(self._start(dist.isend, packed))
+        self.flush(AHEAD)
 
-
-class Receiver:
-    """Receives messages from ``peer`` in order.
-
-    Args:
-        peer: the rank that sends them.
-        device: where tensors shall live.
-    """
-
-    def __init__(self, peer: int, device: torch.device) -> None:
-        self.peer, self.device = peer, device
-        self._specs: list[_Spec] = []
-        self._expected: deque[list[tuple[dist.Work, Tensor]]] = deque()
+    def flush(self, ahead: int = 0) -> None:
+        """Wait until at most ``ahead`` messages are still on their way to the receiver."""
+        while len(self._sending) > ahead:
+            with waiting_for([self.peer]):
+                self._sending.popleft().wait()
 
     def expect(self) -> None:
-        """Make room for one more message, so that it can come while something else is computed."""
-        if self._specs:
-            room = [torch.empty(s.shape, dtype=s.dtype, device=self.device) for s in self._specs]
-            self._expected.append([(_irecv(tensor, self.peer), tensor) for tensor in room])
+        """Start to receive the next message, unless it is the first one."""
+        if self._received_specs is not None:
+            buffers = [
+                torch.empty(s.shape, dtype=s.dtype, device=self.device) for s in self._received_specs
+            ]
+            with waiting_for([self.peer]):
+                self._receiving.append(self._start(dist.irecv, buffers))
 
     def receive(self) -> list[Tensor]:
         """Wait for the next message."""
-        if not self._specs:
-            header = torch.empty(_HEADER, dtype=torch.int64, device=self.device)
-            with waiting_for([self.peer]):
-                _irecv(header, self.peer).wait()
-            self._specs = _specs_of(header.tolist())
-        if not self._expected:
-            self.expect()
-        tensors = []
-        for spec, (work, tensor) in zip(self._specs, self._expected.popleft(), strict=True):
-            with waiting_for([self.peer]):
-                work.wait()
-            tensors.append(tensor.movedim(-1, 1) if spec.channels_last else tensor)
-        return tensors
+        with waiting_for([self.peer]):
+            if self._received_specs is None:
+                found: list[Any] = [None]
+                dist.recv_object_list(found, self.peer, device=self.device)
+                self._received_specs = found[0]
+            if not self._receiving:
+                self.expect()
+            transfer = self._receiving.popleft()
+            transfer.wait()
+        assert self._received_specs is not None
+        return [
+            tensor.movedim(-1, 1) if spec.channels_last else tensor
+            for tensor, spec in zip(transfer.tensors, self._received_specs, strict=True)
+        ]
+
+    def _start(self, operation: Any, tensors: Sequence[Tensor]) -> _Transfer:
+        works = dist.batch_isend_irecv([dist.P2POp(operation, tensor, self.peer) for tensor in tensors])
+        return _Transfer(works, list(tensors))
 
 
-def _isend(tensor: Tensor, peer: int) -> dist.Work:
-    with waiting_for([peer]):
-        work = dist.isend(tensor, peer)
-    assert work is not None
-    return work
-
-
-def _irecv(tensor: Tensor, peer: int) -> dist.Work:
-    with waiting_for([peer]):
-        work = dist.irecv(tensor, peer)
-    assert work is not None
-    return work
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return last and not tensor.is_contiguous()
-
-
-def _describe(tensors: Sequence[Tensor], layouts: Sequence[bool]) -> list[int]:
-    numbers = [len(tensors)]
-    for tensor, is_last in zip(tensors, layouts, strict=True):
-        numbers += [_DTYPES.index(tensor.dtype), int(is_last), tensor.ndim, *tensor.shape]
-    return numbers + [0] * (_HEADER - len(numbers))
-
-
-def _specs_of(numbers: list[int]) -> list[_Spec]:
-    specs, at = [], 1
-    for _ in range(numbers[0]):
-        dtype, is_last, dimensions = numbers[at : at + 3]
-        shape = tuple(numbers[at + 3 : at + 3 + dimensions])
-        specs.append(_Spec(dtype=_DTYPES[dtype], channels_last=bool(is_last), shape=shape))
-        at += 3 + dimensions
-    return specs
+def _pack(tensor: Tensor) -> tuple[_Spec, Tensor]:
+    channels_last = (
+        tensor.ndim == 4
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+        and not tensor.is_contiguous()
+    )
+    packed = (tensor.movedim(1, -1) if channels_last else tensor).detach().contiguous()
+    return _Spec(packed.dtype, packed.shape, channels_last), packed

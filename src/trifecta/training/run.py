@@ -24,7 +24,7 @@ from trifecta.counts import counts
 from trifecta.data import Given, ImageData, ImageSet, LoaderBatches, data_from
 from trifecta.data.images import hold_out
 from trifecta.network import LocalNetwork
-from trifecta.parallel.processes import Alone
+from trifecta.parallel.processes import Processes
 from trifecta.readout import fuse
 from trifecta.training.callbacks import ConsoleProgress
 from trifecta.training.config import GIVEN, RunConfig
@@ -172,7 +172,7 @@ def resumed_trainer(
     blocks: Iterable[nn.Module] | None = None,
     imports: Imported = (),
     callbacks: Sequence[Callback] = (),
-    processes: Alone | None = None,
+    processes: Processes | None = None,
     writes: bool = True,
 ) -> Trainer:
     """Build the trainer of the run in ``out``, at its checkpoint, or at its beginning without one.
@@ -180,7 +180,7 @@ def resumed_trainer(
     Arguments and errors are those of :func:`resume`. Without ``writes`` the network has the weights that
     the run ended with, and nothing in the folder changes.
     """
-    folder, processes = RunFolder(out), processes or Alone()
+    folder, processes = RunFolder(out), processes or Processes()
     config, facts = folder.read_settings(imports=imports)
     if config.data is None and not isinstance(data, ImageData):
         raise ValueError(
@@ -345,7 +345,7 @@ def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
     None if no second network can be trained, no image can be held out, or training diverges.
     """
     config = trainer.config
-    is_alone = type(trainer.processes) is Alone
+    is_alone = trainer.processes.is_alone
     if not is_alone or config.network == GIVEN or trainer.data.loader is not None:
         return None
     try:

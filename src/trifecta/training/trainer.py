@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
 from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
 from trifecta.network import LocalNetwork
-from trifecta.parallel.processes import Alone
+from trifecta.parallel.processes import Processes
 from trifecta.pipeline import Losses
 from trifecta.readout import CHOSEN
 from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, remembered, set_statistics
@@ -180,10 +180,10 @@ class Trainer:
         data: ImageData | None = None,
         blocks: Iterable[nn.Module] | None = None,
         callbacks: Sequence[Callback] = (),
-        processes: Alone | None = None,
+        processes: Processes | None = None,
     ) -> None:
         _check_callbacks(callbacks)
-        self.processes = processes or Alone()
+        self.processes = processes or Processes()
         self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
         loaded = _load(config) if data is None else data

@@ -1,0 +1,93 @@
+"""Batch normalization by the statistics of the whole batch, of which every replica has an equal share."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from trifecta.parallel.faults import waiting_for
+
+
+def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:
+    """Let every batch normalization in ``network`` use the statistics of all replicas in ``group``."""
+    for module in list(network.modules()):
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            # The module keeps its place, parameters and buffers.
+            module.__class__ = SynchronizedBatchNorm
+            module.replicas = _Replicas(group)  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class _Replicas:
+    """Processes that share statistics; a copied module shares them with none."""
+
+    group: dist.ProcessGroup | None
+
+    def __deepcopy__(self, memo: object) -> "_Replicas":
+        return _Replicas(None)
+
+
+class SynchronizedBatchNorm(_BatchNorm):
+    """Batch normalization by the mean and variance over the samples of all replicas.
+
+    Like :class:`torch.nn.SyncBatchNorm`, but without a GPU, and with the variance taken around the common
+    mean in a second pass. All replicas must have equally many samples.
+    """
+
+    replicas: _Replicas
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (N, C, …) → (N, C, …)."""
+        group = self.replicas.group
+        if not self.training or group is None:
+            return super().forward(x)
+        wide = x.float() if x.dtype.itemsize < 4 else x
+        dims = [d for d in range(x.ndim) if d != 1]
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        count = wide.new_tensor(x.numel() // x.shape[1] * dist.get_world_size(group))
+        mean = _sum(wide.sum(dims), group) / count
+        centred = wide - mean.view(shape)
+        variance = _sum(centred.square().sum(dims), group) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        normal = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is not None:
+            normal = normal * self.weight.view(shape) + self.bias.view(shape)
+        return normal.to(x.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.add_(1)
+        share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Accept samples of any dimensions."""
+
+
+def _sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """Sum of a tensor over processes, whose gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.group = group
+        return _all_reduced(x, group)
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return _all_reduced(gradients[0], ctx.group), None
+
+
+def _all_reduced(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    total = x.clone()
+    with waiting_for():
+        dist.all_reduce(total, group=group)
+    return total
