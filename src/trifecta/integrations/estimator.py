@@ -1,6 +1,6 @@
 """A scikit-learn classifier that learns locally.
 
-Shapes: N rows, F features or images (C, H, W), K classes.
+Shapes: N rows; F features, or images (C, H, W); K classes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from trifecta.method import Method
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.nn.networks import NetworkBuilder
-from trifecta.nn.shapes import SampleShape
 from trifecta.statistics import REMEMBERED, estimate_statistics, lagging_norms, set_statistics
 from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.run import calibrate
@@ -38,44 +37,43 @@ from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
 
 AUTO = "auto"
-# Units of a block for a table, and the share of ``small``'s channels for images.
-_UNITS, _WIDTH = 128, 0.25
-_MLP_UNITS = 2000
+# Default width for images, and for tables: 128 of the 2,000 units of ``mlp``.
+_IMAGE_WIDTH, _TABLE_WIDTH = 0.25, 128 / 2000
 _ROWS_AT_ONCE = 512
-# Rows whose scores give the temperature of what is learnt bit by bit.
+# Number of scored rows from which partial_fit fits the temperature.
 _RECENT = 1000
 
 
 class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose blocks learn locally, for tables (N, F) and images.
 
-    Columns of a table, and channels of images, are brought to mean 0 and deviation 1 first.
+    Columns of a table, and channels of images, are standardized to mean 0 and deviation 1 first.
 
     Args:
         method: a name, as in ``trifecta list``, or a :class:`trifecta.Method`.
         network: a name, as in ``trifecta list``, or a builder of your own; ``auto`` is ``mlp`` for tables
             and ``small`` for images.
-        width: multiplies the network's units or channels; None is 128 units a block for tables, and a
+        width: factor on the network's units or channels; None is 128 units a block for tables, and a
             quarter of the channels for images.
-        epochs: passes over the rows, at most.
-        batch_size: rows a step; all of them where there are fewer.
-        learning_rate: at the start; None is the method's own.
+        epochs: number of passes over the rows, at most.
+        batch_size: rows in a step; all of them if there are fewer.
+        learning_rate: rate at the start; None is the method's own.
         image_shape: (C, H, W) of images that come as rows (N, C·H·W); images (N, C, H, W) need none.
         early_stopping: whether to hold rows out, stop when their accuracy has not improved for ``patience``
             epochs, and keep the weights of the best epoch.
-        validation_fraction: the stratified share that is held out for that.
-        patience: in epochs.
-        class_weight: what rows of each class weigh in the loss: a dictionary by label (1 for the others),
-            ``balanced``, or None for the same.
+        validation_fraction: stratified share of the rows to hold out for that.
+        patience: number of epochs.
+        class_weight: weight of each class's rows in the loss: a dictionary by label (1 for all others),
+            ``balanced``, or None for equal weights.
         random_state: a seed, a ``numpy.random.RandomState``, or None for another seed every time.
         device: ``cpu``, ``auto``, or any name that PyTorch knows.
 
     Attributes:
-        classes_: labels, sorted.
+        classes_: sorted labels.
         network_: the trained :class:`trifecta.LocalNetwork`.
         history_: a record of every epoch: losses by block, and validation accuracy.
-        n_iter_: epochs done.
-        n_features_in_: columns, or channels of images.
+        n_iter_: number of epochs, or of calls of ``partial_fit``, so far.
+        n_features_in_: number of columns, or channels of images.
     """
 
     def __init__(
@@ -102,29 +100,42 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.class_weight, self.random_state, self.device = class_weight, random_state, device
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> TrifectaClassifier:  # noqa: N803
-        """Train from the beginning.
+        """Train from scratch.
 
         Args:
-            X: (N, F), or images (N, C, H, W).
-            y: (N,), labels of any type.
+            X: rows (N, F), or images (N, C, H, W).
+            y: labels of any type, (N,).
 
         Raises:
             ValueError: values that are not finite, fewer than two classes, or settings that no run can use.
         """
-        samples, y = self._validated(X, y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        self._learn_scale(samples)
-        data = self._data(self._scaled(samples), torch.from_numpy(labels.astype(np.int64)))
-        config = replace(self._config(data), class_weights=self._class_weights(y))
+        samples, y = self._validated(X, y, least=2)
+        self._set_classes(y)
+        self._fit_scale(samples)
+        train, validation = self._rows(samples, y), None
+        if self.early_stopping:
+            train, validation = hold_out(train, self.validation_fraction)
+        names = tuple(str(label) for label in self.classes_)
+        data = ImageData(train=train, validation=validation, test=train, classes=names, mean=(), std=())
+        network, width = self._network_and_width(samples)
+        config = RunConfig(
+            method=self._method(),
+            network=network,
+            width=width,
+            epochs=self.epochs,
+            batch_size=min(self.batch_size, len(train)),
+            seed=self._draw_seed(),
+            device=self.device,
+            precision="fp32",
+            class_weights=self._class_weights(y),
+        )
         callbacks = [EarlyStopping(self.patience)] if self.early_stopping else []
         trainer = Trainer(config, data=data, callbacks=callbacks)
         trainer.fit()
-        calibrate(trainer, repeat_up_to=len(data.train))
+        calibrate(trainer, repeat_up_to=len(train))
         self.network_: LocalNetwork = trainer.network.eval()
         self.history_, self.n_iter_ = trainer.history, len(trainer.history)
-        self._learner_state: dict[str, Any] | None = None
-        self._scored: list[tuple[Tensor, Tensor]] = []
-        self._forget()
+        self._begin_stream()
         return self
 
     def partial_fit(
@@ -133,57 +144,63 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         y: ArrayLike,
         classes: ArrayLike | None = None,
     ) -> TrifectaClassifier:
-        """Learn from more rows, each once, at a constant rate; goes on from what was learnt before.
+        """Learn from more rows, each once, at a constant rate; continue from what was learnt before.
 
         Columns keep the scale of the first rows.
 
         Args:
-            X: (N, F), or images (N, C, H, W).
-            y: (N,).
-            classes: all labels that will ever come; needed at the first call.
+            X: rows (N, F), or images (N, C, H, W); at least 2 at the first call, which fits the scale.
+            y: labels (N,).
+            classes: all labels that will ever occur; needed at the first call.
 
         Raises:
-            ValueError: no classes at the first call, or others than before.
+            ValueError: no classes at the first call, or others than before; a single row at the first call.
         """
         first = not hasattr(self, "network_")
-        samples, y = self._validated(X, y, reset=first)
+        samples, y = self._validated(X, y, least=1, reset=first)
         if first:
-            self._begin(samples, classes)
+            self._build(samples, classes)
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(f"classes stay those of the first call, {self.classes_}: received {classes}")
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"y has classes that the first call did not name: {unknown}")
-        labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
-        self._step(self._scaled(samples), labels)
+        self._learn(self._rows(samples, y))
         self.n_iter_ += 1
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Class scores (N, K); of two classes the second's less the first's, (N,)."""
+        """Return class scores (N, K); of two classes the second's minus the first's, (N,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """Probabilities (N, K): softmax of the class scores over the temperature that ``fit`` found.
+        """Return probabilities (N, K): the softmax of class scores over a fitted temperature.
 
-        It is found on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
+        ``fit`` fits it on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
         scored by a network that was trained on the rest, which nearly doubles the time of a fit.
-        ``partial_fit`` scores rows just before it learns from them, and takes the latest.
+        ``partial_fit`` fits it on the latest rows, which it scores just before it learns from them.
         """
         scores = torch.from_numpy(self._scores(X))
         shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
         return shares
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """Labels (N,)."""
+        """Return labels (N,)."""
         best = self._scores(X).argmax(1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
-    def _validated(self, X: ArrayLike, y: ArrayLike, *, reset: bool = True) -> tuple[Tensor, NDArray[Any]]:  # noqa: N803
+    def _validated(
+        self,
+        X: ArrayLike,  # noqa: N803
+        y: ArrayLike,
+        *,
+        least: int,
+        reset: bool = True,
+    ) -> tuple[Tensor, NDArray[Any]]:
         rows, targets = validate_data(
-            self, X, y, reset=reset, dtype=np.float32, allow_nd=True, ensure_min_samples=2
+            self, X, y, reset=reset, dtype=np.float32, allow_nd=True, ensure_min_samples=least
         )
         check_classification_targets(targets)
         return self._as_samples(rows), targets
@@ -199,140 +216,124 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return samples.view(-1, *self.image_shape)
 
-    def _learn_scale(self, samples: Tensor) -> None:
-        """Take the mean and deviation of each column, or each channel of images."""
+    def _set_classes(self, labels: ArrayLike) -> None:
+        self.classes_ = np.unique(labels)
+        if len(self.classes_) < 2:
+            raise ValueError("a classifier needs at least 2 classes: received 1 class in y")
+
+    def _fit_scale(self, samples: Tensor) -> None:
+        """Fit the mean and deviation of each column, or each channel of images."""
         dims = [0, *range(2, samples.ndim)]
         wide = samples.double()
         self.mean_ = wide.mean(dims, keepdim=True)[0].float()
         deviation = wide.std(dims, correction=0, keepdim=True)[0]
-        # A column that never changes stays 0.
+        # A constant column stays 0.
         self.scale_ = torch.where(deviation > 1e-12, deviation, 1.0).float()
 
     def _scaled(self, samples: Tensor) -> Tensor:
         return (samples - self.mean_) / self.scale_
 
-    def _data(self, samples: Tensor, labels: Tensor) -> ImageData:
-        if len(self.classes_) < 2:
-            raise ValueError("a classifier needs at least 2 classes: received 1 class in y")
-        train, validation = ImageSet(samples, labels), None
-        if self.early_stopping:
-            train, validation = hold_out(train, self.validation_fraction)
-        names = tuple(str(label) for label in self.classes_)
-        return ImageData(train=train, validation=validation, test=train, classes=names, mean=(), std=())
-
-    def _config(self, data: ImageData) -> RunConfig:
-        method = self._method()
-        if self.learning_rate is not None:
-            optimizer = replace(method.optimizer, learning_rate=self.learning_rate)
-            method = replace(method, optimizer=optimizer)
-        network, width = self._network(data.sample_shape)
-        return RunConfig(
-            method=method,
-            network=network,
-            width=width,
-            epochs=self.epochs,
-            batch_size=min(self.batch_size, len(data.train)),
-            seed=self._seed(),
-            device=self.device,
-            precision="fp32",
-        )
+    def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
+        labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        return ImageSet(self._scaled(samples), labels)
 
     def _method(self) -> Method:
-        return self.method if isinstance(self.method, Method) else get_method(self.method)
+        method = self.method if isinstance(self.method, Method) else get_method(self.method)
+        if self.learning_rate is None:
+            return method
+        return replace(method, optimizer=replace(method.optimizer, learning_rate=self.learning_rate))
 
-    def _network(self, sample_shape: SampleShape) -> tuple[str | NetworkBuilder, float]:
-        is_image = len(sample_shape) == 3
-        network = ("small" if is_image else "mlp") if self.network == AUTO else self.network
-        if self.width is not None:
-            return network, self.width
-        return network, _UNITS / _MLP_UNITS if network == "mlp" else _WIDTH
+    def _network_and_width(self, samples: Tensor) -> tuple[str | NetworkBuilder, float]:
+        network = self.network
+        if network == AUTO:
+            network = "small" if samples.ndim == 4 else "mlp"
+        default = _TABLE_WIDTH if network == "mlp" else _IMAGE_WIDTH
+        return network, default if self.width is None else self.width
 
-    def _class_weights(self, y: NDArray[Any] | None) -> tuple[float, ...] | None:
-        """Return the weight of each class, (K,), balanced by ``y``, (N,)."""
+    def _class_weights(self, y: NDArray[Any]) -> tuple[float, ...] | None:
+        """Return the weight of each class, (K,); ``y`` (N,) decides ``balanced`` ones."""
         if self.class_weight is None:
             return None
-        if y is None and isinstance(self.class_weight, str):
+        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
+        return tuple(float(weight) for weight in weights)
+
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+
+    def _build(self, samples: Tensor, classes: ArrayLike | None) -> None:
+        """Build an untrained network for rows such as ``samples``."""
+        if classes is None:
+            raise ValueError("the first call of partial_fit needs all classes: give classes=…")
+        if len(samples) < 2:
+            raise ValueError(
+                "the first call of partial_fit fits the scale of the columns, which needs at least 2 rows: "
+                "received 1"
+            )
+        if isinstance(self.class_weight, str):
             raise ValueError(
                 f"partial_fit knows no rows but those that it is given: received class_weight "
                 f"{self.class_weight!r}; give a dictionary"
             )
-        y = self.classes_ if y is None else y
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-        return tuple(float(weight) for weight in weights)
-
-    def _seed(self) -> int:
-        draw = check_random_state(self.random_state)
-        return int(draw.randint(np.iinfo(np.int32).max))
-
-    def _begin(self, samples: Tensor, classes: ArrayLike | None) -> None:
-        """Build an untrained network for rows such as these."""
-        if classes is None:
-            raise ValueError("the first call of partial_fit needs all classes: give classes=…")
-        self.classes_ = np.unique(classes)
-        self._learn_scale(samples)
-        config = self._config(
-            self._data(self._scaled(samples), torch.zeros(len(samples), dtype=torch.int64))
-        )
-        optimizer = replace(config.method.optimizer, decay="constant", freeze_from=1.0)
+        self._set_classes(classes)
+        self._fit_scale(samples)
+        method = self._method()
+        network, width = self._network_and_width(samples)
         self.network_ = build_network(
-            replace(config.method, optimizer=optimizer),
-            config.network,
+            replace(method, optimizer=replace(method.optimizer, decay="constant", freeze_from=1.0)),
+            network,
             sample_shape=tuple(samples.shape[1:]),
             num_classes=len(self.classes_),
-            width=config.width,
-            seed=config.seed,
+            width=width,
+            seed=self._draw_seed(),
         ).to(resolve_device(self.device))
-        weights = self._class_weights(None)
+        weights = self._class_weights(self.classes_)
         if weights is not None:
-            device = next(self.network_.parameters()).device
-            self.network_.weigh_classes(torch.tensor(weights, device=device))
-        self.history_, self.n_iter_, self._learner_state, self._scored = [], 0, None, []
-        self._forget()
+            self.network_.weigh_classes(torch.tensor(weights, device=self.network_.device))
+        self.history_, self.n_iter_ = [], 0
+        self._begin_stream()
 
-    def _forget(self) -> None:
-        """Begin to remember rows anew, for the statistics of batch normalisations."""
+    def _begin_stream(self) -> None:
+        """Start without a state of the learner, scores, or rows to estimate statistics from."""
+        self._learner_state: dict[str, Any] | None = None
+        self._scored: list[tuple[Tensor, Tensor]] = []
         self._seen: tuple[Tensor, Tensor] | None = None
         self._running_statistics: dict[str, Tensor] = {}
 
-    def _step(self, samples: Tensor, labels: Tensor) -> None:
+    def _learn(self, rows: ImageSet) -> None:
         """Learn from every row once."""
-        device = next(self.network_.parameters()).device
-        seed = self._seed()
+        network, device, seed = self.network_, self.network_.device, self._draw_seed()
         generator = torch.Generator(device).manual_seed(seed)
-        learner = Learner(self.network_, generator=generator)
+        learner = Learner(network, generator=generator)
         if self._learner_state is not None:
             learner.load_state_dict(self._learner_state)
         batches = Batches(
-            ImageSet(samples, labels).to(device),
-            batch_size=min(self.batch_size, len(samples)),
+            rows.to(device),
+            batch_size=min(self.batch_size, len(rows)),
             augmentation=Augmentation(),
             mean=(),
             std=(),
             seed=seed,
         )
-        for rows, targets in batches.epoch(self.n_iter_, generator=generator):
-            self._score(rows, targets)
-            set_statistics(self.network_, self._running_statistics)
-            learner.step(in_memory_format(rows), targets)
-            self._estimate_statistics(rows, targets, learner.steps)
+        for samples, labels in batches.epoch(self.n_iter_, generator=generator):
+            samples = in_memory_format(samples)
+            with torch.no_grad():
+                self._scored.append((network.fused_scores(samples).cpu(), labels.cpu()))
+            set_statistics(network, self._running_statistics)
+            learner.step(samples, labels)
+            self._estimate_statistics(samples, labels, learner.steps)
         self._learner_state = learner.state_dict()
-        self.network_.eval()
+        network.eval()
         self._fit_temperature()
-
-    @torch.no_grad()
-    def _score(self, rows: Tensor, targets: Tensor) -> None:
-        """Score rows that are about to be learnt, which the network has not seen."""
-        self._scored.append((self.network_.fused_scores(in_memory_format(rows)).cpu(), targets.cpu()))
 
     def _fit_temperature(self) -> None:
         """Fit the temperature to the later half of the scores so far, at most the latest thousand."""
-        scores, targets = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
-        self._scored = [(scores[-2 * _RECENT :], targets[-2 * _RECENT :])]
-        count = min(_RECENT, -(-len(targets) // 2))
-        self.network_.temperature.fill_(fit_temperature(scores[-count:], targets[-count:]))
+        scores, labels = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
+        self._scored = [(scores[-2 * _RECENT :], labels[-2 * _RECENT :])]
+        count = min(_RECENT, -(-len(labels) // 2))
+        self.network_.temperature.fill_(fit_temperature(scores[-count:], labels[-count:]))
 
     def _estimate_statistics(self, samples: Tensor, labels: Tensor, steps: int) -> None:
-        """Estimate the statistics of batch normalisations on the latest rows, as long as averages lag."""
+        """Estimate batch normalization's statistics on the latest rows while running averages lag."""
         self._running_statistics = {}
         if not lagging_norms(self.network_, steps):
             self._seen = None
@@ -349,11 +350,10 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         samples = self._scaled(self._as_samples(rows))
         network = self.network_
         if samples.ndim == 2:
-            # The score of a row, to more digits than anyone reads, does not depend on the rows beside it.
+            # In float64 a row's score does not depend on the rows beside it.
             network, samples = copy.deepcopy(network).double(), samples.double()
-        device = next(network.parameters()).device
         parts = [
-            network.fused_scores(in_memory_format(part.to(device))).double().cpu()
+            network.fused_scores(in_memory_format(part.to(network.device))).double().cpu()
             for part in torch.split(samples, _ROWS_AT_ONCE)
         ]
         scores: NDArray[np.float64] = torch.cat(parts).numpy()

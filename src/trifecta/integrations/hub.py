@@ -6,11 +6,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
-
 from trifecta._utils.extras import require
 from trifecta.training import RunFolder, TrainedModel, load
-from trifecta.training.model import Images
 
 require("huggingface_hub", install='"trifecta[hub]"')
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # noqa: E402
@@ -19,14 +16,15 @@ _NEEDED, _WELCOME = ("config.yaml", "model.safetensors"), ("result.json", "repor
 
 
 class HubModel(ModelHubMixin):
-    """A trained network that comes from a run folder, the Hub, or a copy of either.
+    """A trained network from a run folder, from the Hub, or from a copy of either.
 
-    ``HubModel("runs/first").push_to_hub("me/digits")`` shares a run;
-    ``HubModel.from_pretrained("me/digits")`` loads one.
+    ``HubModel("runs/first").push_to_hub("me/digits")`` shares a run, and
+    ``HubModel.from_pretrained("me/digits")`` loads one. All methods of
+    :class:`trifecta.TrainedModel`, such as ``predict``, are available.
 
     Args:
-        folder: a run folder.
-        imports: modules of your own whose parts the run's settings may name; no others are imported.
+        folder: run folder.
+        imports: your own modules whose parts the run's settings may name; no others are imported.
         device: ``auto``, or any name that PyTorch knows.
 
     Attributes:
@@ -43,38 +41,19 @@ class HubModel(ModelHubMixin):
         imports: Iterable[str | ModuleType] = (),
         device: str = "auto",
     ) -> None:
-        # The mixin would save these arguments, a path of this machine among them.
+        # The mixin would save these arguments, including a path of this machine.
         self._hub_mixin_config = None
         self.folder = Path(folder)
         self.model: TrainedModel = load(self.folder, imports=imports, device=device)
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names, in the order of the scores."""
-        return self.model.classes
-
-    def predict(self, images: Images) -> list[Any]:
-        """Return the class name of every image, see :meth:`trifecta.TrainedModel.scores`."""
-        return self.model.predict(images)
-
-    def predict_proba(self, images: Images) -> Tensor:
-        """Return every class's probability, (N, K), see :meth:`trifecta.TrainedModel.predict_proba`."""
-        return self.model.predict_proba(images)
-
-    def top_k(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Return the likeliest classes of every image, see :meth:`trifecta.TrainedModel.top_k`."""
-        return self.model.top_k(images, k)
-
-    def embeddings(self, images: Images, *, block: int | None = None) -> Tensor:
-        """Return features of every image, (N, F), see :meth:`trifecta.TrainedModel.embeddings`."""
-        return self.model.embeddings(images, block=block)
-
-    def scores(self, images: Images) -> Tensor:
-        """Return the score of every class, (N, K), see :meth:`trifecta.TrainedModel.scores`."""
-        return self.model.scores(images)
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute or method of the trained model."""
+        if name == "model":
+            raise AttributeError(name)
+        return getattr(self.model, name)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """Describe the run, from its ``result.json``."""
+        """Return a description of the run, from its ``result.json``."""
         folder = RunFolder(self.folder)
         result = folder.read_result() if folder.result.is_file() else {}
         return ModelCard(_card(self.model, result))
@@ -95,7 +74,7 @@ class HubModel(ModelHubMixin):
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        proxies: Any = None,  # this one and the next come from huggingface_hub before 1.0
+        proxies: Any = None,  # this and the next argument come from huggingface_hub before 1.0
         resume_download: Any = None,
         **own: Any,
     ) -> "HubModel":
@@ -114,7 +93,7 @@ class HubModel(ModelHubMixin):
 
 
 def _card(model: TrainedModel, result: dict[str, Any]) -> str:
-    """Write the card of a model."""
+    """Return a model's card, in Markdown."""
     method = model.network.method.name
     accuracy = f"{100 * result['test_accuracy']:.2f}%" if "test_accuracy" in result else "not measured"
     rows = {

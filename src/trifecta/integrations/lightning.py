@@ -1,4 +1,7 @@
-"""Lightning itself, and which of its Trainer's settings a learner can obey."""
+"""Training under Lightning's ``Trainer``.
+
+Shapes: B samples (B, …); K classes.
+"""
 
 import sys
 import warnings
@@ -20,12 +23,13 @@ if TYPE_CHECKING:
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
-# Of the Trainer, and of the learner. float16 needs its losses scaled, which the learner does not do.
+# The learner's precision for each of the Trainer's. float16 is missing, because it needs scaled losses.
 PRECISIONS = {"32-true": "fp32", "64-true": "fp32", "bf16-mixed": "bf16"}
+_STATE, _RUNNING, _SEEN = "learner", "running_statistics", "seen"
 
 
 def _library() -> Any:
-    """Import Lightning: the package whose Trainer is in use, as each takes its own modules only."""
+    """Import the Lightning package that is in use, because each accepts its own modules only."""
     for name in PACKAGES:
         if sys.modules.get(name) is not None:
             return sys.modules[name]
@@ -39,74 +43,26 @@ if not TYPE_CHECKING:
     LightningModule = LIBRARY.LightningModule
 
 
-def check_settings(trainer: "Trainer") -> None:
-    """Refuse what a Trainer is asked for and a learner cannot do.
-
-    Raises:
-        ValueError: such a setting; says what to do.
-    """
-    if trainer.gradient_clip_val:
-        raise ValueError(
-            "every block has gradients of its own, which are not clipped together: received "
-            f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
-            "docs/integrations.md"
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            "every block learns from every batch: received "
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use larger batches"
-        )
-    if not isinstance(trainer.strategy, LIBRARY.strategies.SingleDeviceStrategy):
-        raise ValueError(
-            "training is on one device: received strategy "
-            f"{type(trainer.strategy).__name__}; use Trainer(devices=1)"
-        )
-    if str(trainer.precision) not in PRECISIONS:
-        raise ValueError(
-            f"a precision is {', '.join(PRECISIONS)}: received '{trainer.precision}'; use bf16-mixed"
-        )
-
-
-def warn_of_what_is_left_out(network: LocalNetwork) -> None:
-    """Say what :func:`trifecta.train` does beside the steps, and Lightning does not."""
-    method = network.method
-    if method.finds_superclasses and not method.superclasses:
-        warnings.warn(
-            f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
-            "classes; give superclasses=… to use them",
-            stacklevel=4,
-        )
-    if method.readout == CHOSEN:
-        warnings.warn(
-            "a read-out is chosen only in trifecta.train: here all blocks predict; set "
-            "network.readout_blocks to choose",
-            stacklevel=4,
-        )
-
-
-_STATE, _RUNNING, _SEEN = "learner", "running_statistics", "seen"
-
-
 class LocalLearningModule(LightningModule):
     """Trains a :class:`LocalNetwork` under Lightning's ``Trainer``, as :class:`trifecta.Learner` does.
 
     Batches are pairs (samples, labels). The Trainer's ``global_step`` counts batches, although every block
-    has an optimizer. Logged are ``loss/k`` of each block k that closed a window, by step and by epoch,
+    has an optimizer. It logs ``loss/k`` of each block k that computed a loss, by step and by epoch,
     ``val_accuracy`` and ``test_accuracy`` of the read-out, and ``val_block_accuracy/k`` and
     ``test_block_accuracy/k``.
 
-    Attributes:
-        learner: what trains, from the moment when a fit begins; None before.
-        running_statistics: of batch normalisations, by name, with which training goes on, while the network
-            has others to predict with, see :func:`trifecta.estimate_statistics`.
-
     Args:
-        network: as :func:`trifecta.build_network` or :class:`LocalNetwork` makes it.
-        seed: of what a method draws: wrong labels, pairs of samples, dropout.
-        total_steps: over which the method decays its learning rate; None for the Trainer's whole run.
+        network: from :func:`trifecta.build_network` or :class:`LocalNetwork`.
+        seed: seed of the method's random draws: wrong labels, pairs of samples, dropout.
+        total_steps: steps over which the method decays its learning rate; None for the Trainer's whole run.
+
+    Attributes:
+        learner: the learner, from the start of a fit; None before.
+        running_statistics: of batch normalizations, by name, with which training goes on while the network
+            has estimated ones to predict with, see :func:`trifecta.estimate_statistics`.
 
     Raises:
-        ValueError: no steps.
+        ValueError: ``total_steps`` below 1.
     """
 
     def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
@@ -117,28 +73,28 @@ class LocalLearningModule(LightningModule):
         self.automatic_optimization = False
         self.network, self.seed, self.total_steps = network, seed, total_steps
         self.learner: Learner | None = None
-        self._saved: dict[str, Any] | None = None
         self.running_statistics: dict[str, Tensor] = {}
+        self._saved: dict[str, Any] | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
-        warn_of_what_is_left_out(network)
+        _warn_of_unused_settings(network)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Class scores of the read-out, (B, …) → (B, K)."""
+        """Return class scores of the read-out, (B, …) → (B, K)."""
         scores: Tensor = self.network(images)
         return scores
 
     def configure_callbacks(self) -> "list[Callback]":
-        """Refuse settings of the Trainer that blocks which learn alone cannot obey; add no callback.
+        """Check the Trainer's settings; add no callback.
 
         Raises:
-            ValueError: such a setting.
+            ValueError: a setting that blocks with losses of their own cannot follow.
         """
         if self.trainer.state.fn == "fit":
-            check_settings(self.trainer)
+            _check_settings(self.trainer)
         return []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Build the learner on the module's device; return its optimizers, one an owner."""
+        """Build the learner on the module's device; return its optimizers."""
         self.learner = Learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(self.seed),
@@ -148,22 +104,22 @@ class LocalLearningModule(LightningModule):
         return list(self.learner.optimizers.values())
 
     def on_train_start(self) -> None:
-        """Tell the learner how long the run is, and where it goes on."""
+        """Set the length of the run, and the state of a run that is resumed."""
         assert self.learner is not None
-        # Not before: asked for it earlier, the Trainer loads its data and forgets to resume them.
+        # Not earlier: the Trainer would load its data for the length, and forget to resume them.
         per_epoch, step, saved = self.trainer.num_training_batches, self.trainer.global_step, self._saved
         self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
         self.learner.total_steps = self._run_length()
         self.learner.steps, self._saved = step, None
         self._seen = []
-        # A checkpoint whose weights begin another run says nothing of what that run draws.
+        # A checkpoint whose weights start another run has another number of steps.
         if saved is not None and saved["steps"] == step:
             self.running_statistics = saved.get(_RUNNING, {})
             self._seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get(_SEEN, [])]
             self.learner.load_state_dict(saved)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Let every window learn from a batch."""
+        """Train every window on a batch."""
         assert self.learner is not None
         images, labels = _pair(batch)
         set_statistics(self.network, self.running_statistics)
@@ -172,10 +128,10 @@ class LocalLearningModule(LightningModule):
             self._seen = []
         if lagging_norms(self.network, self.learner.steps) and not is_enough(self._seen):
             self._seen.append((images, labels))
-        # Lightning's own wrappers would count a step an optimizer.
+        # Lightning's own wrappers would count a step for each optimizer.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
-        # The learner knows which part of a step is for bf16.
+        # The learner knows which part of a step runs in bf16.
         with torch.autocast(self.device.type, enabled=False):
             losses = self.learner.step(images, labels)
         progress.increment_completed()
@@ -183,12 +139,12 @@ class LocalLearningModule(LightningModule):
         self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Set the statistics that predictions and checkpoints are to have."""
+        """Set the statistics for predictions and checkpoints."""
         self._estimate_statistics()
         self._seen = []
 
     def on_validation_start(self) -> None:
-        """Set the statistics that predictions are to have."""
+        """Set the statistics for predictions."""
         self._estimate_statistics()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -205,7 +161,7 @@ class LocalLearningModule(LightningModule):
         return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what the next step depends on beside weights and optimizers, which Lightning saves."""
+        """Add the state of the learner, except for optimizers, which Lightning saves."""
         if self.learner is not None:
             state = self.learner.state_dict()
             checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
@@ -213,21 +169,21 @@ class LocalLearningModule(LightningModule):
             checkpoint[_STATE][_SEEN] = self._seen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep it for the fit that begins."""
+        """Keep the state of the learner until a fit starts."""
         self._saved = checkpoint.get(_STATE)
 
     def _estimate_statistics(self) -> None:
-        """Estimate the statistics of batch normalisations while their running averages lag."""
+        """Estimate the statistics of batch normalizations while their running averages lag."""
         if self.learner is None or not self._seen or self.running_statistics:
             return
-        # Lightning validates in inference mode, whose tensors training could not go on with.
+        # Lightning validates in inference mode, and training could not use the tensors made there.
         with torch.inference_mode(False):
             self.running_statistics = estimate_statistics(
                 self.network, self._seen, steps=self.learner.steps, precision=self.learner.precision
             )
 
     def _run_length(self) -> int | None:
-        """Return the number of steps over which the learning rate decays; None where nobody knows it."""
+        """Return the number of steps over which the learning rate decays, if it is known."""
         if self.total_steps is not None:
             return self.total_steps
         expected = self.trainer.estimated_stepping_batches
@@ -242,7 +198,7 @@ class LocalLearningModule(LightningModule):
         return None
 
     def _step_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Step as Lightning does, with its hooks before."""
+        """Step as Lightning does, after its hooks."""
         self.trainer.strategy.optimizer_step(optimizer, closure=lambda: None)
 
     def _log_accuracy(self, batch: Any, stage: str) -> None:
@@ -259,7 +215,7 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
     """Return samples and labels.
 
     Raises:
-        ValueError: something else.
+        ValueError: the batch is not a pair of tensors.
     """
     if isinstance(batch, tuple | list) and [isinstance(part, Tensor) for part in batch] == [True, True]:
         return batch[0], batch[1]
@@ -267,3 +223,44 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         "a batch is a pair of tensors (samples, labels): received a "
         f"{type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else 1}"
     )
+
+
+def _check_settings(trainer: "Trainer") -> None:
+    """Raise a ``ValueError`` for settings of the Trainer that the learner cannot follow."""
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            "every block has gradients of its own, which are not clipped together: received "
+            f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
+            "docs/integrations.md"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "every block learns from every batch: received "
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use larger batches"
+        )
+    if not isinstance(trainer.strategy, LIBRARY.strategies.SingleDeviceStrategy):
+        raise ValueError(
+            f"training is on one device: received strategy {type(trainer.strategy).__name__}; use "
+            "Trainer(devices=1)"
+        )
+    if str(trainer.precision) not in PRECISIONS:
+        raise ValueError(
+            f"a precision is {', '.join(PRECISIONS)}: received '{trainer.precision}'; use bf16-mixed"
+        )
+
+
+def _warn_of_unused_settings(network: LocalNetwork) -> None:
+    """Warn of settings of a method that only :func:`trifecta.train` follows."""
+    method = network.method
+    if method.finds_superclasses and not method.superclasses:
+        warnings.warn(
+            f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
+            "classes; give superclasses=… to use them",
+            stacklevel=4,
+        )
+    if method.readout == CHOSEN:
+        warnings.warn(
+            "a read-out is chosen only in trifecta.train: here all blocks predict; set "
+            "network.readout_blocks to choose",
+            stacklevel=4,
+        )
