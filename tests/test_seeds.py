@@ -76,8 +76,8 @@ def rows_of_an_estimator(seed: int, epoch: int) -> np.ndarray[Any, Any]:
     x, y = images().numpy(), np.arange(40) % 2
     found.partial_fit(x[:2], y[:2], classes=[0, 1])
     other = build_network(found.network_.method, "mlp", sample_shape=SHAPE, num_classes=2, width=0.01)
-    found.network_, found.n_iter_, found._learner_state = other, epoch, None
-    found._forget()
+    found.network_, found.n_iter_ = other, epoch
+    found._begin_stream()
     found.partial_fit(x, y)
     return nn.utils.parameters_to_vector(other.parameters()).detach().numpy()
 

@@ -1,6 +1,10 @@
-"""Whole runs in several processes: the files of one process, whatever the layout."""
+"""Whole runs in several processes: the files of one process, whatever the layout.
 
-from collections.abc import Iterator
+Processes take longer to start than to train, so that two of them do everything that two can.
+"""
+
+import re
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +22,9 @@ from trifecta.parallel.processes import Processes
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, train
 from trifecta.training.run import finish, resumed_trainer
 
+pytestmark = pytest.mark.slow
 CONFIG = RunConfig(width=0.05, epochs=3, batch_size=60, precision="fp32", data=None)
+STAGES, REPLICAS = Layout(layers=2), Layout(data=2)
 
 
 def config_of(method: str) -> RunConfig:
@@ -29,78 +35,19 @@ def run_in(rank: int, layout: Layout, folder: Path, method: str, data: ImageData
     """Train, or go on where a run is there already; the accuracy, or why it stopped."""
     processes = Processes(layout, synchronized=layout.data > 1)
     target = RunFolder(folder)
-    begins = not target.path.exists()
-    begins = processes.agreed(begins)
+    begins = processes.agreed(not target.path.exists())
     callbacks = [] if stop is None else [StopAt(stop)]
-    if begins:
-        hold = target.begin(config_of(method)) if rank == 0 else nullcontext()
-        with hold:
-            trainer = Trainer(
-                config_of(method), folder=target, data=data, callbacks=callbacks, processes=processes
-            )
-            return finished(trainer)
-    with target.claim() if rank == 0 else nullcontext():
-        trainer = resumed_trainer(folder, data=data, callbacks=callbacks, processes=processes)
-        return finished(trainer)
-
-
-def finished(trainer: Trainer) -> Any:
-    try:
-        return finish(trainer).test_accuracy
-    except Interrupted as error:
-        return str(error)
-
-
-def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    run = RunFolder(folder)
-    result = {k: v for k, v in run.read_result().items() if "second" not in k and k != "peak_memory_bytes"}
-    history = [{k: v for k, v in r.items() if "second" not in k} for r in run.read_history()]
-    return result, history
-
-
-def assert_equal_weights(folder: Path, whole: Run, *, exactly: bool) -> None:
-    weights = RunFolder(folder).read_model()
-    for name, tensor in whole.network.state_dict().items():
-        if exactly:
-            assert torch.equal(tensor, weights[name]), name
+    config = config_of(method)
+    hold = target.begin(config) if begins else target.claim()
+    with hold if rank == 0 else nullcontext():
+        if begins:
+            trainer = Trainer(config, folder=target, data=data, callbacks=callbacks, processes=processes)
         else:
-            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As every process has: the order of sums depends on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["superfecta", "trifecta"])
-def test_the_files_of_stages_are_those_of_one_process(
-    method: str, stripes: ImageData, tmp_path: Path
-) -> None:
-    whole = train(config_of(method), data=stripes, out=tmp_path / "whole")
-    found = in_processes(2, tmp_path, run_in, Layout(layers=2), tmp_path / "stages", method, stripes, None)
-    assert found == [whole.test_accuracy] * 2
-    assert_equal_weights(tmp_path / "stages", whole, exactly=True)
-    assert untimed(tmp_path / "stages") == untimed(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_layout(stripes: ImageData, tmp_path: Path) -> None:
-    whole = train(config_of("trifecta"), data=stripes, out=tmp_path / "whole")
-    folder = tmp_path / "run"
-    # Of twelve steps in three epochs, within an epoch and between two.
-    for layout in (Layout(layers=4), Layout(layers=1), Layout(layers=2)):
-        stopped = in_processes(layout.ranks, tmp_path, run_in, layout, folder, "trifecta", stripes, 2)
-        assert all("stopped in epoch" in message for message in stopped)
-    last = Layout(layers=3)
-    found = in_processes(last.ranks, tmp_path, run_in, last, folder, "trifecta", stripes, None)
-    assert found == [whole.test_accuracy] * last.ranks
-    assert_equal_weights(folder, whole, exactly=True)
-    assert untimed(folder) == untimed(tmp_path / "whole")
+            trainer = resumed_trainer(folder, data=data, callbacks=callbacks, processes=processes)
+        try:
+            return finish(trainer).test_accuracy
+        except Interrupted as error:
+            return str(error)
 
 
 class Spoil(Callback):
@@ -114,66 +61,173 @@ class Spoil(Callback):
                         parameter.copy_(parameter.flatten().roll(1).view_as(parameter))
 
 
-def spoilt_in(rank: int, layout: Layout, folder: Path | None, data: ImageData) -> Any:
+def spoilt_in(rank: int, folder: Path | None, data: ImageData) -> Any:
     """Train a run whose last epoch is not its best; its weights, and which epoch they are of."""
     target = None if folder is None else RunFolder(folder)
     with nullcontext() if target is None or rank else target.begin(CONFIG):
-        trainer = Trainer(
-            CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=Processes(layout)
-        )
+        processes = Processes(STAGES)
+        trainer = Trainer(CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=processes)
         run = finish(trainer)
     with trainer.processes.whole(trainer.network) as network:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     return run.test_accuracy, run.result["kept_epoch"], weights
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("in_folder", [True, False])
-def test_stages_keep_their_best_epoch(in_folder: bool, stripes: ImageData, tmp_path: Path) -> None:
+def batches_of(data: ImageData) -> tuple[str, list[int]]:
+    """What a process's batches are, and how many images each has before it is received."""
+    trainer = Trainer(config_of("superfecta"), data=data, processes=Processes(STAGES))
+    batches = trainer.batches.epoch(0, start=1, generator=torch.Generator())
+    return type(trainer.batches).__name__, [len(labels) for _, labels in batches]
+
+
+def refusals(rank: int, data: ImageData) -> list[str]:
+    """What this process says where the other one has something else."""
+    other = replace(data, train=replace(data.train, images=255 - data.train.images))
+    fewer = replace(data, test=data.test.select(torch.arange(30)))
+    method = get_method("superfecta")
+    slower = replace(method, optimizer=replace(method.optimizer, learning_rate=0.001))
+
+    def trainer(config: RunConfig, images: ImageData) -> Trainer:
+        return Trainer(
+            config if rank else CONFIG, data=images if rank else data, processes=Processes(REPLICAS)
+        )
+
+    tries: list[Callable[[], object]] = [
+        lambda: trainer(replace(CONFIG, seed=1), data),
+        lambda: trainer(replace(CONFIG, method=slower), data),
+        lambda: trainer(CONFIG, other),
+        lambda: trainer(CONFIG, fewer),
+        lambda: Trainer(replace(CONFIG, batch_size=15), data=data, processes=Processes(REPLICAS)),
+        lambda: Processes(REPLICAS if rank else STAGES),
+        lambda: Processes(Layout(layers=3)),
+    ]
+    found = []
+    for refused in tries:
+        with pytest.raises(ValueError) as error:  # noqa: PT011
+            refused()
+        found.append(str(error.value))
+    return found
+
+
+REFUSALS = (
+    r"seed is 0 in process 0 and 1 in process 1",
+    r"method.optimizer.learning_rate is .* and 0.001 in process 1",
+    r"images of train is",
+    r"number of test images is 60 in process 0 and 30 in process 1",
+    r"equal shares of a batch: received 15 images for 2",
+    r"parallel is '1x2' in process 0 and '2x1' in process 1",
+    r"layout 1x3 needs 3 processes: received 2",
+)
+
+
+def everything(rank: int, folder: Path, data: ImageData) -> dict[str, Any]:
+    found = {
+        f"stages {method}": run_in(rank, STAGES, folder / f"stages-{method}", method, data, None)
+        for method in ("superfecta", "trifecta")
+    }
+    for name, stop in (("whole", None), ("resumed", 3), ("resumed", None)):
+        found[name] = run_in(rank, REPLICAS, folder / name, "superfecta", data, stop)
+    return found | {
+        "kept in memory": spoilt_in(rank, None, data),
+        "kept in a folder": spoilt_in(rank, folder / "spoilt", data),
+        "batches": batches_of(data),
+        "refusals": refusals(rank, data),
+        "stopped": run_in(rank, STAGES, folder / "stopped", "trifecta", data, 2),
+    }
+
+
+Found = tuple[Path, list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def two(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """A folder of runs, and what each of two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    return folder, in_processes(2, folder, everything, folder, stripes)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As every process has: the order of sums depends on it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    run = RunFolder(folder)
+    result = {k: v for k, v in run.read_result().items() if "second" not in k and k != "peak_memory_bytes"}
+    history = [{k: v for k, v in r.items() if "second" not in k} for r in run.read_history()]
+    return result, history
+
+
+def assert_equal_weights(folder: Path, whole: Run) -> None:
+    weights = RunFolder(folder).read_model()
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+
+
+@pytest.mark.parametrize("method", ["superfecta", "trifecta"])
+def test_the_files_of_stages_are_those_of_one_process(
+    method: str, two: Found, stripes: ImageData, tmp_path: Path
+) -> None:
+    folder, found = two
+    whole = train(config_of(method), data=stripes, out=tmp_path / "whole")
+    assert [own[f"stages {method}"] for own in found] == [whole.test_accuracy] * 2
+    assert_equal_weights(folder / f"stages-{method}", whole)
+    assert untimed(folder / f"stages-{method}") == untimed(tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_another_layout(two: Found, stripes: ImageData, tmp_path: Path) -> None:
+    """Two stages, then one process, then three stages; stopped within an epoch and between two."""
+    folder, found = two
+    whole = train(config_of("trifecta"), data=stripes, out=tmp_path / "whole")
+    assert all("stopped in epoch" in own["stopped"] for own in found)
+    with RunFolder(folder / "stopped").claim(), pytest.raises(Interrupted):
+        finish(resumed_trainer(folder / "stopped", data=stripes, callbacks=[StopAt(2)]))
+    three = Layout(layers=3)
+    last = in_processes(3, tmp_path, run_in, three, folder / "stopped", "trifecta", stripes, None)
+    assert last == [whole.test_accuracy] * 3
+    assert_equal_weights(folder / "stopped", whole)
+    assert untimed(folder / "stopped") == untimed(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kept", ["kept in memory", "kept in a folder"])
+def test_stages_keep_their_best_epoch(kept: str, two: Found, stripes: ImageData) -> None:
     whole = train(CONFIG, data=stripes, callbacks=[Spoil()])
     assert whole.result["kept_epoch"] == 2
-    folder = tmp_path / "run" if in_folder else None
-    for accuracy, epoch, weights in in_processes(2, tmp_path, spoilt_in, Layout(layers=2), folder, stripes):
+    for own in two[1]:
+        accuracy, epoch, weights = own[kept]
         assert (accuracy, epoch) == (whole.test_accuracy, 2)
         for name, tensor in whole.network.state_dict().items():
             assert torch.equal(weights[name], tensor), name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("layout", [Layout(data=2), Layout(data=2, layers=2)], ids=str)
-def test_replicas_learn_what_one_process_does(layout: Layout, stripes: ImageData, tmp_path: Path) -> None:
-    whole = train(config_of("superfecta"), data=stripes, out=tmp_path / "whole")
-    found = in_processes(
-        layout.ranks, tmp_path, run_in, layout, tmp_path / "run", "superfecta", stripes, None
-    )
-    assert len(set(found)) == 1
-    assert found[0] == pytest.approx(whole.test_accuracy, abs=0.05)
-    _, history = untimed(tmp_path / "run")
-    assert len(history) == 3
+def test_replicas_learn_what_one_process_does(two: Found, stripes: ImageData) -> None:
+    whole = train(config_of("superfecta"), data=stripes)
+    folder, found = two
+    assert found[0]["whole"] == found[1]["whole"] == pytest.approx(whole.test_accuracy, abs=0.05)
+    assert len(untimed(folder / "whole")[1]) == 3
 
 
-@pytest.mark.slow
-def test_replicas_go_on_as_if_they_had_not_been_stopped(stripes: ImageData, tmp_path: Path) -> None:
-    layout = Layout(data=2)
-    in_processes(2, tmp_path, run_in, layout, tmp_path / "whole", "superfecta", stripes, None)
-    for stop in (3, None):
-        in_processes(2, tmp_path, run_in, layout, tmp_path / "run", "superfecta", stripes, stop)
-    whole = RunFolder(tmp_path / "whole").read_model()
-    resumed = RunFolder(tmp_path / "run").read_model()
+def test_replicas_go_on_as_if_they_had_not_been_stopped(two: Found) -> None:
+    folder, _ = two
+    whole = RunFolder(folder / "whole").read_model()
+    resumed = RunFolder(folder / "resumed").read_model()
     assert [name for name, tensor in whole.items() if not torch.equal(tensor, resumed[name])] == []
-    assert untimed(tmp_path / "run") == untimed(tmp_path / "whole")
-    assert RunFolder(tmp_path / "run").read_resolved()["sync_batch_norm"] is True
+    assert untimed(folder / "resumed") == untimed(folder / "whole")
+    assert RunFolder(folder / "resumed").read_resolved()["sync_batch_norm"] is True
 
 
-def batches_of(rank: int, layout: Layout, data: ImageData) -> tuple[str, list[int]]:
-    """What a process's batches are, and how many images each has before it is received."""
-    trainer = Trainer(config_of("superfecta"), data=data, processes=Processes(layout))
-    batches = trainer.batches.epoch(0, start=1, generator=torch.Generator())
-    return type(trainer.batches).__name__, [len(labels) for _, labels in batches]
+def test_only_first_stages_prepare_batches(two: Found) -> None:
+    first, second = two[1]
+    assert first["batches"] == ("Batches", [CONFIG.batch_size] * 3)
+    assert second["batches"] == ("ReceivedBatches", [0] * 3)
 
 
-@pytest.mark.slow
-def test_only_first_stages_prepare_batches(stripes: ImageData, tmp_path: Path) -> None:
-    found = in_processes(2, tmp_path, batches_of, Layout(layers=2), stripes)
-    assert found[0] == ("Batches", [CONFIG.batch_size] * 3)
-    assert found[1] == ("ReceivedBatches", [0] * 3)
+def test_settings_and_data_that_differ_are_named_in_every_process(two: Found) -> None:
+    first, second = (own["refusals"] for own in two[1])
+    assert first == second
+    for found, expected in zip(first, REFUSALS, strict=True):
+        assert re.search(expected, found), found

@@ -1,7 +1,7 @@
-"""Stages in processes of their own against one process, to the bit."""
+"""Stages and replicas in processes of their own against a single process."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,26 +20,29 @@ from trifecta.parallel.plan import Layout, make_plan
 from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 
-STEPS, IMAGES = 20, 12
+STEPS, IMAGES = 12, 12
+PUBLISHED, MONO = get_method("trifecta"), get_method("mono-forward")
 METHODS: dict[str, Method] = {
     "strict": get_method("superfecta"),
     "overlapping": get_method("class-groups"),
     "pairs": get_method("trifecta"),
-    "published": get_method("trifecta"),
-    "new pairs in every block": get_method("scff"),
-    "wide windows": replace(get_method("mono-forward"), schedule=Schedule(size=5)),
-    "freezing": replace(
-        get_method("mono-forward"),
-        optimizer=replace(get_method("mono-forward").optimizer, freeze_from=0.4),
+    "published": replace(
+        PUBLISHED,
+        schedule=replace(PUBLISHED.schedule, trains_remainder=False, restarts=True),
+        optimizer=replace(PUBLISHED.optimizer, ownership="objective"),
     ),
+    "new pairs in every block": get_method("scff"),
+    "wide windows": replace(MONO, schedule=Schedule(size=5)),
+    "freezing": replace(MONO, optimizer=replace(MONO.optimizer, freeze_from=0.4)),
     "backprop": get_method("backprop"),
     "dropout": replace(get_method("trifecta"), dropout=0.2),
 }
-METHODS["published"] = replace(
-    METHODS["published"],
-    schedule=replace(METHODS["published"].schedule, trains_remainder=False, restarts=True),
-    optimizer=replace(METHODS["published"].optimizer, ownership="objective"),
-)
+STAGED = [name for name in METHODS if name != "backprop"]
+# Of four processes; backprop has a single stage.
+REPLICATED = {
+    **dict.fromkeys(("strict", "overlapping", "pairs"), Layout(data=2, layers=2)),
+    "backprop": Layout(data=4),
+}
 State = tuple[dict[str, Tensor], dict[int, Any], list[list[float | None]]]
 
 
@@ -63,7 +66,7 @@ def options() -> dict[str, Any]:
     return {
         "generator": torch.Generator().manual_seed(2),
         "total_steps": STEPS,
-        "steps_per_epoch": 7,
+        "steps_per_epoch": 5,
         "kernels": False,
     }
 
@@ -96,6 +99,41 @@ def stage(rank: int, names: Sequence[str], stages: int) -> dict[str, State]:
     return states
 
 
+def replica(rank: int) -> dict[str, State]:
+    states = {}
+    for name, layout in REPLICATED.items():
+        network = network_for(METHODS[name])
+        plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
+        groups = [
+            dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)
+        ]
+        group = groups[layout.stage(rank)]
+        synchronize_statistics(network, group)
+        states[name] = trained(StageLearner(network, plan, rank, group=group, **options()))
+    return states
+
+
+def copied_outputs(rank: int) -> Tensor | None:
+    network = network_for(METHODS["strict"])
+    synchronize_statistics(network, dist.new_group([0, 1]))
+    if rank:
+        return None
+    # The other processes take no part in this.
+    copied = copy.deepcopy(network).train()
+    output: Tensor = copied.blocks[0](batches()[0][0])
+    return output.detach()
+
+
+def everything(rank: int) -> dict[str, Any]:
+    return {"stages": stage(rank, STAGED, 4), "replicas": replica(rank), "copied": copied_outputs(rank)}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of four processes found."""
+    return in_processes(4, tmp_path_factory.mktemp("four"), everything)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
     """As every process has: the order of sums depends on it."""
@@ -105,22 +143,15 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-STAGED = [name for name in METHODS if name != "backprop"]
+def test_two_stages_equal_one_process_to_the_bit(tmp_path: Path) -> None:
+    found = in_processes(2, tmp_path, stage, ["pairs"], 2)
+    assert_equal_one_process("pairs", [own["pairs"] for own in found])
 
 
-@pytest.mark.parametrize(
-    ("names", "stages"),
-    [
-        (["pairs"], 2),
-        pytest.param([name for name in STAGED if name != "pairs"], 2, marks=pytest.mark.slow),
-        pytest.param(STAGED, 4, marks=pytest.mark.slow),
-    ],
-    ids=["pairs-2", "others-2", "all-4"],
-)
-def test_stages_equal_one_process_to_the_bit(names: list[str], stages: int, tmp_path: Path) -> None:
-    found = in_processes(stages, tmp_path, stage, names, stages)
-    for name in names:
-        assert_equal_one_process(name, [own[name] for own in found])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STAGED)
+def test_four_stages_equal_one_process_to_the_bit(name: str, four: list[dict[str, Any]]) -> None:
+    assert_equal_one_process(name, [own["stages"][name] for own in four])
 
 
 def assert_equal_one_process(name: str, found: Sequence[State]) -> None:
@@ -143,42 +174,18 @@ def assert_equal_one_process(name: str, found: Sequence[State]) -> None:
                 assert_equal_states(optimizers[owner], state)
 
 
-def replica(rank: int, layouts: Mapping[str, Layout]) -> dict[str, State]:
-    states = {}
-    for name, layout in layouts.items():
-        network = network_for(METHODS[name])
-        plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
-        groups = [
-            dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)
-        ]
-        group = groups[layout.stage(rank)]
-        synchronize_statistics(network, group)
-        states[name] = trained(StageLearner(network, plan, rank, group=group, **options()))
-    return states
-
-
-REPLICATED = ("strict", "overlapping", "pairs", "backprop")
+def assert_equal_states(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> None:
+    assert one.keys() == other.keys()
+    for index, entries in one.items():
+        assert all(
+            torch.equal(torch.as_tensor(v), torch.as_tensor(other[index][k])) for k, v in entries.items()
+        )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "layouts"),
-    [
-        (2, dict.fromkeys(REPLICATED, Layout(data=2))),
-        # Backprop has one stage.
-        (4, {**dict.fromkeys(REPLICATED, Layout(data=2, layers=2)), "backprop": Layout(data=4)}),
-    ],
-    ids=["2", "4"],
-)
-def test_replicas_equal_one_process_to_rounding(
-    processes: int, layouts: dict[str, Layout], tmp_path: Path
-) -> None:
-    found = in_processes(processes, tmp_path, replica, layouts)
-    for name in layouts:
-        assert_replicas_equal_one_process(name, [own[name] for own in found])
-
-
-def assert_replicas_equal_one_process(name: str, found: Sequence[State]) -> None:
+@pytest.mark.parametrize("name", REPLICATED)
+def test_replicas_equal_one_process_to_rounding(name: str, four: list[dict[str, Any]]) -> None:
+    found = [own["replicas"][name] for own in four]
     tensors, _, losses = trained(Learner(network_for(METHODS[name]), **options()))
     for own, _, _ in found:
         for k, tensor in own.items():
@@ -192,27 +199,7 @@ def assert_replicas_equal_one_process(name: str, found: Sequence[State]) -> None
                 assert sum(shares) / len(shares) == pytest.approx(losses[step][block], rel=1e-9)
 
 
-def copied_outputs(rank: int) -> Tensor | None:
-    network = network_for(METHODS["strict"])
-    synchronize_statistics(network, dist.new_group([0, 1]))
-    if rank:
-        return None
-    # The other process takes no part in this.
-    copied = copy.deepcopy(network).train()
-    output: Tensor = copied.blocks[0](batches()[0][0])
-    return output.detach()
-
-
 @pytest.mark.slow
-def test_a_copy_of_a_replica_has_statistics_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_of_a_replica_has_statistics_of_its_own(four: list[dict[str, Any]]) -> None:
     plain = network_for(METHODS["strict"]).train().blocks[0](batches()[0][0])
-    found = in_processes(2, tmp_path, copied_outputs)
-    torch.testing.assert_close(found[0], plain.detach(), rtol=0, atol=0)
-
-
-def assert_equal_states(one: dict[int, dict[str, Any]], other: dict[int, dict[str, Any]]) -> None:
-    assert one.keys() == other.keys()
-    for index, entries in one.items():
-        assert all(
-            torch.equal(torch.as_tensor(v), torch.as_tensor(other[index][k])) for k, v in entries.items()
-        )
+    torch.testing.assert_close(four[0]["copied"], plain.detach(), rtol=0, atol=0)
