@@ -7,6 +7,7 @@ A :class:`Recipe`, called with a budget and a seed, returns the full configurati
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -467,15 +468,7 @@ SUPERFECTA_ROWS: Rows = {
     "trifecta": ("Trifecta, Muon", with_muon(TRIFECTA)),
 }
 # Rows that are trained for long enough that augmentation pays: how far each is from backprop then.
-_LONGER = (
-    "unchanged",
-    "linear",
-    "overlapping",
-    "freezing",
-    "backprop",
-    "backprop-classifier",
-    "backprop-adam",
-)
+_LONGER = ["unchanged", "linear", "overlapping", "freezing", "backprop", "backprop-classifier", "backprop-adam"]
 _LONGER_BUDGETS = {
     "quick": Budget(width=0.125, epochs=1, augmentation=AUGMENTATIONS["crop-flip"]),
     "cpu": Budget(width=0.25, epochs=8, augmentation=AUGMENTATIONS["crop-flip"]),
@@ -529,92 +522,63 @@ def fast_superfecta(schedule: Schedule | None = None) -> Method:
     return method if schedule is None else replace(method, schedule=schedule, optimizer=FAST_OPTIMIZER)
 
 
-_THREES = replace(fast_superfecta(Schedule(size=3, overlapping=True)), readout="last")
-# Epochs at full size, title and method; the trunk's own recipe takes 9.9 epochs.
-_FAST_ROWS: Mapping[str, tuple[int, str, Method]] = {
-    "backprop": (
-        10,
-        "backprop",
-        replace(BACKPROP, objective=CrossEntropy(smoothing=0.2), optimizer=FAST_OPTIMIZER),
+_FAST_BACKPROP = replace(BACKPROP, objective=CrossEntropy(smoothing=0.2), optimizer=FAST_OPTIMIZER)
+_PAIRS, _THREES = (Schedule(size=size, overlapping=True) for size in (2, 3))
+_FAST_ROWS: Rows = {
+    "backprop": ("backprop", _FAST_BACKPROP),
+    "superfecta": ("superfecta", fast_superfecta()),
+    "superfecta-pairs": ("superfecta, overlapping pairs", fast_superfecta(_PAIRS)),
+    "superfecta-threes": (
+        "superfecta, overlapping threes",
+        replace(fast_superfecta(_THREES), readout="last"),
     ),
-    "superfecta": (16, "superfecta", fast_superfecta()),
-    "superfecta-pairs": (
-        16,
-        "superfecta, overlapping pairs",
-        fast_superfecta(Schedule(size=2, overlapping=True)),
-    ),
-    "superfecta-threes": (24, "superfecta, overlapping threes", _THREES),
-    "superfecta-modules": (16, "superfecta, two modules", fast_superfecta(Schedule(size=3))),
+    "superfecta-modules": ("superfecta, two modules", fast_superfecta(Schedule(size=3))),
 }
+# Epochs at full size of the rows that need other than 16; the trunk's own recipe takes 9.9.
+_FAST_EPOCHS = {"backprop": 10, "superfecta-threes": 24}
 
 
 def _fast_recipes() -> list[Recipe]:
-    recipes = []
-    for name, (epochs, title, method) in _FAST_ROWS.items():
-        (recipe,) = _recipes(
-            "fast-",
-            {name: (title, method)},
-            source="ours, on the trunk of Jordan 2024, arXiv 2404.00498",
-            network="airbench",
-        )
-        sizes = {"quick": (0.25, 1), "cpu": (0.5, epochs // 2), "full": (1.0, epochs)}
-        budgets = {budget: Budget(width=width, epochs=count) for budget, (width, count) in sizes.items()}
-        recipe = replace(recipe, budgets=budgets)
-        recipes.append(recipe.resized(batch_size=1000, augmentation=FAST_AUGMENTATION))
-    return recipes
+    source = "ours, on the trunk of Jordan 2024, arXiv 2404.00498"
+    recipes = _recipes("fast-", _FAST_ROWS, source=source, network="airbench")
+    return [
+        replace(recipe, budgets=_fast_budgets(_FAST_EPOCHS.get(name, 16)))
+        for name, recipe in zip(_FAST_ROWS, recipes, strict=True)
+    ]
+
+
+def _fast_budgets(epochs: int) -> dict[str, Budget]:
+    sizes = {"quick": (0.25, 1), "cpu": (0.5, epochs // 2), "full": (1.0, epochs)}
+    return {
+        name: Budget(width=width, epochs=count, batch_size=1000, augmentation=FAST_AUGMENTATION)
+        for name, (width, count) in sizes.items()
+    }
 
 
 # ---- Tables and recipes by name.
 
 
-def _single_tables() -> list[ResultTable]:
-    longer = {name: SUPERFECTA_ROWS[name] for name in _LONGER}
-    tables: list[tuple[str, str, str, Sequence[Recipe]]] = [
-        ("factors", "One factor at a time: small", "grid", _factor_recipes()),
-        ("batch-sizes", "Batch sizes at one epoch: small", "grid", _batch_size_recipes()),
-        (
-            "superfecta",
-            "Superfecta, one thing changed at a time: small",
-            "grid",
-            _recipes("superfecta-", SUPERFECTA_ROWS, source="ours"),
-        ),
-        (
-            "superfecta-longer",
-            "Superfecta beside backprop for 8 epochs: small",
-            "cpu",
-            [
-                replace(r, budgets=_LONGER_BUDGETS)
-                for r in _recipes("longer-superfecta-", longer, source="ours")
-            ],
-        ),
-        (
-            "tierce",
-            "Tierce, one thing changed at a time, and the Trifecta: small",
-            "grid",
-            _recipes("tierce-", _TIERCE_ROWS, source="ours"),
-        ),
-        ("fast", "Local learning on the fast trunk: airbench", "full", _fast_recipes()),
-    ]
-    return [
-        ResultTable(name=name, title=f"{title}, cifar10", recipes=recipes, budget=budget)
-        for name, title, budget, recipes in tables
-    ]
-
-
 def _tables() -> list[ResultTable]:
-    by_data = [
-        ResultTable(
-            name=data,
-            title=f"The paper's experiments on {data}",
-            recipes=_paper_recipes(data),
-            budget="cpu",
-        )
-        for data in DATA_SETS
+    rows = partial(_recipes, source="ours")
+    longer = rows("longer-superfecta-", {name: SUPERFECTA_ROWS[name] for name in _LONGER})
+    longer = [replace(recipe, budgets=_LONGER_BUDGETS) for recipe in longer]
+    superfecta, tierce = rows("superfecta-", SUPERFECTA_ROWS), rows("tierce-", _TIERCE_ROWS)
+    tables: list[tuple[str, str, Sequence[Recipe], str]] = [
+        *((data, "cpu", _paper_recipes(data), f"The paper's experiments on {data}") for data in DATA_SETS),
+        ("factors", "grid", _factor_recipes(), "One factor at a time: small, cifar10"),
+        ("batch-sizes", "grid", _batch_size_recipes(), "Batch sizes at one epoch: small, cifar10"),
+        ("superfecta", "grid", superfecta, "Superfecta, one thing changed at a time: small, cifar10"),
+        ("superfecta-longer", "cpu", longer, "Superfecta beside backprop for 8 epochs: small, cifar10"),
+        ("tierce", "grid", tierce, "Tierce, one thing changed at a time, and the Trifecta: small, cifar10"),
+        ("fast", "full", _fast_recipes(), "Local learning on the fast trunk: airbench, cifar10"),
     ]
-    grids = [
-        _grid(network, data) for network, data in product(("small", "large"), ("cifar10", "fashion-mnist"))
+    listed = [
+        ResultTable(name=name, budget=budget, recipes=recipes, title=title)
+        for name, budget, recipes, title in tables
     ]
-    return [*by_data, *grids, *_single_tables()]
+    places = product(("small", "large"), ("cifar10", "fashion-mnist"))
+    listed[len(DATA_SETS) : len(DATA_SETS)] = [_grid(network, data) for network, data in places]
+    return listed
 
 
 TABLES: dict[str, ResultTable] = {table.name: table for table in _tables()}
