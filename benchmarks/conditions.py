@@ -1,13 +1,11 @@
 """What a figure depends on, for a line of a result file."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from trifecta._utils.devices import describe_device
+from trifecta.bench.setting import conditions as machine_conditions
 from trifecta.training import Trainer, to_plain
-from trifecta.training.run import versions
 
 
 def conditions(trainer: Trainer) -> dict[str, Any]:
@@ -16,8 +14,6 @@ def conditions(trainer: Trainer) -> dict[str, Any]:
     data = replace(trainer.config.data, source=Path(trainer.config.data.source).name)
     return {
         "settings": to_plain(replace(trainer.config, data=data)),
-        "hardware": describe_device(trainer.device),
         "precision": trainer.learner.precision,
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **machine_conditions(trainer.device),
     }

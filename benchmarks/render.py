@@ -23,6 +23,7 @@ from render_comparison import (
     short_comparison,
     side_by_side,
 )
+from render_drawings import draw_night, draw_overview, draw_scaling
 from render_experiments import (
     depth,
     deviations,
@@ -36,25 +37,25 @@ from render_experiments import (
 )
 from render_experiments import made_with as experiments_made_with
 from render_experiments import rows_of as experiment_rows
-from render_graphs import replayed
-from render_night import DATA_SETS, draw_night, night_fits, night_table, size_fit
-from render_overview import draw_overview
-from render_scaling import checked_simulator, draw_scaling, hosts, predictions
-from render_soak import soak
-from render_trunk import (
-    Cells,
+from render_measured import (
+    checked_simulator,
+    hosts,
+    predictions,
+    replayed,
     returned_blocks,
     round_of,
+    soak,
     trunk_optimizers,
     trunk_search,
     trunk_times,
     trunk_whole,
     trunk_work,
 )
+from render_night import DATA_SETS, night_fits, night_table, size_fit
 from scaling import scaling_columns
 from time_to_accuracy import THRESHOLDS
 from trifecta.bench.report import bench_table, draw_bench, measured_on
-from trifecta.report.terminal import cells_of
+from trifecta.report.terminal import Cells, cells_of
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

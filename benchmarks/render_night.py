@@ -3,13 +3,12 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from render_trunk import Cells
 from trifecta.experiments import RowSummary, StoredRun
+from trifecta.report.terminal import Cells
 from trifecta.reproduction import accuracy_text
 
 # Epochs that a curve is fitted from: those before follow another line.
@@ -27,29 +26,6 @@ DATA_SETS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIF
 METHODS = ("trifecta", "published-trifecta", "published-ff", "symba", "backprop", "longer-backprop")
 
 
-def draw_night(path: Path, rows_by_data: Mapping[str, Sequence[RowSummary]]) -> None:
-    """Validation accuracy after every epoch: a panel a data set, one line a run."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        panels = figure.subplots(1, len(rows_by_data))
-        lines = {}
-        for axes, (data, rows) in zip(panels, rows_by_data.items(), strict=True):
-            axes.spines[["top", "right"]].set_visible(False)
-            for row in rows:
-                for run in row.runs:
-                    accuracy = [100 * value for value in _accuracies(run)]
-                    colour = f"C{METHODS.index(_method(row))}"
-                    (line,) = axes.plot(range(1, len(accuracy) + 1), accuracy, marker=".", color=colour)
-                    lines[row.recipe.title.removesuffix(", small")] = line
-            axes.set(xlabel="epoch", title=DATA_SETS[data], xlim=(0, None))
-        panels[0].set_ylabel("validation accuracy, %")
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines))
-        figure.savefig(path, metadata={"Date": None})
-
-
 def night_table(rows_by_data: Mapping[str, Sequence[RowSummary]]) -> Cells:
     """Test accuracy by method and data set, below what was published for the Trifecta."""
     body: dict[str, list[str]] = {"published: Trifecta, large": []}
@@ -65,7 +41,8 @@ def night_table(rows_by_data: Mapping[str, Sequence[RowSummary]]) -> Cells:
     ]
 
 
-def _method(row: RowSummary) -> str:
+def method_of(row: RowSummary) -> str:
+    """Name of a row's method."""
     return row.recipe.name.partition("-small-")[0]
 
 
@@ -74,7 +51,7 @@ def night_fits(rows: Sequence[RowSummary]) -> Cells:
     body = []
     for row in rows:
         for run in row.runs:
-            accuracies = _accuracies(run)
+            accuracies = accuracies_of(run)
             scale, power = _fitted([1 - value for value in accuracies])
             body.append(
                 [
@@ -105,7 +82,7 @@ def size_fit(pilots: Sequence[Mapping[str, Any]], rows: Sequence[RowSummary]) ->
     for row in rows:
         if row.recipe.name.startswith("trifecta-"):
             sizes += [(run.config["width"], run.config["epochs"]) for run in row.runs]
-            errors += [1 - _accuracies(run)[-1] for run in row.runs]
+            errors += [1 - accuracies_of(run)[-1] for run in row.runs]
     terms = np.array([[1, math.log(epochs), math.log(width)] for width, epochs in sizes])
     powers = np.linalg.lstsq(terms, np.log(errors), rcond=None)[0]
 
@@ -120,7 +97,8 @@ def size_fit(pilots: Sequence[Mapping[str, Any]], rows: Sequence[RowSummary]) ->
     return ["width", "epochs", "validation accuracy", "fitted"], known + unknown
 
 
-def _accuracies(run: StoredRun) -> list[float]:
+def accuracies_of(run: StoredRun) -> list[float]:
+    """Validation accuracy after each epoch."""
     return [record["validation_accuracy"] for record in run.history]
 
 

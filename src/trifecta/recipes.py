@@ -468,7 +468,10 @@ SUPERFECTA_ROWS: Rows = {
     "trifecta": ("Trifecta, Muon", with_muon(TRIFECTA)),
 }
 # Rows that are trained for long enough that augmentation pays: how far each is from backprop then.
-_LONGER = ["unchanged", "linear", "overlapping", "freezing", "backprop", "backprop-classifier", "backprop-adam"]
+_LONGER = (
+    *("unchanged", "linear", "overlapping", "freezing"),
+    *("backprop", "backprop-classifier", "backprop-adam"),
+)
 _LONGER_BUDGETS = {
     "quick": Budget(width=0.125, epochs=1, augmentation=AUGMENTATIONS["crop-flip"]),
     "cpu": Budget(width=0.25, epochs=8, augmentation=AUGMENTATIONS["crop-flip"]),

@@ -1,14 +1,85 @@
-"""Tables about the fast trunk: what was tried on it, and how long it takes to an accuracy."""
+"""Tables of what scripts measured: CUDA graphs, several processes, the fast trunk, soak tests."""
 
+import json
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from trifecta.report.terminal import Cells, Columns, cells_of
+
 Row = dict[str, Any]
-Cells = tuple[list[str], list[list[str]]]
 VIEWS = ("none", "flip-shift")
 # In seconds.
 UNITS = {"seconds": 1, "minutes": 60}
+# Its steps are never recorded.
+PUBLISHED = "published"
+
+
+def replayed(launched: Sequence[Row], recorded: Sequence[Row]) -> Cells:
+    """Images a second of every row, launched kernel by kernel and ``recorded``, network by network."""
+
+    def speeds(reports: Sequence[Row]) -> dict[tuple[str, str], float]:
+        return {
+            (report["network"], row["title"]): row["images_per_second"]["median"]
+            for report in reports
+            for row in report["rows"]
+            if row["name"] != PUBLISHED
+        }
+
+    then, now = speeds(launched), speeds(recorded)
+    columns: Columns[tuple[str, str]] = [
+        ("network", lambda row: row[0]),
+        ("", lambda row: row[1]),
+        ("launched one by one", lambda row: f"{then[row]:,.0f}"),
+        ("replayed", lambda row: f"{now[row]:,.0f}"),
+        ("ratio", lambda row: f"{now[row] / then[row]:.1f}×"),
+    ]
+    return cells_of(now, columns)
+
+
+def checked_simulator(rows: Sequence[Row]) -> Cells:
+    """Seconds a step, measured and predicted."""
+    columns: Columns[Row] = [
+        ("blocks", lambda row: row["kind"]),
+        ("layout", lambda row: row["layout"]),
+        ("processes", lambda row: str(row["processes"])),
+        ("ms a step", lambda row: f"{1000 * row['seconds_a_step']:.0f}"),
+        ("predicted", lambda row: f"{1000 * row['predicted']:.0f}"),
+        ("error", lambda row: f"{100 * row['error']:+.1f}%"),
+    ]
+    return cells_of(rows, columns)
+
+
+def predictions(rows: Sequence[Row]) -> Cells:
+    """Speed-up over one device, by link, layout and number of devices."""
+    devices = list(dict.fromkeys(n for row in rows for n in row["gain"]))
+    columns: Columns[Row] = [
+        ("link", lambda row: row["link"]),
+        ("layout", lambda row: row["layout"]),
+        *((f"{int(n):,}", lambda row, n=n: _times(row["gain"].get(n))) for n in devices),
+    ]
+    return cells_of(rows, columns)
+
+
+def _times(gain: float | None) -> str:
+    if gain is None:
+        return "–"
+    return f"{gain:,.0f}×" if gain >= 100 else f"{gain:.3g}×"
+
+
+def hosts(rows: Sequence[Row]) -> Cells:
+    """Images a second on two emulated hosts, by the rate of their link."""
+    layouts = list(dict.fromkeys(row["layout"] for row in rows if row["rate"]))
+    alone = next((row["images_per_second"] for row in rows if not row["rate"]), None)
+    body = []
+    for rate in dict.fromkeys(row["rate"] for row in rows if row["rate"]):
+        own = {row["layout"]: row["images_per_second"] for row in rows if row["rate"] == rate}
+        cells = [f"{own[layout]:,.0f} ({own[layout] / alone:.2f}×)" if alone else "–" for layout in layouts]
+        body.append([rate, *cells])
+    if alone is not None:
+        body.append(["one process", f"{alone:,.0f}", *[""] * (len(layouts) - 1)])
+    return ["link", *(f"{layout}, images/s" for layout in layouts)], body
 
 
 def round_of(row: Row) -> str:
@@ -112,3 +183,33 @@ def _reached(runs: Sequence[Row], threshold: str, what: str, *, unit: float = 1)
 def _spread(values: Sequence[float], *, digits: int = 2) -> str:
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def soak(folder: Path) -> str:
+    """Each part of `make soak` with what was done and what failed, from its latest result file."""
+    files = sorted(folder.glob("soak_*.json"), key=lambda file: file.stem.split("_")[-1])
+    if not files:
+        return "Not measured.\n"
+    record = json.loads(files[-1].read_text())
+    lines = ["| part | done | failed |", "|---|---|---|"]
+    lines += [f"| {name} | {_done(part)} | {part['failed']} |" for name, part in record["parts"].items()]
+    made = f"{record['hardware']}; PyTorch {record['versions']['torch']}; {record['date']}; `make soak`"
+    return "\n".join(lines) + f"\n\n{made}.\n"
+
+
+def _done(part: dict[str, Any]) -> str:
+    if "moments" in part:
+        moments = ", ".join(f"{count} {name}" for name, count in part["moments"].items())
+        return f"{sum(part['moments'].values())} kills ({moments}) in {part['runs']} trainings"
+    if "growth" in part:
+        grown = ", ".join(
+            f"{n.replace('_', ' ')} {100 * share:+.2f}%" for n, share in part["growth"].items()
+        )
+        return f"{part['times']:,}: {grown}"
+    cases: dict[str, int] = part["cases"]
+    by_status: dict[str, int] = {}
+    for name, count in cases.items():
+        status = name.split(": ")[1]
+        by_status[status] = by_status.get(status, 0) + count
+    statuses = ", ".join(f"{count:,} × {status}" for status, count in sorted(by_status.items()))
+    return f"{sum(cases.values()):,} cases; exit statuses {statuses}"
