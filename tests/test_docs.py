@@ -69,11 +69,16 @@ def test_a_command_of_a_page_has_options_that_exist(page: str, line: str) -> Non
         pass
 
 
-def test_the_number_of_methods_is_the_tables() -> None:
+def test_no_more_methods_are_claimed_than_there_are() -> None:
     words = {23: "twenty-three", 24: "twenty-four", 25: "twenty-five", 26: "twenty-six"}
-    said = f"{words[len(METHODS)]} methods"
     for name in ("README.md", "CHANGELOG.md"):
-        assert said in (ROOT / name).read_text().lower(), name
+        said = [
+            number
+            for number, word in words.items()
+            if f"{word} methods" in (ROOT / name).read_text().lower()
+        ]
+        assert said, name
+        assert max(said) <= len(METHODS), name
 
 
 def test_the_notebook_is_stored_with_what_it_prints() -> None:

@@ -130,3 +130,27 @@ def test_masks_of_columns_are_random_bits() -> None:
     assert masks.shape == (50, 7)
     assert set(masks.flatten().tolist()) == {0.0, 1.0}
     assert not torch.equal(masks[:, 0], masks[:, 1])
+
+
+def test_pairs_follow_their_generator() -> None:
+    images = torch.randn(6, 2, 4, 4, generator=generator())
+    for pairs in (OtherImage(), MaskedMix()):
+        first, again, other = (pairs.pairs(images, generator(seed)) for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
+
+
+def test_another_image_stands_at_the_drawn_offset() -> None:
+    images = torch.arange(7.0)
+    offsets = torch.randint(1, 7, (7,), generator=generator(4))
+    assert torch.equal(another(images, generator(4)), (images + offsets) % 7)
+
+
+def test_a_mask_without_regions_takes_the_other_image() -> None:
+    images = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1)
+    _, negative = MaskedMix().pairs(images, generator()).chunk(2)
+    assert torch.equal(negative, images.flip(0))
+
+
+def test_a_sample_without_contrast_is_standardised_to_0() -> None:
+    assert torch.equal(standardized(torch.full((2, 3), 7.0)), torch.zeros(2, 3))

@@ -6,6 +6,7 @@ import torch
 from trifecta.inputs.label_inputs import (
     LABEL_INPUTS,
     LabelChannel,
+    LabelInput,
     LabelOverlay,
     LabelPattern,
     hard_labels,
@@ -142,3 +143,21 @@ def test_a_table_gets_as_many_columns_again_for_the_label() -> None:
         assert torch.equal(out, torch.cat([rows, shown.pictures.weight[[4, 1]]], dim=1))
         assert torch.equal(shown.base(rows), torch.cat([rows, torch.zeros(2, 3)], dim=1))
         assert torch.equal(shown.maps(rows), torch.cat([torch.zeros(5, 3), shown.pictures.weight], dim=1))
+
+
+def test_a_wrong_label_is_the_true_one_and_the_drawn_offset() -> None:
+    labels = torch.arange(12) % 5
+    offsets = torch.randint(1, 5, (12,), generator=torch.Generator().manual_seed(3))
+    drawn = wrong_labels(labels, 5, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn, (labels + offsets) % 5)
+
+
+def test_a_label_input_of_ones_own_adds_the_channels_it_declares() -> None:
+    class Wide(LabelInput):
+        extra_channels = 2
+
+        def forward(self, samples: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return samples
+
+    assert Wide.input_shape((3, 4, 5), 7) == (5, 4, 5)
+    assert Wide((3, 4, 5), 7).num_classes == LabelChannel((3, 4, 5), 7).num_classes == 7

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta import LocalNetwork, RunConfig, get_method
-from trifecta.losses import AugmentedAuxiliary, Combined, Similarity, Site
+from trifecta.losses import AugmentedAuxiliary, AuxiliaryCrossEntropy, Combined, Similarity, Site
 from trifecta.losses.auxiliary import AuxiliaryHead, ResidualLayer, blocks_ahead
 from trifecta.losses.head import build_head
 from trifecta.network import build_network
@@ -227,3 +227,26 @@ def test_the_settings_of_earlier_runs_name_it_later_layers() -> None:
     assert plain["method"]["objective"]["kind"] == "augmented-auxiliary"
     plain["method"]["objective"]["kind"] = "later-layers"
     assert from_plain(plain) == config
+
+
+def test_later_units_that_grow_are_linear_layers() -> None:
+    head = AugmentedAuxiliary(depth=2).head_at(Site(0, [(4, 4, 4), (5, 16), (7,)], 2))
+    assert [tuple(weight.shape) for weight in weights_of(head)] == [(5, 4), (7, 5), (2, 7)]
+
+
+def test_a_residual_layer_that_halves_has_a_shortcut_of_its_own() -> None:
+    layer = ResidualLayer(3, 3, 2, stride=2)
+    assert [tuple(weight.shape) for weight in weights_of(layer)] == [(3, 3, 3, 3)] * 2 + [(3, 3, 1, 1)]
+    assert len(list(ResidualLayer(3, 3, 2, stride=1).shortcut)) == 0
+    assert layer(torch.rand(2, 3, 4, 4)).shape == (2, 3, 2, 2)
+
+
+def test_a_convolutional_head_is_two_convolutions_averages_and_a_classifier() -> None:
+    head = AuxiliaryCrossEntropy().head((3, 4, 4), 2).double().eval()
+    x = torch.rand(5, 3, 4, 4, dtype=torch.float64)
+    first, second, classifier = weights_of(head)
+    # Running statistics are 0 and 1 before the first step.
+    shrunk = (1 + 1e-5) ** -0.5
+    y = F.relu(F.conv2d(F.relu(F.conv2d(x, first, padding=1) * shrunk), second, padding=1) * shrunk)
+    averages = F.adaptive_avg_pool2d(y, 2) * shrunk
+    torch.testing.assert_close(head.scores(x), F.linear(averages.flatten(1), classifier, bias_of(head)))

@@ -243,3 +243,49 @@ def test_a_pair_head_reads_sums_for_goodness_that_takes_them() -> None:
         assert head.skips_samples is False
     with pytest.raises(NotImplementedError, match=r"^PairObjective has no compare$"):
         PairObjective().compare(torch.zeros(2), torch.zeros(2))
+
+
+@pytest.mark.parametrize("sides", [(8,), (8, 8), (4, 4, 4)])
+def test_centroids_of_signals_images_and_volumes_are_of_averages(sides: tuple[int, ...]) -> None:
+    head = CentroidMargin(pool=2).head((3, *sides), 4).double()
+    (centroids,) = head.parameters()
+    x = torch.rand(5, 3, *sides, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    halves = x
+    for dim in range(2, x.ndim):
+        halves = torch.stack([half.mean(dim) for half in halves.chunk(2, dim)], dim)
+    averages = halves.movedim(1, -1).flatten(1)
+    unit = averages / averages.norm(dim=1, keepdim=True)
+    expected = -8 * (unit.unsqueeze(1) - centroids).square().sum(2)
+    torch.testing.assert_close(head.scores(x), expected)
+
+
+def test_a_batch_may_lack_the_last_classes() -> None:
+    head = CentroidMargin(margin=0.5).head(SHAPE, CLASSES).double()
+    a, classes = features(), torch.zeros(5, dtype=torch.int64)
+    margin = 0.5 * (1 - F.one_hot(classes, CLASSES))
+    expected = F.cross_entropy(head.scores(a) + margin, classes)
+    torch.testing.assert_close(head.loss(a, classes), expected)
+
+
+def test_a_projection_reads_standardised_goodness() -> None:
+    head = ProjectedCrossEntropy(patches=2).head(SHAPE, CLASSES).double()
+    a = features()
+    goodness = patch_rms(a, 2)
+    spread = (goodness.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    standard = (goodness - goodness.mean(1, keepdim=True)) / spread
+    torch.testing.assert_close(head.scores(a), standard @ head.get_buffer("projection"))
+
+
+def test_the_scoring_head_is_told_the_epoch_too() -> None:
+    inner = Combined(terms=(SupervisedContrastive(features=4),))
+    head = Combined(scoring=inner).head(SHAPE, CLASSES)
+    head.set_epoch(49, 100)
+    assert head.get_submodule("scoring.terms.0").temperature == pytest.approx(0.8 - 0.6 * 49 / 50)
+
+
+def test_similarities_are_of_the_deviations_of_convolved_maps() -> None:
+    module = Similarity().module(SHAPE, CLASSES).double()
+    a = features()
+    maps = F.conv2d(a, module.get_parameter("weights.weight"), padding=1)
+    expected = similarity_loss(maps.flatten(2).std(2), labels(), CLASSES)
+    torch.testing.assert_close(module(a, labels()), expected)

@@ -100,3 +100,13 @@ def test_settings_that_no_head_has_are_refused() -> None:
         LabelGoodness(alpha=0.0)
     with pytest.raises(ValueError, match=r"^label goodness reads output or response: received 'input'$"):
         LabelGoodness(reads="input")
+
+
+@pytest.mark.parametrize("pool", [0, 1, 2])
+def test_one_sample_has_a_goodness_and_a_gradient(pool: int) -> None:
+    head = LabelGoodness(pool=pool).head((4, 6, 6), CLASSES)
+    assert head.reads_patch_means == (2 if pool == 2 else 0)
+    r = response((4, 6, 6), torch.float32)[:1].requires_grad_()
+    (gradient,) = torch.autograd.grad(head.loss(r, torch.tensor([1])), r)
+    assert head.scores(r).shape == (1, CLASSES)
+    assert gradient.abs().sum() > 0
