@@ -9,10 +9,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from trifecta import window
+from trifecta import experiments, window
+from trifecta._utils import files
 from trifecta.counts import counts
 from trifecta.data import DataConfig, ImageData, ImageSet, load_data
+from trifecta.data import load as loading
 from trifecta.network import LocalNetwork
+from trifecta.training import run, trainer
 
 # Workers side by side: more threads each would only wait for one another.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -60,7 +63,7 @@ def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 @pytest.fixture(autouse=True)
 def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether files survive a power cut is no test's business, and a disk takes its time."""
-    monkeypatch.setattr("trifecta._utils.files._flush", lambda path: None)
+    monkeypatch.setattr(files, "_flush", lambda path: None)
 
 
 @pytest.fixture
@@ -122,8 +125,8 @@ def _stripes_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
             _LOADED[config] = load_data(config)
         return _LOADED[config]
 
-    for user in ("training.trainer", "data.load", "experiments"):
-        monkeypatch.setattr(f"trifecta.{user}.load_data", load)
+    for user in (trainer, loading, experiments):
+        monkeypatch.setattr(user, "load_data", load)
 
 
 STRIPES = "stripes-folder"
@@ -133,7 +136,7 @@ _LOADED: dict[DataConfig, ImageData] = {}
 @pytest.fixture(autouse=True)
 def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of equal networks cost the same: it is counted once a process."""
-    monkeypatch.setattr("trifecta.training.run.counts", _counts)
+    monkeypatch.setattr(run, "counts", _counts)
 
 
 def _counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None) -> dict[str, Any]:
