@@ -184,6 +184,10 @@ def test_weights_that_no_network_has_are_refused_by_name(
     ("field", "value"),
     [
         ("position", None),
+        ("history", []),
+        ("history", [{"epoch": 1}, {"epoch": 2}]),
+        ("total_seconds", []),
+        ("network", 7),
         ("learner", {}),
         ("learner", "none"),
         ("meter", {"losses": torch.zeros(2)}),

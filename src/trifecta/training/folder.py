@@ -35,17 +35,20 @@ Imported = Iterable[str | ModuleType]
 CHECKPOINT_FORMAT = 3
 _CHECKSUM, _EPOCH = "crc32", "epoch"
 _LISTS = {"sample_shape": int, "classes": str, "mean": float, "std": float, "grey_range": int}
-# Types of the values that other code reads; a list holds one number per block, or None.
-_HISTORY_TYPES = {"epoch": int, "seconds": float, "images_per_second": float, "loss": list}
-_OPTIONAL_TYPES = {
-    **dict.fromkeys(("first_loss", "block_accuracy", "positive_score", "negative_score"), list),
-    **dict.fromkeys(("validation_accuracy", "evaluation_seconds"), float),
+# Types of the members that other code reads, and whether they may be None. A list has a number per block.
+Kinds = Mapping[str, tuple[type, bool]]
+EPOCH_KINDS: Kinds = {
+    "epoch": (int, False),
+    **dict.fromkeys(("seconds", "images_per_second"), (float, False)),
+    **dict.fromkeys(("validation_accuracy", "evaluation_seconds"), (float, True)),
+    "loss": (list, False),
+    **dict.fromkeys(("first_loss", "block_accuracy", "positive_score", "negative_score"), (list, True)),
 }
-_RESULT_TYPES = {
-    **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), float),
-    **dict.fromkeys(("parameters", "epochs", "seed"), int),
-    **dict.fromkeys(("method", "network", "data", "locality"), str),
-    "block_accuracy": list,
+_RESULT_KINDS: Kinds = {
+    **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), (float, False)),
+    **dict.fromkeys(("parameters", "epochs", "seed"), (int, False)),
+    **dict.fromkeys(("method", "network", "data", "locality"), (str, False)),
+    "block_accuracy": (list, False),
 }
 
 
@@ -317,7 +320,7 @@ class RunFolder:
             return []
         lines = self._read_text(self.history).split("\n")
         return [
-            _record(line, f"{self.history}, line {number}", _HISTORY_TYPES, _OPTIONAL_TYPES)
+            checked_record(_parse(line, where := f"{self.history}, line {number}"), where)
             for number, line in enumerate(lines, 1)
             if line.strip()
         ]
@@ -335,7 +338,8 @@ class RunFolder:
         if not self.result.is_file():
             self.read_plain()  # Raises if this is not a run folder.
             raise ValueError(f"{self.path} has no result.json: the run has not ended; resume it")
-        return _record(self._read_text(self.result), str(self.result), _RESULT_TYPES)
+        result = _parse(self._read_text(self.result), str(self.result))
+        return checked_record(result, str(self.result), _RESULT_KINDS)
 
     def write_model(self, network: LocalNetwork, *, epoch: int) -> None:
         """Write weights and buffers to ``model.safetensors``, with the epoch that they are from."""
@@ -422,21 +426,28 @@ class RunFolder:
             raise ValueError(f"cannot read {file}: {error}") from None
 
 
-def _record(
-    text: str, where: str, types: Mapping[str, type], optional: Mapping[str, type] | None = None
-) -> dict[str, Any]:
-    """Parse a JSON object, whose members must have the given types."""
+def _parse(text: str, where: str) -> dict[str, Any]:
+    """Parse a JSON object; earlier versions wrote a checksum as its last member."""
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(record, dict):
         raise ValueError(f"{where} is not a JSON object: received {text:.40}")
-    record.pop(_CHECKSUM, None)  # Earlier versions wrote one.
-    present = {name: kind for name, kind in (optional or {}).items() if record.get(name) is not None}
-    for name, kind in {**types, **present}.items():
-        if not _has_type(record.get(name), kind):
-            raise ValueError(f"{where}: {name} is not a {kind.__name__}: received {record.get(name)!r:.40}")
+    record.pop(_CHECKSUM, None)
+    return record
+
+
+def checked_record(record: dict[str, Any], where: str, kinds: Kinds = EPOCH_KINDS) -> dict[str, Any]:
+    """Return ``record`` if its members have their types; those that may be None may be missing, too.
+
+    Raises:
+        ValueError: one has not; names it.
+    """
+    for name, (kind, is_optional) in kinds.items():
+        value = record.get(name)
+        if not (_has_type(value, kind) or (value is None and is_optional)):
+            raise ValueError(f"{where}: {name} is not a {kind.__name__}: received {value!r:.40}")
     return record
 
 

@@ -80,7 +80,7 @@ def network_for(
     return in_channels_last(network)
 
 
-def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: Path) -> None:
+def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy ``tensors`` from the file ``source`` into ``network``.
 
     Raises:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from trifecta.readout import CHOSEN
 from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, remembered, set_statistics
 from trifecta.training.config import RunConfig
 from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
-from trifecta.training.folder import DatasetFacts, DivergenceError, Interrupted, RunFolder
+from trifecta.training.folder import DatasetFacts, DivergenceError, Interrupted, RunFolder, checked_record
 from trifecta.training.model import load_weights, network_for
 from trifecta.training.preparation import (
     TrainingBatches,
@@ -450,8 +449,6 @@ class Trainer:
         """
         assert self.folder is not None
         state = self.folder.read_checkpoint(self.device)
-        with self.processes.whole(self.network):
-            load_weights(self.network, state["network"], self.folder.checkpoint)
         try:
             self._restore(state)
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -462,11 +459,16 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.meter.load(state["meter"], self.learner.blocks)
+        with self.processes.whole(self.network):
+            load_weights(self.network, state["network"], "the checkpoint")
         own = self.processes.own_learner_state(self.learner, state["learner"])
         self.learner.load_state_dict(own)
-        self.epochs_done, self.batches_done = state["position"]["epoch"], state["position"]["batch"]
-        self.history = state["history"]
-        self.epoch_seconds, self._earlier_seconds = state["epoch_seconds"], state["total_seconds"]
+        self.epochs_done, self.batches_done = (int(state["position"][name]) for name in ("epoch", "batch"))
+        self.history = [checked_record(record, "history") for record in state["history"]]
+        if len(self.history) != self.epochs_done:
+            raise ValueError(f"history has {len(self.history)} epochs of {self.epochs_done}")
+        self.epoch_seconds = float(state["epoch_seconds"])
+        self._earlier_seconds = float(state["total_seconds"])
 
     # The weights that the run ends with: in model.safetensors, or without a folder in memory.
 
@@ -506,7 +508,7 @@ class Trainer:
         own = self._kept_weights if self.written is None else self.written.read_model()
         tensors = self.processes.agreed(own)
         with self.processes.whole(self.network) as network:
-            load_weights(network, tensors, Path("model.safetensors"))
+            load_weights(network, tensors, "model.safetensors")
 
     def _is_worse_than(self, epoch: int) -> bool:
         """Return whether the validation accuracy after the last epoch is below that after ``epoch``."""
