@@ -55,7 +55,7 @@ def test_names_of_classes_mean_nothing(folder: Path, word: str) -> None:
     assert [sorted(values) for values in greys(data)] == [[*range(6)], [*range(6, 12)]]
 
 
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", WORDS[:5])
 def test_nor_do_they_without_splits(folder: Path, word: str) -> None:
     data = load(write(folder, "car", word, "ship", splits=(".",), count=10), hold_out=0.2)
     assert data.classes == tuple(sorted(["car", word, "ship"]))
@@ -195,8 +195,13 @@ def test_names_in_other_bytes_of_unicode_are_one_class(folder: Path) -> None:
     assert data.test.labels.tolist() == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["set [AB]", "run*", "who?", "a{b,c}", "#1 100%", "~", "$HOME", "a::b"])
-@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize(
+    ("name", "parquet"),
+    [
+        *(("set [AB]", True), ("set [AB]", False), ("run*", True), ("who?", False), ("a{b,c}", True)),
+        *(("#1 100%", False), ("~", True), ("$HOME", False), ("a::b", True)),
+    ],
+)
 def test_paths_are_paths(tmp_path: Path, name: str, parquet: bool) -> None:
     for beside in ("set A", "run-old", "whoa", "ab"):
         hub_source(write(tmp_path / beside, "x", "y", splits=("train",), count=1))

@@ -248,3 +248,19 @@ def test_a_source_with_a_name_is_one_function(monkeypatch: pytest.MonkeyPatch) -
     assert load_split(config, None, ("odd", "even"), channels=1).labels.tolist() == [1, 0, 1, 0]
     with pytest.raises(ValueError, match="stripes has no split 'exam': leave it out"):
         load_split(config, "exam", ("odd", "even"), channels=1)
+
+
+def test_a_data_set_of_the_hub_is_read_as_its_library_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    splits = datasets.DatasetDict()
+    for split, first in (("train", 0), ("test", 100)):
+        images = [{"bytes": png(grey(first + k)), "path": None} for k in range(6)]
+        rows = {"image": images, "label": [0, 1] * 3}
+        splits[split] = datasets.Dataset.from_dict(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_: splits)
+    data = load_data(DataConfig(source="me/pets", validation=0.0))
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1] * 3
+    assert data.test.images[:, 0, 1, 1].tolist() == [100, 101, 102, 103, 104, 105]
