@@ -192,6 +192,22 @@ def test_the_command_line_takes_own_parts(
     assert run(capsys, "train", "--resume", tmp_path / "run", "--epochs", "2", *own)[0] == 0
 
 
+def test_a_name_alone_is_answered_with_the_own_part_of_that_name(parts: ModuleType) -> None:
+    with pytest.raises(ValueError, match=r"unknown method 'hinge': did you mean my_parts:hinge\?"):
+        get_method("hinge", imports=["my_parts.py"])
+    plain = to_plain(RunConfig()) | {"network": "tiny"}
+    with pytest.raises(ValueError, match=r"unknown network 'tiny': did you mean my_parts:tiny\?"):
+        from_plain(plain, imports=["my_parts.py"])
+
+
+def test_a_method_at_the_top_of_a_module_is_a_part(parts: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import trifecta\nmethod = trifecta.Method(name='mine', objective=trifecta.CrossEntropy())\n"
+    )
+    assert get_method("mine:method", imports=[str(tmp_path / "mine.py")]).name == "mine"
+    sys.modules.pop("mine", None)
+
+
 def test_the_pages_python_runs(parts: ModuleType) -> None:
     names: dict[str, object] = {}
     exec(BLOCKS[1], names)

@@ -1,6 +1,7 @@
 """The ``trifecta`` command: one function for each of its commands, which imports what it needs."""
 
 import inspect
+import itertools
 import json
 import math
 import shlex
@@ -11,12 +12,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FrameType, SimpleNamespace
+from typing import Any, NoReturn
 
 import click
 
-from trifecta import __version__
+import trifecta
 from trifecta._utils.references import printable
 from trifecta.options import (
     USAGE,
@@ -32,11 +33,6 @@ from trifecta.options import (
     told,
     unknown_option,
 )
-
-if TYPE_CHECKING:
-    from trifecta.data import DataConfig, ImageSet
-    from trifecta.experiments import PlannedRun
-    from trifecta.training import DatasetFacts, RunConfig, TrainedModel, Trainer
 
 OK, FAILED, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 PATH: click.Path = click.Path(path_type=Path)
@@ -62,7 +58,7 @@ def print_json(plain: Any) -> None:
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="trifecta")
+@click.version_option(trifecta.__version__, prog_name="trifecta")
 def command() -> None:
     """Train neural networks without end-to-end backpropagation.
 
@@ -86,9 +82,7 @@ def command() -> None:
 @setting("data.image_size", callback=image_size, metavar="SIZE", group="Data")
 @setting("data.validation", group="Data")
 @setting("augmentation", "--augment", shown="none", group="Data")
-@option(
-    "--recipe", metavar="NAME", group="Method", help="Start from a recipe (NAME:BUDGET) or a YAML file."
-)
+@option("--recipe", metavar="NAME", group="Method", help="Start from a recipe (NAME:BUDGET) or YAML.")
 @setting("method", group="Method")
 @setting("network", group="Method")
 @setting("width", group="Method")
@@ -111,31 +105,21 @@ def command() -> None:
 @option("--processes", type=int, metavar="N", group="Machine", help="Train in N processes started here.")
 @option("--parallel", metavar="HOW", group="Machine", help="data, layers, or DxL: D replicas of L stages.")
 @option("--sync-batch-norm", is_flag=True, rare=True, group="Machine", help="Statistics of all replicas.")
-@option(
-    "--timeout", type=float, metavar="S", rare=True, group="Machine", help="Of processes, 60 s by default."
-)
+@option("--timeout", type=float, metavar="S", rare=True, group="Machine", help="Of processes: 60 seconds.")
 @option("--out", metavar="RUN", group="Output", help="Folder for the run.  [default: runs/NAME-NUMBER]")
 @option("--resume", metavar="RUN", group="Output", help="Continue this run from its checkpoint.")
 @AS_JSON
 def train_command(**options: Any) -> None:
     """Train a network on images; leave a run folder."""
-    from trifecta._utils.references import Imports
     from trifecta.launch import train
     from trifecta.report.terminal import print_run
 
-    if options["resume"] is None:
-        Imports(options["imports"])  # A module that is missing is reported first.
-        trained = train(_run_config(options), options)
-    else:
+    if options["resume"] is not None:
         _check_resume(options["resume"])
-        trained = train(None, options)
-    if trained is None:
-        return
-    run, folder = trained
-    if options["as_json"]:
-        print_json(run.result | {"run": str(folder)})
-    else:
-        print_run(run, folder)
+    trained = train(None if options["resume"] is not None else _run_config(**options), options)
+    if trained is not None:
+        run, folder = trained
+        print_json(run.result | {"run": str(folder)}) if options["as_json"] else print_run(run, folder)
 
 
 def _check_resume(run: str) -> None:
@@ -150,23 +134,23 @@ def _check_resume(run: str) -> None:
         )
 
 
-def _run_config(options: dict[str, Any]) -> "RunConfig":
+def _run_config(*, recipe: str | None, assigned: Any, imports: Any, **others: Any) -> "trifecta.RunConfig":
     """Build the settings of a run: a recipe, a file or the defaults, and what options assign."""
-    from trifecta.recipes import RECIPES, get_recipe
-    from trifecta.training import RunConfig, read_config
-    from trifecta.training.config import changed
+    from trifecta._utils.references import Imports
+    from trifecta.training.config import changed, read_config
 
-    recipe, imports = options["recipe"], options["imports"]
-    changes = assignments(options["assigned"])
+    Imports(imports)  # A module that is missing is reported first.
+    changes = assignments(assigned)
     if recipe is None:
         if "data" not in changes:
             raise ValueError("no data: give --data a folder, a Hub id or digits, or start from a --recipe")
-        return changed(RunConfig(), changes, imports=imports)
+        return changed(trifecta.RunConfig(), changes, imports=imports)
     name, _, budget = recipe.partition(":")
-    if name not in RECIPES and (Path(recipe).suffix in {".yaml", ".yml"} or Path(recipe).is_file()):
+    is_file = Path(recipe).suffix in {".yaml", ".yml"} or Path(recipe).is_file()
+    if name not in trifecta.RECIPES and is_file:
         config = read_config(Path(recipe), imports=imports)
     else:
-        config = get_recipe(name)(budget or None)
+        config = trifecta.get_recipe(name)(budget or None)
     if "data" in changes and config.data is not None:
         # Columns and splits are those of the recipe's own data; the rest are its choices.
         kept = {f"data.{field}": getattr(config.data, field) for field in ("validation", "mean", "std")}
@@ -182,22 +166,17 @@ def _run_config(options: dict[str, Any]) -> "RunConfig":
 @setting("device", passes=True)
 @setting("precision", shown="the run's")
 @SHORTLIST
-@option(
-    "--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 times the work."
-)
+@option("--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 × the work.")
 @IMPORT
 @AS_JSON
-def evaluate_command(
-    run: Path, assigned: tuple[str, ...], as_json: bool, views: str, **options: Any
-) -> None:
+def evaluate_command(run: Path, **options: Any) -> None:
     """Measure a trained run on its test split, block by block."""
-    from trifecta.data import MissingSourceError
+    from trifecta.data import MissingSourceError, load_split
     from trifecta.progress import scoring
     from trifecta.report.terminal import percent, print_blocks
-    from trifecta.training import RunFolder, evaluate
     from trifecta.training.evaluation import warn_of_many_labels
 
-    model, folder = _load(run, **options), RunFolder(run)
+    model, folder = _load(run, **options), trifecta.RunFolder(run)
     config, facts = folder.read_config(imports=options["imports"])
     done = len(folder.read_history())
     if done < config.epochs and not folder.result.is_file():
@@ -206,61 +185,48 @@ def evaluate_command(
             f"with trifecta.resume('{run}')",
             stacklevel=2,
         )
-    data = _data_of(run, config, facts, assigned)
+    data = _data_of(run, config, facts, options["assigned"])
+    shape, greys = facts.image_shape, facts.grey_range or None
+    how: dict[str, Any] = {"channels": shape[0], "grey_range": greys, "trained_on": facts.rows}
     try:
-        images = _images(run, data, options["split"], facts)
+        images = load_split(data, options["split"], facts.classes, **how)
     except MissingSourceError as error:
-        if data != config.data:
+        if options["data"] is not None:
             raise
+        told = f"{run} was trained on {data.source}, {error}; --data takes its new place"
+        raise ValueError(told) from None
+    if tuple(images.images.shape[1:]) != shape:
         raise ValueError(
-            f"{run} was trained on {data.source}, {error}; --data takes its new place"
-        ) from None
-    warn_of_many_labels(model.network)
-    with scoring(len(images)) as on_scored:
-        measured = evaluate(
-            model.network,
-            images.to(next(model.network.parameters()).device),
-            mean=facts.mean,
-            std=facts.std,
-            precision=model.precision,
-            views=views,
-            on_scored=on_scored,
+            f"{run} was trained on images (channels, height, width) {shape}: received "
+            f"{tuple(images.images.shape[1:])}; evaluate on grey images, as it was trained"
         )
-    if as_json:
+    warn_of_many_labels(model.network)
+    how = {"mean": facts.mean, "std": facts.std, "precision": model.precision, "views": options["views"]}
+    images = images.to(next(model.network.parameters()).device)
+    with scoring(len(images)) as on_scored:
+        measured = trifecta.evaluate(model.network, images, on_scored=on_scored, **how)
+    if options["as_json"]:
         names = ("accuracy", "log_loss", "calibration_error", "block_accuracy")
-        plain = {name: getattr(measured, name) for name in names} | {
-            "confusion": measured.confusion.tolist()
-        }
-        plain |= {
-            "classes": list(facts.classes),
-            "images": len(images),
-            "data": data.source,
-            "views": views,
-        }
-        print_json(plain)
+        plain = {name: getattr(measured, name) for name in names}
+        on = {"classes": list(facts.classes), "images": len(images), "data": data.source}
+        print_json(plain | {"confusion": measured.confusion.tolist(), "views": options["views"]} | on)
         return
     print_blocks(measured.block_accuracy)
     click.echo(f"log loss {measured.log_loss:.3f}, calibration error {percent(measured.calibration_error)}")
     click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({data.source})")
 
 
-def _load(
-    run: Path, *, imports: Any, device: str, shortlist: int | None, precision: str | None = None, **_: Any
-) -> "TrainedModel":
-    from trifecta.training import load
-
-    model = load(run, device=device, precision=precision, imports=imports)
-    if shortlist is not None:
-        model.network.keep_labels(shortlist)
+def _load(run: Path, **options: Any) -> "trifecta.TrainedModel":
+    keywords = {name: options[name] for name in ("device", "precision", "imports") if name in options}
+    model = trifecta.load(run, **keywords)
+    if options["shortlist"] is not None:
+        model.network.keep_labels(options["shortlist"])
     return model
 
 
-def _data_of(
-    run: Path, config: "RunConfig", facts: "DatasetFacts", assigned: Sequence[str]
-) -> "DataConfig":
+def _data_of(run: Path, config: "trifecta.RunConfig", facts: Any, assigned: Any) -> "trifecta.DataConfig":
     """Return the data to measure a run on: its own, even if they have moved, or others."""
-    from trifecta.data import DataConfig, is_same_training
-    from trifecta.training import RunConfig
+    from trifecta.data import is_same_training
     from trifecta.training.config import changed
 
     others = [text for text in assigned if not text.startswith("data.")]
@@ -274,32 +240,12 @@ def _data_of(
     if source is not None:
         moved = None if wanted is None else replace(wanted, source=source)
         is_own = moved is not None and is_same_training(moved, facts.rows)
-        wanted = moved if is_own else DataConfig(source=source, image_size=facts.image_shape[1:])
+        wanted = moved if is_own else trifecta.DataConfig(source=source, image_size=facts.image_shape[1:])
     if wanted is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    found = changed(RunConfig(data=wanted), changes).data
+    found = changed(trifecta.RunConfig(data=wanted), changes).data
     assert found is not None
     return found
-
-
-def _images(run: Path, data: "DataConfig", split: str | None, facts: "DatasetFacts") -> "ImageSet":
-    from trifecta.data import load_split
-
-    images = load_split(
-        data,
-        split,
-        facts.classes,
-        channels=facts.image_shape[0],
-        grey_range=facts.grey_range or None,
-        trained_on=facts.rows,
-    )
-    shape = tuple(images.images.shape[1:])
-    if shape != facts.sample_shape:
-        raise ValueError(
-            f"{run} was trained on images (channels, height, width) {facts.sample_shape}: received "
-            f"{shape}; evaluate on grey images, as it was trained"
-        )
-    return images
 
 
 @command.command("predict")
@@ -356,17 +302,15 @@ def shrink_command(run: Path, out: str, as_json: bool, **options: Any) -> None:
     """Remove the channels of a trained network that its blocks need least; leave a smaller run."""
     from trifecta.report.page import write_report
     from trifecta.report.terminal import print_run
-    from trifecta.shrinking import shrink
-    from trifecta.training import RunFolder
 
-    smaller = shrink(run, out, **options)
+    smaller = trifecta.shrinking.shrink(run, out, **options)
     write_report(smaller)
     if as_json:
         print_json(smaller.result)
         return
     print_run(smaller, Path(out))
-    if RunFolder(run).result.is_file():
-        whole = RunFolder(run).read_result()
+    if trifecta.RunFolder(run).result.is_file():
+        whole = trifecta.RunFolder(run).read_result()
         share = smaller.result["parameters"] / whole["parameters"]
         points = 100 * (smaller.result["test_accuracy"] - whole["test_accuracy"])
         click.echo(f"{share:.1%} of the parameters, {points:+.2f} points")
@@ -381,9 +325,8 @@ def shrink_command(run: Path, out: str, as_json: bool, **options: Any) -> None:
 def export_command(run: Path, out: Path, imports: Any, **options: Any) -> None:
     """Write a trained network as one graph, for other runtimes: samples in, class scores out."""
     from trifecta.integrations.export import export
-    from trifecta.training import load
 
-    click.echo(export(load(run, device="cpu", imports=imports), out, **options))
+    click.echo(export(trifecta.load(run, device="cpu", imports=imports), out, **options))
 
 
 @command.command("report")
@@ -394,7 +337,6 @@ def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> No
     """Write the page of a run anew, or compare several runs."""
     from trifecta._utils.files import write_atomically
     from trifecta.report.page import compare_runs, missing_libraries, render
-    from trifecta.training import Run, RunFolder
     from trifecta.training.run import resumed_trainer
 
     if missing_libraries():
@@ -403,7 +345,7 @@ def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> No
         page = out or Path("compared.html")
         compare_runs(runs, page)
     else:
-        folder = RunFolder(runs[0])
+        folder = trifecta.RunFolder(runs[0])
         if folder.read_config(imports=imports)[0].data is None:
             raise ValueError(
                 f"a page shows the run's images: received {runs[0]}, trained on data given in Python"
@@ -412,7 +354,7 @@ def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> No
         # It is fitted when a run ends, after the checkpoint.
         trainer.network.temperature.fill_(result.get("temperature", 1.0))
         test = trainer.evaluate(trainer.data.test)
-        text = render(Run(result=result, test=test, trainer=trainer))
+        text = render(trifecta.Run(result=result, test=test, trainer=trainer))
         page = out or folder.report
         write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
     click.echo(page)
@@ -426,27 +368,23 @@ def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> No
 @AS_JSON
 def list_command(with_recipes: bool, with_settings: bool, as_json: bool) -> None:
     """Show methods, networks, augmentations, tables of experiments and recipes."""
-    from trifecta.data import AUGMENTATIONS, DataConfig
-    from trifecta.methods import all_methods
-    from trifecta.nn.networks import NETWORKS
     from trifecta.recipes import RECIPES, TABLES
     from trifecta.report.terminal import print_listing
-    from trifecta.training import RunConfig, to_plain
-    from trifecta.training.config import yaml_text
+    from trifecta.training.config import to_plain, yaml_text
 
     if with_settings:
-        plain = to_plain(RunConfig(data=DataConfig(source="FOLDER")))
+        plain = to_plain(trifecta.RunConfig(data="FOLDER"))
         click.echo(json.dumps(plain, indent=2) if as_json else yaml_text(plain).rstrip())
         return
     methods, networks = (
         {name: (inspect.getdoc(entry) or "–").splitlines()[0] for name, entry in table.items()}
-        for table in (all_methods(), NETWORKS)
+        for table in (trifecta.methods.all_methods(), trifecta.NETWORKS)
     )
     tables = {
         "methods": methods,
         "networks": networks,
-        "augmentations": {name: str(config) for name, config in AUGMENTATIONS.items()},
-        "tables": {name: f"{table.title}: {len(table.recipes)} recipes" for name, table in TABLES.items()},
+        "augmentations": {name: str(config) for name, config in trifecta.data.AUGMENTATIONS.items()},
+        "tables": {name: f"{t.title}: {len(t.recipes)} recipes" for name, t in TABLES.items()},
     }
     if as_json or with_recipes:
         tables["recipes"] = {name: f"{r.title} ({', '.join(r.budgets)})" for name, r in RECIPES.items()}
@@ -476,47 +414,37 @@ SHAPE = option("--image-shape", callback=_image_shape, default="3x32x32", metava
 @option("--processes", type=COUNT, default=2)
 @option("--parallel", default="layers", metavar="HOW", help="layers, data or DxL.")
 @AS_JSON
-def plan_command(
-    method: str, network: str, image_shape: Any, processes: int, parallel: str, as_json: bool, **size: Any
-) -> None:
+def plan_command(method: str, network: str, as_json: bool, **options: Any) -> None:
     """Show which process would hold which blocks, and what would cross between them."""
-    from trifecta.methods import get_method
-    from trifecta.network import build_network
     from trifecta.parallel.plan import describe, parse_layout
-    from trifecta.report.terminal import percent, plain_console, simple_table
+    from trifecta.report.terminal import percent, print_table
 
-    layout = parse_layout(parallel, processes)
-    plan = describe(build_network(get_method(method), network, sample_shape=image_shape, **size), layout)
+    layout = parse_layout(options.pop("parallel"), options.pop("processes"))
+    options["sample_shape"] = options.pop("image_shape")
+    plan = describe(trifecta.build_network(trifecta.get_method(method), network, **options), layout)
     if as_json:
         print_json(plan)
         return
 
-    def numbers(ids: Sequence[int]) -> str:
+    def span(ids: Sequence[int]) -> str:
         return str(ids[0]) if len(ids) == 1 else f"{ids[0]}–{ids[-1]}"
 
-    console = plain_console()
     head = ["stage", "ranks", "blocks", "share of the work", "parameters", "sends an image, fp32"]
-    body = [
-        [
-            str(number),
-            ", ".join(map(str, stage["ranks"])),
-            numbers(stage["blocks"]),
-            percent(stage["share"]),
-            f"{stage['parameters']:,}",
-            f"{stage['sends'] * 4 / 1024:,.0f} KiB" if stage["sends"] else "–",
-        ]
-        for number, stage in enumerate(plan["stages"])
-    ]
-    console.print(simple_table(head, body))
-    console.print(f"balance {percent(plan['balance'])}: the mean stage's work over the largest one's")
+    body = []
+    for number, stage in enumerate(plan["stages"]):
+        sends = f"{stage['sends'] * 4 / 1024:,.0f} KiB" if stage["sends"] else "–"
+        ranks, share = ", ".join(map(str, stage["ranks"])), percent(stage["share"])
+        body.append([str(number), ranks, span(stage["blocks"]), share, f"{stage['parameters']:,}", sends])
+    notes = [f"balance {percent(plan['balance'])}: the mean stage's work over the largest one's"]
     for crossing in plan["crossings"]:
         turn = "every step" if plan["cycle"] == 1 else f"step {crossing['step']} of {plan['cycle']}"
-        console.print(
-            f"{turn}: blocks {numbers(crossing['blocks'])} learn together on stages "
-            f"{numbers(crossing['stages'])}; their gradient goes back, and no other"
+        notes.append(
+            f"{turn}: blocks {span(crossing['blocks'])} learn together on stages "
+            f"{span(crossing['stages'])}; their gradient goes back, and no other"
         )
     if not plan["crossings"] and layout.layers > 1:
-        console.print("no gradient goes from one stage to another")
+        notes.append("no gradient goes from one stage to another")
+    print_table(head, body, "\n".join(notes))
 
 
 @command.group("bench", cls=Group)
@@ -583,62 +511,52 @@ def benchmark(*options: Callable[[Any], Any]) -> Callable[[Callable[..., dict[st
 )
 def speed(say: Any, rows: str | None, rounds: int, steps: int | None, **work: Any) -> dict[str, Any]:
     """Training, images a second."""
-    from trifecta.bench import Setting, measure_speed
     from trifecta.bench.speed import STEPS_A_TURN
     from trifecta.bench.variants import select
 
     turn = {"rounds": rounds, "steps": steps or STEPS_A_TURN}
-    return measure_speed(Setting(**work), select(rows), say=say, **turn)
+    return trifecta.bench.measure_speed(trifecta.bench.Setting(**work), select(rows), say=say, **turn)
 
 
 @benchmark(NETWORK, ROWS, *EQUAL_WORK, ROUNDS)
 def inference(say: Any, rows: str | None, rounds: int, **work: Any) -> dict[str, Any]:
     """Prediction with all labels, images a second."""
-    from trifecta.bench import Setting, measure_inference
     from trifecta.bench.variants import select
 
     chosen = select(rows or "trifecta,trifecta-shortlist,class-groups,backprop,published")
-    return measure_inference(Setting(**work), chosen, rounds=rounds, say=say)
+    return trifecta.bench.measure_inference(trifecta.bench.Setting(**work), chosen, rounds=rounds, say=say)
 
 
 @benchmark(
-    option(
-        "--networks", metavar="NAMES", help="Compared.  [default: equal blocks over depth, small, large]"
-    ),
+    option("--networks", metavar="NAMES", help="Compared.  [default: equal blocks, small, large]"),
     *(ROWS, *EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Of each row.")),
 )
 def memory(say: Any, networks: str | None, rows: str | None, rounds: int, **work: Any) -> dict[str, Any]:
     """Training memory above the model, over depth."""
-    from trifecta.bench import Setting, measure_memory
     from trifecta.bench.memory import DEPTHS
     from trifecta.bench.variants import select
 
     equal = [f"equal:{depth}:128" for depth in DEPTHS]
     names = [*equal, "small", "large"] if networks is None else networks.split(",")
     chosen = select(rows or "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed")
-    return measure_memory(Setting(**work), chosen, names, rounds=rounds, say=say)
+    return trifecta.bench.measure_memory(
+        trifecta.bench.Setting(**work), chosen, names, rounds=rounds, say=say
+    )
 
 
 @benchmark(
     SOURCE,
     option("--methods", default="trifecta,class-groups,backprop"),
     option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9"),
-    *(SEEDS, setting("epochs", default=5, shown="5"), setting("augmentation", "--augment", default="none")),
+    *(SEEDS, setting("epochs", default=5), setting("augmentation", "--augment", default="none")),
     *(NETWORK, EQUAL_WORK[0], *EQUAL_WORK[3:]),
 )
-def accuracy(
-    say: Any, methods: str, thresholds: str, seeds: int, augment: str, **run: Any
-) -> dict[str, Any]:
+def accuracy(say: Any, methods: str, thresholds: str, seeds: int, **run: Any) -> dict[str, Any]:
     """Seconds of training until the validation split is read well enough."""
-    from trifecta.bench import measure_accuracy
-    from trifecta.training import RunConfig
-
-    configs = [
-        RunConfig(method=method, seed=seed, augmentation=augment, **run)
-        for method in _names(methods)
-        for seed in range(seeds)
-    ]
-    return measure_accuracy(configs, _shares(thresholds), say=say)
+    run["augmentation"] = run.pop("augment")
+    varied = itertools.product(_names(methods), range(seeds))
+    configs = [trifecta.RunConfig(method=method, seed=seed, **run) for method, seed in varied]
+    return trifecta.bench.measure_accuracy(configs, _shares(thresholds), say=say)
 
 
 def _names(text: str) -> list[str]:
@@ -691,74 +609,69 @@ def experiment(results: str, work: str) -> Callable[[Any], Any]:
     help="Folder with mnist, cifar10, …; what it lacks comes from the Hub.  [env: TRIFECTA_DATA]",
 )
 @experiment("benchmarks/results/reproduced", "runs/reproduce")
-def reproduce_command(
-    table: str | None,
-    budget: str | None,
-    out: Path,
-    work: Path,
-    untimed: bool,
-    show: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def reproduce_command(table: str | None, **options: Any) -> None:
     """Run what is missing of TABLE (all if none is named), then show it beside the published figures.
 
     What was interrupted goes on where it stopped; what is finished is not run again. Several of these
     commands at once share the work.
     """
-    from trifecta.experiments import plan, read_results, summarise
     from trifecta.recipes import TABLES, get_table, in_folder
     from trifecta.reproduction import as_plain, print_reproduction, write_pages
 
+    given = SimpleNamespace(**options)
     tables = list(TABLES.values()) if table is None else [get_table(table)]
-    rows, data_root = options.pop("rows"), options.pop("data_root")
     plans = {
-        one.name: plan(
-            one.rows(rows),
-            budget=budget or one.budget,
-            locate=lambda data: in_folder(data, data_root),
-            **options,
+        one.name: trifecta.experiments.plan(
+            one.rows(given.rows),
+            budget=given.budget or one.budget,
+            locate=lambda data: in_folder(data, given.data_root),
+            **_size_of(options),
         )
         for one in tables
     }
-
-    def record(table: str, run: "PlannedRun") -> str:
-        return f"trifecta reproduce {table} --rows {run.recipe.name} {_size(run)}"
-
     failed: dict[str, str] = {}
-    for name in () if show else plans:
-        missing = {"runs": plans[name], "command": partial(record, name), "timed": not untimed}
-        failed |= _make_missing(as_json, out=out, work=work, **missing)
-    stored = read_results(out)
-    shown = {name: summarise(runs, stored) for name, runs in plans.items()}
-    if as_json:
-        print_json({name: as_plain(members) for name, members in shown.items()})
+    for name, runs in plans.items():
+        failed |= _make_missing(given, runs, partial(_row_of, name))
+    stored = trifecta.experiments.read_results(given.out)
+    rows = {name: trifecta.experiments.summarise(runs, stored) for name, runs in plans.items()}
+    if given.as_json:
+        print_json({name: as_plain(members) for name, members in rows.items()})
     else:
         for one in tables:
-            print_reproduction(one, shown[one.name])
-        click.echo(f"page {write_pages(work, tables, shown)}")
+            print_reproduction(one, rows[one.name])
+        click.echo(f"page {write_pages(given.work, tables, rows)}")
     _raise_failures(failed)
 
 
-def _size(run: "PlannedRun") -> str:
-    return f"--budget {run.config.budget} --seeds {run.config.seed + 1}"
+def _row_of(table: str, run: Any) -> str:
+    return f"{table} --rows {run.recipe.name}"
 
 
-def _make_missing(quiet: bool, **table: Any) -> dict[str, str]:
-    """Run what is missing; return what failed, by run."""
+def _size_of(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in ("seeds", "device", "precision")}
+
+
+def _make_missing(given: Any, runs: Any, row: Callable[[Any], str], **more: Any) -> dict[str, str]:
+    """Run what is missing, unless it is only to be shown; return what failed, by run."""
     from rich.console import Console
 
-    from trifecta.experiments import Reproduction
     from trifecta.progress import TableProgress
-    from trifecta.training import Interrupted
 
-    reproduction, console = Reproduction(**table), Console(stderr=True, quiet=quiet)
-    total = len(reproduction.runs)
-    progress = TableProgress(console, total=total, done=total - len(reproduction.missing()))
+    if given.show:
+        return {}
+    name, console = click.get_current_context().command_path, Console(stderr=True, quiet=given.as_json)
+
+    def command(run: Any) -> str:
+        return f"{name} {row(run)} --budget {run.config.budget} --seeds {run.config.seed + 1}"
+
+    where = {"out": given.out, "work": given.work, "timed": not given.untimed}
+    makes = trifecta.experiments.Reproduction(runs=runs, command=command, **where, **more)
+    progress = TableProgress(console, total=len(runs), done=len(runs) - len(makes.missing()))
     try:
-        outcome = reproduction.make(progress.watch)
-    except Interrupted as stop:
-        raise Interrupted(f"{stop}; the same command goes on from there") from stop.__cause__
+        outcome = makes.make(progress.watch)
+    except trifecta.training.Interrupted as stop:
+        told = f"{stop}; the same command goes on from there"
+        raise trifecta.training.Interrupted(told) from stop.__cause__
     if outcome.elsewhere:
         console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
     return outcome.failed
@@ -785,67 +698,45 @@ def _raise_failures(failed: dict[str, str]) -> None:
 @setting("pipeline", passes=True, type=COUNT)
 @option("--figure", type=PATH, help="Accuracy over seconds: .svg, .png or .pdf.")
 @experiment("benchmarks/results/compared", "runs/compare")
-def compare_command(
-    data: str,
-    methods: str,
-    networks: str,
-    budget: str,
-    thresholds: str,
-    figure: Path | None,
-    out: Path,
-    work: Path,
-    untimed: bool,
-    show: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+def compare_command(data: str, methods: str, networks: str, **options: Any) -> None:
     """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
+    from trifecta import comparison
     from trifecta.bench.setting import data_name
-    from trifecta.comparison import (
-        Images,
-        compare,
-        comparison_chart,
-        comparison_recipes,
-        comparison_table,
-        equal_work,
-    )
-    from trifecta.data import DataConfig, load_data
-    from trifecta.experiments import plan, read_results, summarise
     from trifecta.report.figures import check_format
     from trifecta.report.terminal import print_table
-    from trifecta.training import DatasetFacts
 
-    wanted = _shares(thresholds)
-    if figure is not None:
-        check_format(figure)
+    given, thresholds = SimpleNamespace(**options), _shares(options["thresholds"])
+    if given.figure is not None:
+        check_format(given.figure)
 
-    def find_images() -> Images:
-        loaded = load_data(DataConfig(source=data))
-        return Images(DatasetFacts.of(loaded).image_shape, loaded.num_classes)
+    def find_images() -> "comparison.Images":
+        loaded = trifecta.load_data(trifecta.DataConfig(source=data))
+        return comparison.Images(trifecta.training.DatasetFacts.of(loaded).image_shape, loaded.num_classes)
 
-    def record(run: "PlannedRun") -> str:
-        row, _, network = run.recipe.title.partition(", ")
-        source = run.recipe.data.source
-        return f"trifecta compare --data {source} --methods {row} --networks {network} {_size(run)}"
+    def row(run: Any) -> str:
+        name, _, network = run.recipe.title.partition(", ")
+        return f"--data {run.recipe.data.source} --methods {name} --networks {network}"
 
-    named = DataConfig(source=data_name(data))
-    recipes = comparison_recipes(_names(methods), _names(networks), named, find_images=find_images)
-    runs = plan(recipes, budget=budget, locate=lambda config: replace(config, source=data), **options)
-    failed: dict[str, str] = {}
-    if not show:
-        missing = {"runs": runs, "command": record, "timed": not untimed, "measure": _memory_of}
-        failed = _make_missing(as_json, out=out, work=work, **missing)
-    rows = summarise(runs, read_results(out))
-    if as_json:
-        print_json(compare(rows, wanted))
+    named = trifecta.DataConfig(source=data_name(data))
+    runs = trifecta.experiments.plan(
+        comparison.comparison_recipes(_names(methods), _names(networks), named, find_images=find_images),
+        budget=given.budget,
+        locate=lambda config: replace(config, source=data),
+        pipeline=given.pipeline,
+        **_size_of(options),
+    )
+    failed = _make_missing(given, runs, row, measure=_memory_of)
+    rows = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(given.out))
+    if given.as_json:
+        print_json(comparison.compare(rows, thresholds))
     else:
-        print_table(*comparison_table(rows, wanted), note=equal_work(rows))
-    if figure is not None:
-        comparison_chart(rows).save(figure)
+        print_table(*comparison.comparison_table(rows, thresholds), note=comparison.equal_work(rows))
+    if given.figure is not None:
+        comparison.comparison_chart(rows).save(given.figure)
     _raise_failures(failed)
 
 
-def _memory_of(run: "PlannedRun", trainer: "Trainer") -> dict[str, int]:
+def _memory_of(run: Any, trainer: "trifecta.Trainer") -> dict[str, int]:
     """Return the training memory of the first seed's run, from processes that do nothing else."""
     from trifecta.bench.memory import training_memory
     from trifecta.bench.setting import Setting
@@ -916,9 +807,8 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 
 def _explained_by_training(error: BaseException) -> tuple[int, str]:
-    from trifecta._utils.files import StorageError
     from trifecta.parallel.faults import ProcessError
-    from trifecta.training import DivergenceError, Interrupted
+    from trifecta.training import DivergenceError, Interrupted, StorageError
 
     match error:
         case StorageError():

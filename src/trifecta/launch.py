@@ -142,7 +142,7 @@ def _layout(processes: int, parallel: str | None, synchronized: bool) -> Layout:
     layout = parse_layout(parallel or "layers", processes)
     if synchronized and layout.data == 1:
         raise ValueError(
-            "sync_batch_norm=True is for replicas, which share the images of a batch: received "
+            "sync_batch_norm is for replicas, which share the images of a batch: received "
             f"parallel={parallel or 'layers'}; use data, or both as in 2x3"
         )
     return layout

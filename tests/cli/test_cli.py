@@ -192,6 +192,22 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert "Usage: trifecta" in out
 
 
+def test_train_shows_few_options_and_all_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    few, everything = (run(capsys, "train", word)[1] for word in ("--help", "--help-all"))
+    shown = re.findall(r"^  (?:-h, )?(--[a-z-]+)", few, re.MULTILINE)
+    assert len(shown) <= 24
+    assert "--epochs N" in few
+    assert "[default: 10]" in few
+    for option in (
+        *shown,
+        "--on-nan",
+        "--sync-batch-norm",
+        "--timeout",
+        "method.schedule.trains_remainder",
+    ):
+        assert option in everything
+
+
 MISTAKES = {
     "unknown method": (["--method", "trifect"], r"unknown method 'trifect': did you mean trifecta"),
     "unknown network": (["--network", "smal"], r"unknown network 'smal': did you mean small"),
@@ -259,8 +275,6 @@ def test_a_mistake_gets_one_line_and_loses_nothing(
 
 
 def check_complaint(status: int, out: str, err: str, message: str) -> None:
-    import re
-
     assert status == 2
     assert out == ""
     assert err.startswith("trifecta: ")
@@ -311,7 +325,7 @@ def test_a_run_folder_is_never_overwritten(
 
 @pytest.mark.parametrize(
     "command",
-    [["evaluate", "{}"], ["predict", "{}", "x.png"], ["train", "--resume", "{}"], ["report", "{}", "{}"]],
+    [["evaluate", "{}"], ["predict", "{}", "x.png"], ["train", "--resume", "{}"], ["report", "{}", "{}-2"]],
 )
 def test_what_is_not_a_run_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]

@@ -79,7 +79,7 @@ def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path
         time.sleep(0.05)
     status, error, lines = ended(launcher)
     assert status == 130, error
-    assert lines == [f"trifecta: stopped; continue with: trifecta train --resume {run}"]
+    assert lines == [f"trifecta: stopped; continue with: trifecta train --resume {run} --processes 2"]
     assert len(of_run) == 2
     assert not any(Path(f"/proc/{process}").exists() for process in of_run.values())
     assert missing_after_resuming(run) == []
@@ -94,7 +94,8 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path) -> 
     assert status == 143, error
     assert len(lines) == 1
     assert lines[0].startswith("trifecta: stopped in epoch")
-    assert lines[0].endswith(f"continue with: trifecta train --resume {run}")
+    resumed = f"trifecta train --resume {run} --processes 2 --parallel data"
+    assert lines[0].endswith(f"continue with: {resumed}")
 
 
 def test_a_signal_before_there_is_a_run_leaves_nothing_and_one_line(tmp_path: Path) -> None:
