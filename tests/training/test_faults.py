@@ -214,6 +214,20 @@ def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes
         resume(stopped, data=stripes)
 
 
+@pytest.mark.parametrize("begins", [b"", (2**32).to_bytes(8, "little")])
+def test_a_huge_file_of_weights_is_refused_before_it_is_read(
+    finished: tuple[Path, Run], tmp_path: Path, begins: bytes
+) -> None:
+    copy = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    with (copy / "model.safetensors").open("wb") as file:
+        file.write(begins)
+        file.truncate(2**33)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match=r"cannot read .*model.safetensors"):
+        load(copy)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18
+
+
 @pytest.mark.parametrize("left", [None, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1))])
 def test_a_history_that_was_lost_or_cut_comes_back(
     stopped: Path, finished: tuple[Path, Run], stripes: ImageData, left: int | None

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, starmap
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from trifecta._utils.devices import in_memory_format, resolve_device, synchroniz
 from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
-from trifecta.pipeline import Losses
 from trifecta.readout import CHOSEN
 from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, remembered, set_statistics
 from trifecta.training.config import RunConfig
@@ -293,7 +292,8 @@ class Trainer:
         set_statistics(self.network, self._running_statistics)
         self._running_statistics = {}
         batches = self._until_stopped(self._batches(self.epochs_done, self.batches_done))
-        for losses in self._steps(batches):
+        steps = self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
+        for losses in steps:
             with self._explained():
                 self.meter.add(self.batches_done, losses)
             self.batches_done += 1
@@ -305,11 +305,6 @@ class Trainer:
             self._check_finite()
             self._save()
             raise Interrupted(f"stopped in epoch {self.epochs_done + 1} after batch {self.batches_done}")
-
-    def _steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
-        if self.pipeline is not None:
-            return self.pipeline.steps(batches)
-        return (self.learner.step(images, labels) for images, labels in batches)
 
     def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch from ``start`` on; remember some of a loader's for statistics."""
