@@ -18,6 +18,7 @@ from trifecta.data import ImageData
 from trifecta.report import figures
 from trifecta.report import page as insight
 from trifecta.report.page import render, write_report
+from trifecta.training import RunFolder
 from users_networks import GPT
 
 SMALL = RunConfig(method=get_method("trifecta"), width=0.05, epochs=2, batch_size=40, precision="fp32")
@@ -174,6 +175,22 @@ def test_a_page_is_written_anew_and_runs_are_put_beside_each_other(
     for arguments in ([runs[1]], runs):
         status, _, error = run(capsys, "report", *arguments)
         assert (status, error.count("\n")) == (2, 1)
+
+
+def test_settings_that_differ_are_shown_without_those_that_have_a_column(tmp_path: Path) -> None:
+    settings = {
+        "one": "{seed: 0, keep: last, epochs: 1, method: {name: ff, optimizer: {learning_rate: 0.1}}}",
+        "two": "{seed: 1, batch_size: 8, epochs: 2, method: {name: ff, optimizer: {learning_rate: 0.2}}}",
+    }
+    folders = {name: RunFolder(tmp_path / name) for name in settings}
+    for name, folder in folders.items():
+        folder.path.mkdir()
+        folder.config.write_text(settings[name])
+    assert insight.differing(folders) == {
+        "keep": ["last", "–"],
+        "batch_size": ["–", "8"],
+        "method.optimizer.learning_rate": ["0.1", "0.2"],
+    }
 
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

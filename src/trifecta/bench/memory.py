@@ -20,7 +20,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta._utils.devices import peak_memory_bytes
 from trifecta.bench.setting import Setting
-from trifecta.bench.variants import BACKPROP, VARIANTS, PublishedRule, Trains, Variant, variant_of
+from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant, variant_of
 from trifecta.learner import Learner, LocalStep
 from trifecta.training import RunConfig, from_plain, to_plain
 
@@ -133,7 +133,6 @@ def answer(order: str) -> None:
 
 def _fill_optimizers(trainer: Trains) -> None:
     """Give optimizers their moments now, so that they count as part of the model and not of training."""
-    assert isinstance(trainer, Learner | PublishedRule)
     for optimizer in trainer.optimizers.values():
         for group in optimizer.param_groups:
             muon = group.get("orthogonalized", False)

@@ -4,7 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,70 +26,6 @@ from trifecta.schedules import Window
 from trifecta.training import RunConfig
 
 BACKPROP, PUBLISHED = "backprop", "published"
-
-
-class Trains(Protocol):
-    """Object that learns from batches."""
-
-    @property
-    def network(self) -> LocalNetwork:
-        """Network that it trains."""
-        ...
-
-    def step(self, images: Tensor, labels: Tensor) -> object:
-        """Learn from images (B, C, H, W) and labels (B,)."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """Row of a benchmark.
-
-    Attributes:
-        name: name on the command line.
-        title: name in tables.
-        method: method that it computes, whose work is counted.
-        learner: returns an object that trains a network at a precision.
-        shortlist: whether to predict from the better half of the labels.
-        pipeline: number of blocks that learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
-        run: configuration that it trains by; None for those in ``VARIANTS``.
-    """
-
-    name: str
-    title: str
-    method: Method
-    learner: Callable[[LocalNetwork, str], Trains]
-    shortlist: bool = False
-    pipeline: int = 1
-    run: RunConfig | None = None
-
-    def build(self, setting: Setting) -> Trains:
-        """Return a trainer, ready to step."""
-        return self.learner(setting.build(self.method), setting.resolved_precision)
-
-    def train(self, trainer: Trains, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Let a trainer from :meth:`build` learn from batches of images (B, C, H, W) and labels (B,)."""
-        if self.pipeline > 1:
-            assert isinstance(trainer, Learner)
-            deque(Pipeline(trainer, self.pipeline).steps(batches), maxlen=0)
-            return
-        for images, labels in batches:
-            trainer.step(images, labels)
-
-    def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
-        """Return a function from images (B, C, H, W) to class scores (B, K)."""
-        if isinstance(trainer, PublishedRule):
-            return trainer.predict
-        network, device = trainer.network.eval(), setting.torch_device
-        if self.shortlist:
-            network.keep_labels(-(-setting.num_classes // 2))
-
-        def predict(images: Tensor) -> Tensor:
-            with torch.inference_mode(), autocast(setting.resolved_precision, device):
-                scores: Tensor = network(images)
-                return scores
-
-        return predict
 
 
 class CheckpointedLearner(Learner):
@@ -187,6 +123,61 @@ class PublishedRule:
                 x = block(x)
             scores.append(x.square().flatten(1).mean(1))
         return torch.stack(scores, dim=1)
+
+
+# What learns from batches.
+Trains = Learner | PublishedRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Row of a benchmark.
+
+    Attributes:
+        name: name on the command line.
+        title: name in tables.
+        method: method that it computes, whose work is counted.
+        learner: returns an object that trains a network at a precision.
+        shortlist: whether to predict from the better half of the labels.
+        pipeline: number of blocks that learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
+        run: configuration that it trains by; None for those in ``VARIANTS``.
+    """
+
+    name: str
+    title: str
+    method: Method
+    learner: Callable[[LocalNetwork, str], Trains]
+    shortlist: bool = False
+    pipeline: int = 1
+    run: RunConfig | None = None
+
+    def build(self, setting: Setting) -> Trains:
+        """Return a trainer, ready to step."""
+        return self.learner(setting.build(self.method), setting.resolved_precision)
+
+    def train(self, trainer: Trains, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Let a trainer from :meth:`build` learn from batches of images (B, C, H, W) and labels (B,)."""
+        if self.pipeline > 1:
+            assert isinstance(trainer, Learner)
+            deque(Pipeline(trainer, self.pipeline).steps(batches), maxlen=0)
+            return
+        for images, labels in batches:
+            trainer.step(images, labels)
+
+    def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
+        """Return a function from images (B, C, H, W) to class scores (B, K)."""
+        if isinstance(trainer, PublishedRule):
+            return trainer.predict
+        network, device = trainer.network.eval(), setting.torch_device
+        if self.shortlist:
+            network.keep_labels(-(-setting.num_classes // 2))
+
+        def predict(images: Tensor) -> Tensor:
+            with torch.inference_mode(), autocast(setting.resolved_precision, device):
+                scores: Tensor = network(images)
+                return scores
+
+        return predict
 
 
 def _learner(
