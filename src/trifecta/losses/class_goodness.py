@@ -4,6 +4,7 @@ Shapes: N samples, K classes; features (N, C, …) or (N, C).
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -214,19 +215,15 @@ def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:
 
 
 class _LabelGoodness(torch.autograd.Function):
-    """Goes over pieces of the batch that fit into the cache, one label after the other."""
+    """The goodness and its gradient, one label after the other."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor, shifts: Tensor) -> Tensor:
         ctx.save_for_backward(features, shifts)
         goodness = features.new_empty(len(features), len(shifts))
         all_but_samples = tuple(range(1, features.ndim))
-        for rows in _pieces(features):
-            piece = features[rows]
-            buffer = torch.empty_like(piece)
-            for k, shift in enumerate(_as_maps(shifts, features)):
-                torch.add(piece, shift, out=buffer).relu_()
-                goodness[rows, k] = torch.linalg.vector_norm(buffer, dim=all_but_samples)
+        for rows, k, rectified in _rectified(features, shifts):
+            goodness[rows, k] = torch.linalg.vector_norm(rectified, dim=all_but_samples)
         return goodness.square_().div_(features[0].numel())
 
     @staticmethod
@@ -237,19 +234,21 @@ class _LabelGoodness(torch.autograd.Function):
         factors = gradients[0] * (2 / features[0].numel())
         by_features, by_shifts = torch.zeros_like(features), torch.zeros_like(shifts)
         all_but_channels = (0, *range(2, features.ndim))
-        for rows in _pieces(features):
-            piece, total = features[rows], by_features[rows]
-            buffer = torch.empty_like(piece)
-            for k, shift in enumerate(_as_maps(shifts, features)):
-                torch.add(piece, shift, out=buffer).relu_()
-                buffer.mul_(factors[rows, k].view(-1, *[1] * (features.ndim - 1)))
-                total.add_(buffer)
-                by_shifts[k] += buffer.sum(all_but_channels)
+        for rows, k, rectified in _rectified(features, shifts):
+            rectified.mul_(factors[rows, k].view(-1, *[1] * (features.ndim - 1)))
+            by_features[rows].add_(rectified)
+            by_shifts[k] += rectified.sum(all_but_channels)
         return by_features, by_shifts
 
 
-def _pieces(features: Tensor) -> list[slice]:
-    return chunk_rows(len(features), 2 * features[0].numel() * features.itemsize, features.device)
+def _rectified(features: Tensor, shifts: Tensor) -> Iterator[tuple[slice, int, Tensor]]:
+    """Yield ``relu(features + shift)`` of every label k, for pieces of the batch that stay in cache."""
+    maps = _as_maps(shifts, features)
+    for rows in chunk_rows(len(features), 2 * features[0].numel() * features.itemsize, features.device):
+        piece = features[rows]
+        buffer = torch.empty_like(piece)
+        for k, shift in enumerate(maps):
+            yield rows, k, torch.add(piece, shift, out=buffer).relu_()
 
 
 def _as_maps(shifts: Tensor, features: Tensor) -> Tensor:
