@@ -2,16 +2,19 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta import LocalNetwork, Method, Schedule, build_network, get_method
-from trifecta.inputs.label_inputs import LabelAdded, LabelChannel
+from trifecta import Blocks, CrossEntropy, Head, LocalNetwork, Method, Schedule, build_network, get_method
+from trifecta.inputs.label_inputs import LabelAdded, LabelChannel, LabelEmbedding
+from trifecta.losses.head import Site
 from trifecta.network import check_blocks
+from trifecta.nn.blocks import ResidualBlock
+from trifecta.nn.cutting import Carried
 from trifecta.readout import Shortlist
 from trifecta.schedules import END_TO_END
 
@@ -353,3 +356,120 @@ def test_old_weights_have_a_temperature_of_one() -> None:
     network.temperature.fill_(3.0)
     network.load_state_dict(state)
     assert network.temperature == 1
+
+
+class Mixer(nn.Module):
+    """Maps tokens and features, whose numbers are both fixed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.features = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.features(self.tokens(x.transpose(1, 2)).transpose(1, 2))
+        return y
+
+
+def test_layouts_are_those_of_the_blocks_unless_they_are_declared() -> None:
+    def layouts(blocks: list[nn.Module] | Blocks, **options: Any) -> tuple[str, ...]:
+        return LocalNetwork(
+            blocks, get_method("pred"), sample_shape=(4, 4), num_classes=3, **options
+        ).layouts
+
+    assert layouts(Blocks([Mixer(), Mixer()], channels=("last", "first"))) == ("last", "first")
+    assert layouts(Blocks([Mixer()], channels="last"), channels="first") == ("first",)
+    assert layouts([Mixer()], channels="last") == ("last",)
+    message = (
+        "block 0 returns (2, 4, 4), and does not tell where its features stand: "
+        'give channels="first" for (N, C, …) or "last" for (N, …, C)'
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        layouts([Mixer()])
+    for declared, told in (
+        ("middle", "middle"),
+        (["first", "last"], "['first', 'last']"),
+        (["no"], "['no']"),
+    ):
+        message = f"channels are first or last, for all blocks or one for each of the 1: received {told}"
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            layouts([Mixer()], channels=declared)
+
+
+class WithMask(nn.Module):
+    """Passes a value on beside its features."""
+
+    def forward(self, x: Any) -> Any:
+        return Carried(x.features if isinstance(x, Carried) else x, (torch.ones(2),))
+
+
+def test_side_values_allow_neither_new_pairs_nor_a_shortlist() -> None:
+    network = LocalNetwork([WithMask()], get_method("trifecta"), sample_shape=(4,), num_classes=30)
+    assert network.has_side_values
+    assert network.shortlist is None
+    message = (
+        "a shortlist goes on with some of a batch, and these blocks pass on values beside their features: "
+        "keep no shortlist"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        network.keep_labels(2)
+    message = (
+        "method scff makes new pairs of what a block passes on, and these blocks pass on other values too: "
+        "use another method, or blocks as a list"
+    )
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        LocalNetwork([WithMask()], get_method("scff"), sample_shape=(4,), num_classes=3)
+
+
+def test_tokens_have_a_label_where_they_are_embedded_and_one_at_every_position() -> None:
+    block = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 6))
+    options: dict[str, Any] = {"sample_shape": (5,), "integer": True}
+    network = LocalNetwork([block, nn.Linear(6, 7)], get_method("trifecta"), num_classes=3, **options)
+    assert isinstance(network.label_input, LabelEmbedding)
+    assert network.label_name == "embedding"
+    tokens, labels = torch.arange(10).view(2, 5) % 9, torch.tensor([0, 2])
+    seen, passed = network.pass_block(0, network.labelled(tokens, labels))
+    added = network.label_input.embeddings(labels).unsqueeze(1)
+    torch.testing.assert_close(passed, block[1](block[0](tokens) + added))
+    torch.testing.assert_close(seen, passed.movedim(-1, 1))
+    method = get_method("superfecta").at_positions()
+    network = LocalNetwork([block, nn.Linear(6, 7)], method, num_classes=7, **options)
+    assert network.feature_shapes == ((6, 5), (7, 5))
+    assert network.label_shape == (5,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inside(CrossEntropy):
+    """Reads the response of a block, and drops some of it."""
+
+    @property
+    def reads(self) -> str:
+        return "response"
+
+    def head(self, feature_shape: tuple[int, ...], num_classes: int) -> Head:
+        head = super().head(feature_shape, num_classes)
+        head.add_module("dropout", nn.Dropout())
+        return head
+
+
+def test_a_head_may_read_inside_a_block_and_draw() -> None:
+    method = replace(get_method("mono-forward"), objective=Inside())
+    network = build_network(method, "mlp", sample_shape=(4,), num_classes=3, width=0.002)
+    assert network.reads == "response"
+    assert network.draws == {0, 1, 2, 3}
+    seen, passed = network.eval().pass_block(0, IMAGES)
+    assert bool((seen < 0).any())
+    assert torch.equal(passed, seen.relu())
+    assert network_of().draws == frozenset()
+
+
+def test_heads_know_which_blocks_are_residual() -> None:
+    class Noted(CrossEntropy):
+        def head_at(self, site: Site) -> Head:
+            seen.append((site.block, [*site.residual]))
+            return super().head(site.feature_shape, site.num_classes)
+
+    seen: list[tuple[int, list[int]]] = []
+    method = replace(get_method("mono-forward"), objective=Noted())
+    blocks = [nn.Conv2d(1, 2, 3), ResidualBlock((2, 4, 4), 2)]
+    LocalNetwork(blocks, method, sample_shape=(1, 6, 6), num_classes=3)
+    assert seen == [(0, [1]), (1, [1])]

@@ -293,6 +293,18 @@ def test_weights_are_owned_by_their_block_or_by_every_objective_that_reaches_the
     assert owned(frozen) == {0: block(0), 2: block(2)}
 
 
+def test_muon_orthogonalises_the_matrices_of_blocks_alone() -> None:
+    network = network_of("superfecta", readout="last")
+    names = {id(p): name for name, p in network.named_parameters()}
+    optimizer = build_optimizers(network, range(BLOCKS))[1]
+    hidden = [
+        [names[id(p)] for p in group["params"]]
+        for group in optimizer.param_groups
+        if group["orthogonalized"]
+    ]
+    assert hidden == [["blocks.1.0.weight"]]
+
+
 @pytest.mark.parametrize("ownership", ["weight", "objective"])
 def test_the_optimizers_of_a_window_step_once_and_its_gradients_are_dropped(ownership: str) -> None:
     stepped: list[torch.optim.Optimizer] = []
