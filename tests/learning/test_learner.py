@@ -22,7 +22,6 @@ from trifecta import (
     get_method,
 )
 from trifecta.learner import training_input
-from trifecta.nn.blocks import split_block
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
 pytestmark = pytest.mark.usefixtures("window_of_any_size")
@@ -180,32 +179,6 @@ def test_predictions_do_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(network(images), alone)
 
 
-def test_positive_and_negative_half_share_one_batch() -> None:
-    network = network_of("trifecta", OVERLAPPING)
-    learner, (images, labels) = learner_of(network), batch()
-    x = training_input(learner.network, images, labels, learner.generator)
-    assert torch.equal(x[:12, :1], x[12:, :1])
-    wrong = torch.cdist(x[12:, 1].flatten(1), network.get_parameter("label_input.pictures.weight")).argmin(
-        1
-    )
-    right = torch.cdist(x[:12, 1].flatten(1), network.get_parameter("label_input.pictures.weight")).argmin(
-        1
-    )
-    assert torch.equal(right, labels)
-    assert not (wrong == labels).any()
-
-
-def test_an_idle_last_block_does_not_move_and_a_closed_one_does() -> None:
-    for trains_remainder in (True, False):
-        network = network_of("trifecta", replace(OVERLAPPING, trains_remainder=trains_remainder))
-        learner = learner_of(network)
-        learner.step(*batch())
-        before = network.get_parameter("blocks.5.weights.weight").clone()
-        losses = learner.step(*batch())
-        assert (losses[5] is not None) == trains_remainder
-        assert torch.equal(network.get_parameter("blocks.5.weights.weight"), before) != trains_remainder
-
-
 @pytest.mark.parametrize("ownership", ["weight", "objective"])
 def test_both_ownerships_train_every_weight(ownership: str) -> None:
     network = network_of("trifecta", OVERLAPPING, ownership=ownership)
@@ -253,14 +226,6 @@ def test_a_cosine_rate_ends_at_zero_where_the_end_is_known(
     assert OptimizerConfig(decay="cosine").rate(1.0) == pytest.approx(0, abs=1e-12)
 
 
-def test_another_kind_of_device_continues_with_a_warning() -> None:
-    learner = learner_of(network_of("trifecta", OVERLAPPING))
-    state = learner.state_dict() | {"device": "cuda"}
-    with pytest.warns(UserWarning, match="random numbers of cuda do not continue on cpu"):
-        learner.load_state_dict(state)
-    learner.step(*batch())
-
-
 def test_deep_supervision_is_the_sum_of_the_losses_of_all_blocks() -> None:
     network = build_network(
         get_method("deep-supervision"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
@@ -303,21 +268,6 @@ def test_only_labels_can_be_hard() -> None:
         replace(get_method("backprop"), negatives="hard")
 
 
-def test_every_head_receives_the_networks_error() -> None:
-    """The scores' softmax less the label, of a prediction with running statistics."""
-    network = network_of("rec-lra", LAYER_WISE)
-    learner, (images, labels) = learner_of(network), batch()
-    scores = network.eval()(images)
-    error = scores.softmax(1) - torch.nn.functional.one_hot(labels, CLASSES)
-    received: list[Tensor] = []
-    for block in network.scored_blocks:
-        network.head(block).receive = received.append  # type: ignore[method-assign, assignment]
-    learner.begin(images, labels)
-    assert len(received) == 6
-    for each in received:
-        torch.testing.assert_close(each, error)
-
-
 def test_a_learner_without_a_generator_is_saved_and_restored() -> None:
     learner = Learner(network_of("superfecta", LAYER_WISE))
     learner.step(*batch())
@@ -327,79 +277,6 @@ def test_a_learner_without_a_generator_is_saved_and_restored() -> None:
         assert other.steps == 1
     drawn = Learner(network_of("superfecta", LAYER_WISE), generator=torch.Generator().manual_seed(9))
     Learner(network_of("superfecta", LAYER_WISE)).load_state_dict(drawn.state_dict())
-
-
-@pytest.mark.parametrize("method", ["superfecta", "trifecta", "backprop"])
-def test_a_step_of_ones_own_takes_the_place_of_every_optimizers(method: str) -> None:
-    networks = [network_of(method, get_method(method).schedule) for _ in range(2)]
-    stepped: list[torch.optim.Optimizer] = []
-
-    def step(optimizer: torch.optim.Optimizer) -> None:
-        stepped.append(optimizer)
-        optimizer.step()
-
-    plain = learner_of(networks[0])
-    own = Learner(networks[1], generator=torch.Generator().manual_seed(4), step_optimizer=step)
-    for learner in (plain, own):
-        learner.step(*batch())
-    assert stepped == list(own.optimizers.values())
-    for name, value in networks[0].state_dict().items():
-        assert torch.equal(networks[1].state_dict()[name], value), name
-    # Nothing steps where it does nothing, and no gradient is left.
-    still = Learner(networks[1], step_optimizer=lambda _: None)
-    before = [p.detach().clone() for p in networks[1].parameters()]
-    still.step(*batch())
-    for parameter, value in zip(networks[1].parameters(), before, strict=True):
-        assert torch.equal(parameter, value)
-        assert parameter.grad is None
-
-
-@pytest.mark.parametrize(
-    ("steps_per_epoch", "total_steps", "expected"),
-    [
-        (2, 7, [(0, 3), (0, 3), (1, 3), (1, 3), (2, 3)]),
-        # Beyond the last epoch, and where nobody says how long one is.
-        (2, 2, [(0, 1), (0, 1), (1, 2), (1, 2), (2, 3)]),
-        (None, 7, [(0, 1)] * 5),
-    ],
-)
-@pytest.mark.parametrize("schedule", [LAYER_WISE, OVERLAPPING], ids=str)
-def test_heads_of_a_window_are_told_the_epoch(
-    schedule: Schedule, steps_per_epoch: int | None, total_steps: int, expected: list[tuple[int, int]]
-) -> None:
-    network = network_of("mono-forward", schedule)
-    told: dict[int, list[tuple[int, int]]] = {k: [] for k in network.scored_blocks}
-    for k, calls in told.items():
-        network.head(k).set_epoch = lambda *epoch, calls=calls: calls.append(epoch)  # type: ignore[method-assign]
-    learner = Learner(
-        network,
-        generator=torch.Generator().manual_seed(4),
-        total_steps=total_steps,
-        steps_per_epoch=steps_per_epoch,
-    )
-    for _ in range(5):
-        learner.step(*batch())
-    for k, calls in told.items():
-        steps = [s for s in range(5) for w in schedule.windows(s, 6) if w.first <= k <= w.last]
-        assert calls == [expected[step] for step in steps]
-
-
-def test_a_block_learns_from_pairs_of_the_positives_that_were_passed_on() -> None:
-    network = build_network(
-        get_method("scff"), "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05
-    )
-    learner = learner_of(network)
-    step = learner.begin(*batch())
-    learner.learn(step)
-    assert network.image_pairs is not None
-    assert step.offsets is not None
-    pairs = network.image_pairs.pairs_at(step.x[:12], step.offsets[1:2])
-    features = split_block(copy.deepcopy(network.blocks[1]), network.reads)[0](pairs)
-    expected = network.head(1).loss(features, step.labels)
-    learner.learn(step)
-    found = step.losses[1]
-    assert found is not None
-    torch.testing.assert_close(found, expected.detach())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from trifecta import Learner, LocalNetwork, build_network, get_method
+from trifecta import Learner, build_network, get_method
 from trifecta.learner import is_finite, load_optimizer
 from trifecta.optim import Muon
 
@@ -18,28 +18,6 @@ def learner_of(seed: int | None = 0, steps: int = 2, **options: Any) -> Learner:
     for _ in range(steps):
         learner.step(torch.randn(6, 1, 4, 4), torch.arange(6) % 3)
     return learner
-
-
-def test_a_state_is_everything_beside_the_weights() -> None:
-    learner = learner_of()
-    learner.skipped = {1, 0}
-    state = learner.state_dict()
-    assert {"steps": 2, "skipped": [0, 1], "device": "cpu", "precision": "fp32"}.items() <= state.items()
-    assert learner.generator is not None
-    assert torch.equal(state["generator"], learner.generator.get_state())
-    assert state["optimizers"].keys() == learner.optimizers.keys()
-    other = learner_of(seed=5, steps=0)
-    other.load_state_dict(state)
-    assert (other.steps, other.skipped) == (2, {0, 1})
-    assert other.generator is not None
-    assert other.generator.initial_seed() == 0
-    assert torch.equal(other.generator.get_state(), state["generator"])
-    for owner, optimizer in other.optimizers.items():
-        own, theirs = optimizer.state_dict(), learner.optimizers[owner].state_dict()
-        assert own["param_groups"] == theirs["param_groups"]
-        for parameter, values in theirs["state"].items():
-            assert values["step"] == own["state"][parameter]["step"] == 2
-            assert torch.equal(values["exp_avg"], own["state"][parameter]["exp_avg"])
 
 
 def test_a_run_goes_on_in_the_precision_in_which_it_began() -> None:
@@ -63,17 +41,6 @@ def test_a_state_without_optimizers_or_random_numbers_leaves_them() -> None:
     assert (other.steps, torch.equal(other.generator.get_state(), numbers)) == (2, True)
     assert all(values["step"] == 1 for o in other.optimizers.values() for values in o.state.values())
     learner_of(seed=None).load_state_dict(learner_of().state_dict())
-
-
-def test_random_numbers_of_another_kind_of_device_do_not_continue() -> None:
-    state = learner_of().state_dict() | {"device": "cuda"}
-    other = learner_of(seed=3, steps=0)
-    with pytest.warns(
-        UserWarning, match=r"^random numbers of cuda do not continue on cpu: the run goes on,"
-    ):
-        other.load_state_dict(state)
-    assert other.generator is not None
-    assert other.generator.initial_seed() == 3
 
 
 def adam() -> torch.optim.Adam:
@@ -157,30 +124,3 @@ def test_a_loss_and_all_gradients_must_be_finite(number: float) -> None:
         assert not is_finite(torch.tensor(1.0), optimizers)
         weight.grad = None
         assert is_finite(torch.tensor(1.0), optimizers)
-
-
-def skipping(images: torch.Tensor, **options: Any) -> tuple[Learner, list[torch.Tensor | None]]:
-    """A step of a learner that skips, on blocks of which the second reads what its own loss does not."""
-    blocks = [nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)) for _ in range(3)]
-    network = LocalNetwork(
-        blocks, get_method("mono-forward"), sample_shape=(4,), num_classes=3, channels="first"
-    )
-    learner = Learner(network, on_nan="skip", **options)
-    return learner, learner.step(images, torch.arange(6) % 3)
-
-
-def test_a_skipped_window_leaves_weights_moments_and_statistics() -> None:
-    images = torch.randn(6, 4)
-    images[2, 1] = torch.inf
-    learner, losses = skipping(images)
-    assert losses == [None] * 3
-    assert learner.skipped == {0}
-    for block in learner.network.blocks:
-        assert not block.get_buffer("1.running_mean").any()
-        assert block.get_buffer("1.num_batches_tracked") == 0
-    assert all(not optimizer.state for optimizer in learner.optimizers.values())
-    assert all(p.grad is None for p in learner.network.parameters())
-    learner, losses = skipping(torch.randn(6, 4))
-    assert learner.skipped == set()
-    assert all(loss is not None and loss.isfinite() for loss in losses)
-    assert all(block.get_buffer("1.running_mean").any() for block in learner.network.blocks)
