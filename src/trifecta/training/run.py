@@ -224,7 +224,7 @@ def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: Datase
         return
     raise ValueError(
         f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
-        f"{there[name]!s:.100}; give the same data, or start another run"
+        f"{there[name] or 'none'!s:.100}; give the same data, or start another run"
     )
 
 
