@@ -115,7 +115,7 @@ def test_a_process_that_ends_or_hangs_ends_the_run(
     how: signal.Signals, parallel: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ("--processes", "2", "--parallel", parallel, "--timeout", "5", "--out", str(run))
+    options = ("--processes", "2", "--parallel", parallel, "--timeout", "20", "--out", str(run))
     launcher = started(*LONG, *options)
     wait_for_epochs(run, 2)
     os.kill(children(launcher.pid)[1], how)
@@ -145,7 +145,7 @@ def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
         *LONG, "--processes", "2", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a")
     )
     stages = started(*LONG, "--processes", "2", "--sync-batch-norm", "--out", str(tmp_path / "b"))
-    for process, message in ((nowhere, "nowhere"), (stages, "--sync-batch-norm is for replicas")):
+    for process, message in ((nowhere, "nowhere"), (stages, " is for replicas, which share the images")):
         status, error, lines = ended(process)
         assert (status, len(lines)) == (2, 1), error
         assert message in error
