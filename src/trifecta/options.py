@@ -292,6 +292,7 @@ def in_options(message: str, command: click.Command) -> str:
         message: of a ValueError, such as ``too large: use a smaller batch_size``.
         command: that raised it.
     """
+    message = message.replace("see trifecta.RECIPES", "see trifecta list --recipes")
     message = re.sub(r"imports=\['([^']+)'\]", r"--import \1", message)
     message = re.sub(
         r"trifecta\.resume\('([^']*)'\)", lambda m: f"trifecta train --resume {shlex.quote(m[1])}", message

@@ -597,7 +597,7 @@ def get_recipe(name: str) -> Recipe:
     Raises:
         ValueError: there is no such recipe; the message names the nearest ones.
     """
-    return lookup(RECIPES, name, "recipe", listed="trifecta list --recipes")
+    return lookup(RECIPES, name, "recipe", listed="trifecta.RECIPES")
 
 
 def get_table(name: str) -> ResultTable:
