@@ -314,9 +314,11 @@ def test_the_optimizers_of_a_window_step_once_and_its_gradients_are_dropped(owne
     )
     expected = {"weight": [[0, 1, 2], [0, 1, 2]], "objective": [[1, 2], [0, 2]]}[ownership]
     for owners in expected:
-        learner.step(IMAGES, LABELS)
+        step = learner.begin(IMAGES, LABELS)
+        while not step.is_done:
+            learner.learn(step)
+            assert all(p.grad is None for p in learner.network.parameters())
         assert stepped == [learner.optimizers[owner] for owner in owners]
-        assert all(p.grad is None for p in learner.network.parameters())
         stepped.clear()
 
 
