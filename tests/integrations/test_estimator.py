@@ -226,3 +226,15 @@ def test_rows_that_come_bit_by_bit_weigh_by_a_dictionary_alone() -> None:
     assert weights_of(part) == [1, 9, 1]
     with pytest.raises(ValueError, match="received class_weight 'balanced'; give a dictionary"):
         small(class_weight="balanced").partial_fit(rows, labels, classes=[0, 1, 2])
+
+
+@pytest.mark.filterwarnings("ignore:a batch of one has no statistics")
+def test_single_rows_are_learnt_once_the_scale_is_known() -> None:
+    rows, labels = load_iris(return_X_y=True)
+    with pytest.raises(ValueError, match="fits the scale of the columns, which needs at least 2 rows"):
+        small().partial_fit(rows[:1], labels[:1], classes=[0, 1, 2])
+    estimator = small().partial_fit(rows[::2], labels[::2], classes=[0, 1, 2])
+    before = estimator.predict_proba(rows)
+    estimator.partial_fit(rows[1:2], labels[1:2])
+    assert estimator.n_iter_ == 2
+    assert not np.array_equal(estimator.predict_proba(rows), before)
