@@ -354,6 +354,20 @@ FIGURES: dict[str, Callable[[], str]] = {
     "trunk-whole-gpu": lambda: trunk(
         partial(trunk_whole, unit="seconds"), "3", "wide", cpu=False, whole=True
     ),
+    "readme-trunk": lambda: trunk(
+        partial(
+            trunk_whole,
+            unit="seconds",
+            leave_out=[
+                "superfecta, windows of three overlapping blocks, 12 epochs",
+                "superfecta, two windows of three blocks, 12 epochs",
+            ],
+        ),
+        "3",
+        "wide",
+        cpu=False,
+        whole=True,
+    ),
     "trunk-times-cpu": lambda: trunk(times_of("cifar10"), "3"),
     "trunk-times-mnist": lambda: trunk(times_of("mnist"), "MNIST"),
     "trunk-times-fashion-mnist": lambda: trunk(times_of("fashion_mnist"), "Fashion-MNIST"),

@@ -137,12 +137,20 @@ def trunk_work(rows: Sequence[Row], thresholds: Sequence[float], *, work: Sequen
     return ["", "crosses a block", *percents, "n"], body
 
 
-def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes") -> Cells:
+PLAIN_NAMES = {
+    "overlapping threes": "windows of three overlapping blocks",
+    "two modules": "two windows of three blocks",
+}
+
+
+def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes", leave_out: Sequence[str] = ()) -> Cells:
     """Training time and test accuracy of the runs that kept no image for validation."""
     body = []
     for name, runs in _by_row(rows).items():
         times = _spread([run["seconds"] / UNITS[unit] for run in runs], digits=1)
         title = name.removesuffix(", all images")
+        if title in leave_out:
+            continue
         body.append([title, runs[0]["locality"], times, *_tests(runs), str(len(runs))])
     return ["", "crosses a block", unit, "test", "test, views averaged", "n"], body
 
@@ -159,7 +167,15 @@ def returned_blocks(reports: Sequence[Row]) -> Cells:
 def _by_row(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Runs by the name of their row."""
     names = dict.fromkeys(_name(row) for row in rows)
-    return {name.rpartition(": ")[2]: [row for row in rows if row["row"] == name] for name in names}
+    return {_title(name): [row for row in rows if row["row"] == name] for name in names}
+
+
+def _title(name: str) -> str:
+    """Return a row's name in a reader's words."""
+    title = name.rpartition(": ")[2]
+    for short, plain in PLAIN_NAMES.items():
+        title = title.replace(short, plain)
+    return title
 
 
 def _tests(runs: Sequence[Row]) -> list[str]:
