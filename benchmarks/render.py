@@ -10,7 +10,7 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -469,7 +469,12 @@ def main() -> int:
 
 
 def _filled(file: Path) -> str:
-    return PLACE.sub(lambda match: match[1] + FIGURES[match[2]]() + match[3], file.read_text())
+    return PLACE.sub(lambda match: match[1] + _figure(match[2]) + match[3], file.read_text())
+
+
+@cache
+def _figure(name: str) -> str:
+    return FIGURES[name]()
 
 
 def _memory_over_depth() -> Row:

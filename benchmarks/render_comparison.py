@@ -1,6 +1,7 @@
 """Tables of methods on equal work for docs/, from the result files in benchmarks/results/compared/."""
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 
@@ -44,6 +45,7 @@ THRESHOLDS = {
 }
 
 
+@cache
 def rows_of(data: str, budget: str) -> list[RowSummary]:
     """Every row with all seeds that there are; at budgets other than ``grid`` only what was measured."""
     recipes = comparison_recipes(list(COMPARISONS), [NETWORK], DataConfig(source=data))
@@ -62,6 +64,7 @@ def comparison(data: str, budget: str) -> str:
     return markdown(head, body) + made_with(rows) + _beside_rivals(rows) + order
 
 
+@cache
 def records_of(data: str, budget: str) -> dict[str, Record]:
     """What is known of each row, by its name."""
     rows = rows_of(data, budget)

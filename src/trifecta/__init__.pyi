@@ -73,4 +73,5 @@ from .training import load as load
 from .training import resume as resume
 from .training import train as train
 
+__all__: list[str]
 __version__: str
