@@ -203,6 +203,30 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(
         resume(stopped, data=stripes)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor[:1].expand_as(tensor),
+        lambda tensor: tensor.repeat(2, 1)[: len(tensor)],
+        torch.nn.Parameter,
+    ],
+    ids=["meta", "sparse", "expanded", "part", "parameter"],
+)
+def test_a_tensor_that_no_run_writes_is_refused_by_name(
+    change: Callable[[torch.Tensor], torch.Tensor], stopped: Path, stripes: ImageData
+) -> None:
+    folder = RunFolder(stopped)
+    state = torch.load(folder.checkpoint, weights_only=True)
+    name = next(name for name, tensor in state["network"].items() if tensor.ndim == 4)
+    state["network"][name] = change(state["network"][name].flatten(1))
+    torch.save(state, folder.checkpoint)
+    folder.previous.unlink()
+    with pytest.raises(ValueError, match=rf"network\.{name} is not a plain tensor"):
+        resume(stopped, data=stripes)
+
+
 def test_an_optimizer_s_state_of_another_shape_is_refused(stopped: Path, stripes: ImageData) -> None:
     file = stopped / "checkpoint/state.pt"
     state = torch.load(file, weights_only=True)

@@ -17,7 +17,7 @@ fused prediction of its 17-layer network agree (tests/reference_values). Departu
 connections unless the network has them (``network="resnet"``), so pools between blocks replace the code's
 strides; PyTorch's initial weights; all blocks but the first predict together (the code's default; it can
 also choose a range on validation images, as ``readout="chosen"`` does). Mean activations differ little, so
-a softmax over them is flat; docs/comparison.md has a row with a temperature of 0.1 beside the published 1.
+a softmax over them is flat; docs/equal-work.md has a row with a temperature of 0.1 beside the published 1.
 """
 
 from trifecta.losses import GroupCrossEntropy

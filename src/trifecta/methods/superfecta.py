@@ -1,6 +1,6 @@
 """Superfecta: four techniques on strictly local blocks, one pass, no negatives.
 
-Ours, found on validation images of CIFAR-10 (docs/comparison.md: the search, and the worth of each
+Ours, found on validation images of CIFAR-10 (docs/equal-work.md: the search, and the worth of each
 technique).
 
 Formula, at block k with activations a:

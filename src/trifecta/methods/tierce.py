@@ -17,7 +17,7 @@ techniques stay: no threshold, batch normalisation, overlapping local updates. O
 2. *A large alpha*: one label's share in a mean over so many features is small, and so is its gradient.
 3. *Orthogonalised steps* (Muon, :mod:`trifecta.optim.muon`), as in superfecta.
 
-docs/comparison.md has the worth of each, and the Trifecta beside it by seconds. Sparse Goodness
+docs/equal-work.md has the worth of each, and the Trifecta beside it by seconds. Sparse Goodness
 (arXiv 2604.13081, 2026, of which only the abstract was at hand) also shows a label to every block.
 """
 

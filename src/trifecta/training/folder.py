@@ -465,6 +465,7 @@ def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
             raise ValueError(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
         written = state["format"]
+        _require_plain_tensors(state)
     except Exception as error:  # Both readers raise whatever the damage happens to cause.
         reason = str(error) if type(error) is ValueError else type(error).__name__
         raise ValueError(f"cannot read the checkpoint {file}, it is damaged ({reason})") from None
@@ -476,12 +477,28 @@ def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
+def _require_plain_tensors(state: Any, name: str = "") -> None:
+    """Refuse tensors that would train otherwise than their values say, such as expanded ones."""
+    if isinstance(state, Tensor):
+        is_plain = type(state) is Tensor and state.layout is torch.strided and not state.is_meta
+        if not is_plain or _is_part(state):
+            raise ValueError(f"{name} is not a plain tensor with memory of its own")
+    members = state.items() if isinstance(state, Mapping) else ()
+    for key, member in enumerate(state) if isinstance(state, list | tuple) else members:
+        _require_plain_tensors(member, f"{name}.{key}" if name else str(key))
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Whether a tensor shares its memory with others, or its values share theirs."""
+    is_expanded = any(n > 1 and not step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return is_expanded or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
+
+
 @torch.no_grad()
 def _owning_memory(state: Any) -> Any:
     """Copy tensors that are part of a larger memory, all of which would be stored with them."""
     if isinstance(state, Tensor):
-        is_part = state.untyped_storage().nbytes() != state.numel() * state.element_size()
-        return state.clone() if is_part or state.requires_grad else state
+        return state.detach().clone() if _is_part(state) or type(state) is not Tensor else state.detach()
     if isinstance(state, Mapping):
         return {key: _owning_memory(member) for key, member in state.items()}
     if isinstance(state, list | tuple):
