@@ -36,14 +36,16 @@ def methods(names: Iterable[str] = METHODS, *, quick: Sequence[str] = KINDS) -> 
 
 
 def crossed(names: Iterable[str], others: Sequence[Any], *, quick: Sequence[str] = KINDS) -> list[Any]:
-    """Every method with every one of ``others``; slow but for each of ``quick`` with one of ``others``."""
-    cases, kinds = [], 0
+    """Every method with one of ``others`` in turn; slow where the method is not among ``quick``.
+
+    Each of ``others`` is met, as there are more methods than any of these lists is long.
+    """
+    cases, turns = [], {True: 0, False: 0}
     for name in names:
-        own = None
-        if name in quick:
-            own, kinds = kinds % len(others), kinds + 1
-        for index, other in enumerate(others):
-            cases.append(pytest.param(name, other, marks=_slow(index != own), id=f"{name}-{other}"))
+        is_quick = name in quick
+        other = others[turns[is_quick] % len(others)]
+        turns[is_quick] += 1
+        cases.append(pytest.param(name, other, marks=_slow(not is_quick), id=f"{name}-{other}"))
     return cases
 
 

@@ -37,7 +37,7 @@ def test_it_keeps_scikit_learns_contract(estimator: TrifectaClassifier, check: A
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
-@parametrize_with_checks(checked("trifecta", "class-groups", "backprop"))  # type: ignore[untyped-decorator]
+@parametrize_with_checks(checked("trifecta"))  # type: ignore[untyped-decorator]
 def test_other_methods_keep_it_too(estimator: TrifectaClassifier, check: Any) -> None:
     check(estimator)
 
