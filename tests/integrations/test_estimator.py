@@ -24,21 +24,10 @@ def small(method: str = "superfecta", **settings: Any) -> TrifectaClassifier:
     return TrifectaClassifier(method, **({"epochs": 10, "width": 0.02, "random_state": 0} | settings))
 
 
-def checked(*methods: str) -> list[TrifectaClassifier]:
-    return [small(method, epochs=30) for method in methods]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
-@parametrize_with_checks(checked("superfecta"))  # type: ignore[untyped-decorator]
+@parametrize_with_checks([small("superfecta", epochs=30)])  # type: ignore[untyped-decorator]
 def test_it_keeps_scikit_learns_contract(estimator: TrifectaClassifier, check: Any) -> None:
-    check(estimator)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Skipping check check_array_api_input")
-@parametrize_with_checks(checked("trifecta"))  # type: ignore[untyped-decorator]
-def test_other_methods_keep_it_too(estimator: TrifectaClassifier, check: Any) -> None:
     check(estimator)
 
 

@@ -115,7 +115,7 @@ def test_a_process_that_ends_or_hangs_ends_the_run(
     how: signal.Signals, parallel: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ("--processes", "2", "--parallel", parallel, "--timeout", "20", "--out", str(run))
+    options = ("--processes", "2", "--parallel", parallel, "--timeout", "8", "--out", str(run))
     launcher = started(*LONG, *options)
     wait_for_epochs(run, 2)
     os.kill(children(launcher.pid)[1], how)
