@@ -128,7 +128,7 @@ def trunk_times(rows: Sequence[Row], thresholds: Sequence[float]) -> Cells:
 
 def trunk_work(rows: Sequence[Row], thresholds: Sequence[float], *, work: Sequence[Row]) -> Cells:
     """Multiply-adds to each threshold, in units of 10¹²; ``work`` has those of an epoch by row."""
-    of_epoch = {row["row"].rpartition(": ")[2]: row["multiply_adds_per_epoch"] / 1e12 for row in work}
+    of_epoch = {_title(row["row"]): row["multiply_adds_per_epoch"] / 1e12 for row in work}
     body = []
     for name, runs in _by_row(rows).items():
         reached = [_reached(runs, str(goal), "epoch", unit=of_epoch[name]) for goal in thresholds]
