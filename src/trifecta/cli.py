@@ -601,7 +601,13 @@ def experiment(results: str, work: str) -> Callable[[Any], Any]:
 @command.command("reproduce")
 @click.argument("table", required=False)
 @option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]")
-@option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as ff-*.")
+@option(
+    "--rows",
+    default="*",
+    show_default="all",
+    metavar="PATTERN",
+    help="Only rows whose name fits, such as `ff-*`.",
+)
 @option(
     "--data-root",
     type=PATH,
