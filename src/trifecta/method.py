@@ -180,7 +180,7 @@ class Method:
 
     @property
     def locality(self) -> str:
-        """What crosses a block: as the schedule says, or ``feedback`` where a prediction does."""
+        """The kind of signal that crosses a block: the schedule's, or ``feedback`` for a prediction."""
         if self.steered_by_later_blocks and self.schedule.size:
             return "feedback"
         return self.schedule.locality

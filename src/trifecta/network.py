@@ -230,7 +230,7 @@ class LocalNetwork(nn.Module):
 
     @property
     def label_name(self) -> str:
-        """How a label enters: as the method says, or by the name of what stands in for that."""
+        """Name of the label input: the method's, or that of the added picture or embedding in its place."""
         if isinstance(self.label_input, LabelAdded | LabelEmbedding):
             return self.label_input.name
         return name_of(self.method.label_input)

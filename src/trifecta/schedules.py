@@ -79,7 +79,7 @@ class Schedule:
 
     @property
     def locality(self) -> str:
-        """What crosses a block: ``strict`` (nothing), ``overlapping``, ``blockwise`` or ``end-to-end``."""
+        """Reach of gradients: ``strict`` (a block), ``overlapping``, ``blockwise`` or ``end-to-end``."""
         if self.size == 0:
             return "end-to-end"
         if self.overlapping:

@@ -4,7 +4,7 @@ Processes take longer to start than to train, so that two of them do everything 
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -144,15 +144,6 @@ def two(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """A folder of runs, and what each of two processes found."""
     folder = tmp_path_factory.mktemp("two")
     return folder, in_processes(2, folder, everything, folder, stripes)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As every process has: the order of sums depends on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

@@ -1,7 +1,7 @@
 """Stages and replicas in processes of their own against a single process."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,15 +132,6 @@ def everything(rank: int) -> dict[str, Any]:
 def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes found."""
     return in_processes(4, tmp_path_factory.mktemp("four"), everything)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As every process has: the order of sums depends on it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_two_stages_equal_one_process_to_the_bit(tmp_path: Path) -> None:

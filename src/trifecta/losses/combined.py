@@ -109,7 +109,7 @@ class Combined(SiteObjective):
 
     @property
     def reads(self) -> str:
-        """What the scoring objective reads."""
+        """The position in a block that the scoring objective reads."""
         return self.scoring.reads
 
     def head_at(self, site: Site) -> Head:

@@ -213,7 +213,7 @@ class Carried(NamedTuple):
 
     @property
     def output(self) -> Any:
-        """What the module returned, with these features."""
+        """The module's output with these features in place of its own."""
         if isinstance(self.whole, dict):
             first = next(k for k, value in self.whole.items() if isinstance(value, Tensor))
             return {**self.whole, first: self.features}
