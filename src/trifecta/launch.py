@@ -1,6 +1,5 @@
 """Training from the command line: in this process or in several that it starts, until a signal stops it."""
 
-import atexit
 import itertools
 import logging
 import os
@@ -8,9 +7,10 @@ import re
 import shlex
 import signal
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,9 +18,13 @@ from typing import Any, NoReturn
 import click
 import torch
 from rich.console import Console
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.distributed import TCPStore
+from torch.distributed.elastic.multiprocessing import (
+    DefaultLogsSpecs,
+    PContext,
+    ProcessFailure,
+    start_processes,
+)
 
 from trifecta._utils.devices import resolve_device
 from trifecta._utils.references import name_of
@@ -176,7 +180,7 @@ def _joined(
 
 
 def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
-    """Run the command that was given in several processes, by PyTorch's own launcher.
+    """Run the command that was given in several processes.
 
     The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them.
 
@@ -191,59 +195,72 @@ def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
         Interrupted, KeyboardInterrupt, Terminated: a signal stopped them.
         SystemExit: one of them failed, and showed a traceback.
     """
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=f"{STARTED_HERE}{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        signals_to_handle="SIGHUP,SIGQUIT",  # The others are handled here.
-    )
-    logging.disable(logging.CRITICAL)  # The launcher's errors say the same.
+    logging.disable(logging.CRITICAL)  # PyTorch's errors say the same.
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # The others are handled here.
     is_named = given_words(only=("out", "resume"))
     arguments = [*click.get_current_context().obj, *([] if is_named else ["--out", str(folder.path)])]
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RUN_ID": f"{STARTED_HERE}{os.getpid()}",
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
     received: list[int] = []
+    started: PContext | None = None
 
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if len(received) <= 2:
-            # The launcher hands this on to the processes and waits for them, the second time too.
-            raise SignalException("stopped", sigval=signal.SIGTERM)
+        if len(received) == 2 and started is not None:
+            for pid in started.pids().values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        elastic_launch(config, sys.executable)("-m", "trifecta", *arguments)
-    except SignalException as error:
-        _end(folder, received[0] if received else error.sigval)
-    except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:
-            raise ProcessError(
-                f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
-            ) from None
-        has_traceback = not Path(failure.error_file).is_file()
-        if is_new and (has_traceback or failure.exitcode == USAGE):
-            folder.discard_untrained()
-        if has_traceback:
-            raise SystemExit(failure.exitcode) from None
-        raise ToldByProcess(failure.message, failure.exitcode) from None
+        with tempfile.TemporaryDirectory() as logs:
+            started = start_processes(
+                "trifecta",
+                sys.executable,
+                args=dict.fromkeys(range(processes), ("-m", "trifecta", *arguments)),
+                envs={
+                    rank: shared | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(processes)
+                },
+                logs_specs=DefaultLogsSpecs(logs),
+            )
+            result = None
+            while result is None and not received:
+                result = started.wait(0.1, period=0.1)
+            # Only here: a signal that came while processes were being started would miss some of them.
+            started.close(signal.SIGTERM)
+            if received:
+                _end(folder, received[0])
+            if result is not None and result.is_failed():
+                _fail(result.failures, folder, is_new=is_new)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
+def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: bool) -> NoReturn:
+    """Raise the error of the process that failed first, as :func:`_start` says."""
+    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    if failure.exitcode < 0:
+        raise ProcessError(
+            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
+        )
+    has_traceback = not Path(failure.error_file).is_file()
+    if is_new and (has_traceback or failure.exitcode == USAGE):
+        folder.discard_untrained()
+    if has_traceback:
+        raise SystemExit(failure.exitcode)
+    raise ToldByProcess(failure.message, failure.exitcode)
+
+
 def _end(folder: RunFolder, number: int) -> NoReturn:
     """End as a run of one process does that a signal stopped."""
-
-    def leave() -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + number)
-
-    # A second signal leaves the launcher's threads as they are, which Python would abort on as it ends.
-    atexit.register(leave)
     cause = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     if not folder.config.is_file():
         folder.discard_untrained()
