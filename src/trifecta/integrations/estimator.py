@@ -42,12 +42,16 @@ _IMAGE_WIDTH, _TABLE_WIDTH = 0.25, 128 / 2000
 _ROWS_AT_ONCE = 512
 # Number of scored rows from which partial_fit fits the temperature.
 _RECENT = 1000
+# Standard deviations from the mean at which columns are bounded.
+_BOUND = 5.0
 
 
 class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose blocks learn locally, for tables (N, F) and images.
 
-    Columns of a table, and channels of images, are standardized to mean 0 and deviation 1 first.
+    Columns of a table, and channels of images, are standardized to mean 0 and deviation 1 first, and
+    bounded to -5 … 5, so that a rare value in a column that hardly varies in training does not decide
+    alone.
 
     Args:
         method: a name, as in ``trifecta list``, or a :class:`trifecta.Method`.
@@ -231,7 +235,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scale_ = torch.where(deviation > 1e-12, deviation, 1.0).float()
 
     def _scaled(self, samples: Tensor) -> Tensor:
-        return (samples - self.mean_) / self.scale_
+        return ((samples - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND)
 
     def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
         labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
