@@ -1,7 +1,7 @@
 """Blocks: normalise → weights → activation → pool, the unit that a schedule trains.
 
-Shapes: N samples; a convolutional block maps (N, C, H, W) → (N, C', H', W'), a linear one flattens
-whatever comes and maps (N, …) → (N, F').
+Shapes: N samples. A convolutional block maps (N, C, H, W) → (N, C', H', W'). A linear block flattens its
+input and maps (N, …) → (N, F').
 """
 
 from collections import OrderedDict
@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from trifecta._utils.references import part_of
 from trifecta.nn.norms import AT_OUTPUT, NORMALIZATIONS, NormSite
 
+# By the number of position dimensions.
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
 
 class Triangle(nn.Module):
     """The excess of a channel over the mean of all channels at its position: ``relu(x − mean_c x_c)``.
 
-    Source: Coates et al. 2011, as the published code of Chen et al. 2025 (SCFF) uses it.
+    Source: Coates et al. 2011, as in the published code of Chen et al. 2025 (SCFF).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,10 +33,10 @@ class Triangle(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout whose mask may come from a generator of its own.
+    """Dropout that can draw its mask from its own generator.
 
     Attributes:
-        generator: on the input's device; None for PyTorch's own.
+        generator: on the input's device; None for PyTorch's global generator.
     """
 
     generator: torch.Generator | None = None
@@ -50,12 +53,12 @@ class Dropout(nn.Dropout):
 def seeded_dropout(
     layers: Sequence[Dropout], device: torch.device, numbers: Sequence[int]
 ) -> Iterator[None]:
-    """Let each layer draw from a generator of its own, seeded by ``numbers`` and its place.
+    """Seed the generator of each layer from ``numbers`` and the layer's index.
 
-    Masks then depend on nothing that ran before, and layers may draw at the same time.
+    Masks then do not depend on what ran before, and layers can draw at the same time.
     """
-    for place, layer in enumerate(layers):
-        seed = int(np.random.SeedSequence([*numbers, place]).generate_state(1)[0])
+    for index, layer in enumerate(layers):
+        seed = int(np.random.SeedSequence([*numbers, index]).generate_state(1)[0])
         layer.generator = torch.Generator(device).manual_seed(seed)
     try:
         yield
@@ -63,9 +66,6 @@ def seeded_dropout(
         for layer in layers:
             layer.generator = None
 
-
-# By the number of position dimensions.
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "triangle": Triangle}
 
@@ -75,10 +75,10 @@ class BlockStyle:
     """Settings that all blocks of a network share.
 
     Attributes:
-        normalization: one of ``NORMALIZATIONS``, or a function of a :class:`NormSite`, at a block's input.
-        activation: one of ``ACTIVATIONS``, or a class of module.
-        dropout: the share of activations set to 0 while training.
-        num_classes: K, for normalisations that know class groups.
+        normalization: a name in ``NORMALIZATIONS``, or a function of a :class:`NormSite`.
+        activation: a name in ``ACTIVATIONS``, or a class of module.
+        dropout: probability of setting an activation to 0 in training.
+        num_classes: K, for normalisations by class.
     """
 
     normalization: str | Callable[[NormSite], nn.Module] = "batch"
@@ -88,35 +88,37 @@ class BlockStyle:
 
     @property
     def at_output(self) -> bool:
-        """Whether a block normalises what it passes on, in place of what it receives."""
+        """Whether a block normalises its output in place of its input."""
         return self.normalization in AT_OUTPUT
 
     def norm(self, shape: Sequence[int], *, first: bool = False) -> nn.Module:
-        """The normalisation of (N, *shape), the network's input where ``first``."""
+        """Build the normalisation of (N, *shape), which is the network's input if ``first``."""
         site = NormSite(shape=shape, first=first, num_classes=self.num_classes)
         return part_of(NORMALIZATIONS, self.normalization, "normalization")(site)
 
-    def activate(self) -> nn.Module:
-        """Build the activation."""
-        return part_of(ACTIVATIONS, self.activation, "activation")()
+    def activate(self) -> dict[str, nn.Module]:
+        """Build the activation, and the dropout if there is one, by the names that they have in a block."""
+        activation = part_of(ACTIVATIONS, self.activation, "activation")()
+        dropout = {"dropout": Dropout(self.dropout)} if self.dropout else {}
+        return {"activation": activation, **dropout}
 
 
-_PLAIN = BlockStyle()
+PLAIN = BlockStyle()
 
 
 def conv_block(
     input_shape: Sequence[int],
     out_channels: int,
-    style: BlockStyle = _PLAIN,
+    style: BlockStyle = PLAIN,
     *,
     pool: bool = False,
     first: bool = False,
 ) -> nn.Sequential:
-    """Normalise → 3×3 convolution (padding 1, no bias) → ReLU → optionally 2×2 maximum.
+    """Normalise → 3×3 convolution (padding 1, no bias) → ReLU → dropout → 2×2 maximum with ``pool``.
 
-    (N, C, H, W) → (N, out_channels, H, W), or half of H and W with ``pool``. Dropout follows the
-    activation. A style that normalises the output does so behind the pool, and its convolution has a
-    bias. Source: the published code of Dooms et al. 2023.
+    (N, C, H, W) → (N, out_channels, H, W), or half of H and W with ``pool``. If the style normalises the
+    output, it does so after the pool, and the convolution has a bias. Source: the published code of Dooms
+    et al. 2023.
     """
     channels, height, width = input_shape
     weights = nn.Conv2d(channels, out_channels, 3, padding=1, bias=style.at_output)
@@ -125,9 +127,9 @@ def conv_block(
 
 
 def linear_block(
-    in_features: int, out_features: int, style: BlockStyle = _PLAIN, *, first: bool = False
+    in_features: int, out_features: int, style: BlockStyle = PLAIN, *, first: bool = False
 ) -> nn.Sequential:
-    """Flatten → normalise → linear → ReLU, (N, …) of in_features in all → (N, out_features)."""
+    """Flatten → normalise → linear → ReLU → dropout, (N, …) of in_features in all → (N, out_features)."""
     weights = nn.Linear(in_features, out_features)
     return _block(style, weights, (in_features,), (out_features,), first=first)
 
@@ -141,15 +143,14 @@ def _block(
     pool: bool = False,
     first: bool,
 ) -> nn.Sequential:
-    """The parts in order, under the names by which :func:`split_block` and fused windows know them."""
-    parts: OrderedDict[str, nn.Module] = OrderedDict()
+    """Return the parts in order, under the names that :func:`split_block` and kernels know."""
+    parts = OrderedDict[str, nn.Module]()
     if len(input_shape) == 1:
         parts["flatten"] = nn.Flatten()
     if not style.at_output:
         parts["normalize"] = style.norm(input_shape, first=first)
-    parts["weights"], parts["activation"] = weights, style.activate()
-    if style.dropout:
-        parts["dropout"] = Dropout(style.dropout)
+    parts["weights"] = weights
+    parts.update(style.activate())
     if pool:
         parts["pool"] = nn.MaxPool2d(2)
     if style.at_output:
@@ -158,20 +159,20 @@ def _block(
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut: ``relu(shortcut(x) + f(x))``.
+    """Two 3×3 convolutions with a shortcut, trained together: ``relu(shortcut(x) + f(x))``.
 
-    ``f`` is normalise → convolution → ReLU → normalise → convolution, the shortcut the identity, or
-    a 1×1 convolution where the size changes. A stride of 2 halves H and W. Everything inside learns
-    together. A style that normalises the output does so behind the sum, and has batch normalisation
-    inside ``f``. Source: He et al. 2016 (arXiv 1512.03385), with normalisation before the convolutions.
+    ``f`` is normalise → convolution → ReLU → normalise → convolution. The shortcut is the identity, or a
+    1×1 convolution if the size changes. A stride of 2 halves H and W. If the style normalises the output,
+    it does so after the sum, and ``f`` has batch normalisation. Source: He et al. 2016 (arXiv 1512.03385),
+    with normalisation before the convolutions.
 
-    The shortcut takes every second pixel before its convolution, not by a stride of the convolution: the
-    weight gradient of strided 1×1 convolutions writes past its memory for channels-last inputs of few
-    channels (PyTorch 2.13, CPU without AVX-512).
+    The shortcut selects every second pixel before its convolution, because the weight gradient of a strided
+    1×1 convolution writes past its memory for channels-last inputs of few channels (PyTorch 2.13, CPU
+    without AVX-512).
     """
 
     def __init__(
-        self, input_shape: Sequence[int], out_channels: int, style: BlockStyle = _PLAIN, *, stride: int = 1
+        self, input_shape: Sequence[int], out_channels: int, style: BlockStyle = PLAIN, *, stride: int = 1
     ) -> None:
         super().__init__()
         channels = input_shape[0]
@@ -188,35 +189,29 @@ class ResidualBlock(nn.Module):
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or channels != out_channels:
             self.shortcut = nn.Conv2d(channels, out_channels, 1, bias=False)
-        after: list[nn.Module] = [style.activate()]
-        if style.dropout:
-            after.append(Dropout(style.dropout))
+        self.after = nn.Sequential(*style.activate().values())
         if style.at_output:
-            after.append(style.norm(output_shape))
-        self.after = nn.Sequential(*after)
+            self.after.append(style.norm(output_shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, H/stride, W/stride)."""
-        kept = x[:, :, :: self.stride, :: self.stride]
-        y: Tensor = self.after(self.shortcut(kept) + self.residual(x))
+        y: Tensor = self.after(self.shortcut(x[:, :, :: self.stride, :: self.stride]) + self.residual(x))
         return y
 
 
-# Where a head may look inside a block, and the part that it looks behind.
-INSIDE = {"unpooled": "activation", "response": "weights"}
+# The last part of a block whose output a head reads, if that is inside the block.
+_READ = {"unpooled": "activation", "response": "weights"}
 
 
 def split_block(block: nn.Module, reads: str) -> tuple[nn.Module, nn.Module]:
-    """``block`` as two modules, the first of which ends where a head that ``reads`` so looks.
+    """Split ``block`` behind the features that a head reads.
 
-    ``output``: the block as it is; ``unpooled``: behind the activation, before dropout and pool;
-    ``response``: behind the weights, before the activation. A block that was not made by
-    :func:`conv_block` or :func:`linear_block` cannot be looked into: its output stands for all three.
+    ``output``: the whole block; ``unpooled``: up to the activation, before dropout and pool; ``response``:
+    up to the weights, before the activation. A block that is not made by :func:`conv_block` or
+    :func:`linear_block` is never split.
     """
-    names = [name for name, _ in block.named_children()] if type(block) is nn.Sequential else []
-    part = INSIDE.get(reads)
-    if part not in names:
+    names = [name for name, _ in block.named_children()]
+    if type(block) is not nn.Sequential or _READ.get(reads) not in names:
         return block, nn.Identity()
-    assert isinstance(block, nn.Sequential)
-    end = names.index(part) + 1
+    end = names.index(_READ[reads]) + 1
     return block[:end], block[end:] if end < len(block) else nn.Identity()
