@@ -196,7 +196,7 @@ def test_it_is_found_where_features_stand(
 
 def test_where_features_stand_is_declared_where_it_cannot_be_found() -> None:
     settings = {"sample_shape": (8, 8), "num_classes": CLASSES}
-    with pytest.raises(ValueError, match="does not tell where its features stand"):
+    with pytest.raises(ValueError, match="its layers do not tell where the channels are"):
         LocalNetwork([Mixer(8)], get_method("pred"), **settings)  # type: ignore[arg-type]
     for channels in ("first", "last"):
         blocks = Blocks([Mixer(8)], channels=channels)

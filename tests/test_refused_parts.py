@@ -166,8 +166,8 @@ METHODS = {
     "godo": r"mine_refused has no godo: .*did you mean good\?",
 }
 NETWORKS = {
-    "no_blocks": r"network no_blocks.* must return its blocks in order.*: received int",
-    "numbers": r"network numbers.* must return modules: one of its blocks is int",
+    "no_blocks": r"network no_blocks.* fails: TypeError: .* iterable, but got int",
+    "numbers": r"network numbers.* fails: TypeError: .*int is not a Module subclass",
     "fails": r"network fails.* fails: ZeroDivisionError: division by zero \(mine_refused\.py, line \d+\)",
 }
 

@@ -1,7 +1,7 @@
-"""Blocks put together for a method: what enters, what is passed on, and the scores.
+"""Blocks put together for a method: their input, their outputs and their scores.
 
-Shapes: B samples (B, C, …), of which a pass may hold each with every label, B·K, or each as a pair, 2B;
-L blocks; K classes.
+Shapes: B samples (B, C, …); a pass may hold each with every label, B·K, or each as a pair, 2B; L blocks; K
+classes.
 """
 
 import copy
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from trifecta._utils.checks import require_memory
 from trifecta._utils.draws import SeededDraws, unseeded
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
-from trifecta.inputs.label_inputs import LabelAdded, LabelEmbedding, build_input
+from trifecta.inputs.label_inputs import LabelEmbedding, build_input
 from trifecta.kernels import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums, Head
 from trifecta.method import Method
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block
-from trifecta.nn.cutting import Blocks, features_of, map_tensors, passed_on
-from trifecta.nn.drawing import SharedGenerators, is_known_to_draw, seed_from, undisturbed
+from trifecta.nn.cutting import Blocks, features_of, map_tensors, next_input
+from trifecta.nn.drawing import SharedGenerators, is_known_to_draw, preserved_state, seed_from
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
 from trifecta.nn.probing import channels_first, drawing_blocks, trace_blocks
 from trifecta.nn.shapes import SampleShape
@@ -43,42 +43,41 @@ COMPILATIONS_PER_BLOCK = 4
 
 
 class LocalNetwork(nn.Module):
-    """Blocks with everything that ``method`` adds to them.
+    """Blocks, with the inputs and heads that ``method`` adds to them.
 
     Attributes:
         blocks: the modules, in order.
-        label_input: shows a label that is tried to the first block; None where no label enters.
-        image_pairs: makes pairs of samples; None where the method compares none.
-        renews_pairs: whether every block receives new pairs of the positives that the one before passed on.
-        reads: the place in a block that its head reads, see :func:`trifecta.nn.blocks.split_block`.
-        scored_blocks: numbers of the blocks that have a head.
+        label_input: shows a label to the first block; None if no label enters.
+        image_pairs: makes pairs of samples; None if the method compares none.
+        renews_pairs: whether every block receives new pairs, made of the positives of the one before.
+        reads: the features that heads read, see :func:`trifecta.nn.blocks.split_block`.
+        scored_blocks: numbers of the blocks with a head.
         readout_blocks: numbers of the blocks whose scores predict.
-        feature_shapes: of what each block's head reads, channels first.
-        label_shape: of one sample's labels: (), or the last block's positions where each has its own.
-        layouts: whether each block's output has its channels ``first`` or ``last``.
+        feature_shapes: of the features that each block's head reads, channels first.
+        label_shape: of one sample's labels: (), or the last block's positions if each has a label.
+        layouts: ``first`` or ``last`` for each block, the position of channels in its output.
         has_side_values: whether blocks pass on more than their features.
-        draws: the blocks that draw from generators which the process shares, such as by ``nn.Dropout``.
+        draws: numbers of the blocks that draw from the generators of the process, such as ``nn.Dropout``.
         is_compiled: whether :meth:`compile` was called.
-        temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 until it is fitted.
-        shortlist: where a method tries more than 20 labels, those that go on to the last block, see
-            :class:`trifecta.readout.Shortlist`; None for exact prediction.
+        temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 before it is fitted.
+        shortlist: the labels that a prediction tries in all blocks, None for every label; see
+            :class:`trifecta.readout.Shortlist`. A method that tries more than 20 labels starts with one.
 
     Args:
         blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
-            first receives ``method.input_shape(sample_shape, num_classes)``; where it refuses that, a label
-            is added to the samples as they are (:mod:`trifecta.inputs.label_inputs`).
+            first receives ``method.input_shape(sample_shape, num_classes)``; if it refuses that, a label is
+            added to the samples (:mod:`trifecta.inputs.label_inputs`).
         method: the choices on every axis.
-        sample_shape: of a sample without its label: (C, H, W) of images, (F,) of a table, (T,) of tokens.
+        sample_shape: of a sample without its label: (C, H, W) an image, (F,) a row of a table, (T,) tokens.
         num_classes: K, at least 2.
         integer: whether samples are integer tokens.
-        channels: the layout of the blocks' outputs, ``first`` (N, C, …) or ``last`` (N, …, C), for all
-            blocks or one per block; None for what the blocks say, or to find it.
+        channels: layout of the blocks' outputs, ``first`` (N, C, …) or ``last`` (N, …, C), for all blocks
+            or one for each; None for that of ``blocks``, or to find it.
 
     Raises:
-        ValueError: fewer than two classes, no blocks, blocks that share a parameter, have weights in half
-            precision, do not fit together, do not compute what the model does that they were cut from, or
-            do not tell their layout, a read-out of blocks that have no scores, or superclasses of another
-            number of classes.
+        ValueError: blocks that share a parameter, have weights in half precision, do not fit together,
+            differ from the model that they were cut from or do not tell their layout, a read-out of blocks
+            without scores, or superclasses of another number of classes.
     """
 
     temperature: Tensor
@@ -100,29 +99,21 @@ class LocalNetwork(nn.Module):
         self.method, self.num_classes, self.integer = method, num_classes, integer
         self.sample_shape: SampleShape = tuple(sample_shape)
         self.blocks = nn.ModuleList(blocks)
-        _check_blocks(self.blocks)
+        _check_weights(self.blocks)
         self._held_modes = _held_modes(self.blocks)
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
         self.is_compiled, self._compiled_losses = False, dict[int, Any]()
-        # Of blocks that draw, while they train.
+        # By block, while blocks that draw are passed.
         self._seeds: dict[int, int] = {}
         self._add_inputs()
-        self._trace(getattr(blocks, "channels", None) if channels is None else channels)
-        if isinstance(blocks, Blocks):
-            with self._trial() as x:
-                blocks.compare(x)
+        self._try_blocks(blocks, getattr(blocks, "channels", None) if channels is None else channels)
         self.shortlist: Shortlist | None = None
-        with suppress(ValueError):  # tries few labels or none
+        with suppress(ValueError):  # The method tries few labels or none.
             self.keep_labels(MOST_LABELS)
         self._add_heads()
-        with self._trial() as x:
-            self.train()
-            drawing = drawing_blocks(self.blocks, x, self.device)
-        self.draws = drawing | {k for k in self.scored_blocks if is_known_to_draw(self.head(k))}
 
     def _add_inputs(self) -> None:
-        """Add labels that are tried or pairs of samples, and split each block where its head reads."""
         self.label_input, self.image_pairs, first_block = build_input(
             self.method.input_class,
             self.blocks[0],
@@ -131,19 +122,19 @@ class LocalNetwork(nn.Module):
             integer=self.integer,
         )
         self.renews_pairs = self.image_pairs is not None and self.image_pairs.at_every_block
-        # Not registered, as the halves are made of the blocks' own modules.
         self.reads = self.method.objective.reads
+        # In tuples, because their modules are registered as the blocks' own.
         self._halves = [split_block(block, self.reads) for block in self.blocks]
         if first_block is not None:
             self._halves[0] = first_block, nn.Identity()
 
-    def _trace(self, channels: str | Sequence[str] | None) -> None:
-        """Find the layout and the shape of each block's output."""
-        with undisturbed(self.blocks):
+    def _try_blocks(self, blocks: Iterable[nn.Module], channels: str | Sequence[str] | None) -> None:
+        """Find layouts, shapes and blocks that draw, by passing two samples."""
+        blank = torch.zeros(2, *self.sample_shape)
+        with preserved_state(self.blocks):
             self.blocks.eval()
-            blank = self._with_trial_label(torch.zeros(2, *self.sample_shape))
             self.layouts, self.feature_shapes, self.has_side_values, self._writes_input = trace_blocks(
-                self._halves, blank, channels
+                self._halves, self._first_input(blank), channels
             )
         self.label_shape = self.feature_shapes[-1][1:] if self.method.objective.per_position else ()
         if self.has_side_values and self.renews_pairs:
@@ -151,60 +142,54 @@ class LocalNetwork(nn.Module):
                 f"method {self.method.name} makes new pairs of what a block passes on, and these blocks "
                 "pass on other values too: use another method, or blocks as a list"
             )
+        with unseeded(), preserved_state(self.blocks), torch.no_grad():
+            x = torch.randn(blank.shape, generator=torch.Generator().manual_seed(0))
+            x = self._first_input(x, labelled=not isinstance(self.label_input, LabelEmbedding))
+            if isinstance(blocks, Blocks):
+                blocks.compare(x)
+            self.draws = drawing_blocks(self.blocks, x, self.device)
+
+    def _first_input(self, x: Tensor, *, labelled: bool = True) -> Tensor:
+        """Return the first block's input for two samples, of class 0 if a label enters."""
+        some = self._some()
+        x = torch.zeros_like(x, dtype=torch.int64, device=some.device) if self.integer else x.to(some)
+        if self.label_input is None or not labelled:
+            return x
+        label_input = copy.deepcopy(self.label_input).to(some)
+        first_input: Tensor = label_input(x, torch.zeros(2, dtype=torch.int64, device=some.device))
+        return first_input
 
     def _add_heads(self) -> None:
         residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
-        heads = {
-            str(k): self.method.head(k, self.feature_shapes, self.num_classes, residual)
-            for k in self.scored_blocks
-        }
-        self._heads = nn.ModuleDict(heads)
+        self._heads = nn.ModuleDict(
+            {
+                str(k): self.method.head(k, self.feature_shapes, self.num_classes, residual)
+                for k in self.scored_blocks
+            }
+        )
+        self.draws |= {k for k in self.scored_blocks if is_known_to_draw(self.head(k))}
         self.register_buffer("temperature", torch.ones(()))
         if self.dtype == torch.float64:
             self.double()
 
-    @contextmanager
-    def _trial(self) -> Iterator[Tensor]:
-        """Two samples for the first block, (2, …), which may be passed without a trace."""
-        x = torch.randn(2, *self.sample_shape, generator=torch.Generator().manual_seed(0))
-        with unseeded(), undisturbed(self.blocks), torch.no_grad():
-            if isinstance(self.label_input, LabelEmbedding):
-                yield torch.zeros_like(x, dtype=torch.int64, device=self.device)
-            else:
-                yield self._with_trial_label(x)
-
-    def _with_trial_label(self, x: Tensor) -> Tensor:
-        """Return two samples as the first block receives them, labelled as class 0 where a label enters."""
-        x = torch.zeros_like(x, dtype=torch.int64).to(self.device) if self.integer else x.to(self._some())
-        if self.label_input is None:
-            return x
-        label_input = copy.deepcopy(self.label_input).to(self._some())
-        labelled: Tensor = label_input(x, torch.zeros(2, dtype=torch.int64, device=x.device))
-        return labelled
-
     def head(self, block: int) -> Head:
-        """Return the head on ``block``, one of ``scored_blocks``."""
+        """Return the head of ``block``, one of ``scored_blocks``."""
         head = self._heads[str(block)]
         assert isinstance(head, Head)
         return head
 
     def weigh_classes(self, weights: Tensor | None) -> None:
-        """Weigh samples by their class in every loss, (K,); None weighs all the same.
+        """Weight samples by their class in every loss, (K,); None for equal weights.
 
         Raises:
-            ValueError: another number of weights than classes, or a loss that does not heed them.
+            ValueError: a loss without class weights.
         """
-        if weights is not None and weights.shape != (self.num_classes,):
-            raise ValueError(
-                f"class weights are a number for each of {self.num_classes} classes: received "
-                f"{tuple(weights.shape)}"
-            )
         for block in self.scored_blocks:
             self.head(block).weigh_classes(weights)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the blocks' weights, in which they receive samples."""
+        """The precision of the blocks' weights and inputs."""
         return self._some().dtype
 
     @property
@@ -218,10 +203,10 @@ class LocalNetwork(nn.Module):
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
     def train(self, mode: bool = True) -> "LocalNetwork":
-        """Set training or evaluation mode; modules that were handed over in evaluation mode stay in it.
+        """Set training or evaluation mode.
 
-        Those are modules in evaluation mode whose weights are all frozen, or which are part of one in
-        training mode.
+        Modules that were in evaluation mode when the network was built stay in it, if all their weights are
+        frozen or if they are part of a module in training mode.
         """
         super().train(mode)
         for module, was_training in self._held_modes if mode else ():
@@ -230,10 +215,8 @@ class LocalNetwork(nn.Module):
 
     @property
     def label_name(self) -> str:
-        """Name of the label input: the method's, or that of the added picture or embedding in its place."""
-        if isinstance(self.label_input, LabelAdded | LabelEmbedding):
-            return self.label_input.name
-        return name_of(self.method.label_input)
+        """The name of the label input in use."""
+        return getattr(self.label_input, "name", name_of(self.method.label_input))
 
     @property
     def constant_channels(self) -> int:
@@ -242,7 +225,7 @@ class LocalNetwork(nn.Module):
         return self.sample_shape[0] if is_kept else 0
 
     def own_parameters(self, block: int) -> list[nn.Parameter]:
-        """Return the parameters that learn with ``block``: its own, its head's, for block 0 the label's."""
+        """Return the trainable parameters of ``block`` and its head, and of the label for block 0."""
         modules: list[nn.Module] = [self.blocks[block]]
         if block in self.scored_blocks:
             modules.append(self.head(block))
@@ -255,7 +238,7 @@ class LocalNetwork(nn.Module):
         return [p for p in parameters if p.requires_grad]
 
     def as_samples(self, images: Tensor) -> Tensor:
-        """Return samples (B, …) in the precision of the blocks; integer tokens as they are."""
+        """Return samples (B, …) in the precision of the blocks; integers are unchanged."""
         return images.to(self.dtype) if images.is_floating_point() and not self.integer else images
 
     def labelled(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -267,7 +250,7 @@ class LocalNetwork(nn.Module):
     def prediction_input(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the first block's input for a prediction, (B, C, …), (B,) → (B, C', …).
 
-        Labelled samples where labels enter, else positives of pairs, or the samples as they are.
+        Labelled samples if a label enters, else the positives of pairs, or the samples themselves.
         """
         if self.label_input is not None:
             return self.labelled(images, labels)
@@ -276,8 +259,8 @@ class LocalNetwork(nn.Module):
     def pass_block(self, block: int, x: Any, offsets: Tensor | None = None) -> tuple[Tensor, Any]:
         """Pass ``x`` (N, …) through ``block``; return the features that its head reads, and its output.
 
-        Where every block receives new pairs, these are made here of what the block before passed on: as
-        ``offsets`` (L,) say, see :meth:`ImagePairs.pairs_at`, or for a prediction of positives alone.
+        If every block receives new pairs, they are made of ``x`` first: by ``offsets`` (L,), see
+        :meth:`ImagePairs.pairs_at`, or the positives alone for a prediction.
         """
         front, back = (self._compiled_halves if self.is_compiled and self.training else self._halves)[block]
         if block in self._seeds:
@@ -286,8 +269,8 @@ class LocalNetwork(nn.Module):
             x = self._new_pairs(block, x, offsets)
         if block in self._writes_input:
             x = map_tensors(Tensor.clone, x)
-        seen = front(x)
-        return channels_first(features_of(seen), self.layouts[block]), passed_on(back(seen))
+        output = front(x)
+        return channels_first(features_of(output), self.layouts[block]), next_input(back(output))
 
     def _new_pairs(self, block: int, x: Tensor, offsets: Tensor | None = None) -> Tensor:
         assert self.image_pairs is not None
@@ -301,9 +284,9 @@ class LocalNetwork(nn.Module):
         return loss
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what training runs, each block and each head's loss, as ``torch.compile`` does.
+        """Compile each block and each head's loss for training, with the arguments of ``torch.compile``.
 
-        Predictions run as they did: their batches have other shapes. Arguments are ``torch.compile``'s.
+        Predictions are not compiled, because their batches have other shapes.
         """
         # All blocks share the code that calls them, and each of their shapes counts as a compilation of it.
         limits = torch._dynamo.config
@@ -318,15 +301,15 @@ class LocalNetwork(nn.Module):
 
     @contextmanager
     def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
-        """Seed what ``blocks`` draw by these numbers, 0 or more, and by the number of the block.
+        """Seed the random numbers of each of ``blocks`` from ``numbers``, 0 or more, and its own number.
 
-        Others that train in this process at the same time wait, where a block draws at all.
+        If any of them draws, other threads that do the same wait.
         """
         drawing = self.draws.intersection(blocks)
         if not drawing:
             yield
             return
-        with SharedGenerators(self.device).kept():
+        with SharedGenerators(self.device).preserved():
             self._seeds = {k: seed_from([*numbers, k]) for k in drawing}
             try:
                 yield
@@ -334,10 +317,10 @@ class LocalNetwork(nn.Module):
                 self._seeds = {}
 
     def keep_labels(self, labels: int) -> None:
-        """Predict from a shortlist of so many labels from now on; 0 tries all of them to the end.
+        """Predict from a shortlist of so many labels from now on; 0 tries all of them in all blocks.
 
         Raises:
-            ValueError: the method tries no labels, or the read-out or K leave none out.
+            ValueError: the method tries no labels, or the shortlist would leave none out.
         """
         if labels == 0:
             self.shortlist = None
@@ -363,25 +346,20 @@ class LocalNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
 
-        They are :meth:`fused_scores` over the temperature, and their softmax the classes' probabilities.
+        They are :meth:`fused_scores` over the temperature; their softmax is the classes' probabilities.
         """
         return self.fused_scores(images) / self.temperature
 
     def fused_scores(self, images: Tensor, *, every_label: bool = False) -> Tensor:
-        """Return the sum of the read-out's scores, (B, C, …) → (B, K), at each position (B, K, …).
-
-        See :meth:`block_scores` for ``every_label``.
-        """
+        """Return the sum of :meth:`block_scores` over the read-out, (B, C, …) → (B, K), or (B, K, …)."""
         return fuse(self.block_scores(images, every_label=every_label), self.readout_blocks)
 
     def block_scores(self, images: Tensor, *, every_label: bool = False) -> list[Tensor | None]:
-        """Score every class by every block, L × (B, K); None where a block has no head.
+        """Return the class scores of every block, L × (B, K); None for a block without a head.
 
-        With ``every_label``, without the shortlist.
-
-        A method whose labels enter tries all K in one pass over groups of images, so that a pass never
-        holds more than ``LABELLED_SAMPLES`` samples (or K, if that is more); any other scores all classes
-        at once. A network in training mode predicts as in evaluation mode, and moves no running statistics.
+        A method whose labels enter tries all K, or with a shortlist fewer unless ``every_label``, in passes
+        of at most ``LABELLED_SAMPLES`` samples (or K if that is more). Any other method scores all classes
+        at once. Scores are those of evaluation mode in any mode, and move no running statistics.
         """
         with self._evaluating():
             images = self.as_samples(images)
@@ -396,9 +374,9 @@ class LocalNetwork(nn.Module):
             ]
 
     def embeddings(self, images: Tensor, block: int) -> Tensor:
-        """Return the features that ``block``'s head reads, means over positions, (B, C, …) → (B, F).
+        """Return the features that ``block``'s head reads, averaged over positions, (B, C, …) → (B, F).
 
-        F is ``feature_shapes[block][0]``. Where a label enters, it is the predicted one.
+        F is ``feature_shapes[block][0]``. If a label enters, it is the predicted one.
         """
         with self._evaluating():
             images = self.as_samples(images)
@@ -452,7 +430,6 @@ class LocalNetwork(nn.Module):
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
-        """Evaluation mode for a while."""
         was_training = self.training
         if was_training:
             self.eval()
@@ -463,31 +440,31 @@ class LocalNetwork(nn.Module):
                 self.train()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        # Weights may be older than the temperature.
+        # Old weights have no temperature.
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
 class _HeadLoss(nn.Module):
-    """A head's loss as a module of its own, which is what ``torch.compile`` and copying understand."""
+    """A head's loss as a module, which ``torch.compile`` can compile and copies can share."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
         self.head = head
 
     def forward(self, features: Any, labels: Tensor) -> Tensor:
-        """``head.loss(features, labels)``."""
+        """Return ``head.loss(features, labels)``."""
         return self.head.loss(features, labels)
 
 
-def _check_blocks(blocks: nn.ModuleList) -> None:
-    """Refuse no blocks, weights that are too coarse for small steps, and blocks that share a parameter."""
+def _check_weights(blocks: nn.ModuleList) -> None:
+    """Refuse trainable weights in half precision, and blocks that share a parameter."""
     if not blocks:
         raise ValueError("a network needs at least one block: received none")
     owner: dict[nn.Parameter, int] = {}
     for k, block in enumerate(blocks):
         for parameter in block.parameters():
-            # A later block's loss would move an earlier block.
+            # The loss of a later block would move an earlier block.
             if owner.setdefault(parameter, k) != k:
                 raise ValueError(
                     f"blocks must not share parameters: blocks {owner[parameter]} and {k} do; "
@@ -501,9 +478,9 @@ def _check_blocks(blocks: nn.ModuleList) -> None:
 
 
 def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
-    """Return the modules that stay in evaluation mode while a network trains, with all parts and modes.
+    """Return the modules that stay in evaluation mode in training, each with all its parts and their modes.
 
-    A whole model in evaluation mode is one that was only loaded, and trains.
+    A model that is in evaluation mode as a whole was only loaded, and is trained.
     """
     held: list[tuple[nn.Module, bool]] = []
 
@@ -531,15 +508,15 @@ def build_network(
     channels: Sequence[int] = (),
     seed: int = 0,
 ) -> LocalNetwork:
-    """Build a network for ``method``, its weights drawn from ``seed``.
+    """Build a network for ``method``, with weights drawn from ``seed``.
 
     Args:
         method: the choices on every axis.
         network: a name in ``NETWORKS``, or a builder of your own.
-        sample_shape: of one sample, without the label: (C, H, W) of images, (F,) of a table.
+        sample_shape: of one sample without its label: (C, H, W) an image, (F,) a row of a table.
         num_classes: K, at least 2.
-        width: multiplies the network's channels.
-        channels: of each block, in place of ``width``'s, for networks that can be shrunk.
+        width: factor of the network's channels.
+        channels: number of channels of each block, in place of ``width``, for networks that can be shrunk.
         seed: of the weights.
 
     Raises:
@@ -553,34 +530,18 @@ def build_network(
         _check_memory(builder, shape, width)
         what = f"network {name_of(network)}(input_shape, width=…, style=…)"
         with blamed(what, own=bool(own_parts(builder))):
-            blocks = builder(shape, width=width, style=method.block_style(num_classes), **options)
-        check_blocks(blocks, what)
+            built = builder(shape, width=width, style=method.block_style(num_classes), **options)
+            blocks = built if isinstance(built, Blocks) else nn.ModuleList(built)
         return LocalNetwork(blocks, method, sample_shape=sample_shape, num_classes=num_classes)
 
 
-def check_blocks(blocks: Any, what: str) -> None:
-    """Check what is to be a network's blocks.
-
-    Raises:
-        ValueError: it is no sequence of modules.
-    """
-    if not isinstance(blocks, nn.Sequential | nn.ModuleList | list | tuple):
-        raise ValueError(
-            f"{what} must return its blocks in order, a list of modules or a Sequential: received "
-            f"{type(blocks).__name__}"
-        )
-    strange = [block for block in blocks if not isinstance(block, nn.Module)]
-    if strange:
-        raise ValueError(f"{what} must return modules: one of its blocks is {type(strange[0]).__name__}")
-
-
 def _check_memory(builder: NetworkBuilder, input_shape: SampleShape, width: float) -> None:
-    """Refuse a network that could not be trained in the machine's memory, before any of it is allocated."""
+    """Refuse a network that is too large to train, before any of it is allocated."""
     try:
         with torch.device("meta"):
             planned = builder(input_shape, width=width, style=BlockStyle(normalization="none"))
         weights = sum(p.numel() for p in planned.parameters())
-    except Exception:  # whatever a builder of one's own cannot plan; its own errors come when it builds
+    except Exception:  # A builder of one's own may fail here, and then reports its error when it builds.
         return
-    # Weights, gradients and two moments of Adam's, in float32.
+    # Weights, gradients and two moments of Adam, in float32.
     require_memory(16.0 * weights, f"a network of {weights:,} weights", "use a smaller width")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Blocks, LocalNetwork, from_module, get_method
-from trifecta.nn.cutting import Carried, features_of
+from trifecta.nn.cutting import BlockOutput, features_of
 from users_networks import GPT, Attention, Skips, ViT, columns, signals, volumes
 
 IMAGES, TOKENS = torch.randn(3, 3, 8, 8), torch.randint(0, 10, (3, 6))
@@ -61,7 +61,7 @@ def test_every_block_computes_what_the_model_computes_up_to_its_cut(
     model.eval()
     blocks = from_module(model, cut)
     assert len(blocks) == len(ends)
-    x: Tensor | Carried = samples
+    x: Tensor | BlockOutput = samples
     for block, end in zip(blocks, ends, strict=True):
         x = block(x)
         assert torch.allclose(features_of(x), output_of(model, end, samples), atol=1e-6)
@@ -86,10 +86,10 @@ def test_blocks_share_the_models_weights_and_leave_out_what_follows_the_last_cut
 def test_only_what_later_blocks_read_is_carried_on() -> None:
     first, second = from_module(GPT())
     carried = first(TOKENS)
-    assert isinstance(carried, Carried)
-    assert [value.dtype for value in carried.others] == [torch.bool]
+    assert isinstance(carried, BlockOutput)
+    assert [value.dtype for value in carried.side_values] == [torch.bool]
     # The last block passes its whole tuple on, and nobody reads a mask any more.
-    assert second(carried).others == ()
+    assert second(carried).side_values == ()
     assert isinstance(from_module(ViT())[0](IMAGES), Tensor)
 
 

@@ -33,7 +33,7 @@ class Attends(nn.Module):
 
 
 def layouts(x: Tensor, *blocks: nn.Module, declared: str | Sequence[str] | None = None) -> tuple[str, ...]:
-    return trace_blocks([(block.eval(), nn.Identity()) for block in blocks], x, declared).layouts
+    return trace_blocks([(block.eval(), nn.Identity()) for block in blocks], x, declared)[0]
 
 
 CONVOLUTION, LINEAR = nn.Conv1d(3, 4, 1), nn.Linear(6, 4)
@@ -46,8 +46,7 @@ def test_layers_tell() -> None:
     # As many channels as positions: convolutions alone do not move them, other layers may.
     assert layouts(X, nn.Conv1d(3, 6, 1)) == ("first",)
     assert layouts(X, nn.Linear(6, 6), nn.Flatten()) == ("last", "first")
-    traced = trace_blocks([(LINEAR, nn.Identity())], X)
-    assert (traced.shapes, traced.has_side_values) == (((4, 3),), False)
+    assert trace_blocks([(LINEAR, nn.Identity())], X) == (("last",), ((4, 3),), False, frozenset())
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_the_next_block_tells_by_what_it_takes() -> None:
 def test_what_nothing_tells_is_refused_by_its_block_unless_it_is_declared() -> None:
     unknown = Plain(torch.tanh)
     with pytest.raises(
-        ValueError, match=r'block 0 returns \(2, 3, 6\), .* give channels="first" for \(N, C'
+        ValueError, match=r'block 0 returns \(2, 3, 6\), and its .* give channels="first" for \(N, C'
     ):
         layouts(X, unknown)
     assert layouts(X, unknown, declared="last") == ("last",)
@@ -107,5 +106,5 @@ def test_a_block_that_refuses_its_input_is_named_with_the_reason() -> None:
 
 
 def test_a_block_that_writes_into_its_input_is_found() -> None:
-    traced = trace_blocks([(CONVOLUTION, nn.Identity()), (Plain(Tensor.relu_), nn.Identity())], X)
-    assert traced.writes_input == {1}
+    blocks = (CONVOLUTION, Plain(Tensor.relu_))
+    assert trace_blocks([(block, nn.Identity()) for block in blocks], X)[-1] == {1}

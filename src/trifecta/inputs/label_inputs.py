@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.inputs.image_pairs import ImagePairs
-from trifecta.nn.drawing import undisturbed
+from trifecta.nn.drawing import preserved_state
 from trifecta.nn.shapes import SampleShape
 
 
@@ -350,7 +350,7 @@ def build_input(
 def _accepts(block: nn.Module, shape: SampleShape) -> bool:
     """Return whether ``block`` accepts two samples of a shape."""
     some = next((p for p in block.parameters() if p.is_floating_point()), torch.empty(0))
-    with undisturbed(block):
+    with preserved_state(block):
         try:
             block.eval()(torch.zeros(2, *shape, dtype=some.dtype, device=some.device))
         except Exception:  # whatever a module raises for an input that is not its own

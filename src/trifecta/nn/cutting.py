@@ -1,4 +1,4 @@
-"""A model's forward pass as a graph, whose nodes are its blocks and what it does between them."""
+"""A model cut into blocks along its forward pass, which is traced by ``torch.fx``."""
 
 import builtins
 import difflib
@@ -6,40 +6,40 @@ import dis
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from trifecta.nn.drawing import SharedGenerators, undisturbed
+from trifecta.nn.drawing import SharedGenerators, preserved_state
 
-# What a trace calls a tensor that it meets and nobody owns.
+# Prefix of the names that a trace gives to tensors that are neither parameters nor buffers.
 _CONSTANT = "_tensor_constant"
-# Called with sizes alone, they would not notice that a size is traced.
+# Functions that do not dispatch on a traced size.
 _CREATORS = ("arange", "zeros", "ones", "full", "empty", "eye", "linspace")
 
 
 class _Value(fx.Proxy):
-    """A traced value, which can answer that it is a tensor where a model asks for its class."""
+    """A traced value that can claim to be a tensor when a model asks for its class."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         tracer, asking = self.tracer, inspect.currentframe()
         assert isinstance(tracer, _Between)
         asking = None if asking is None else asking.f_back
-        if asking is None or (asking.f_globals.get("__name__") or "").startswith(("torch.", __name__)):
+        if asking is None or _module_of(asking).startswith(("torch.", __name__)):
             return _Value
         tracer.was_asked = True
         return Tensor if tracer.says_tensor else _Value
 
 
 class _Between(fx.Tracer):
-    """Follows the forward pass of modules that hold a block, and takes all others as they are.
+    """Traces modules that contain a block, and takes all others as leaves.
 
     Attributes:
-        was_asked: whether the forward pass asked for the class of a value.
+        was_asked: whether the model asked for the class of a value.
         says_tensor: whether the answer is a tensor.
     """
 
@@ -48,23 +48,23 @@ class _Between(fx.Tracer):
         self.names, self.says_tensor, self.was_asked = names, says_tensor, False
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Make the value of a node."""
+        """Return the value of a node."""
         return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether a module is taken as it is."""
+        """Return whether a module contains no block."""
         return not any(name.startswith(f"{module_qualified_name}.") for name in self.names)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Follow a module; of PyTorch's encoder without its checks that choose a fast path."""
+        """Trace a module; PyTorch's encoder without the checks for its fast path."""
         if type(m) is nn.TransformerEncoder:
             forward = partial(_encode, m)
         return super().call_module(m, forward, args, kwargs)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Take every assertion as met: the sizes of samples are checked by what reads them."""
+        """Take every assertion as met; layers check the sizes of samples themselves."""
         return True if _is_asserted() else super().to_bool(obj)
 
 
@@ -75,153 +75,121 @@ def _encode(
     src_key_padding_mask: Any = None,
     is_causal: bool | None = None,
 ) -> Any:
-    """Do what :class:`torch.nn.TransformerEncoder` does."""
+    """Compute :class:`torch.nn.TransformerEncoder`."""
     for layer in encoder.layers:
         src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask)
     return src if encoder.norm is None else encoder.norm(src)
 
 
 def _is_asserted() -> bool:
-    """Whether the code being traced asks for a truth value in an assertion."""
+    """Return whether the traced code needs a truth value for an assertion."""
     frame = inspect.currentframe()
-    while frame is not None and (frame.f_globals.get("__name__") or "").startswith(("torch.fx", __name__)):
+    while frame is not None and _module_of(frame).startswith(("torch.fx", __name__)):
         frame = frame.f_back
     if frame is None:
         return False
     following = [i.opname for i in dis.get_instructions(frame.f_code) if i.offset > frame.f_lasti]
-    # What follows a comparison in an assertion: a jump over the error.
+    # The jump over the error comes after the comparison.
     return "LOAD_ASSERTION_ERROR" in following[:3]
 
 
+def _module_of(frame: Any) -> str:
+    return frame.f_globals.get("__name__") or ""
+
+
 def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
-    """Trace the forward pass of ``model``, of which nothing inside the modules ``names`` is followed.
+    """Trace the forward pass of ``model``, with the modules ``names`` as leaves.
 
     Raises:
-        ValueError: what it does between them depends on values of its input, or on whether it trains.
+        ValueError: it depends on values or classes of its input or on the mode, or draws random numbers.
     """
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
-    generators = SharedGenerators(torch.device("cpu"))
+    kind, generators = type(model).__name__, SharedGenerators(torch.device("cpu"))
     try:
-        with generators.kept(), undisturbed(model):
-            before, graphs = generators.state(), []
-            for training in (True, False):
-                model.train(training)
-                with _traced_creators():
-                    tracer = _Between(names)
-                    graphs.append(tracer.trace(model, concrete_args=defaults or None))
-                if tracer.was_asked:
-                    _check_classes(model, names, defaults, graphs[-1])
-            draws = generators.moved_since(before)
-    except _DependsOnClassError:
+        with generators.preserved(), preserved_state(model), _traced_creators():
+            before = generators.state()
+            graph, text, of_tensors = _trace(model.train(), names)
+            _, evaluated, evaluated_of_tensors = _trace(model.eval(), names)
+            draws = generators.state() != before
+    except Exception as error:  # a forward pass may raise anything for a traced value
         raise ValueError(
-            f"{type(model).__name__} does another thing between its blocks where a value is a tensor, "
-            "which a traced one is not: give the blocks themselves, in order, as a list"
-        ) from None
-    except Exception as error:  # whatever a forward pass raises that meets a traced value
-        raise ValueError(
-            f"cannot follow the forward pass of {type(model).__name__} between its blocks: "
+            f"cannot follow the forward pass of {kind} between its blocks: "
             f"{' '.join(str(error).split())[:200]}; give the blocks themselves, in order, as a list"
         ) from None
+    if (text, evaluated) != (of_tensors, evaluated_of_tensors):
+        raise ValueError(
+            f"{kind} does another thing between its blocks where a value is a tensor, which a traced one "
+            "is not: give the blocks themselves, in order, as a list"
+        )
     if draws:
         raise ValueError(
-            f"{type(model).__name__} draws random numbers between its blocks, which a trace does once for "
-            "all batches: move that into a module"
+            f"{kind} draws random numbers between its blocks, which a trace does once for all batches: "
+            "move that into a module"
         )
-    if _as_text(graphs[0]) != _as_text(graphs[1]):
+    if text != evaluated:
         raise ValueError(
-            f"{type(model).__name__} does another thing between its blocks while it trains, such as a call "
-            "of F.dropout: move that into a module"
+            f"{kind} does another thing between its blocks while it trains, such as a call of F.dropout: "
+            "move that into a module"
         )
-    return graphs[0]
+    return graph
 
 
-class _DependsOnClassError(Exception):
-    """A forward pass decides by the class of a value."""
-
-
-def _check_classes(
-    model: nn.Module, names: Sequence[str], defaults: dict[str, Any], graph: fx.Graph
-) -> None:
-    """Trace again, with every value saying that it is a tensor."""
-    try:
-        with _traced_creators():
-            tracer = _Between(names, says_tensor=True)
-            other = tracer.trace(model, concrete_args=defaults or None)
-    except Exception:  # a value that is none goes a way of its own; see Blocks.compare for all others
-        return
-    if _as_text(other) != _as_text(graph):
-        raise _DependsOnClassError
+def _trace(model: nn.Module, names: Sequence[str]) -> tuple[fx.Graph, str, str]:
+    """Return a graph, its text, and the text for values that claim to be tensors."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    defaults = {p.name: p.default for p in parameters[1:] if p.default is not p.empty} or None
+    tracer = _Between(names)
+    graph = tracer.trace(model, concrete_args=defaults)
+    text = of_tensors = _as_text(graph)
+    if tracer.was_asked:
+        with suppress(Exception):  # a value that is no tensor; Blocks.compare finds what this leaves
+            claimed = _Between(names, says_tensor=True).trace(model, concrete_args=defaults)
+            of_tensors = _as_text(claimed)
+    return graph, text, of_tensors
 
 
 def _as_text(graph: fx.Graph) -> str:
     lines = "\n".join(node.format_node() or "" for node in graph.nodes)
-    # Every trace names its constants anew.
+    # Every trace numbers its constants anew.
     return re.sub(rf"{_CONSTANT}\d+", _CONSTANT, lines)
-
-
-def remove_constants(model: nn.Module) -> None:
-    """Take the tensors off a model that a trace has left on it."""
-    for name in [name for name in vars(model) if name.startswith(_CONSTANT)]:
-        delattr(model, name)
 
 
 @contextmanager
 def _traced_creators() -> Iterator[None]:
-    """Let ``len``, and functions that create tensors of a traced size, take part in a trace."""
-    originals = {name: getattr(torch, name) for name in _CREATORS}
-    for name, original in originals.items():
-        setattr(torch, name, _traced(original))
-    length = builtins.len
-
-    def _size(value: Any) -> Any:
-        # As a size of its own, the batch may vary in what is exported.
-        return value.size(0) if isinstance(value, fx.Proxy) else length(value)
-
-    builtins.len = _size
+    """Include ``len``, and functions that create tensors of a traced size, in traces."""
+    originals = [(torch, name, getattr(torch, name)) for name in _CREATORS] + [(builtins, "len", len)]
+    for module, name, original in originals:
+        setattr(module, name, _traced(original))
     try:
         yield
     finally:
-        builtins.len = length
-        for name, original in originals.items():
-            setattr(torch, name, original)
+        for module, name, original in originals:
+            setattr(module, name, original)
 
 
-def _traced(create: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(create)
+def _traced(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
+            if isinstance(value, fx.Proxy) and function.__name__ == "len":
+                # A size of the graph lets exports have any batch size.
+                return value.size(0)
             if isinstance(value, fx.Proxy):
-                return value.tracer.create_proxy("call_function", create, args, kwargs)
-        return create(*args, **kwargs)
+                return value.tracer.create_proxy("call_function", function, args, kwargs)
+        return function(*args, **kwargs)
 
     return traced
 
 
-class Carried(NamedTuple):
-    """What a part of a larger model passes on.
+class BlockOutput(NamedTuple):
+    """The output of a part of a larger model.
 
     Attributes:
-        features: the output of its last module, (N, …).
-        others: values that later parts need beside them: masks, sizes, an early output.
-        whole: the tuple, list or dictionary that the module returned, where it was one.
+        output: of its last module: features (N, …), or a tuple, list or mapping that holds them.
+        side_values: values that later parts read besides it, such as masks, sizes or an early output.
     """
 
-    features: Tensor
-    others: tuple[Any, ...] = ()
-    whole: Any = None
-
-    @property
-    def output(self) -> Any:
-        """The module's output with these features in place of its own."""
-        if isinstance(self.whole, dict):
-            first = next(k for k, value in self.whole.items() if isinstance(value, Tensor))
-            return {**self.whole, first: self.features}
-        if isinstance(self.whole, tuple | list):
-            values = list(self.whole)
-            values[next(k for k, value in enumerate(values) if isinstance(value, Tensor))] = self.features
-            return tuple(values)
-        return self.features
+    output: Any
+    side_values: tuple[Any, ...] = ()
 
 
 def features_of(output: Any) -> Tensor:
@@ -230,6 +198,7 @@ def features_of(output: Any) -> Tensor:
     Raises:
         ValueError: it holds no tensor.
     """
+    output = output.output if isinstance(output, BlockOutput) else output
     if isinstance(output, Tensor):
         return output
     values = output.values() if isinstance(output, Mapping) else output
@@ -239,23 +208,21 @@ def features_of(output: Any) -> Tensor:
     raise ValueError(f"a block returns a tensor, or a tuple that begins with one: received {type(output)}")
 
 
-def passed_on(output: Any) -> Any:
-    """Return what the next block receives: its features alone, unless a part of a model carries more."""
-    return output if isinstance(output, Carried) else features_of(output)
+def next_input(output: Any) -> Any:
+    """Return the next block's input: the features of a block's output, and its side values if any."""
+    return output if isinstance(output, BlockOutput) else features_of(output)
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """Change every tensor in ``value``, whatever tuples, lists and dictionaries it is made of."""
+    """Apply ``change`` to every tensor in a tree of tuples, lists and dictionaries."""
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, Carried):
-        others, whole = map_tensors(change, value.others), map_tensors(change, value.whole)
-        return Carried(change(value.features), others, whole)
-    if isinstance(value, tuple | list):
-        return type(value)([map_tensors(change, part) for part in value])
     if isinstance(value, dict):
         return {name: map_tensors(change, part) for name, part in value.items()}
-    return value
+    if not isinstance(value, tuple | list):
+        return value
+    parts = [map_tensors(change, part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 Cut = str | type[nn.Module] | Sequence[str]
@@ -263,15 +230,16 @@ AUTO = "auto"
 
 
 class Blocks(nn.Sequential):
-    """Blocks in order, with where their features stand.
+    """Blocks in order, with the layout of their features.
 
     Attributes:
-        channels: ``first`` (N, C, …), ``last`` (N, …, C), one of them per block, or None to find it.
+        channels: ``first`` (N, C, …), ``last`` (N, …, C), one of them for each block, or None to find it.
+        model: the model that the blocks were cut from, and the names of the modules that they end with.
 
     Args:
-        blocks: any modules; each receives what the one before returns, of a tuple its first tensor.
+        blocks: any modules; each receives the output of the one before, or its first tensor if a tuple.
         channels: as above.
-        model: that the blocks were cut from, and the names of the modules that they end behind, in order.
+        model: as above.
     """
 
     def __init__(
@@ -282,14 +250,14 @@ class Blocks(nn.Sequential):
         model: tuple[nn.Module, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(*blocks)
-        # In a tuple, the model is no part of the blocks.
+        # A tuple hides the model from PyTorch, so that it is no submodule.
         self.channels, self.model = channels, model
 
     def compare(self, x: Tensor) -> None:
-        """Pass samples (N, …) through the blocks, and through the model that they were cut from.
+        """Compare the blocks with the model that they were cut from, on samples (N, …).
 
         Raises:
-            ValueError: the two differ in what they compute, or in the weights that this depends on.
+            ValueError: they compute different values, or depend on different weights.
         """
         if self.model is None:
             return
@@ -310,7 +278,7 @@ class Blocks(nn.Sequential):
                     )
 
     def __getitem__(self, index: Any) -> Any:
-        """Return a block, or some; those from the first on are compared with the model as all are."""
+        """Return a block, or some; the first ones can still be compared with the model."""
         if not isinstance(index, slice):
             return super().__getitem__(index)
         channels = self.channels if isinstance(self.channels, str | None) else self.channels[index]
@@ -320,28 +288,21 @@ class Blocks(nn.Sequential):
         return Blocks([self[k] for k in places], channels=channels, model=model)
 
     def _outputs(self, x: Tensor, *, training: bool) -> list[Tensor | None]:
-        """Return the features of every block's output; None from one that fails."""
+        """Return the features of every block's output; None after a block fails."""
         found: list[Tensor | None] = []
         value: Any = x.clone()
-        with _trial(self, x, training=training):
-            try:
-                for block in self:
-                    value = passed_on(block(value))
-                    found.append(features_of(value).clone())
-            except Exception:  # whatever a module raises
-                found += [None] * (len(self) - len(found))
-        return found
-
-
-class _Reached(BaseException):
-    """The last module of interest has returned."""
+        with _trial(self, x, training=training), suppress(Exception):
+            for block in self:
+                value = next_input(block(value))
+                found.append(features_of(value).clone())
+        return found + [None] * (len(self) - len(found))
 
 
 @contextmanager
 def _trial(module: nn.Module, x: Tensor, *, training: bool) -> Iterator[None]:
-    """Let ``module`` draw the same in every trial, with a graph where it trains, and change nothing."""
+    """Seed the generators, record gradients if ``training``, and restore all state of ``module``."""
     generators = SharedGenerators(x.device)
-    with generators.kept(), undisturbed(module), torch.set_grad_enabled(training):
+    with generators.preserved(), preserved_state(module), torch.set_grad_enabled(training):
         generators.seed(0)
         module.train(training)
         yield
@@ -350,44 +311,38 @@ def _trial(module: nn.Module, x: Tensor, *, training: bool) -> Iterator[None]:
 def _own_outputs(
     model: nn.Module, names: Sequence[str], x: Tensor, *, training: bool
 ) -> list[Tensor] | None:
-    """Return the features that the named modules return in the model's forward pass, in order.
+    """Return the features of the named modules in the model's forward pass, in order.
 
     None for a model that cannot train on these samples.
     """
     outputs: dict[str, Tensor] = {}
 
-    def note(name: str, output: Any) -> None:
+    def record(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         # A later layer may write into it.
-        outputs[name] = features_of(output).clone()
-        if name == names[-1]:
-            raise _Reached
+        outputs.setdefault(name, features_of(output).clone())
 
-    def hook(name: str) -> Callable[..., None]:
-        return lambda module, args, output: note(name, output)
-
-    modules = dict(model.named_modules())
-    handles = [modules[name].register_forward_hook(hook(name)) for name in names]
+    hooks = [model.get_submodule(name).register_forward_hook(partial(record, name)) for name in names]
+    reason = f"{names[-1]} is not called for every batch"
     try:
         with _trial(model, x, training=training):
             model(x.clone())
-    except _Reached:
-        return [outputs[name] for name in names]
-    except Exception as error:  # whatever a module raises
-        if training:
-            return None
-        shape = ", ".join(map(str, x.shape[1:]))
-        raise ValueError(
-            f"{type(model).__name__} does not take a batch (N, {shape}): "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from None
+    except Exception as error:  # a module may raise anything
+        reason = " ".join(str(error).split())[:200]
     finally:
-        for handle in handles:
-            handle.remove()
-    raise ValueError(f"{type(model).__name__} does not call {names[-1]} for every batch: give another cut")
+        for hook in hooks:
+            hook.remove()
+    if outputs.keys() >= set(names):
+        return [outputs[name] for name in names]
+    if training:
+        return None
+    shape = ", ".join(map(str, x.shape[1:]))
+    raise ValueError(
+        f"{type(model).__name__} does not take a batch (N, {shape}): {reason}; give another cut"
+    )
 
 
 def _difference(own: Tensor | None, expected: Tensor, model: nn.Module, held: set[int]) -> str:
-    """Say in what a block's output and that of a model differ; empty where in nothing."""
+    """Describe how a model's output differs from a block's; empty if it does not."""
     if not _are_close(own, expected):
         return "computes something else, by the class or value of a tensor or by a hook"
     used = _used(expected)
@@ -399,7 +354,7 @@ def _difference(own: Tensor | None, expected: Tensor, model: nn.Module, held: se
 
 @torch.no_grad()
 def _are_close(own: Tensor | None, expected: Tensor) -> bool:
-    """Whether two tensors are equal up to rounding."""
+    """Return whether two tensors are equal up to rounding."""
     if own is None or own.shape != expected.shape or own.dtype != expected.dtype:
         return False
     if not expected.is_floating_point():
@@ -410,7 +365,7 @@ def _are_close(own: Tensor | None, expected: Tensor) -> bool:
 
 
 def _used(output: Tensor | None) -> set[int]:
-    """Return the ids of the parameters that an output depends on, by its graph."""
+    """Return the ids of the parameters in the graph of an output."""
     found: set[int] = set()
     seen: set[Any] = set()
     nodes: list[Any] = [None if output is None else output.grad_fn]
@@ -426,11 +381,11 @@ def _used(output: Tensor | None) -> set[int]:
 
 
 class Segment(nn.Module):
-    """A part of a larger model's forward pass, up to and including the module that it was cut behind.
+    """A part of a larger model's forward pass, up to the module that it was cut behind.
 
     Args:
-        body: the part; receives what the part before returned and the values that were carried on, and
-            returns what its last module returned and the values that later parts need.
+        body: receives the output of the part before and its side values, and returns the output of its own
+            last module and the side values of later parts.
     """
 
     def __init__(self, body: fx.GraphModule) -> None:
@@ -438,33 +393,32 @@ class Segment(nn.Module):
         self.body = body
 
     def forward(self, x: Any) -> Any:
-        """Return features (N, …), or :class:`Carried` where other values go on with them."""
-        output, *others = self.body(*((x.output, *x.others) if isinstance(x, Carried) else (x,)))
-        if isinstance(output, Tensor):
-            return Carried(output, tuple(others)) if others else output
-        return Carried(features_of(output), tuple(others), output)
+        """Return features (N, …), or a :class:`BlockOutput` if there is more to pass on."""
+        received = (x.output, *x.side_values) if isinstance(x, BlockOutput) else (x,)
+        output, *side_values = self.body(*received)
+        is_plain = isinstance(output, Tensor) and not side_values
+        return output if is_plain else BlockOutput(output, tuple(side_values))
 
 
 def from_module(
     model: nn.Module, cut: Cut = AUTO, *, channels: str | Sequence[str] | None = None
 ) -> Blocks:
-    """Cut a model into blocks, which share its modules and their weights.
+    """Cut a model into blocks, which share its modules and weights.
 
-    A block ends behind each module of ``cut``; everything that the model's ``forward`` does before it
-    belongs to that block, and what comes after the last one, usually the model's own classifier, is left
-    out: the heads of a method take its place.
+    A block ends with each module of ``cut``, and includes all that ``forward`` computes before it. What
+    comes after the last one, usually the model's own classifier, is left out: a method adds heads.
 
     Args:
-        model: whose first argument is a batch of samples; other arguments keep their defaults.
-        cut: names of modules as :meth:`torch.nn.Module.named_modules` gives them, each of which the model
-            calls once; a class, for all modules of that class; or ``auto``, for the parts of the longest
-            ``Sequential`` or ``ModuleList``, where parts without matrices join the one before.
-        channels: where the features of the blocks' outputs stand, see :class:`Blocks`.
+        model: takes a batch of samples; other arguments of its ``forward`` keep their defaults.
+        cut: names of modules as in :meth:`torch.nn.Module.named_modules`, each called once; a class of
+            modules; or ``auto``, the parts of the longest ``Sequential`` or ``ModuleList``, where a part
+            without matrices joins the one before.
+        channels: layout of the features of the blocks' outputs, see :class:`Blocks`.
 
     Raises:
-        ValueError: no such module, a module that is called twice or never, or a ``forward`` between the
-            blocks that depends on values of its input, or draws random numbers. :class:`LocalNetwork`
-            compares the blocks with the model, and refuses what a trace does not see.
+        ValueError: no such module, a module that is called twice or never, or a ``forward`` that depends on
+            values of its input or draws random numbers between the blocks. :class:`LocalNetwork` compares
+            the blocks with the model, and refuses what a trace does not see.
     """
     names = _names(model, cut)
     if type(model) is nn.Sequential and all("." not in name for name in names):
@@ -475,7 +429,7 @@ def from_module(
 
 
 def _names(model: nn.Module, cut: Cut) -> list[str]:
-    """Return the names of the modules to cut behind, in the model's order of definition."""
+    """Return the names of the modules to cut behind, in the order of their definition."""
     modules = dict(model.named_modules())
     if cut == AUTO:
         return _longest(modules)
@@ -498,10 +452,10 @@ def _names(model: nn.Module, cut: Cut) -> list[str]:
 
 
 def _longest(modules: dict[str, nn.Module]) -> list[str]:
-    """Return where the parts of the longest list of modules end, the outermost one of equals.
+    """Return the names of the last modules in each part of the longest list, the outermost of equals.
 
-    What lies inside repeated blocks does not count, and lists of the same blocks, such as the stages
-    of a residual network, count as one.
+    Lists inside repeated blocks do not count, and lists of the same class of blocks, such as the stages of
+    a residual network, count as one.
     """
     lists = {
         name: m for name, m in modules.items() if isinstance(m, nn.Sequential | nn.ModuleList) and len(m)
@@ -519,21 +473,17 @@ def _longest(modules: dict[str, nn.Module]) -> list[str]:
     chosen = max(candidates, key=lambda name: len(candidates[name]))
     kind = _repeats(candidates[chosen])
     if kind is not None:
-        alike = [name for name, m in candidates.items() if _repeats(m) is kind]
-        return [f"{name}.{part}" if name else part for name in alike for part, _ in _children(lists[name])]
-    prefix, parts = f"{chosen}." if chosen else "", _children(candidates[chosen])
+        alike = {name: m for name, m in candidates.items() if _repeats(m) is kind}
+        return [f"{name}.{part}".lstrip(".") for name, m in alike.items() for part, _ in m.named_children()]
+    parts = list(candidates[chosen].named_children())
     starts = [k for k, (_, part) in enumerate(parts) if any(p.ndim > 1 for p in part.parameters())]
     # A part ends where the next one with matrices begins.
     ends = [*(k - 1 for k in starts[1:]), len(parts) - 1]
-    return [prefix + parts[k][0] for k in ends]
-
-
-def _children(parts: nn.Sequential | nn.ModuleList) -> list[tuple[str, nn.Module]]:
-    return list(parts.named_children())
+    return [f"{chosen}.{parts[k][0]}".lstrip(".") for k in ends]
 
 
 def _repeats(parts: nn.Sequential | nn.ModuleList) -> type[nn.Module] | None:
-    """Return the class of which all parts of a list are, where it has parts of its own."""
+    """Return the class of all parts of a list, if it is one class of modules with parts of their own."""
     kinds = {type(part) for part in parts}
     if len(kinds) > 1 or not any(True for _ in parts[0].children()):
         return None
@@ -543,10 +493,9 @@ def _repeats(parts: nn.Sequential | nn.ModuleList) -> type[nn.Module] | None:
 
 def _parts(model: nn.Sequential, names: Sequence[str]) -> Iterator[nn.Module]:
     """Cut a plain sequence."""
-    children, part = dict(model.named_children()), nn.Sequential()
-    last = max(list(children).index(name) for name in names)
-    for name in list(children)[: last + 1]:
-        part.add_module(name, children[name])
+    part = nn.Sequential()
+    for name, child in model.named_children():
+        part.add_module(name, child)
         if name in names:
             part.training = model.training
             yield part[0] if len(part) == 1 else part
@@ -554,30 +503,32 @@ def _parts(model: nn.Sequential, names: Sequence[str]) -> Iterator[nn.Module]:
 
 
 def _segments(model: nn.Module, names: Sequence[str]) -> tuple[list[nn.Module], list[str]]:
-    """Cut the graph of a forward pass; return its parts, and the names that they end behind."""
-    graph = trace_between(model, names)
-    nodes = list(graph.nodes)
-    ends = [nodes.index(_call_of(nodes, name)) for name in names]
-    bounds = sorted(ends)
-    place = {node: sum(end < k for end in bounds) for k, node in enumerate(nodes)}
-    needed = _needed(nodes, nodes[bounds[-1]])
+    """Cut the graph of a forward pass; return its parts, and the names of their last modules."""
+    nodes = list(trace_between(model, names).nodes)
+    ends = sorted(nodes.index(_call_of(nodes, name)) for name in names)
+    place = {node: sum(end < k for end in ends) for k, node in enumerate(nodes)}
+    needed = {nodes[ends[-1]]}
+    for node in reversed(nodes):
+        if node in needed:
+            needed.update(node.all_input_nodes)
     segments: list[nn.Module] = []
     received: list[fx.Node] = [node for node in nodes if node.op == "placeholder"][:1]
-    for k, end in enumerate(bounds):
+    for k, end in enumerate(ends):
         own = [
             n for n in nodes if n in needed and place[n] == k and n.op not in ("placeholder", "get_attr")
         ]
-        later = {n for n in needed if place[n] > k}
-        carried = [
+        side_values = [
             node
             for node in [*received, *own]
-            if node is not nodes[end] and any(user in later for user in node.users)
+            if node is not nodes[end] and any(user in needed and place[user] > k for user in node.users)
         ]
-        sent = [nodes[end], *carried]
+        sent = [nodes[end], *side_values]
         segments.append(_segment(model, received, own, sent))
         received = sent
-    remove_constants(model)
-    return segments, [nodes[end].target for end in bounds]
+    # A trace adds its constants to the model.
+    for name in [name for name in vars(model) if name.startswith(_CONSTANT)]:
+        delattr(model, name)
+    return segments, [nodes[end].target for end in ends]
 
 
 def _call_of(nodes: Sequence[fx.Node], name: str) -> fx.Node:
@@ -590,19 +541,10 @@ def _call_of(nodes: Sequence[fx.Node], name: str) -> fx.Node:
     return calls[0]
 
 
-def _needed(nodes: Sequence[fx.Node], last: fx.Node) -> set[fx.Node]:
-    """Return what the last block's output depends on."""
-    needed = {last}
-    for node in reversed(nodes):
-        if node in needed:
-            needed.update(node.all_input_nodes)
-    return needed
-
-
 def _segment(
     model: nn.Module, received: Sequence[fx.Node], own: Sequence[fx.Node], sent: Sequence[fx.Node]
 ) -> Segment:
-    """Build the part that computes ``own`` from what it ``received``, and returns what is ``sent``."""
+    """Build the part that computes the nodes ``own`` from ``received``, and returns ``sent``."""
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for index, node in enumerate(received):

@@ -1,4 +1,4 @@
-"""Random numbers that modules of one's own draw from generators which the whole process shares."""
+"""Random numbers that a user's modules draw from the generators of the process."""
 
 import os
 import pickle
@@ -6,7 +6,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +16,14 @@ from trifecta.nn.blocks import Dropout
 
 _DRAWING = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)
-_KNOWN = ("torch.nn.modules.", "trifecta.")
-# Whoever seeds the shared generators has them alone until they are what they were.
-_SHARED = RLock()
+# Held by the thread that has seeded the generators, until they are restored.
+_LOCK = RLock()
 
 
 def _after_fork() -> None:
-    """Begin with a free lock: a thread that held it was not copied."""
-    global _SHARED
-    _SHARED = RLock()
+    """Replace the lock, because a thread that holds it is not copied."""
+    global _LOCK
+    _LOCK = RLock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -33,7 +31,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class SharedGenerators:
-    """PyTorch's own generators of the CPU and of ``device``, Python's and NumPy's."""
+    """The global generators of PyTorch (CPU and ``device``), Python and NumPy."""
 
     def __init__(self, device: torch.device) -> None:
         self._torch = [torch.default_generator]
@@ -42,44 +40,41 @@ class SharedGenerators:
             self._torch.append(torch.cuda.default_generators[index])
 
     def seed(self, number: int) -> None:
-        """Let all of them begin at ``number``, 0 … 2³² − 1."""
+        """Seed all of them with ``number``, 0 … 2³² − 1."""
         for generator in self._torch:
             generator.manual_seed(number)
         random.seed(number)
         np.random.seed(number)
 
-    def state(self) -> tuple[Any, ...]:
-        """Where they are, comparable by :func:`pickle.dumps`."""
-        shared = np.random.get_state()
-        return [g.get_state().numpy() for g in self._torch], random.getstate(), shared
+    def state(self) -> bytes:
+        """Return their state."""
+        own = [g.get_state().numpy() for g in self._torch]
+        return pickle.dumps((own, random.getstate(), np.random.get_state()))
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Have them alone for a while, and leave them where they were."""
-        with _SHARED:
-            own, python, shared = self.state()
+    def preserved(self) -> Iterator[None]:
+        """Restore their state at the end; other threads that want the same wait."""
+        with _LOCK:
+            before = self.state()
             try:
                 yield
             finally:
+                own, python, numpy = pickle.loads(before)
                 for generator, state in zip(self._torch, own, strict=True):
                     generator.set_state(torch.from_numpy(state))
                 random.setstate(python)
-                np.random.set_state(shared)
-
-    def moved_since(self, state: tuple[Any, ...]) -> bool:
-        """Whether any of them has moved on from ``state``."""
-        return pickle.dumps(self.state()) != pickle.dumps(state)
+                np.random.set_state(numpy)
 
 
 def seed_from(numbers: Sequence[int]) -> int:
-    """Mix numbers, 0 or more, into a seed: any two sequences that differ have nothing in common."""
-    # Alone, 1 and 1, 0 would be the same sequence, and that of a layer's own dropout.
+    """Mix numbers, 0 or more, into a seed that is independent of any other sequence's."""
+    # The spawn key separates (1,) from (1, 0), and these seeds from those of seeded_dropout.
     own = np.random.SeedSequence(list(numbers), spawn_key=(2**31, len(numbers)))
     return int(own.generate_state(1)[0])
 
 
 def is_known_to_draw(module: nn.Module) -> bool:
-    """Whether a part of ``module`` draws by its class; the library's own dropout has its own generators."""
+    """Return whether the class of a part of ``module`` draws from the generators of the process."""
     return any(
         (isinstance(m, _DRAWING) and not isinstance(m, Dropout))
         or (isinstance(m, _WITH_DROPOUT) and bool(m.dropout))
@@ -88,13 +83,13 @@ def is_known_to_draw(module: nn.Module) -> bool:
 
 
 def is_known(module: nn.Module) -> bool:
-    """Whether every part of ``module`` is PyTorch's or this library's, so that its class tells all."""
-    return all(type(m).__module__.startswith(_KNOWN) for m in module.modules())
+    """Return whether all parts of ``module`` are of classes of PyTorch or of this library."""
+    return all(type(m).__module__.startswith(("torch.nn.modules.", "trifecta.")) for m in module.modules())
 
 
 @contextmanager
-def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Leave modes and buffers of ``module`` as they were before a pass."""
+def preserved_state(module: nn.Module) -> Iterator[None]:
+    """Restore the modes and buffers of ``module`` at the end."""
     modes = [(m, m.training) for m in module.modules()]
     buffers = [(b, b.clone()) for b in module.buffers() if not nn.parameter.is_lazy(b)]
     try:
