@@ -164,7 +164,7 @@ def launch(run: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    from trifecta.parallel.faults import ProcessError
+    from trifecta.parallel.links import ProcessError
 
     config = LaunchConfig(
         min_nodes=1,

@@ -813,7 +813,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
 
 
 def _explained_by_training(error: BaseException) -> tuple[int, str]:
-    from trifecta.parallel.faults import ProcessError
+    from trifecta.parallel.links import ProcessError
     from trifecta.training import DivergenceError, Interrupted, StorageError
 
     match error:

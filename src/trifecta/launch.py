@@ -29,7 +29,7 @@ from torch.distributed.elastic.multiprocessing import (
 from trifecta._utils.devices import resolve_device
 from trifecta._utils.references import name_of
 from trifecta.options import STARTED_HERE, USAGE, Terminated, ToldByProcess, given_words
-from trifecta.parallel.faults import ProcessError
+from trifecta.parallel.links import ProcessError
 from trifecta.parallel.plan import Layout, parse_layout
 from trifecta.parallel.processes import TIMEOUT, Processes, joined
 from trifecta.progress import stop_on_signal, waiting
@@ -94,7 +94,7 @@ def _train_in(
         with ConsoleProgress(trainer.config.epochs, console) as progress, stop_on_signal(trainer):
             trainer.callbacks.append(progress)
             run = finish(trainer)
-        with processes.whole(trainer.network):
+        with trainer.learner.whole():
             if trainer.written is not None:
                 write_report(run)
     return (run, folder.path) if is_first else None
@@ -109,7 +109,7 @@ def _advising(folder: RunFolder, processes: Processes) -> Iterator[None]:
     except Interrupted as stop:
         # All end with the status of the signal that one of them received. They wait for the first one,
         # which is still writing the checkpoint: the launcher ends all as soon as one has ended.
-        terminated = processes.is_true_of_any(isinstance(stop.__cause__, Terminated))
+        terminated = any(processes.gathered(isinstance(stop.__cause__, Terminated)))
         raise Interrupted(f"{stop}; {advice}") from (Terminated() if terminated else None)
     except (KeyboardInterrupt, Terminated) as stop:  # before training can be asked to stop
         raise Interrupted(f"stopped; {advice}") from stop

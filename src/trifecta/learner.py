@@ -136,6 +136,14 @@ class Learner:
             self.learn(step)
         return step.losses
 
+    def finish(self) -> None:
+        """Wait until every update of the steps so far is made, as some processes' are made later."""
+
+    @contextmanager
+    def whole(self) -> Iterator[LocalNetwork]:
+        """Hold all blocks in this process for a while, also those that other processes train."""
+        yield self.network
+
     def begin(self, images: Tensor, labels: Tensor) -> LocalStep:
         """Start a step, of which :meth:`learn` then does one window at a time; raises as :meth:`step`.
 

@@ -68,7 +68,7 @@ def spoilt_in(rank: int, folder: Path | None, data: ImageData) -> Any:
         processes = Processes(STAGES)
         trainer = Trainer(CONFIG, folder=target, data=data, callbacks=[Spoil()], processes=processes)
         run = finish(trainer)
-    with trainer.processes.whole(trainer.network) as network:
+    with trainer.learner.whole() as network:
         weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     return run.test_accuracy, run.result["kept_epoch"], weights
 

@@ -1,13 +1,14 @@
 """Batch normalization by the statistics of the whole batch, of which every replica has an equal share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trifecta.parallel.faults import waiting_for
+from trifecta.parallel.links import waiting_for
 
 
 def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:
@@ -47,9 +48,10 @@ class SynchronizedBatchNorm(_BatchNorm):
         dims = [d for d in range(x.ndim) if d != 1]
         shape = (1, -1, *[1] * (x.ndim - 2))
         count = wide.new_tensor(x.numel() // x.shape[1] * dist.get_world_size(group))
-        mean = _sum(wide.sum(dims), group) / count
+        mean: Tensor = _Sum.apply(wide.sum(dims), group) / count  # type: ignore[no-untyped-call]
         centred = wide - mean.view(shape)
-        variance = _sum(centred.square().sum(dims), group) / count
+        squares: Tensor = _Sum.apply(centred.square().sum(dims), group)  # type: ignore[no-untyped-call]
+        variance = squares / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.weight is not None:
@@ -68,26 +70,16 @@ class SynchronizedBatchNorm(_BatchNorm):
         """Accept samples of any dimensions."""
 
 
-def _sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    total: Tensor = _Sum.apply(x, group)  # type: ignore[no-untyped-call]
-    return total
-
-
 class _Sum(torch.autograd.Function):
     """Sum of a tensor over processes, whose gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, group: dist.ProcessGroup) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.group = group
-        return _all_reduced(x, group)
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group, total = group, x.clone()
+        with waiting_for():
+            dist.all_reduce(total, group=group)
+        return total
 
     @staticmethod
-    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return _all_reduced(gradients[0], ctx.group), None
-
-
-def _all_reduced(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    total = x.clone()
-    with waiting_for():
-        dist.all_reduce(total, group=group)
-    return total
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _Sum.apply(gradients[0], ctx.group), None  # type: ignore[no-untyped-call]

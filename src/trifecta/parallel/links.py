@@ -1,4 +1,4 @@
-"""Messages between two processes that both go on computing.
+"""Messages between two processes that both go on computing, and the error when one of them is gone.
 
 In each direction all messages have the same number of tensors, with the same shapes and dtypes, which are
 sent ahead of the first one. A receiver can therefore allocate memory before a message is sent, and the
@@ -6,17 +6,57 @@ transfer overlaps with computation on both sides.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trifecta.parallel.faults import waiting_for
-
 # Number of messages by which a sender may be ahead of its receiver.
 AHEAD = 2
+# Seconds that processes have to answer a roll call.
+ROLL_CALL = 5.0
+
+
+class ProcessError(RuntimeError):
+    """Another process has ended, or did not answer in time; the message names it."""
+
+
+@contextmanager
+def waiting_for(peers: Sequence[int] | None = None) -> Iterator[None]:
+    """Turn PyTorch's ``RuntimeError`` of a failed communication into a :class:`ProcessError`.
+
+    Args:
+        peers: processes that take part besides this one; None for all.
+    """
+    try:
+        yield
+    except ProcessError:
+        raise
+    except RuntimeError as error:
+        ranks = peers or _missing()
+        names = ", ".join(map(str, ranks))
+        who = f"process {names}" if len(ranks) == 1 else f"one of processes {names}"
+        reason = " ".join(str(error).split())
+        raise ProcessError(
+            f"{who} has ended, or did not answer in time ({reason:.160}); the last checkpoint is whole"
+        ) from None
+
+
+def _missing() -> list[int]:
+    """Return the processes that miss a roll call, or all other processes if it does not tell."""
+    try:
+        dist.monitored_barrier(timeout=timedelta(seconds=ROLL_CALL), wait_all_ranks=True)
+    except RuntimeError as error:
+        # "Ranks 1, 3 failed to pass monitoredBarrier in 5000 ms", in the first process only.
+        words = str(error).partition("anks ")[2].partition("failed")[0]
+        named = [int(word) for word in words.replace(",", " ").split() if word.isdecimal()]
+        if named:
+            return named
+    return [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
 
 
 class _Spec(NamedTuple):
@@ -27,19 +67,14 @@ class _Spec(NamedTuple):
     channels_last: bool
 
 
-class _Transfer(NamedTuple):
-    """A message on its way, whose tensors must stay alive until it has arrived."""
-
-    works: list[dist.Work]
-    tensors: list[Tensor]
-
-    def wait(self) -> None:
-        for work in self.works:
-            work.wait()
+# A message on its way, whose tensors must stay alive until it has arrived.
+_Transfer = tuple[list[dist.Work], list[Tensor]]
 
 
 class Link:
     """Two ordered streams of messages, to and from another process.
+
+    Every method raises a :class:`ProcessError` if that process has ended.
 
     Args:
         peer: rank of the other process.
@@ -58,7 +93,6 @@ class Link:
 
         Raises:
             ValueError: the shapes or dtypes differ from those of the first message.
-            ProcessError: the other process has ended, as in all methods.
         """
         specs, packed = zip(*map(_pack, tensors), strict=True)
         with waiting_for([self.peer]):
@@ -76,8 +110,7 @@ class Link:
     def flush(self, ahead: int = 0) -> None:
         """Wait until at most ``ahead`` messages are still on their way to the receiver."""
         while len(self._sending) > ahead:
-            with waiting_for([self.peer]):
-                self._sending.popleft().wait()
+            self._arrived(self._sending)
 
     def expect(self) -> None:
         """Start to receive the next message, unless it is the first one."""
@@ -90,24 +123,30 @@ class Link:
 
     def receive(self) -> list[Tensor]:
         """Wait for the next message."""
-        with waiting_for([self.peer]):
-            if self._received_specs is None:
-                found: list[Any] = [None]
+        if self._received_specs is None:
+            found: list[Any] = [None]
+            with waiting_for([self.peer]):
                 dist.recv_object_list(found, self.peer, device=self.device)
-                self._received_specs = found[0]
-            if not self._receiving:
-                self.expect()
-            transfer = self._receiving.popleft()
-            transfer.wait()
+            self._received_specs = found[0]
+        if not self._receiving:
+            self.expect()
         assert self._received_specs is not None
         return [
             tensor.movedim(-1, 1) if spec.channels_last else tensor
-            for tensor, spec in zip(transfer.tensors, self._received_specs, strict=True)
+            for tensor, spec in zip(self._arrived(self._receiving), self._received_specs, strict=True)
         ]
 
     def _start(self, operation: Any, tensors: Sequence[Tensor]) -> _Transfer:
         works = dist.batch_isend_irecv([dist.P2POp(operation, tensor, self.peer) for tensor in tensors])
-        return _Transfer(works, list(tensors))
+        return works, list(tensors)
+
+    def _arrived(self, transfers: deque[_Transfer]) -> list[Tensor]:
+        """Wait for the first of ``transfers``; return its tensors."""
+        works, tensors = transfers.popleft()
+        with waiting_for([self.peer]):
+            for work in works:
+                work.wait()
+        return tensors
 
 
 def _pack(tensor: Tensor) -> tuple[_Spec, Tensor]:

@@ -1,13 +1,13 @@
 """Which process trains which blocks, and what crosses between processes: pure data.
 
 A *stage* is a run of blocks that one process trains. A *replica* is a set of stages that together hold all
-blocks and learn from an equal share of every batch. Stages are counted first, so that a process's rank is
-``replica · stages + stage``.
+blocks and learn from an equal share of every batch. The rank of a process is ``replica · stages + stage``.
 """
 
-from bisect import bisect_left
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, groupby
 from typing import Any, NamedTuple
 
@@ -73,10 +73,8 @@ def parse_layout(text: str, ranks: int) -> Layout:
     Raises:
         ValueError: another word, or a layout of another number of processes.
     """
-    if text == "data":
-        return Layout(data=ranks)
-    if text == "layers":
-        return Layout(layers=ranks)
+    if text in ("data", "layers"):
+        return Layout(**{text: ranks})
     words = text.replace("×", "x").split("x")
     if len(words) != 2 or not all(word.isdecimal() and int(word) for word in words):
         raise ValueError(
@@ -91,15 +89,9 @@ def parse_layout(text: str, ranks: int) -> Layout:
 
 
 class Crossing(NamedTuple):
-    """A window on two or more stages, whose gradient crosses between processes.
+    """A window whose blocks are on two or more stages, between which its gradient crosses."""
 
-    Attributes:
-        step: in the schedule's cycle, counted from 0.
-        window: blocks that learn together.
-        stages: stages that train them.
-    """
-
-    step: int
+    step: int  # in the schedule's cycle
     window: Window
     stages: range
 
@@ -120,10 +112,6 @@ class Plan:
     costs: tuple[float, ...]
     schedule: Schedule
 
-    def stage_of(self, block: int) -> int:
-        """Return the stage that trains ``block``."""
-        return next(k for k, blocks in enumerate(self.stages) if block in blocks)
-
     def share(self, stage: int) -> float:
         """Return the share of the total cost that a stage has."""
         total = sum(self.costs)
@@ -137,17 +125,18 @@ class Plan:
     @property
     def crossings(self) -> tuple[Crossing, ...]:
         """Windows on two or more stages, over one cycle of the schedule."""
-        return tuple(
-            Crossing(step, window, range(self.stage_of(window.first), self.stage_of(window.last) + 1))
+        stage_of = {block: stage for stage, blocks in enumerate(self.stages) for block in blocks}
+        windows = (
+            Crossing(step, window, range(stage_of[window.first], stage_of[window.last] + 1))
             for step in range(self.schedule.cycle)
             for window in self.schedule.windows(step, len(self.costs))
-            if self.stage_of(window.first) != self.stage_of(window.last)
         )
+        return tuple(each for each in windows if len(each.stages) > 1)
 
     def parts(self, stage: int, windows: Sequence[Window]) -> list[tuple[Window, Window | None]]:
         """Split a stage's blocks into runs, each with the window that it is a part of.
 
-        Blocks that no window trains at this step are runs with None in its place.
+        The window is None for blocks that none trains at this step.
         """
         window_of = {k: window for window in windows for k in window.blocks}
         runs = [(list(run), window) for window, run in groupby(self.stages[stage], window_of.get)]
@@ -181,29 +170,24 @@ def make_plan(layout: Layout, costs: Sequence[float], schedule: Schedule) -> Pla
 
 def _balanced(costs: Sequence[float], stages: int) -> tuple[range, ...]:
     """Cut blocks into runs whose largest cost is least; of equal cuts, take the earliest."""
-    sums, count = [0.0, *accumulate(costs)], len(costs)
-    # For the first n blocks on the stages so far: the least largest cost, and where the last stage begins.
-    least, begins = sums, [[0] * (count + 1)]
-    for stage in range(1, stages):
-        row, cuts = [float("inf")] * (count + 1), [0] * (count + 1)
-        for n in range(stage + 1, count + 1):
-            options = range(stage, n)
-            # The later the last stage begins, the less it costs, and the more the stages before it cost.
-            meet = bisect_left(options, True, key=lambda cut: least[cut] >= sums[n] - sums[cut])
-            near = options[max(meet - 1, 0) : meet + 1]
-            row[n] = min(max(least[cut], sums[n] - sums[cut]) for cut in near)
-            cuts[n] = options[bisect_left(options, True, key=lambda cut: sums[n] - sums[cut] <= row[n])]
-        least = row
-        begins.append(cuts)
-    runs, end = [], count
-    for cuts in reversed(begins):
-        runs.append(range(cuts[end], end))
-        end = cuts[end]
-    return tuple(reversed(runs))
+    sums = [0.0, *accumulate(costs)]
+
+    @cache
+    def best(blocks: int, stages: int) -> tuple[float, tuple[range, ...]]:
+        """Return the least largest cost of the first ``blocks`` on so many stages, and their runs."""
+        if stages == 1:
+            return sums[blocks], (range(blocks),)
+        cost, cut = min(
+            (max(best(cut, stages - 1)[0], sums[blocks] - sums[cut]), cut)
+            for cut in range(stages - 1, blocks)
+        )
+        return cost, (*best(cut, stages - 1)[1], range(cut, blocks))
+
+    return best(len(costs), stages)[1]
 
 
 def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
-    """Return the report of ``trifecta plan --json``.
+    """Return the plan of a network as plain values.
 
     ``stages`` has each stage's ``ranks``, ``blocks``, ``share`` of the cost, ``parameters`` with those of
     heads, and how many numbers it ``sends`` for an image. ``balance`` is :attr:`Plan.balance`. In
@@ -224,34 +208,27 @@ def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
         }
         for stage, blocks in enumerate(plan.stages)
     ]
-    crossings = [
-        {
-            "step": crossing.step,
-            "blocks": list(crossing.window.blocks),
-            "stages": list(crossing.stages),
-        }
-        for crossing in plan.crossings
-    ]
     return {
         "processes": layout.ranks,
         "layout": str(layout),
         "stages": stages,
         "balance": plan.balance,
         "cycle": plan.schedule.cycle,
-        "crossings": crossings,
+        "crossings": [
+            {"step": step, "blocks": list(window.blocks), "stages": list(on)}
+            for step, window, on in plan.crossings
+        ],
     }
 
 
 @torch.no_grad()
 def _output_sizes(network: LocalNetwork) -> list[int]:
     """Count the numbers in each block's output for an image, including its negative."""
+    network = copy.deepcopy(network).eval()
     samples, labels = trial_batch(network, 2)
-    was_training = network.training
-    network.eval()
     x = training_input(network, samples, labels, torch.Generator(samples.device).manual_seed(0))
     sizes = []
     for k in range(len(network.blocks)):
         _, x = network.pass_block(k, x)
         sizes.append(x.numel() // len(labels))
-    network.train(was_training)
     return sizes

@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from trifecta.counts import block_costs
 from trifecta.cuda_graphs import fastest_learner
-from trifecta.learner import Learner, build_optimizers
+from trifecta.learner import Learner
 from trifecta.network import LocalNetwork
 from trifecta.parallel.batch_norm import synchronize_statistics
-from trifecta.parallel.faults import ProcessError, waiting_for
+from trifecta.parallel.links import ProcessError, waiting_for
 from trifecta.parallel.plan import Layout, make_plan
 from trifecta.parallel.stage import StageLearner
 
@@ -60,11 +60,7 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
 
 
 def _meet(timeout: float) -> tuple[Any, int, int]:
-    """Return the common store, this process's rank and the number of processes.
-
-    Raises:
-        RuntimeError, TimeoutError: the first process is not there in time, or another program has its port.
-    """
+    """Return the common store, this process's rank and the number of processes."""
     found: Future[tuple[Any, int, int]] = Future()
 
     def meet() -> None:
@@ -107,8 +103,7 @@ class Processes:
         self, layout: Layout | None = None, *, synchronized: bool = False, timeout: float = TIMEOUT
     ) -> None:
         self.layout, self.synchronized = layout or Layout(), synchronized
-        self.rank, self.stage = 0, 0
-        self._group: dist.ProcessGroup | None = None
+        self.rank, self._group = 0, None
         if layout is None:
             return
         self.rank = dist.get_rank()
@@ -118,13 +113,15 @@ class Processes:
             raise ValueError(
                 f"layout {layout} needs {layout.ranks} processes: received {dist.get_world_size()}"
             )
-        self.stage = layout.stage(self.rank)
         # Every process must take part in making every group.
-        for stage in range(layout.layers):
-            ranks = [layout.rank(replica, stage) for replica in range(layout.data)]
-            group = dist.new_group(ranks, timeout=timedelta(seconds=timeout))
-            if stage == self.stage and layout.data > 1:
-                self._group = group
+        groups = [
+            dist.new_group(
+                [layout.rank(replica, stage) for replica in range(layout.data)],
+                timeout=timedelta(seconds=timeout),
+            )
+            for stage in range(layout.layers)
+        ]
+        self._group = groups[layout.stage(self.rank)] if layout.data > 1 else None
 
     @property
     def is_alone(self) -> bool:
@@ -139,7 +136,7 @@ class Processes:
     @property
     def draws_batches(self) -> bool:
         """Whether this process draws batches, and does not receive them from another stage."""
-        return self.stage == 0
+        return self.layout.stage(self.rank) == 0
 
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``."""
@@ -156,10 +153,6 @@ class Processes:
             with waiting_for():
                 dist.all_gather_object(values, value)
         return values
-
-    def is_true_of_any(self, fact: bool) -> bool:
-        """Return whether ``fact`` holds in any process."""
-        return any(self.gathered(fact))
 
     def total(self, values: Tensor) -> Tensor:
         """Sum ``values`` over stages, and average them over replicas."""
@@ -187,14 +180,6 @@ class Processes:
                     f"process 0 and {other!r:.80} in process {rank}; start all of them alike"
                 )
 
-    def require_shares(self, batch_size: int) -> None:
-        """Check that all replicas can have equal shares of a batch.
-
-        Raises:
-            ValueError: they cannot.
-        """
-        self.layout.rows(0, batch_size)
-
     def facts(self) -> dict[str, Any]:
         """Return what the weights depend on besides the run's configuration."""
         return {"replicas": self.layout.data, "sync_batch_norm": self.synchronized}
@@ -216,39 +201,12 @@ class Processes:
         """Build the learner of this process's blocks, and free the memory of all other blocks."""
         if self.is_alone:
             return fastest_learner(network, **options)
-        self._device = network.device
-        self._plan = make_plan(self.layout, block_costs(network), network.method.schedule)
-        # By owner, in the whole network.
-        optimizers = build_optimizers(network, range(len(network.blocks)))
-        self._groups = {owner: _group_names(network, o) for owner, o in optimizers.items()}
+        plan = make_plan(self.layout, block_costs(network), network.method.schedule)
         if self.synchronized and self._group is not None:
             synchronize_statistics(network, self._group)
-        learner = StageLearner(network, self._plan, self.rank, group=self._group, **options)
-        self._release(network)
+        learner = StageLearner(network, plan, self.rank, group=self._group, **options)
+        learner.release()
         return learner
-
-    @contextmanager
-    def whole(self, network: LocalNetwork) -> Iterator[LocalNetwork]:
-        """Hold all blocks in this process for a while, as the first replica has them."""
-        if self.is_alone:
-            yield network
-            return
-        for stage, modules in enumerate(self._modules_by_stage(network)):
-            for module in modules:
-                if stage != self.stage:
-                    module.to_empty(device=self._device)
-                with waiting_for():
-                    for tensor in (*module.parameters(), *module.buffers()):
-                        dist.broadcast(tensor.data, src=self.layout.rank(0, stage))
-        try:
-            yield network
-        finally:
-            self._release(network)
-
-    def settle(self, learner: Learner) -> None:
-        """Finish every update of the steps so far."""
-        if isinstance(learner, StageLearner):
-            learner.finish()
 
     def announce_stop(self, learner: Learner, requested: bool) -> None:
         """Tell all processes before a step whether it is the last one.
@@ -266,11 +224,9 @@ class Processes:
         """Return after a step whether it was the last one."""
         return learner.is_last_step if isinstance(learner, StageLearner) else requested
 
-    def share(self, count: int) -> range:
-        """Return the images, of ``count``, that this process evaluates."""
-        each, more = divmod(count, self.layout.ranks)
-        first = self.rank * each + min(self.rank, more)
-        return range(first, first + each + (self.rank < more))
+    def share(self, count: int) -> Tensor:
+        """Return the numbers of the images, of ``count``, that this process evaluates."""
+        return torch.arange(count).tensor_split(self.layout.ranks)[self.rank]
 
     def collected(self, scores: list[Tensor | None]) -> list[Tensor | None]:
         """Join the scores of all processes' shares, L × (n, K) → L × (N, K)."""
@@ -280,57 +236,6 @@ class Processes:
         # A process without images has no scores.
         given = [[s for s in block if s is not None] for block in zip(*parts, strict=True)]
         return [torch.cat(block) if block else None for block in given]
-
-    def learner_state(self, learner: Learner) -> dict[str, Any]:
-        """Return the state of all learners as that of one; complete in the first process only."""
-        state = learner.state_dict()
-        if self.is_alone:
-            return state
-        own = {
-            owner: _by_name(_group_names(learner.network, o), state["optimizers"][owner])
-            for owner, o in learner.optimizers.items()
-        }
-        parts: list[dict[int, _ByName]] = [{} for _ in range(self.layout.ranks)]
-        # Replicas have equal states: those of the first are sent.
-        is_sent = self.layout.replica(self.rank) == 0
-        with waiting_for():
-            dist.gather_object(own if is_sent else {}, parts if self.is_first else None, dst=0)
-        if not self.is_first:
-            return state
-        whole = {
-            owner: _in_groups(names, {k: v for part in parts for k, v in part.get(owner, {}).items()})
-            for owner, names in self._groups.items()
-        }
-        return {**state, "optimizers": whole}
-
-    def own_learner_state(self, learner: Learner, state: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of such a state that this process's learner needs."""
-        if self.is_alone or "optimizers" not in state:
-            return state
-        own = {
-            owner: _in_groups(
-                _group_names(learner.network, o), _by_name(self._groups[owner], state["optimizers"][owner])
-            )
-            for owner, o in learner.optimizers.items()
-        }
-        return {**state, "optimizers": own}
-
-    def _modules_by_stage(self, network: LocalNetwork) -> list[list[nn.Module]]:
-        """Return the blocks and heads of every stage; the label input belongs to the first."""
-        modules: list[list[nn.Module]] = [
-            [network.blocks[k] for k in blocks]
-            + [network.head(k) for k in blocks if k in network.scored_blocks]
-            for blocks in self._plan.stages
-        ]
-        if network.label_input is not None:
-            modules[0].append(network.label_input)
-        return modules
-
-    def _release(self, network: LocalNetwork) -> None:
-        """Free the memory of other stages' parameters and buffers."""
-        for stage, modules in enumerate(self._modules_by_stage(network)):
-            for module in modules if stage != self.stage else ():
-                module.to("meta")
 
 
 def _first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
@@ -342,32 +247,3 @@ def _first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, A
         for key in [*one, *other]
     )
     return next((difference for difference in found if difference is not None), None)
-
-
-# Of each parameter by name: its entries in an optimizer's state, if any, and the settings of its group.
-_ByName = dict[str, tuple[Any, dict[str, Any]]]
-_Groups = Sequence[Sequence[str]]
-
-
-def _group_names(network: LocalNetwork, optimizer: torch.optim.Optimizer) -> _Groups:
-    """Return the names of the parameters in each of an optimizer's groups."""
-    names = {id(p): name for name, p in network.named_parameters()}
-    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
-
-
-def _by_name(groups: _Groups, state: Mapping[str, Any]) -> _ByName:
-    """Split the ``state_dict`` of an optimizer with such groups by parameter."""
-    settings = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
-    flat = [(name, own) for names, own in zip(groups, settings, strict=True) for name in names]
-    return {name: (state["state"].get(index), own) for index, (name, own) in enumerate(flat)}
-
-
-def _in_groups(groups: _Groups, by_name: _ByName) -> dict[str, Any]:
-    """Build the ``state_dict`` of an optimizer with such groups; reverses :func:`_by_name`."""
-    index = {name: k for k, name in enumerate(name for names in groups for name in names)}
-    return {
-        "state": {k: by_name[name][0] for name, k in index.items() if by_name[name][0] is not None},
-        "param_groups": [
-            {**by_name[names[0]][1], "params": [index[name] for name in names]} for names in groups
-        ],
-    }

@@ -8,61 +8,32 @@ they see the next batch.
 
 Every block sees the batches in order, with the weights that it would have in a single process. Results are
 therefore equal to the bit, except that a window on several stages always runs as a plain graph, which
-differs by rounding where a single process would use its own kernels.
+differs by rounding where a single process would use kernels.
 
 Shapes: B images, of which each of D replicas has B / D.
 """
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from trifecta.learner import Learner, LocalStep
+from trifecta.learner import Learner, LocalStep, build_optimizers
 from trifecta.network import LocalNetwork
-from trifecta.parallel.faults import waiting_for
-from trifecta.parallel.links import Link
+from trifecta.parallel.links import Link, waiting_for
 from trifecta.parallel.plan import Plan
 from trifecta.schedules import Window
 from trifecta.window import plain_window_loss
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OpenPart:
-    """The part of a window on this stage, whose gradient comes from the next stage.
-
-    Attributes:
-        part: blocks of the window on this stage.
-        window: these and all later blocks of the window, whose objective may own an optimizer here.
-        x: input of the part, a leaf; None if the window begins here.
-        output: output of the part, in the graph.
-        progress: progress of the run before the step.
-    """
-
-    part: Window
-    window: Window
-    x: Tensor | None
-    output: Tensor
-    progress: float
-
-
-class _PendingUpdate(NamedTuple):
-    """An update that waits until its gradients are averaged over the replicas."""
-
-    work: dist.Work
-    total: Tensor
-    gradients: list[Tensor]
-    window: Window
-    progress: float
 
 
 class StageLearner(Learner):
     """Trains the blocks of one stage of ``plan``.
 
     Every process calls :meth:`step` for every batch. Processes behind the first stage ignore its arguments
-    and use what the stage before sends.
+    and use what the stage before sends. All processes call :meth:`state_dict` and :meth:`whole` together.
 
     Args:
         network: network whose blocks of this stage are trained; the others are not touched.
@@ -88,14 +59,17 @@ class StageLearner(Learner):
         **options: Any,
     ) -> None:
         layout = plan.layout
-        self.plan, self.group = plan, group
+        self.plan, self.rank, self.group = plan, rank, group
         self.replica, self.stage = layout.replica(rank), layout.stage(rank)
         check_network(network, plan, on_nan=options.get("on_nan", "stop"))
         super().__init__(network, **options)
-        self._before = Link(rank - 1, self.device) if self.stage > 0 else None
-        self._after = Link(rank + 1, self.device) if self.stage < layout.layers - 1 else None
-        self._open: _OpenPart | None = None
-        self._pending: _PendingUpdate | None = None
+        whole = build_optimizers(network, range(len(network.blocks)))
+        self._groups = {owner: _group_names(network, optimizer) for owner, optimizer in whole.items()}
+        self._before, self._after = Link(rank - 1, self.device), Link(rank + 1, self.device)
+        # The part of a window that waits for its gradient from the next stage, and what it then does.
+        self._open: tuple[Window, Callable[[], None]] | None = None
+        # An update that waits until its gradients are averaged over the replicas.
+        self._pending: Callable[[], None] | None = None
         self.is_last_step = False
 
     @property
@@ -109,7 +83,7 @@ class StageLearner(Learner):
         window = next((w for w in self._next_windows() if w.last >= self.blocks.start), None)
         if window is not None:
             self._close_part(window)
-        step = self.begin(images, labels) if self._before is None else self._receive()
+        step = self._receive() if self.stage else self.begin(images, labels)
         is_sent = False
         for part, window in self.plan.parts(self.stage, step.windows):
             self._close_part(part)
@@ -130,13 +104,11 @@ class StageLearner(Learner):
     def finish(self) -> None:
         """Wait for the last gradient, and until everything is sent."""
         self._close_part(Window(self.blocks.start, self.blocks.stop - 1))
-        for link in (self._before, self._after):
-            if link is not None:
-                link.flush()
+        self._before.flush()
+        self._after.flush()
 
     def _receive(self) -> LocalStep:
         """Begin a step with the output of the stage before."""
-        assert self._before is not None
         self.network.train()
         x, labels, is_last, *offsets = self._before.receive()
         self.is_last_step = bool(is_last)
@@ -146,7 +118,7 @@ class StageLearner(Learner):
         return step
 
     def _send(self, x: Tensor, step: LocalStep) -> None:
-        if self._after is not None:
+        if self.stage < self.plan.layout.layers - 1:
             is_last = torch.tensor(int(self.is_last_step), device=self.device)
             self._after.send([x, step.labels, is_last, *([] if step.offsets is None else [step.offsets])])
 
@@ -165,43 +137,40 @@ class StageLearner(Learner):
     def _open_part(self, step: LocalStep, part: Window, window: Window) -> None:
         """Pass a batch through blocks whose window ends on a later stage."""
         self._set_epoch(part, step.number)
-        begins_here = part.first == window.first
+        begins_here, progress = part.first == window.first, step.progress
         x = output = step.x if begins_here else step.x.requires_grad_()
         # Masks depend on a layer's place in the whole window.
         with self._passing(window.blocks, step):
             for k in part.blocks:
                 _, output = self.network.pass_block(k, output, step.offsets)
         self._send(output, step)
-        assert self._after is not None
         self._after.expect()
-        self._open = _OpenPart(
-            part=part,
-            window=Window(part.first, window.last),
-            x=None if begins_here else x,
-            output=output,
-            progress=step.progress,
-        )
+
+        def close() -> None:
+            (gradient,) = self._after.receive()
+            if output.requires_grad:
+                torch.autograd.backward(output, gradient)
+            if not begins_here:
+                self._send_gradient(x)
+            # The objective of a later block may own an optimizer here.
+            self._update_window(Window(part.first, window.last), progress)
+            self._finish_update()
+
+        self._open = part, close
         if not begins_here:
             # The stage before waits for its gradient too, maybe before it sends the next batch.
             self._close_part(part)
 
     def _close_part(self, window: Window) -> None:
         """Update the part of a window that waits for its gradient, if it shares blocks with ``window``."""
-        own = self._open
-        if own is None or own.part.last < window.first or window.last < own.part.first:
+        if self._open is None:
             return
-        assert self._after is not None
-        (gradient,) = self._after.receive()
-        if own.output.requires_grad:
-            torch.autograd.backward(own.output, gradient)
-        self._open = None
-        if own.x is not None:
-            self._send_gradient(own.x)
-        self._update_window(own.window, own.progress)
-        self._finish_update()
+        part, close = self._open
+        if part.first <= window.last and window.first <= part.last:
+            self._open = None
+            close()
 
     def _send_gradient(self, x: Tensor) -> None:
-        assert self._before is not None
         assert x.grad is not None
         self._before.send([x.grad])
 
@@ -219,28 +188,88 @@ class StageLearner(Learner):
         """
         groups = [group for optimizer in self._updates(window).values() for group in optimizer.param_groups]
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        update = super()._update_window
         if self.group is None or not gradients:
-            super()._update_window(window, progress, skips=skips)
+            update(window, progress, skips=skips)
             return
         self._finish_update()
         total = torch.cat([gradient.flatten() for gradient in gradients])
         with waiting_for():
             work = dist.all_reduce(total, group=self.group, async_op=True)
         assert work is not None
-        self._pending = _PendingUpdate(work, total, gradients, window, progress)
+
+        def finish() -> None:
+            with waiting_for():
+                work.wait()
+            pieces = torch.split(total / self.plan.layout.data, [g.numel() for g in gradients])
+            for gradient, piece in zip(gradients, pieces, strict=True):
+                gradient.copy_(piece.view_as(gradient))
+            update(window, progress)
+
+        self._pending = finish
 
     def _finish_update(self) -> None:
         """Make the update that waits for averaged gradients."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
+        finish, self._pending = self._pending, None
+        if finish is not None:
+            finish()
+
+    @contextmanager
+    def whole(self) -> Iterator[LocalNetwork]:
+        """Hold all blocks in this process for a while, as the first replica has them."""
+        for stage, modules in enumerate(self._modules_by_stage()):
+            for module in modules:
+                if stage != self.stage:
+                    module.to_empty(device=self.device)
+                with waiting_for():
+                    for tensor in (*module.parameters(), *module.buffers()):
+                        dist.broadcast(tensor.data, src=self.plan.layout.rank(0, stage))
+        try:
+            yield self.network
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Free the memory of other stages' parameters and buffers."""
+        for stage, modules in enumerate(self._modules_by_stage()):
+            for module in modules if stage != self.stage else ():
+                module.to("meta")
+
+    def _modules_by_stage(self) -> list[list[nn.Module]]:
+        """Return the blocks and heads of every stage; the label input belongs to the first."""
+        modules = [self._modules(blocks) for blocks in self.plan.stages]
+        if self.network.label_input is not None:
+            modules[0].append(self.network.label_input)
+        return modules
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of all stages as that of one learner; complete in the first process only."""
+        state = super().state_dict()
+        own = {
+            owner: _by_name(_group_names(self.network, o), state["optimizers"][owner])
+            for owner, o in self.optimizers.items()
+        }
+        parts: list[dict[int, _ByName]] = [{} for _ in range(self.plan.layout.ranks)]
+        # Replicas have equal states: those of the first are sent.
         with waiting_for():
-            pending.work.wait()
-        mean = pending.total / self.plan.layout.data
-        pieces = torch.split(mean, [gradient.numel() for gradient in pending.gradients])
-        for gradient, piece in zip(pending.gradients, pieces, strict=True):
-            gradient.copy_(piece.view_as(gradient))
-        super()._update_window(pending.window, pending.progress)
+            dist.gather_object({} if self.replica else own, None if self.rank else parts, dst=0)
+        if self.rank:
+            return state
+        whole = {
+            owner: _in_groups(names, {k: v for part in parts for k, v in part.get(owner, {}).items()})
+            for owner, names in self._groups.items()
+        }
+        return {**state, "optimizers": whole}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore this stage's part of what :meth:`state_dict` returned in the first process."""
+        own = {
+            owner: _in_groups(
+                _group_names(self.network, o), _by_name(self._groups[owner], state["optimizers"][owner])
+            )
+            for owner, o in self.optimizers.items()
+        }
+        super().load_state_dict({**state, "optimizers": own})
 
 
 def check_network(network: LocalNetwork, plan: Plan, *, on_nan: str) -> None:
@@ -266,3 +295,32 @@ def check_network(network: LocalNetwork, plan: Plan, *, on_nan: str) -> None:
         raise ValueError(
             "stages pass on features alone, and these blocks pass on other values too: use parallel=data"
         )
+
+
+# Of each parameter by name: its entries in an optimizer's state, if any, and the settings of its group.
+_ByName = dict[str, tuple[Any, dict[str, Any]]]
+_Groups = Sequence[Sequence[str]]
+
+
+def _group_names(network: LocalNetwork, optimizer: torch.optim.Optimizer) -> _Groups:
+    """Return the names of the parameters in each of an optimizer's groups."""
+    names = {id(p): name for name, p in network.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+
+
+def _by_name(groups: _Groups, state: Mapping[str, Any]) -> _ByName:
+    """Split the ``state_dict`` of an optimizer with such groups by parameter."""
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in state["param_groups"]]
+    flat = [(name, own) for names, own in zip(groups, settings, strict=True) for name in names]
+    return {name: (state["state"].get(index), own) for index, (name, own) in enumerate(flat)}
+
+
+def _in_groups(groups: _Groups, by_name: _ByName) -> dict[str, Any]:
+    """Build the ``state_dict`` of an optimizer with such groups; reverses :func:`_by_name`."""
+    index = {name: k for k, name in enumerate(name for names in groups for name in names)}
+    return {
+        "state": {k: by_name[name][0] for name, k in index.items() if by_name[name][0] is not None},
+        "param_groups": [
+            {**by_name[names[0]][1], "params": [index[name] for name in names]} for names in groups
+        ],
+    }

@@ -286,7 +286,7 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
             stacklevel=2,
         )
     calibration = {"calibrated_on": calibrated_on, "calibration_seconds": calibrated - began}
-    with trainer.processes.whole(trainer.network):
+    with trainer.learner.whole():
         result = _result(trainer, test, test_seconds) | calibration
         if trainer.written is not None:
             trainer.written.write_model(trainer.network, epoch=trainer.kept_epoch)

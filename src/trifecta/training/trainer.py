@@ -190,7 +190,7 @@ class Trainer:
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
         self.config = fitted(config, loaded)
         self.processes.require_equal(lambda: identity(self.config, loaded))
-        self.processes.require_shares(self.config.batch_size)
+        self.processes.layout.rows(0, self.config.batch_size)  # Replicas have equal shares.
         self.data = loaded.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         self.network = self._build_network(blocks)
@@ -283,7 +283,7 @@ class Trainer:
             self.written.write_history(self.history)
         if self.batches_done == 0 and self._lags:
             self._estimate_statistics()
-        with self.processes.whole(self.network):
+        with self.learner.whole():
             self._keep_weights()
 
     def _train_epoch(self) -> None:
@@ -298,7 +298,7 @@ class Trainer:
                 self.meter.add(self.batches_done, losses)
             self.batches_done += 1
             self._notify("on_step_end")
-        self.processes.settle(self.learner)
+        self.learner.finish()
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - began
         if self._stops:
@@ -374,11 +374,11 @@ class Trainer:
     def scores(self, images: ImageSet) -> list[Tensor | None]:
         """Return the scores of images by every block, L × (N, K); None without a head."""
         self._notify("on_evaluation_begin", len(images))
-        with self.processes.whole(self.network) as network:
+        with self.learner.whole() as network:
             share = self.processes.share(len(images))
             scores = score(
                 network,
-                images if len(share) == len(images) else images.part(torch.tensor(share)),
+                images if len(share) == len(images) else images.part(share),
                 mean=self.data.mean,
                 std=self.data.std,
                 precision=self.learner.precision,
@@ -414,7 +414,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write the checkpoint and the history, if there is a folder, and keep the weights."""
-        with self.processes.whole(self.network):
+        with self.learner.whole():
             if self.folder is not None:
                 state = self._state()  # All processes take part.
                 if self.written is not None:
@@ -426,7 +426,7 @@ class Trainer:
         """Return everything that the rest of the run depends on."""
         return {
             "network": {**self.network.state_dict(), **self._running_statistics},
-            "learner": self.processes.learner_state(self.learner),
+            "learner": self.learner.state_dict(),
             "position": {"epoch": self.epochs_done, "batch": self.batches_done},
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
@@ -454,10 +454,9 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.meter.load(state["meter"], self.learner.blocks)
-        with self.processes.whole(self.network):
+        with self.learner.whole():
             load_weights(self.network, state["network"], "the checkpoint")
-        own = self.processes.own_learner_state(self.learner, state["learner"])
-        self.learner.load_state_dict(own)
+        self.learner.load_state_dict(state["learner"])
         self.epochs_done, self.batches_done = (int(state["position"][name]) for name in ("epoch", "batch"))
         self.history = [checked_record(record, "history") for record in state["history"]]
         if len(self.history) != self.epochs_done:
@@ -502,7 +501,7 @@ class Trainer:
             return
         own = self._kept_weights if self.written is None else self.written.read_model()
         tensors = self.processes.agreed(own)
-        with self.processes.whole(self.network) as network:
+        with self.learner.whole() as network:
             load_weights(network, tensors, "model.safetensors")
 
     def _is_worse_than(self, epoch: int) -> bool:
@@ -557,7 +556,7 @@ class Trainer:
                     if is_enough(self._seen):
                         break
             batches = self.processes.agreed(self._seen)
-        with self.processes.whole(self.network) as network:
+        with self.learner.whole() as network:
             self._running_statistics = estimate_statistics(
                 network, batches, steps=self.learner.steps, precision=self.learner.precision
             )
