@@ -1,4 +1,4 @@
-"""Blocks where nothing trains: eval mode, no graph, every intermediate result in pieces.
+"""Blocks where nothing trains: evaluation mode, no graph, every intermediate result in pieces.
 
 Shapes: N samples, G images, K labels; a block maps (N, C, H, W) to activations (N, O, h, w), or (N, F) to
 (N, O).
@@ -10,68 +10,69 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.checks import chunk_rows
-from trifecta.kernels.block import FusedBlock, as_input, compute_dtype, fused_block
-from trifecta.kernels.norms import channel_sums, relu_pool, running_statistics
+from trifecta.kernels.block import (
+    FusedBlock,
+    channel_sums,
+    compute_dtype,
+    fused_block,
+    memory_layout,
+    respond,
+)
+from trifecta.kernels.norms import running_statistics
 from trifecta.losses.goodness import ChannelSums
 
 
 def inference_block(block: nn.Module) -> FusedBlock | None:
-    """The layers of a block that may be run without a graph here; None where the plain one must."""
+    """Return the layers of a block that may run without a graph here; None where the plain one must."""
     return None if block.training or torch.is_grad_enabled() else fused_block(block)
 
 
-def infer_block(layers: FusedBlock, x: Tensor) -> tuple[Tensor, ChannelSums]:
-    """A block's activations and their channel sums, (N, …) → (N, …)."""
-    x = as_input(layers, x, compute_dtype(x))
+def infer_block(block: FusedBlock, x: Tensor) -> tuple[Tensor, ChannelSums]:
+    """Return a block's activations and their channel sums, (N, …) → (N, …)."""
+    x = block.as_input(x, compute_dtype(x))
     with torch.autocast(x.device.type, enabled=False):
-        weight = layers.parameters.cast_weight(x.dtype)
+        weight, bias = block.cast_weight(x.dtype), block.parameters.bias
         parts = [
-            _activations(layers, _response(layers, x[rows], weight))
-            for rows in chunk_rows(max(1, len(x)), layers.response_bytes(x.shape, x.dtype), x.device)
+            _activations(block, respond(_normalized(block, x[rows]), weight, bias))
+            for rows in chunk_rows(max(1, len(x)), block.response_bytes(x.shape, x.dtype), x.device)
         ]
     return _join(parts)
 
 
-def infer_first_block(layers: FusedBlock, base: Tensor, maps: Tensor) -> tuple[Tensor, ChannelSums]:
-    """The first block for every image with every label, (G, …), (K, …) → (G·K, …), label by label.
+def infer_first_block(block: FusedBlock, base: Tensor, maps: Tensor) -> tuple[Tensor, ChannelSums]:
+    """Return the same of the first block for every image with every label, (G, …), (K, …) → (G·K, …).
 
-    In eval mode a norm that treats every channel apart (``norm.separable``) is affine, and so is the
+    In evaluation mode a norm that treats every channel apart (``norm.separable``) is affine, and so is the
     linear map: the response to ``base + maps`` is that to ``base`` plus the linear map of
     ``norm(maps) − norm(0)``. G + K products stand for G·K.
     """
     dtype = compute_dtype(base)
-    base, maps = (
-        as_input(layers, base, dtype),
-        as_input(layers, maps, torch.promote_types(dtype, torch.float32)),
-    )
+    base = block.as_input(base, dtype)
+    maps = block.as_input(maps, torch.promote_types(dtype, torch.float32))
+    row_bytes = block.response_bytes(base.shape, dtype) * len(maps)
     with torch.autocast(base.device.type, enabled=False):
-        weight = layers.parameters.cast_weight(dtype)
-        added = _normalized(layers, maps) - _normalized(layers, torch.zeros_like(maps[:1]))
-        added = layers.linear(added.to(dtype), weight)
-        parts = []
-        for rows in chunk_rows(
-            max(1, len(base)), layers.response_bytes(base.shape, base.dtype) * len(maps), base.device
-        ):
-            response = _response(layers, base[rows], weight).unsqueeze(1) + added
-            layout = torch.channels_last if added.ndim == 4 else torch.contiguous_format
-            parts.append(_activations(layers, response.flatten(0, 1).contiguous(memory_format=layout)))
+        weight, bias = block.cast_weight(dtype), block.parameters.bias
+        added = _normalized(block, maps) - _normalized(block, torch.zeros_like(maps[:1]))
+        added = respond(added.to(dtype), weight, None)
+        layout, parts = memory_layout(added.ndim), []
+        for rows in chunk_rows(max(1, len(base)), row_bytes, base.device):
+            response = respond(_normalized(block, base[rows]), weight, bias).unsqueeze(1) + added
+            parts.append(_activations(block, response.flatten(0, 1).contiguous(memory_format=layout)))
     return _join(parts)
 
 
-def _normalized(layers: FusedBlock, x: Tensor) -> Tensor:
-    return layers.norm(
-        x, running_statistics(layers.module), layers.parameters.scale, layers.parameters.shift
-    )
+def _normalized(block: FusedBlock, x: Tensor) -> Tensor:
+    _, _, scale, shift = block.parameters
+    return block.norm(x, running_statistics(block.module), scale, shift)
 
 
-def _response(layers: FusedBlock, x: Tensor, weight: Tensor) -> Tensor:
-    response = layers.linear(_normalized(layers, x), weight)
-    bias = layers.parameters.bias
-    return response if bias is None else response.add_(bias)
-
-
-def _activations(layers: FusedBlock, response: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    activations = relu_pool(response, pool=layers.pool)
+def _activations(block: FusedBlock, response: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """ReLU and 2×2 maximum, and the sums of the result."""
+    if block.pool:
+        height, width = (n // 2 * 2 for n in response.shape[2:])
+        rows = torch.maximum(response[:, :, 0:height:2], response[:, :, 1:height:2])
+        response = torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+    activations = response.clamp_(min=0)
     return (activations, *channel_sums(activations))
 
 
