@@ -31,15 +31,11 @@ def require_finite(value: Any, name: str = "") -> None:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is a finite number: received {value}")
-    members: dict[str, Any] = {}
+    members = dict(enumerate(value)) if isinstance(value, tuple | list) else value
     if is_dataclass(value) and not isinstance(value, type):
         members = {field.name: getattr(value, field.name) for field in fields(value)}
-    elif isinstance(value, dict):
-        members = {str(key): member for key, member in value.items()}
-    elif isinstance(value, tuple | list):
-        members = {str(index): member for index, member in enumerate(value)}
-    for key, member in members.items():
-        require_finite(member, f"{name}.{key}" if name else key)
+    for key, member in members.items() if isinstance(members, dict) else ():
+        require_finite(member, f"{name}.{key}" if name else str(key))
 
 
 def memory_bytes() -> int | None:
@@ -54,11 +50,7 @@ def memory_bytes() -> int | None:
 
 
 def require_memory(needed: float, what: str, fix: str) -> None:
-    """Check that the machine has ``needed`` bytes.
-
-    Raises:
-        ValueError: it has fewer; says what would take them, and the fix.
-    """
+    """Raise ValueError if the machine has fewer than ``needed`` bytes; say what takes them, and the fix."""
     there = memory_bytes()
     if there is not None and needed > there:
         raise ValueError(
@@ -70,8 +62,8 @@ def chunk_rows(count: int, bytes_per_row: int, device: torch.device) -> list[sli
     """Return slices of nearly equal size that cover ``count`` rows, each small enough for the device."""
     budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
     pieces = -(-count // max(1, budget // bytes_per_row))
-    rows = -(-count // pieces) if pieces else 0
-    return [slice(start, min(start + rows, count)) for start in range(0, count, rows)] if rows else []
+    rows = -(-count // max(1, pieces))
+    return [slice(start, min(start + rows, count)) for start in range(0, count, max(1, rows))]
 
 
 def chunk_kept(kept: Tensor | None, count: int, bytes_per_row: int, device: torch.device) -> list[Rows]:

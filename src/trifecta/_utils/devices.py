@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,10 @@ from torch import nn
 PRECISIONS = ("auto", "fp32", "bf16")
 _Network = TypeVar("_Network", bound=nn.Module)
 
+if hasattr(os, "register_at_fork"):
+    # OpenMP's other threads are not copied, and would be waited for.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device called ``name``; ``auto`` is CUDA if present, else the CPU.
@@ -22,19 +27,14 @@ def resolve_device(name: str) -> torch.device:
     Raises:
         ValueError: this machine has no such device; lists those it has.
     """
-    present = available_devices()
+    present = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
+    present += ["mps"] if torch.backends.mps.is_available() else []
     if name == "auto":
-        return torch.device("cuda:0" if "cuda:0" in present else "cpu")
-    wanted = f"{name}:0" if name == "cuda" else name
+        name = "cuda" if "cuda:0" in present else "cpu"
+    wanted = "cuda:0" if name == "cuda" else name
     if wanted not in present:
         raise ValueError(f"no such device '{name}': this machine has {', '.join(present)}")
     return torch.device(wanted)
-
-
-def available_devices() -> list[str]:
-    """Return the names of the devices of this machine."""
-    names = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
-    return [*names, "mps"] if torch.backends.mps.is_available() else names
 
 
 def describe_device(device: torch.device) -> str:
@@ -43,8 +43,8 @@ def describe_device(device: torch.device) -> str:
         return torch.cuda.get_device_name(device)
     name, threads = platform.processor() or platform.machine(), torch.get_num_threads()
     with suppress(OSError):
-        for line in reversed(Path("/proc/cpuinfo").read_text().splitlines()):
-            name = line.partition(":")[2].strip() if line.startswith("model name") else name
+        found = re.search(r"^model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        name = name if found is None else found[1].strip()
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
@@ -57,16 +57,14 @@ def in_channels_last(network: _Network) -> _Network:
     """Move the weights of convolutions to channels-last layout, in place; no value changes."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
+            module.weight.data = in_memory_format(module.weight.data)
     return network
 
 
 def synchronize(device: torch.device) -> None:
     """Wait for the queued work of ``device``."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -75,23 +73,14 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError):
         # Linux's own count starts with the program; getrusage includes the one that started it.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        found = re.search(r"^VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+        return 0 if found is None else int(found[1]) * 1024
     try:
         import resource
     except ImportError:  # Windows has no such call
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
-
-
-def _after_fork() -> None:
-    """Continue with one thread, because OpenMP's others are not copied and would be waited for."""
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:
@@ -107,8 +96,7 @@ def resolved_precision(precision: str, device: torch.device) -> str:
         raise ValueError(f"a precision is {', '.join(PRECISIONS)}: received '{precision}'")
     if precision != "auto":
         return precision
-    has_units = has_amx() if device.type == "cpu" else has_bfloat16(device)
-    return "bf16" if has_units else "fp32"
+    return "bf16" if (has_amx() if device.type == "cpu" else has_bfloat16(device)) else "fp32"
 
 
 def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
@@ -160,7 +148,6 @@ def has_amx() -> bool:
 
 def _capabilities() -> dict[str, object]:
     """Return the features of this CPU; before PyTorch 2.10 only AMX is known."""
-    told = getattr(torch.cpu, "get_capabilities", None)
-    if told is not None:
-        return dict(told())
+    if hasattr(torch.cpu, "get_capabilities"):
+        return dict(torch.cpu.get_capabilities())
     return {"amx_bf16": torch.cpu._is_amx_tile_supported()}

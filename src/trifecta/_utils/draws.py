@@ -23,7 +23,7 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, seed: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._seed = seed
-        self._generators: dict[str, torch.Generator] = {}
+        self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation."""
@@ -32,16 +32,16 @@ class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not _takes_generator(func):
                 func = getattr(func.overloadpacket, "generator", func)
             if _takes_generator(func):
-                kwargs["generator"] = self._generator(args, kwargs)
+                given = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
+                kwargs["generator"] = self._generator(torch.device(given or "cpu"))
         return func(*args, **kwargs)
 
-    def _generator(self, args: Any, kwargs: dict[str, Any]) -> torch.Generator:
-        given = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
-        # Operations on the meta device draw nothing.
-        kind = torch.device("cpu" if given is None or torch.device(given).type == "meta" else given)
-        if str(kind) not in self._generators:
-            self._generators[str(kind)] = torch.Generator(kind).manual_seed(self._seed)
-        return self._generators[str(kind)]
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device.type == "meta":  # Nothing is drawn there.
+            device = torch.device("cpu")
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
 
 
 def _takes_generator(func: Any) -> bool:

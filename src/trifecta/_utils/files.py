@@ -7,8 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{32}\.tmp")
-
 
 class StorageError(OSError):
     """A file could not be written; the message says which and why. Its previous content is untouched."""
@@ -27,7 +25,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         _flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        if os.name == "posix":
+            _flush(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -36,14 +35,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in ``folder``."""
-    for file in folder.iterdir():
-        if is_leftover(file):
-            _remove(file)
+    for file in filter(is_leftover, folder.iterdir()):
+        _remove(file)
 
 
 def is_leftover(file: Path) -> bool:
     """Return whether ``file`` has the name of a temporary file of :func:`write_atomically`."""
-    return _LEFTOVER.fullmatch(file.name) is not None
+    return re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", file.name) is not None
 
 
 def _remove(file: Path) -> None:
@@ -53,8 +51,6 @@ def _remove(file: Path) -> None:
 
 def _flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name != "posix":
-        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

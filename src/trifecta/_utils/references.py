@@ -1,7 +1,6 @@
 """Names of parts: looked up in tables, suggested where mistyped, and resolved to a user's own code."""
 
 import importlib
-import os
 import re
 import sys
 import traceback
@@ -23,7 +22,6 @@ ALIKE, NEARLY_AS_ALIKE = 0.57, 0.15
 METHOD_GROUP = "trifecta.methods"
 _OPTIMIZERS = "torch.optim"
 _HERE = Path(__file__).parent.parent
-_OURS = (_HERE.name, "torch", "builtins")
 
 
 def printable(text: str) -> str:
@@ -37,10 +35,9 @@ def nearest(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     A name is near if it starts with the word, has it as one of its parts or as its initials, or is
     spelled alike.
     """
-    by_likeness = sorted(((_likeness(word, name), name) for name in known), key=lambda pair: -pair[0])
-    best = by_likeness[0][0] if by_likeness else 0.0
-    least = max(ALIKE, best - NEARLY_AS_ALIKE)
-    return [name for likeness, name in by_likeness[:most] if likeness >= least]
+    likeness = {name: _likeness(word, name) for name in known}
+    best = sorted(likeness, key=lambda name: -likeness[name])[:most]
+    return [name for name in best if likeness[name] >= max(ALIKE, likeness[best[0]] - NEARLY_AS_ALIKE)]
 
 
 def _likeness(word: str, name: str) -> float:
@@ -55,9 +52,10 @@ def _likeness(word: str, name: str) -> float:
     return SequenceMatcher(None, one, other).ratio()
 
 
-def did_you_mean(near: Iterable[str]) -> str:
-    """Return ``did you mean a or b?``."""
-    return f"did you mean {' or '.join(near)}?"
+def suggestion(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return ``did you mean a or b?``, or another hint if no known name is near."""
+    near = nearest(word, known)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 class UnknownName(ValueError):  # noqa: N818  (a ValueError that says more)
@@ -82,17 +80,14 @@ def lookup(table: Mapping[str, T], name: str, what: str, *, listed: str = "trife
     """
     if isinstance(name, str) and name in table:
         return table[name]
-    near = nearest(str(name), table)
     known = ", ".join(table) if len(table) <= MOST_LISTED else f"one of {len(table)}, see {listed}"
-    raise UnknownName(what, name, did_you_mean(near) if near else f"known: {known}")
+    raise UnknownName(what, name, suggestion(str(name), table, f"known: {known}"))
 
 
 def part_of(table: Mapping[str, T], part: str | Any, what: str) -> T:
     """Return ``part``, or the table's entry of that name; raise as :func:`lookup`."""
-    if not isinstance(part, str):
-        found: T = part
-        return found
-    return lookup(table, part, what)
+    found: T = lookup(table, part, what) if isinstance(part, str) else part
+    return found
 
 
 def check_part(table: Mapping[str, Any], part: object, what: str) -> None:
@@ -104,8 +99,9 @@ def check_part(table: Mapping[str, Any], part: object, what: str) -> None:
     if isinstance(part, str):
         lookup(table, part, what)
     elif not callable(part):
+        names = ", ".join(table)
         raise ValueError(
-            f"{what} is a name ({', '.join(table)}) or a class or function of your own: received {part!r}"
+            f"{what} is a name ({names}) or a class or function of your own: received {part!r}"
         )
 
 
@@ -120,16 +116,18 @@ def reference_of(part: object) -> str:
     Raises:
         ValueError: it cannot be found again by its name.
     """
-    name = getattr(part, "__qualname__", None)
-    module = sys.modules.get(getattr(part, "__module__", None) or "")
-    if name is None or module is None or "<" in name:
+    name, module = (
+        getattr(part, "__qualname__", "<"),
+        sys.modules.get(getattr(part, "__module__", None) or ""),
+    )
+    if module is None or "<" in name:
         raise ValueError(
             f"a part that is saved needs a name at the top of a module: received {part!r}; define it "
             "with def or class in a file"
         )
-    module_name = _module_name(module)
+    own = _module_name(module)
     # torch.optim.SGD lives in torch.optim.sgd.
-    return f"{_OPTIMIZERS if module_name.startswith(f'{_OPTIMIZERS}.') else module_name}:{name}"
+    return f"{_OPTIMIZERS if own.startswith(f'{_OPTIMIZERS}.') else own}:{name}"
 
 
 class Imports:
@@ -144,12 +142,10 @@ class Imports:
     """
 
     def __init__(self, modules: Iterable[str | ModuleType] = ()) -> None:
-        self.modules: dict[str, ModuleType] = {}
-        for module in modules:
-            found = _import(module) if isinstance(module, str) else module
-            self.modules[found.__name__] = found
-            # A script is called __main__ while it runs, and by its file's name otherwise.
-            self.modules[_module_name(found)] = found
+        found = [_import(module) if isinstance(module, str) else module for module in modules]
+        self.modules = {module.__name__: module for module in found}
+        # A script is called __main__ while it runs, and by its file's name otherwise.
+        self.modules |= {_module_name(module): module for module in found}
 
     def resolve(self, reference: str) -> Any:
         """Return the object called ``module:name``.
@@ -159,15 +155,16 @@ class Imports:
         """
         module_name, _, name = reference.rpartition(":")
         module_name = Path(module_name).stem if module_name.endswith(".py") else module_name
-        module = self._module(module_name, reference)
-        found: Any = module
+        module: Any = self._module(module_name, reference)
+        found = module
         for part in name.split("."):
             if not hasattr(found, part):
-                near = nearest(part, [own for own in vars(found) if not own.startswith("_")])
-                hint = f"; {did_you_mean(near)}" if near else ""
-                raise ValueError(f"{module_name} has no {name}: received {reference}{hint}")
+                hint = suggestion(part, [own for own in vars(found) if not own.startswith("_")])
+                raise ValueError(f"{module_name} has no {name}: received {reference}{hint and f'; {hint}'}")
             found = getattr(found, part)
-        if not _defines(module, found) or (module_name == _OPTIMIZERS and not _is_optimizer(found)):
+        kind = found if isinstance(found, type) else type(found)
+        is_allowed = module_name != _OPTIMIZERS or (kind is found and issubclass(kind, module.Optimizer))
+        if not is_allowed or not _defines(module, found):
             raise ValueError(f"{name} is no part that {module_name} defines: received {reference}")
         return found
 
@@ -179,8 +176,8 @@ class Imports:
             for name, part in vars(namespace).items()
             if not name.startswith("_") and _defines(namespace, part)
         ]
-        near = nearest(error.name, own)
-        return UnknownName(error.what, error.name, did_you_mean(near)) if near else error
+        hint = suggestion(error.name, own)
+        return UnknownName(error.what, error.name, hint) if hint else error
 
     def _module(self, name: str, reference: str) -> ModuleType:
         if name in self.modules:
@@ -208,40 +205,31 @@ def _defines(module: ModuleType, part: Any) -> bool:
     return is_data or _package(getattr(part, "__module__", None) or "") == _package(module.__name__)
 
 
-def _is_optimizer(found: object) -> bool:
-    from torch.optim import Optimizer
-
-    return isinstance(found, type) and issubclass(found, Optimizer)
-
-
 def _package(module: str) -> str:
     return module.partition(".")[0]
 
 
 def _module_name(module: ModuleType) -> str:
-    if module.__name__ != "__main__" or not getattr(module, "__file__", None):
-        return module.__name__
-    return Path(str(module.__file__)).stem
+    is_script = module.__name__ == "__main__" and getattr(module, "__file__", None)
+    return Path(str(module.__file__)).stem if is_script else module.__name__
 
 
 def _import(name: str) -> ModuleType:
     """Import a module, or a file as the module of its name, as a script in its folder would."""
     file = Path(name).resolve() if name.endswith(".py") else None
-    folder = os.getcwd() if file is None else str(file.parent)  # noqa: PTH109
+    folder = str(Path.cwd() if file is None else file.parent)
     is_new = folder not in sys.path
     if is_new:
         sys.path.insert(len(sys.path) if file is None else 0, folder)
     importlib.invalidate_caches()
     try:
-        if file is None and not all(part.isidentifier() for part in name.split(".")):
-            raise ImportError("this is no name of a module")
         if file is not None and not file.is_file():
             raise ImportError("there is no such file")
         module = importlib.import_module(name if file is None else file.stem)
         if file is not None and Path(module.__file__ or "").resolve() != file:
             raise ImportError(f"another module is called {file.stem}; rename the file")
         return module
-    except ImportError as error:
+    except (ImportError, TypeError) as error:  # a TypeError for a name that begins with a dot
         raise ValueError(
             f"cannot import {name}: {error}; give a module in the current folder, a file such as "
             "parts/mine.py, or an installed module"
@@ -253,17 +241,17 @@ def _import(name: str) -> ModuleType:
             sys.path.remove(folder)
 
 
-def own_parts(part: object) -> list[str]:
+def own_parts(part: Any) -> list[str]:
     """Return the names of parts from outside the package: of ``part`` and of what its fields hold."""
-    if isinstance(part, str | int | float | None):
-        return []
     if isinstance(part, tuple | list):
         return [name for member in part for name in own_parts(member)]
     kind = part if hasattr(part, "__qualname__") else type(part)
-    own = [] if _package(kind.__module__ or "") in _OURS else [kind.__qualname__]
-    if not is_dataclass(part) or isinstance(part, type):
-        return own
-    return own + [name for field in fields(part) for name in own_parts(getattr(part, field.name))]
+    own = (
+        [] if _package(kind.__module__ or "") in (_HERE.name, "torch", "builtins") else [kind.__qualname__]
+    )
+    is_data = is_dataclass(part) and not isinstance(part, type)
+    members = [getattr(part, field.name) for field in fields(part)] if is_data else []
+    return own + [name for member in members for name in own_parts(member)]
 
 
 @contextmanager
@@ -282,9 +270,8 @@ def blamed(what: str, *, own: bool = True) -> Iterator[None]:
     except Exception as error:
         if not own:
             raise
-        if isinstance(error, ValueError):
-            raise ValueError(f"{what}: {error}") from error
-        raise ValueError(f"{what} fails: {_described(error)}") from error
+        is_told = isinstance(error, ValueError)
+        raise ValueError(f"{what}: {error}" if is_told else f"{what} fails: {_described(error)}") from error
 
 
 def _described(error: BaseException) -> str:
