@@ -8,11 +8,10 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType, SimpleNamespace
 from typing import Any, NoReturn
 
 import click
@@ -20,16 +19,18 @@ import click
 import trifecta
 from trifecta._utils.references import printable
 from trifecta.options import (
+    HELP_ALL,
+    PROCESSES,
+    RARE,
     USAGE,
+    Decorator,
     Group,
     Terminated,
-    ToldByProcess,
     assignments,
     given_words,
-    image_size,
     option,
     setting,
-    tell_launcher,
+    tell,
     told,
     unknown_option,
 )
@@ -37,19 +38,12 @@ from trifecta.options import (
 OK, FAILED, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 PATH: click.Path = click.Path(path_type=Path)
 COUNT = click.IntRange(1)
-RUN = click.argument("run", type=PATH)
-IMPORT = option(
-    "--import",
-    "imports",
-    multiple=True,
-    metavar="MODULE",
-    group="Method",
-    help="Module or file of your own parts, which are used as MODULE:NAME.",
-)
-SHORTLIST = option("--shortlist", type=int, metavar="N", help="Try the N likeliest labels only; 0 for all.")
+Options = Mapping[str, Any]
 
 
-AS_JSON = option("--json", "as_json", is_flag=True, group="Output", help="Print the result as JSON.")
+def given(options: Options, *names: str) -> dict[str, Any]:
+    """Return the options that have a value, of ``names`` or all; functions have defaults for the others."""
+    return {name: options[name] for name in names or options if options.get(name) is not None}
 
 
 def print_json(plain: Any) -> None:
@@ -57,7 +51,69 @@ def print_json(plain: Any) -> None:
     click.echo(json.dumps(plain, indent=2))
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def read_pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read ``32`` or ``32x48`` (height × width)."""
+    sizes = _sizes(value, 1, 2, "a size in pixels such as 32 or 32x48")
+    return sizes and (sizes[0], sizes[-1])
+
+
+def read_shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read ``3x32x32``."""
+    return _sizes(value, 3, 3, "CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
+
+
+def _sizes(text: str | None, least: int, most: int, rule: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    words = text.lower().replace("×", "x").split("x")
+    if not least <= len(words) <= most or not all(word.isdecimal() and int(word) for word in words):
+        raise click.BadParameter(f"'{text}' is not {rule}")
+    return tuple(map(int, words))
+
+
+def read_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    """Read comma-separated names."""
+    return [name.strip() for name in value.split(",")]
+
+
+def read_shares(context: click.Context, _: click.Parameter, value: str) -> list[float]:
+    """Read comma-separated numbers between 0 and 1."""
+    words = [word.strip() for word in value.split(",")]
+    if not all(word.replace(".", "", 1).isdecimal() and 0 < float(word) <= 1 for word in words):
+        rule = "--thresholds are numbers between 0 and 1, such as 0.3,0.5"
+        raise click.UsageError(f"{rule}: received '{value}'", context)
+    return list(map(float, words))
+
+
+def check_figure(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse a kind of file that cannot be drawn, before anything is measured."""
+    if value is not None:
+        from trifecta.report.figures import check_format
+
+        check_format(value)
+    return value
+
+
+RUN = click.argument("run", type=PATH)
+SET_HELP = "Any other setting, such as method.schedule=overlapping:3; see --help-all."
+IMPORT_HELP = "Module or file of your own parts, which are used as MODULE:NAME."
+IMPORT = option("--import", "imports", multiple=True, metavar="MODULE", group="Method", help=IMPORT_HELP)
+AS_JSON = option("--json", "as_json", is_flag=True, group="Output", help="Print the result as JSON.")
+SHORTLIST = option("--shortlist", type=int, metavar="N", help="Try the N likeliest labels only; 0 for all.")
+SOURCE = option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or digits.")
+METHOD = setting("method", shown="superfecta", group="Method")
+NETWORK, WIDTH = setting("network", group="Method"), setting("width", group="Method")
+DEVICE, PRECISION = setting("device", group="Machine"), setting("precision", group="Machine")
+SHAPE = option("--image-shape", callback=read_shape, default="3x32x32", metavar="CxHxW")
+CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
+SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
+FIGURE = option("--figure", type=PATH, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
+
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+@click.group(cls=Group, context_settings=HELP)
 @click.version_option(trifecta.__version__, prog_name="trifecta")
 def command() -> None:
     """Train neural networks without end-to-end backpropagation.
@@ -77,77 +133,80 @@ def command() -> None:
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
 
 
-@command.command("train")
-@setting("data", metavar="SOURCE", group="Data")
-@setting("data.image_size", callback=image_size, metavar="SIZE", group="Data")
-@setting("data.validation", group="Data")
-@setting("augmentation", "--augment", shown="none", group="Data")
-@option("--recipe", metavar="NAME", group="Method", help="Start from a recipe (NAME:BUDGET) or YAML.")
-@setting("method", group="Method")
-@setting("network", group="Method")
-@setting("width", group="Method")
-@option(
-    "--set",
-    "assigned",
-    multiple=True,
-    metavar="SETTING=VALUE",
-    group="Method",
-    help="Any other setting, such as method.schedule=overlapping:3; see --help-all.",
+def subcommand(*options: Decorator) -> Callable[[Callable[..., None]], click.Command]:
+    """Add a command of a function's name with these options."""
+
+    def add(function: Any) -> click.Command:
+        for each in reversed(options):
+            function = each(function)
+        added: click.Command = command.command(function.__name__.rstrip("_"))(function)
+        return added
+
+    return add
+
+
+@subcommand(
+    setting("data", metavar="SOURCE", group="Data"),
+    setting("data.image_size", callback=read_pixels, metavar="SIZE", group="Data"),
+    setting("data.validation", group="Data"),
+    setting("augmentation", "--augment", shown="none", group="Data"),
+    option("--recipe", metavar="NAME", group="Method", help="Start from a recipe (NAME:BUDGET) or YAML."),
+    *(METHOD, NETWORK, WIDTH),
+    option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", group="Method", help=SET_HELP),
+    IMPORT,
+    setting("epochs", group="Training"),
+    setting("batch_size", group="Training"),
+    setting("method.optimizer.learning_rate", shown="the method's own", group="Training"),
+    setting("seed", group="Training"),
+    setting("on_nan", metavar="WHAT", group=RARE),
+    *(DEVICE, PRECISION),
+    option(
+        "--processes", type=COUNT, metavar="N", group="Machine", help="Train in N processes started here."
+    ),
+    option(
+        "--parallel", metavar="HOW", group="Machine", help="data, layers, or DxL: D replicas of L stages."
+    ),
+    option("--sync-batch-norm", is_flag=True, group=RARE, help="Batch statistics of all replicas."),
+    option("--timeout", type=float, metavar="S", group=RARE, help="Wait for other processes: 60 seconds."),
+    option("--out", metavar="RUN", group="Output", help="Folder for the run.  [default: runs/NAME-NUMBER]"),
+    option("--resume", metavar="RUN", group="Output", help="Continue this run from its checkpoint."),
+    AS_JSON,
+    HELP_ALL,
 )
-@IMPORT
-@setting("epochs", group="Training")
-@setting("batch_size", group="Training")
-@setting("method.optimizer.learning_rate", shown="the method's own", group="Training")
-@setting("seed", group="Training")
-@setting("on_nan", metavar="WHAT", rare=True, group="Training")
-@setting("device", group="Machine")
-@setting("precision", group="Machine")
-@option("--processes", type=int, metavar="N", group="Machine", help="Train in N processes started here.")
-@option("--parallel", metavar="HOW", group="Machine", help="data, layers, or DxL: D replicas of L stages.")
-@option("--sync-batch-norm", is_flag=True, rare=True, group="Machine", help="Statistics of all replicas.")
-@option("--timeout", type=float, metavar="S", rare=True, group="Machine", help="Of processes: 60 seconds.")
-@option("--out", metavar="RUN", group="Output", help="Folder for the run.  [default: runs/NAME-NUMBER]")
-@option("--resume", metavar="RUN", group="Output", help="Continue this run from its checkpoint.")
-@AS_JSON
-def train_command(**options: Any) -> None:
+def train(**options: Any) -> None:
     """Train a network on images; leave a run folder."""
-    from trifecta.launch import train
+    from trifecta import launch
     from trifecta.report.terminal import print_run
 
-    if options["resume"] is not None:
-        _check_resume(options["resume"])
-    trained = train(None if options["resume"] is not None else _run_config(**options), options)
-    if trained is not None:
-        run, folder = trained
-        print_json(run.result | {"run": str(folder)}) if options["as_json"] else print_run(run, folder)
-
-
-def _check_resume(run: str) -> None:
-    """Refuse options that a resumed run cannot change."""
-    processes = ("processes", "parallel", "sync_batch_norm", "timeout")
-    fixed = given_words(but=("resume", "data", "epochs", "device", "imports", "as_json", *processes))
-    if fixed:
-        names = ", ".join(word for word in fixed if word.startswith("--"))
+    run = options["resume"]
+    changeable = ("resume", "data", "epochs", "device", "imports", "as_json", *PROCESSES)
+    fixed = [words[0] for name, words in given_words().items() if name not in changeable]
+    if run is not None and fixed:
         raise ValueError(
-            f"a resumed run keeps its settings: received {names}; drop it, or start a new run with "
-            f"--recipe {run}/config.yaml and --out"
+            f"a resumed run keeps its settings: received {', '.join(fixed)}; drop it, or start a new run "
+            f"with --recipe {run}/config.yaml and --out"
         )
+    config = None if run is not None else _run_config(**given(options, "recipe", "assigned", "imports"))
+    trained = launch.train(config, options, click.get_current_context().obj)
+    if trained is not None and options["as_json"]:
+        print_json(trained[0].result | {"run": str(trained[1])})
+    elif trained is not None:
+        print_run(*trained)
 
 
-def _run_config(*, recipe: str | None, assigned: Any, imports: Any, **others: Any) -> "trifecta.RunConfig":
+def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.RunConfig":
     """Build the settings of a run: a recipe, a file or the defaults, and what options assign."""
     from trifecta._utils.references import Imports
     from trifecta.training.config import changed, read_config
 
     Imports(imports)  # A module that is missing is reported first.
     changes = assignments(assigned)
-    if recipe is None:
-        if "data" not in changes:
-            raise ValueError("no data: give --data a folder, a Hub id or digits, or start from a --recipe")
-        return changed(trifecta.RunConfig(), changes, imports=imports)
+    if not recipe and "data" not in changes:
+        raise ValueError("no data: give --data a folder, a Hub id or digits, or start from a --recipe")
     name, _, budget = recipe.partition(":")
-    is_file = Path(recipe).suffix in {".yaml", ".yml"} or Path(recipe).is_file()
-    if name not in trifecta.RECIPES and is_file:
+    if not recipe:
+        config = trifecta.RunConfig()
+    elif name not in trifecta.RECIPES and (recipe.endswith((".yaml", ".yml")) or Path(recipe).is_file()):
         config = read_config(Path(recipe), imports=imports)
     else:
         config = trifecta.get_recipe(name)(budget or None)
@@ -158,25 +217,23 @@ def _run_config(*, recipe: str | None, assigned: Any, imports: Any, **others: An
     return changed(config, changes, imports=imports)
 
 
-@command.command("evaluate")
-@RUN
-@option("--data", path="data.source", metavar="SOURCE", help="Other images.  [default: the run's own]")
-@option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", help="A setting of these images.")
-@option("--split", metavar="NAME", help="Another split.  [default: the run's test split]")
-@setting("device", passes=True)
-@setting("precision", shown="the run's")
-@SHORTLIST
-@option("--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 × the work.")
-@IMPORT
-@AS_JSON
-def evaluate_command(run: Path, **options: Any) -> None:
+@subcommand(
+    RUN,
+    option("--data", path="data.source", metavar="SOURCE", help="Other images.  [default: the run's own]"),
+    option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", help="A setting of these images."),
+    option("--split", metavar="NAME", help="Another split.  [default: the run's test split]"),
+    *(DEVICE, setting("precision", shown="the run's", group="Machine"), SHORTLIST),
+    option(
+        "--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 × the work."
+    ),
+    *(IMPORT, AS_JSON),
+)
+def evaluate(run: Path, **options: Any) -> None:
     """Measure a trained run on its test split, block by block."""
-    from trifecta.data import MissingSourceError, load_split
     from trifecta.progress import scoring
     from trifecta.report.terminal import percent, print_blocks
-    from trifecta.training.evaluation import warn_of_many_labels
 
-    model, folder = _load(run, **options), trifecta.RunFolder(run)
+    model, folder = _load(run, options), trifecta.RunFolder(run)
     config, facts = folder.read_config(imports=options["imports"])
     done = len(folder.read_history())
     if done < config.epochs and not folder.result.is_file():
@@ -185,77 +242,77 @@ def evaluate_command(run: Path, **options: Any) -> None:
             f"with trifecta.resume('{run}')",
             stacklevel=2,
         )
-    data = _data_of(run, config, facts, options["assigned"])
-    shape, greys = facts.image_shape, facts.grey_range or None
-    how: dict[str, Any] = {"channels": shape[0], "grey_range": greys, "trained_on": facts.rows}
-    try:
-        images = load_split(data, options["split"], facts.classes, **how)
-    except MissingSourceError as error:
-        if options["data"] is not None:
-            raise
-        told = f"{run} was trained on {data.source}, {error}; --data takes its new place"
-        raise ValueError(told) from None
-    if tuple(images.images.shape[1:]) != shape:
-        raise ValueError(
-            f"{run} was trained on images (channels, height, width) {shape}: received "
-            f"{tuple(images.images.shape[1:])}; evaluate on grey images, as it was trained"
-        )
-    warn_of_many_labels(model.network)
+    source, images = _images_of(run, config, facts, options)
     how = {"mean": facts.mean, "std": facts.std, "precision": model.precision, "views": options["views"]}
-    images = images.to(next(model.network.parameters()).device)
     with scoring(len(images)) as on_scored:
+        images = images.to(next(model.network.parameters()).device)
         measured = trifecta.evaluate(model.network, images, on_scored=on_scored, **how)
     if options["as_json"]:
         names = ("accuracy", "log_loss", "calibration_error", "block_accuracy")
         plain = {name: getattr(measured, name) for name in names}
-        on = {"classes": list(facts.classes), "images": len(images), "data": data.source}
-        print_json(plain | {"confusion": measured.confusion.tolist(), "views": options["views"]} | on)
+        plain |= {"confusion": measured.confusion.tolist(), "views": options["views"]}
+        print_json(plain | {"classes": list(facts.classes), "images": len(images), "data": source})
         return
     print_blocks(measured.block_accuracy)
     click.echo(f"log loss {measured.log_loss:.3f}, calibration error {percent(measured.calibration_error)}")
-    click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({data.source})")
+    click.echo(f"accuracy {percent(measured.accuracy)} on {len(images):,} images ({source})")
 
 
-def _load(run: Path, **options: Any) -> "trifecta.TrainedModel":
-    keywords = {name: options[name] for name in ("device", "precision", "imports") if name in options}
-    model = trifecta.load(run, **keywords)
+def _load(run: Path, options: Options) -> "trifecta.TrainedModel":
+    from trifecta.training.evaluation import warn_of_many_labels
+
+    model = trifecta.load(run, **given(options, "device", "precision", "imports"))
     if options["shortlist"] is not None:
         model.network.keep_labels(options["shortlist"])
+    warn_of_many_labels(model.network)
     return model
 
 
-def _data_of(run: Path, config: "trifecta.RunConfig", facts: Any, assigned: Any) -> "trifecta.DataConfig":
-    """Return the data to measure a run on: its own, even if they have moved, or others."""
-    from trifecta.data import is_same_training
+def _images_of(
+    run: Path, config: "trifecta.RunConfig", facts: "trifecta.training.DatasetFacts", options: Options
+) -> tuple[str, "trifecta.data.ImageSet"]:
+    """Return a source, and its images to measure a run on: its own, even if they have moved, or others."""
+    from trifecta.data import MissingSourceError, is_same_training, load_split
     from trifecta.training.config import changed
 
-    others = [text for text in assigned if not text.startswith("data.")]
-    if others:
-        raise ValueError(
-            "a trained run keeps its settings, but those of the images: received --set "
-            f"{others[0]}; give one that begins with data."
-        )
-    changes = {path: value for path, value in assignments(assigned).items() if path.startswith("data.")}
-    source, wanted = changes.pop("data.source", None), config.data
+    for text in options["assigned"]:
+        if not text.startswith("data."):
+            raise ValueError(
+                "a trained run keeps its settings, but those of the images: received --set "
+                f"{text}; give one that begins with data."
+            )
+    assigned = assignments(options["assigned"]).items()
+    changes = {path: value for path, value in assigned if path.startswith("data.")}
+    source, own, shape = changes.pop("data.source", None), config.data, facts.image_shape
     if source is not None:
-        moved = None if wanted is None else replace(wanted, source=source)
-        is_own = moved is not None and is_same_training(moved, facts.rows)
-        wanted = moved if is_own else trifecta.DataConfig(source=source, image_size=facts.image_shape[1:])
-    if wanted is None:
+        own = None if own is None else replace(own, source=source)
+        is_own = own is not None and is_same_training(own, facts.rows)
+        own = own if is_own else trifecta.DataConfig(source=source, image_size=shape[1:])
+    if own is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    found = changed(trifecta.RunConfig(data=wanted), changes).data
-    assert found is not None
-    return found
+    data: Any = changed(trifecta.RunConfig(data=own), changes).data
+    how: dict[str, Any] = {"grey_range": facts.grey_range or None, "trained_on": facts.rows}
+    try:
+        images = load_split(data, options["split"], facts.classes, channels=shape[0], **how)
+    except MissingSourceError as error:
+        if source is not None:
+            raise
+        moved = f"{run} was trained on {data.source}, {error}; --data takes its new place"
+        raise ValueError(moved) from None
+    received = tuple(images.images.shape[1:])
+    if received != shape:
+        raise ValueError(
+            f"{run} was trained on images (channels, height, width) {shape}: received {received}; "
+            "evaluate on grey images, as it was trained"
+        )
+    return data.source, images
 
 
-@command.command("predict")
-@RUN
-@click.argument("images", nargs=-1, required=True, type=PATH)
-@setting("device", passes=True)
-@SHORTLIST
-@IMPORT
-@AS_JSON
-def predict_command(run: Path, images: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+IMAGES = click.argument("images", nargs=-1, required=True, type=PATH)
+
+
+@subcommand(RUN, IMAGES, DEVICE, SHORTLIST, IMPORT, AS_JSON)
+def predict(run: Path, images: tuple[Path, ...], **options: Any) -> None:
     """Label image files, or all images in a folder.
 
     Each label comes with the probability of every class, or of the likeliest five.
@@ -264,76 +321,76 @@ def predict_command(run: Path, images: tuple[Path, ...], as_json: bool, **option
     from trifecta.data import find_images
     from trifecta.progress import scoring
     from trifecta.report.terminal import print_predictions
-    from trifecta.training.evaluation import warn_of_many_labels
 
-    model = _load(run, **options)
+    model = _load(run, options)
     files = [file for path in images for file in find_images(path)]
-    warn_of_many_labels(model.network)
     with scoring(len(files)) as on_scored:
         scores = model.scores(files, on_scored=on_scored)
-    shares = probabilities(scores)
-    if not as_json:
-        print_predictions(files, shares, model.classes)
+    shares, classes = probabilities(scores), model.classes
+    if not options["as_json"]:
+        print_predictions(files, shares, classes)
         return
     kind = "goodness" if model.network.method.tries_labels else "scores"
-    rows = []
-    for file, row, share in zip(files, scores.tolist(), shares.tolist(), strict=True):
-        # A label that is not on the shortlist has no goodness, and JSON no infinity.
-        finite = [value if math.isfinite(value) else None for value in row]
-        rows.append(
+    print_json(
+        [
             {
                 "file": str(file),
-                "label": model.classes[row.index(max(row))],
-                kind: dict(zip(model.classes, finite, strict=True)),
-                "probabilities": dict(zip(model.classes, share, strict=True)),
+                "label": classes[row.index(max(row))],
+                # A label that is not on the shortlist has no goodness, and JSON no infinity.
+                kind: {name: v if math.isfinite(v) else None for name, v in zip(classes, row, strict=True)},
+                "probabilities": dict(zip(classes, own, strict=True)),
             }
-        )
-    print_json(rows)
+            for file, row, own in zip(files, scores.tolist(), shares.tolist(), strict=True)
+        ]
+    )
 
 
-@command.command("shrink")
-@RUN
-@option("--out", required=True, metavar="RUN", help="Folder for the smaller run.")
-@option("--keep", type=float, default=0.3, help="Share of the parameters.")
-@option("--epochs", type=COUNT, default=3, help="Of fine-tuning.")
-@IMPORT
-@AS_JSON
-def shrink_command(run: Path, out: str, as_json: bool, **options: Any) -> None:
+@subcommand(
+    RUN,
+    option("--out", required=True, metavar="RUN", help="Folder for the smaller run."),
+    option("--keep", type=float, default=0.3, help="Share of the parameters."),
+    option("--epochs", type=COUNT, default=3, help="Of fine-tuning."),
+    *(IMPORT, AS_JSON),
+)
+def shrink(run: Path, out: str, as_json: bool, **options: Any) -> None:
     """Remove the channels of a trained network that its blocks need least; leave a smaller run."""
     from trifecta.report.page import write_report
     from trifecta.report.terminal import print_run
 
-    smaller = trifecta.shrinking.shrink(run, out, **options)
+    smaller, folder = trifecta.shrinking.shrink(run, out, **options), trifecta.RunFolder(run)
     write_report(smaller)
     if as_json:
         print_json(smaller.result)
         return
     print_run(smaller, Path(out))
-    if trifecta.RunFolder(run).result.is_file():
-        whole = trifecta.RunFolder(run).read_result()
-        share = smaller.result["parameters"] / whole["parameters"]
-        points = 100 * (smaller.result["test_accuracy"] - whole["test_accuracy"])
-        click.echo(f"{share:.1%} of the parameters, {points:+.2f} points")
+    if folder.result.is_file():
+        before, after = folder.read_result(), smaller.result
+        points = 100 * (after["test_accuracy"] - before["test_accuracy"])
+        click.echo(
+            f"{after['parameters'] / before['parameters']:.1%} of the parameters, {points:+.2f} points"
+        )
 
 
-@command.command("export")
-@RUN
-@option("--format", type=click.Choice(["onnx", "torch"]), default="onnx")
-@option("--out", required=True, type=PATH, help="The file to write.")
-@option("--preprocess", is_flag=True, help="Take images as bytes, and normalise them in the graph.")
-@IMPORT
-def export_command(run: Path, out: Path, imports: Any, **options: Any) -> None:
+@subcommand(
+    RUN,
+    option("--format", type=click.Choice(["onnx", "torch"]), default="onnx"),
+    option("--out", required=True, type=PATH, help="The file to write."),
+    option("--preprocess", is_flag=True, help="Take images as bytes, and normalise them in the graph."),
+    IMPORT,
+)
+def export(run: Path, out: Path, imports: Any, **options: Any) -> None:
     """Write a trained network as one graph, for other runtimes: samples in, class scores out."""
     from trifecta.integrations.export import export
 
     click.echo(export(trifecta.load(run, device="cpu", imports=imports), out, **options))
 
 
-@command.command("report")
-@click.argument("runs", nargs=-1, required=True, type=PATH)
-@option("--out", type=PATH, help="The page.  [default: in the run; compared.html]")
-@IMPORT
-def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
+@subcommand(
+    click.argument("runs", nargs=-1, required=True, type=PATH),
+    option("--out", type=PATH, help="The page.  [default: in the run; compared.html]"),
+    IMPORT,
+)
+def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
     """Write the page of a run anew, or compare several runs."""
     from trifecta._utils.files import write_atomically
     from trifecta.report.page import compare_runs, missing_libraries, render
@@ -341,32 +398,30 @@ def report_command(runs: tuple[Path, ...], out: Path | None, imports: Any) -> No
 
     if missing_libraries():
         raise ValueError("a page needs the extra: pip install 'trifecta[report]'")
+    folder = trifecta.RunFolder(runs[0])
+    page = out or (folder.report if len(runs) == 1 else Path("compared.html"))
     if len(runs) > 1:
-        page = out or Path("compared.html")
         compare_runs(runs, page)
+    elif folder.read_config(imports=imports)[0].data is None:
+        raise ValueError(
+            f"a page shows the run's images: received {runs[0]}, trained on data given in Python"
+        )
     else:
-        folder = trifecta.RunFolder(runs[0])
-        if folder.read_config(imports=imports)[0].data is None:
-            raise ValueError(
-                f"a page shows the run's images: received {runs[0]}, trained on data given in Python"
-            )
         result, trainer = folder.read_result(), resumed_trainer(runs[0], imports=imports, writes=False)
         # It is fitted when a run ends, after the checkpoint.
         trainer.network.temperature.fill_(result.get("temperature", 1.0))
         test = trainer.evaluate(trainer.data.test)
         text = render(trifecta.Run(result=result, test=test, trainer=trainer))
-        page = out or folder.report
         write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
     click.echo(page)
 
 
-@command.command("list")
-@option("--recipes", "with_recipes", is_flag=True, help="The recipes too: over a hundred.")
-@option(
-    "--settings", "with_settings", is_flag=True, help="All settings of a run, for --set, at their defaults."
+@subcommand(
+    option("--recipes", "with_recipes", is_flag=True, help="The recipes too: over a hundred."),
+    option("--settings", "with_settings", is_flag=True, help="All settings of a run, at their defaults."),
+    AS_JSON,
 )
-@AS_JSON
-def list_command(with_recipes: bool, with_settings: bool, as_json: bool) -> None:
+def list_(with_recipes: bool, with_settings: bool, as_json: bool) -> None:
     """Show methods, networks, augmentations, tables of experiments and recipes."""
     from trifecta.recipes import RECIPES, TABLES
     from trifecta.report.terminal import print_listing
@@ -374,54 +429,33 @@ def list_command(with_recipes: bool, with_settings: bool, as_json: bool) -> None
 
     if with_settings:
         plain = to_plain(trifecta.RunConfig(data="FOLDER"))
-        click.echo(json.dumps(plain, indent=2) if as_json else yaml_text(plain).rstrip())
+        print_json(plain) if as_json else click.echo(yaml_text(plain).rstrip())
         return
     methods, networks = (
         {name: (inspect.getdoc(entry) or "–").splitlines()[0] for name, entry in table.items()}
         for table in (trifecta.methods.all_methods(), trifecta.NETWORKS)
     )
-    tables = {
-        "methods": methods,
-        "networks": networks,
-        "augmentations": {name: str(config) for name, config in trifecta.data.AUGMENTATIONS.items()},
-        "tables": {name: f"{t.title}: {len(t.recipes)} recipes" for name, t in TABLES.items()},
-    }
+    augmentations = {name: str(config) for name, config in trifecta.data.AUGMENTATIONS.items()}
+    tables = {name: f"{table.title}: {len(table.recipes)} recipes" for name, table in TABLES.items()}
+    shown = {"methods": methods, "networks": networks, "augmentations": augmentations, "tables": tables}
     if as_json or with_recipes:
-        tables["recipes"] = {name: f"{r.title} ({', '.join(r.budgets)})" for name, r in RECIPES.items()}
-    if as_json:
-        print_json(tables)
-    else:
-        print_listing(tables)
+        shown["recipes"] = {name: f"{r.title} ({', '.join(r.budgets)})" for name, r in RECIPES.items()}
+    print_json(shown) if as_json else print_listing(shown)
 
 
-def _image_shape(context: click.Context, _: click.Parameter, value: str) -> tuple[int, ...]:
-    words = value.lower().split("x")
-    if len(words) != 3 or not all(word.isdecimal() and int(word) for word in words):
-        rule = "--image-shape is CHANNELSxHEIGHTxWIDTH, such as 3x32x32"
-        raise click.UsageError(f"{rule}: received '{value}'", context)
-    return tuple(map(int, words))
-
-
-SHAPE = option("--image-shape", callback=_image_shape, default="3x32x32", metavar="CxHxW")
-
-
-@command.command("plan")
-@setting("method", default="superfecta", shown="superfecta")
-@setting("network", passes=True)
-@setting("width", passes=True)
-@SHAPE
-@option("--classes", "num_classes", type=int, default=10)
-@option("--processes", type=COUNT, default=2)
-@option("--parallel", default="layers", metavar="HOW", help="layers, data or DxL.")
-@AS_JSON
-def plan_command(method: str, network: str, as_json: bool, **options: Any) -> None:
+@subcommand(
+    *(METHOD, NETWORK, WIDTH, SHAPE, CLASSES, option("--processes", type=COUNT, default=2)),
+    *(option("--parallel", default="layers", metavar="HOW", help="layers, data or DxL."), AS_JSON),
+)
+def plan(image_shape: tuple[int, ...], num_classes: int, as_json: bool, **options: Any) -> None:
     """Show which process would hold which blocks, and what would cross between them."""
     from trifecta.parallel.plan import describe, parse_layout
-    from trifecta.report.terminal import percent, print_table
+    from trifecta.report.terminal import percent, print_table, shown
 
-    layout = parse_layout(options.pop("parallel"), options.pop("processes"))
-    options["sample_shape"] = options.pop("image_shape")
-    plan = describe(trifecta.build_network(trifecta.get_method(method), network, **options), layout)
+    layout = parse_layout(options["parallel"], options["processes"])
+    config = trifecta.RunConfig(**given(options, "method", "network", "width"))
+    size: Any = {"sample_shape": image_shape, "num_classes": num_classes, "width": config.width}
+    plan = describe(trifecta.build_network(config.method, config.network, **size), layout)
     if as_json:
         print_json(plan)
         return
@@ -432,9 +466,9 @@ def plan_command(method: str, network: str, as_json: bool, **options: Any) -> No
     head = ["stage", "ranks", "blocks", "share of the work", "parameters", "sends an image, fp32"]
     body = []
     for number, stage in enumerate(plan["stages"]):
-        sends = f"{stage['sends'] * 4 / 1024:,.0f} KiB" if stage["sends"] else "–"
-        ranks, share = ", ".join(map(str, stage["ranks"])), percent(stage["share"])
-        body.append([str(number), ranks, span(stage["blocks"]), share, f"{stage['parameters']:,}", sends])
+        ranks, sends = ", ".join(map(str, stage["ranks"])), stage["sends"] * 4 / 1024
+        cells = [str(number), ranks, span(stage["blocks"]), percent(stage["share"])]
+        body.append([*cells, f"{stage['parameters']:,}", shown(sends or None, "{:,.0f} KiB")])
     notes = [f"balance {percent(plan['balance'])}: the mean stage's work over the largest one's"]
     for crossing in plan["crossings"]:
         turn = "every step" if plan["cycle"] == 1 else f"step {crossing['step']} of {plan['cycle']}"
@@ -447,175 +481,149 @@ def plan_command(method: str, network: str, as_json: bool, **options: Any) -> No
     print_table(head, body, "\n".join(notes))
 
 
-@command.group("bench", cls=Group)
-def bench_command() -> None:
+@command.group("bench")
+def bench() -> None:
     """Measure training and prediction beside backprop, on equal work."""
 
 
-EQUAL_WORK = (
-    setting("width", passes=True),
-    SHAPE,
-    option("--classes", "num_classes", type=int, default=10),
-    setting("batch_size", passes=True),
-    setting("device", passes=True),
-    setting("precision", passes=True),
+def benchmark(name: str, about: str, *options: Decorator) -> None:
+    """Add a benchmark, whose report is shown, appended and drawn."""
+
+    def run(as_json: bool, out: Path | None, figure: Path | None, **work: Any) -> None:
+        from rich.console import Console
+
+        from trifecta._utils.files import write_atomically
+        from trifecta.bench.report import draw_bench, print_bench
+        from trifecta.bench.setting import data_name
+        from trifecta.progress import waiting
+
+        words = itertools.chain(*(words for option, words in given_words().items() if option in work))
+        asked = shlex.join(["trifecta", "bench", name, *map(data_name, words)])
+        with waiting(Console(stderr=True, quiet=as_json), "") as say:
+            report = _measured(name, say, given(work)) | {"command": asked}
+        if out is not None:
+            text = f"{out.read_text() if out.exists() else ''}{json.dumps(report)}\n"
+            write_atomically(out, lambda path: path.write_text(text))
+        if figure is not None:
+            draw_bench(report, figure)
+        print_json(report) if as_json else print_bench(report)
+
+    appended = option("--out", type=PATH, help="Append the report to this .jsonl file.")
+    for each in (FIGURE, appended, AS_JSON, *reversed(options)):
+        run = each(run)
+    bench.command(name, help=about)(run)
+
+
+def _measured(name: str, say: Callable[[str], None], work: dict[str, Any]) -> dict[str, Any]:
+    from trifecta.bench.variants import select
+
+    if name == "accuracy":
+        methods, seeds, thresholds = (work.pop(key) for key in ("methods", "seeds", "thresholds"))
+        varied = itertools.product(methods, range(seeds))
+        configs = [trifecta.RunConfig(method=method, seed=seed, **work) for method, seed in varied]
+        return trifecta.bench.measure_accuracy(configs, thresholds, say=say)
+    variants = select(work.pop("rows", None))
+    how = {key: work.pop(key) for key in ("networks", "rounds", "steps") if key in work}
+    measure: Callable[..., dict[str, Any]] = getattr(trifecta.bench, f"measure_{name}")
+    return measure(trifecta.bench.Setting(**work), variants, say=say, **how)
+
+
+def _rows(default: str | None) -> Decorator:
+    every = "" if default else "  [default: all that apply]"
+    return option("--rows", metavar="NAMES", default=default, help=f"Comma-separated.{every}")
+
+
+BATCH, ROUNDS = setting("batch_size"), option("--rounds", type=COUNT, default=5, help="Turns of each row.")
+EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
+benchmark(
+    *("speed", "Training, images a second.", NETWORK, _rows(None), *EQUAL_WORK, ROUNDS),
+    option("--steps", type=COUNT, default=2, help="Of a turn; more if blocks learn at the same time."),
 )
-NETWORK = setting("network", passes=True)
-ROUNDS = option("--rounds", type=COUNT, default=5, help="Turns of each row.")
-ROWS = option("--rows", metavar="NAMES", help="Comma-separated.  [default: all that apply]")
-SOURCE = option("--data", required=True, metavar="SOURCE", help="Folder, Hub id, or digits.")
-SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
+benchmark(
+    *("inference", "Prediction with all labels, images a second.", NETWORK),
+    *(_rows("trifecta,trifecta-shortlist,class-groups,backprop,published"), *EQUAL_WORK, ROUNDS),
+)
+NETWORKS = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
+benchmark(
+    *("memory", "Training memory above the model, over depth."),
+    option("--networks", metavar="NAMES", callback=read_names, default=NETWORKS, help="Compared."),
+    _rows("trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"),
+    *(*EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Of each row.")),
+)
+benchmark(
+    *("accuracy", "Seconds of training until the validation split is read well enough.", SOURCE),
+    option("--methods", default="trifecta,class-groups,backprop", callback=read_names),
+    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", callback=read_shares),
+    *(SEEDS, option("--epochs", type=COUNT, default=5)),
+    setting("augmentation", "--augment", "augmentation", shown="none"),
+    *(NETWORK, WIDTH, BATCH, DEVICE, PRECISION),
+)
 
 
-def benchmark(*options: Callable[[Any], Any]) -> Callable[[Callable[..., dict[str, Any]]], click.Command]:
-    """Add a function that measures as a benchmark, whose report is shown, appended and drawn."""
-    shown = (
+def experiment(results: str, work: str) -> tuple[Decorator, ...]:
+    """Return the options of a command that makes the missing runs of a table."""
+    return (
+        *(SEEDS, DEVICE, PRECISION),
+        option("--out", type=PATH, default=Path(results), help="Folder of result files."),
+        option("--work", type=PATH, default=Path(work), help="Folder of unfinished runs."),
+        option("--untimed", is_flag=True, help="Keep no times: the machine does other work too."),
+        option("--show", is_flag=True, help="Run nothing: show what there is."),
         AS_JSON,
-        option("--out", type=PATH, help="Append the report to this .jsonl file."),
-        option("--figure", type=PATH, help="Draw it: .svg, .png or .pdf."),
-    )
-
-    def add(measure: Callable[..., dict[str, Any]]) -> click.Command:
-        def run(as_json: bool, out: Path | None, figure: Path | None, **given: Any) -> None:
-            from rich.console import Console
-
-            from trifecta._utils.files import write_atomically
-            from trifecta.bench.report import draw_bench, print_bench
-            from trifecta.bench.setting import data_name
-            from trifecta.progress import waiting
-            from trifecta.report.figures import check_format
-
-            if figure is not None:
-                check_format(figure)
-            words = map(data_name, given_words(but=("out", "figure", "as_json")))
-            command = f"trifecta bench {measure.__name__} {shlex.join(words)}"
-            with waiting(Console(stderr=True, quiet=as_json), "") as say:
-                report = measure(say, **given) | {"command": command.strip()}
-            if out is not None:
-                text = f"{out.read_text() if out.exists() else ''}{json.dumps(report)}\n"
-                write_atomically(out, lambda path: path.write_text(text))
-            if figure is not None:
-                draw_bench(report, figure)
-            print_json(report) if as_json else print_bench(report)
-
-        for each in reversed((*options, *shown)):
-            run = each(run)
-        return bench_command.command(measure.__name__, help=measure.__doc__)(run)
-
-    return add
-
-
-@benchmark(
-    *(NETWORK, ROWS, *EQUAL_WORK, ROUNDS),
-    option("--steps", type=COUNT, help="Of a turn; more if blocks learn at the same time.  [default: 2]"),
-)
-def speed(say: Any, rows: str | None, rounds: int, steps: int | None, **work: Any) -> dict[str, Any]:
-    """Training, images a second."""
-    from trifecta.bench.speed import STEPS_A_TURN
-    from trifecta.bench.variants import select
-
-    turn = {"rounds": rounds, "steps": steps or STEPS_A_TURN}
-    return trifecta.bench.measure_speed(trifecta.bench.Setting(**work), select(rows), say=say, **turn)
-
-
-@benchmark(NETWORK, ROWS, *EQUAL_WORK, ROUNDS)
-def inference(say: Any, rows: str | None, rounds: int, **work: Any) -> dict[str, Any]:
-    """Prediction with all labels, images a second."""
-    from trifecta.bench.variants import select
-
-    chosen = select(rows or "trifecta,trifecta-shortlist,class-groups,backprop,published")
-    return trifecta.bench.measure_inference(trifecta.bench.Setting(**work), chosen, rounds=rounds, say=say)
-
-
-@benchmark(
-    option("--networks", metavar="NAMES", help="Compared.  [default: equal blocks, small, large]"),
-    *(ROWS, *EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Of each row.")),
-)
-def memory(say: Any, networks: str | None, rows: str | None, rounds: int, **work: Any) -> dict[str, Any]:
-    """Training memory above the model, over depth."""
-    from trifecta.bench.memory import DEPTHS
-    from trifecta.bench.variants import select
-
-    equal = [f"equal:{depth}:128" for depth in DEPTHS]
-    names = [*equal, "small", "large"] if networks is None else networks.split(",")
-    chosen = select(rows or "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed")
-    return trifecta.bench.measure_memory(
-        trifecta.bench.Setting(**work), chosen, names, rounds=rounds, say=say
     )
 
 
-@benchmark(
-    SOURCE,
-    option("--methods", default="trifecta,class-groups,backprop"),
-    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9"),
-    *(SEEDS, setting("epochs", default=5), setting("augmentation", "--augment", default="none")),
-    *(NETWORK, EQUAL_WORK[0], *EQUAL_WORK[3:]),
-)
-def accuracy(say: Any, methods: str, thresholds: str, seeds: int, **run: Any) -> dict[str, Any]:
-    """Seconds of training until the validation split is read well enough."""
-    run["augmentation"] = run.pop("augment")
-    varied = itertools.product(_names(methods), range(seeds))
-    configs = [trifecta.RunConfig(method=method, seed=seed, **run) for method, seed in varied]
-    return trifecta.bench.measure_accuracy(configs, _shares(thresholds), say=say)
+def _planned(recipes: Any, options: Options, **how: Any) -> list[Any]:
+    chosen = given(options, "seeds", "device", "precision", "pipeline")
+    return trifecta.experiments.plan(recipes, **chosen, **how)
 
 
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",")]
+def _make_missing(
+    runs: Sequence[Any], row: Callable[[Any], str], options: Options, **more: Any
+) -> dict[str, str]:
+    """Run what is missing, unless it is only to be shown; return what failed, by run."""
+    from rich.console import Console
 
+    from trifecta.progress import table_watch
 
-def _shares(text: str) -> list[float]:
-    """Return comma-separated numbers between 0 and 1.
+    if options["show"]:
+        return {}
+    name = click.get_current_context().command_path
+    console = Console(stderr=True, quiet=options["as_json"])
 
-    Raises:
-        ValueError: one of them is another number, or none.
-    """
+    def command(run: Any) -> str:
+        return f"{name} {row(run)} --budget {run.config.budget} --seeds {run.config.seed + 1}"
+
+    where = {"out": options["out"], "work": options["work"], "timed": not options["untimed"]}
+    makes = trifecta.experiments.Reproduction(runs=runs, command=command, **where, **more)
     try:
-        shares = [float(word) for word in text.split(",")]
-    except ValueError:
-        shares = [0.0]
-    if not all(0 < share <= 1 for share in shares):
-        raise ValueError(f"--thresholds are numbers between 0 and 1, such as 0.3,0.5: received '{text}'")
-    return shares
+        outcome = makes.make(table_watch(console, total=len(runs), done=len(runs) - len(makes.missing())))
+    except trifecta.training.Interrupted as stop:
+        again = f"{stop}; the same command goes on from there"
+        raise trifecta.training.Interrupted(again) from stop.__cause__
+    if outcome.elsewhere:
+        console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
+    return outcome.failed
 
 
-def experiment(results: str, work: str) -> Callable[[Any], Any]:
-    """Add the options of a command that makes the missing runs of a table."""
-
-    def add(function: Any) -> Any:
-        for each in (
-            AS_JSON,
-            option("--show", is_flag=True, help="Run nothing: show what there is."),
-            option("--untimed", is_flag=True, help="Keep no times: the machine does other work too."),
-            option("--work", type=PATH, default=Path(work), help="Folder of unfinished runs."),
-            option("--out", type=PATH, default=Path(results), help="Folder of result files."),
-            setting("precision", passes=True),
-            setting("device", passes=True),
-            SEEDS,
-        ):
-            function = each(function)
-        return function
-
-    return add
+def _raise_failures(failed: Mapping[str, str]) -> None:
+    for first, reason in failed.items():
+        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise ValueError(f"not run: {first}{others}: {reason}")
 
 
-@command.command("reproduce")
-@click.argument("table", required=False)
-@option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]")
-@option(
-    "--rows",
-    default="*",
-    show_default="all",
-    metavar="PATTERN",
-    help="Only rows whose name fits, such as `ff-*`.",
+DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub.  [env: TRIFECTA_DATA]"
+
+
+@subcommand(
+    click.argument("table", required=False),
+    option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]"),
+    option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as `ff-*`."),
+    option("--data-root", type=PATH, envvar="TRIFECTA_DATA", help=DATA_HELP),
+    *experiment("benchmarks/results/reproduced", "runs/reproduce"),
 )
-@option(
-    "--data-root",
-    type=PATH,
-    envvar="TRIFECTA_DATA",
-    help="Folder with mnist, cifar10, …; what it lacks comes from the Hub.  [env: TRIFECTA_DATA]",
-)
-@experiment("benchmarks/results/reproduced", "runs/reproduce")
-def reproduce_command(table: str | None, **options: Any) -> None:
+def reproduce(
+    table: str | None, budget: str | None, rows: str, data_root: Path | None, **options: Any
+) -> None:
     """Run what is missing of TABLE (all if none is named), then show it beside the published figures.
 
     What was interrupted goes on where it stopped; what is finished is not run again. Several of these
@@ -624,96 +632,47 @@ def reproduce_command(table: str | None, **options: Any) -> None:
     from trifecta.recipes import TABLES, get_table, in_folder
     from trifecta.reproduction import as_plain, print_reproduction, write_pages
 
-    given = SimpleNamespace(**options)
+    def locate(data: "trifecta.DataConfig") -> "trifecta.DataConfig":
+        return in_folder(data, data_root)
+
+    def row(table: str, run: Any) -> str:
+        return f"{table} --rows {run.recipe.name}"
+
     tables = list(TABLES.values()) if table is None else [get_table(table)]
-    plans = {
-        one.name: trifecta.experiments.plan(
-            one.rows(given.rows),
-            budget=given.budget or one.budget,
-            locate=lambda data: in_folder(data, given.data_root),
-            **_size_of(options),
-        )
-        for one in tables
-    }
+    plans = [_planned(t.rows(rows), options, budget=budget or t.budget, locate=locate) for t in tables]
     failed: dict[str, str] = {}
-    for name, runs in plans.items():
-        failed |= _make_missing(given, runs, partial(_row_of, name))
-    stored = trifecta.experiments.read_results(given.out)
-    rows = {name: trifecta.experiments.summarise(runs, stored) for name, runs in plans.items()}
-    if given.as_json:
-        print_json({name: as_plain(members) for name, members in rows.items()})
+    for one, runs in zip(tables, plans, strict=True):
+        failed |= _make_missing(runs, partial(row, one.name), options)
+    stored = trifecta.experiments.read_results(options["out"])
+    summaries = [trifecta.experiments.summarise(runs, stored) for runs in plans]
+    by_name = {one.name: summary for one, summary in zip(tables, summaries, strict=True)}
+    if options["as_json"]:
+        print_json({name: as_plain(summary) for name, summary in by_name.items()})
     else:
-        for one in tables:
-            print_reproduction(one, rows[one.name])
-        click.echo(f"page {write_pages(given.work, tables, rows)}")
+        for one, summary in zip(tables, summaries, strict=True):
+            print_reproduction(one, summary)
+        click.echo(f"page {write_pages(options['work'], tables, by_name)}")
     _raise_failures(failed)
 
 
-def _row_of(table: str, run: Any) -> str:
-    return f"{table} --rows {run.recipe.name}"
+COMPARED_HELP = "Comma-separated: methods of `trifecta list`, and other rows, such as backprop-muon."
 
 
-def _size_of(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in ("seeds", "device", "precision")}
-
-
-def _make_missing(given: Any, runs: Any, row: Callable[[Any], str], **more: Any) -> dict[str, str]:
-    """Run what is missing, unless it is only to be shown; return what failed, by run."""
-    from rich.console import Console
-
-    from trifecta.progress import TableProgress
-
-    if given.show:
-        return {}
-    name, console = click.get_current_context().command_path, Console(stderr=True, quiet=given.as_json)
-
-    def command(run: Any) -> str:
-        return f"{name} {row(run)} --budget {run.config.budget} --seeds {run.config.seed + 1}"
-
-    where = {"out": given.out, "work": given.work, "timed": not given.untimed}
-    makes = trifecta.experiments.Reproduction(runs=runs, command=command, **where, **more)
-    progress = TableProgress(console, total=len(runs), done=len(runs) - len(makes.missing()))
-    try:
-        outcome = makes.make(progress.watch)
-    except trifecta.training.Interrupted as stop:
-        told = f"{stop}; the same command goes on from there"
-        raise trifecta.training.Interrupted(told) from stop.__cause__
-    if outcome.elsewhere:
-        console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
-    return outcome.failed
-
-
-def _raise_failures(failed: dict[str, str]) -> None:
-    if failed:
-        first, reason = next(iter(failed.items()))
-        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        raise ValueError(f"not run: {first}{others}: {reason}")
-
-
-@command.command("compare")
-@SOURCE
-@option(
-    "--methods",
-    required=True,
-    metavar="NAMES",
-    help="Comma-separated: methods of `trifecta list`, and other rows, such as backprop-muon.",
+@subcommand(
+    SOURCE,
+    option("--methods", required=True, metavar="NAMES", callback=read_names, help=COMPARED_HELP),
+    option("--networks", default="small", metavar="NAMES", callback=read_names),
+    option("--budget", default="grid", metavar="NAME"),
+    option("--thresholds", default="0.5,0.7", callback=read_shares, help="Validation accuracies."),
+    setting("pipeline", type=COUNT),
+    FIGURE,
+    *experiment("benchmarks/results/compared", "runs/compare"),
 )
-@option("--networks", default="small", metavar="NAMES")
-@option("--budget", default="grid", metavar="NAME")
-@option("--thresholds", default="0.5,0.7", help="Validation accuracies.")
-@setting("pipeline", passes=True, type=COUNT)
-@option("--figure", type=PATH, help="Accuracy over seconds: .svg, .png or .pdf.")
-@experiment("benchmarks/results/compared", "runs/compare")
-def compare_command(data: str, methods: str, networks: str, **options: Any) -> None:
+def compare(data: str, **options: Any) -> None:
     """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
     from trifecta import comparison
     from trifecta.bench.setting import data_name
-    from trifecta.report.figures import check_format
     from trifecta.report.terminal import print_table
-
-    given, thresholds = SimpleNamespace(**options), _shares(options["thresholds"])
-    if given.figure is not None:
-        check_format(given.figure)
 
     def find_images() -> "comparison.Images":
         loaded = trifecta.load_data(trifecta.DataConfig(source=data))
@@ -724,32 +683,32 @@ def compare_command(data: str, methods: str, networks: str, **options: Any) -> N
         return f"--data {run.recipe.data.source} --methods {name} --networks {network}"
 
     named = trifecta.DataConfig(source=data_name(data))
-    runs = trifecta.experiments.plan(
-        comparison.comparison_recipes(_names(methods), _names(networks), named, find_images=find_images),
-        budget=given.budget,
-        locate=lambda config: replace(config, source=data),
-        pipeline=given.pipeline,
-        **_size_of(options),
-    )
-    failed = _make_missing(given, runs, row, measure=_memory_of)
-    rows = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(given.out))
-    if given.as_json:
-        print_json(comparison.compare(rows, thresholds))
+    rows = (options["methods"], options["networks"], named)
+    recipes = comparison.comparison_recipes(*rows, find_images=find_images)
+
+    def locate(config: "trifecta.DataConfig") -> "trifecta.DataConfig":
+        return replace(config, source=data)
+
+    runs = _planned(recipes, options, budget=options["budget"], locate=locate)
+    failed = _make_missing(runs, row, options, measure=_memory_of)
+    made = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(options["out"]))
+    if options["as_json"]:
+        print_json(comparison.compare(made, options["thresholds"]))
     else:
-        print_table(*comparison.comparison_table(rows, thresholds), note=comparison.equal_work(rows))
-    if given.figure is not None:
-        comparison.comparison_chart(rows).save(given.figure)
+        note = comparison.equal_work(made)
+        print_table(*comparison.comparison_table(made, options["thresholds"]), note=note)
+    if options["figure"] is not None:
+        comparison.comparison_chart(made).save(options["figure"])
     _raise_failures(failed)
 
 
 def _memory_of(run: Any, trainer: "trifecta.Trainer") -> dict[str, int]:
     """Return the training memory of the first seed's run, from processes that do nothing else."""
     from trifecta.bench.memory import training_memory
-    from trifecta.bench.setting import Setting
 
     if run.config.seed:
         return {}
-    work = Setting.of(run.config, trainer.facts.image_shape, trainer.data.num_classes)
+    work = trifecta.bench.Setting.of(run.config, trainer.facts.image_shape, trainer.data.num_classes)
     return training_memory(replace(work, precision=trainer.learner.precision), run.config)
 
 
@@ -760,22 +719,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     right, said in one line. 3: a file could not be written, such as on a full disk. 130: interrupted by
     Ctrl-C. 143: terminated. A training that had begun leaves a checkpoint.
     """
+
+    def terminate(*_: object) -> None:
+        raise Terminated
+
     warnings.showwarning = lambda message, *_: click.echo(f"warning: {told(str(message))}", err=True)
-    is_running = True
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        if is_running:
-            raise Terminated
-
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
-        status = _run(list(sys.argv[1:] if arguments is None else arguments))
-        is_running = False
+        try:
+            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+        finally:
+            signal.signal(signal.SIGTERM, previous)
     except Terminated:  # While another error was reported.
-        is_running = False
         status = TERMINATED
-    finally:
-        signal.signal(signal.SIGTERM, previous)
     sys.exit(status)
 
 
@@ -788,17 +744,13 @@ def _run(arguments: list[str]) -> int:
         return USAGE
     except (Exception, KeyboardInterrupt, Terminated) as error:
         status, message = _explained(error)
-        line = printable(" ".join(message.split()))
-        if not tell_launcher(line):
-            click.echo(f"trifecta: {line}", err=True)
+        tell(printable(" ".join(message.split())))
         return status
 
 
 def _explained(error: BaseException) -> tuple[int, str]:
     """Return the exit status and the message of an error; a fault of ours is raised again."""
     match error:
-        case ToldByProcess():
-            return error.status, error.message
         case click.NoSuchOption():
             return USAGE, unknown_option(error)
         case click.ClickException():
@@ -809,10 +761,7 @@ def _explained(error: BaseException) -> tuple[int, str]:
             return TERMINATED, "terminated"
         case ValueError() | ImportError():
             return USAGE, str(error)
-    return _explained_by_training(error)
 
-
-def _explained_by_training(error: BaseException) -> tuple[int, str]:
     from trifecta.parallel.links import ProcessError
     from trifecta.training import DivergenceError, Interrupted, StorageError
 

@@ -4,21 +4,18 @@ import itertools
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
-import click
 import torch
 from rich.console import Console
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import (
     DefaultLogsSpecs,
     PContext,
@@ -28,52 +25,50 @@ from torch.distributed.elastic.multiprocessing import (
 
 from trifecta._utils.devices import resolve_device
 from trifecta._utils.references import name_of
-from trifecta.options import STARTED_HERE, USAGE, Terminated, ToldByProcess, given_words
+from trifecta.options import STARTED_HERE, USAGE, Terminated, tell
 from trifecta.parallel.links import ProcessError
 from trifecta.parallel.plan import Layout, parse_layout
 from trifecta.parallel.processes import TIMEOUT, Processes, joined
-from trifecta.progress import stop_on_signal, waiting
+from trifecta.progress import on_signal, waiting, watched
 from trifecta.report.page import write_report
 from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
-from trifecta.training.callbacks import ConsoleProgress
 from trifecta.training.run import finish, resumed_trainer
 
+Options = Mapping[str, Any]
 
-def train(config: RunConfig | None, options: dict[str, Any]) -> tuple[Run, Path] | None:
-    """Train as the command that runs was asked to, and return the run and its folder.
+
+def train(config: RunConfig | None, options: Options, words: Sequence[str]) -> tuple[Run, Path] | None:
+    """Train as a command asks, and return the run and its folder.
 
     Args:
-        config: of a new run; None to resume.
-        options: of the command, by parameter name.
+        config: configuration of a new run; None to resume one.
+        options: options of ``trifecta train``, by parameter name.
+        words: words of the command, for processes that are started.
 
     Returns:
         None in a process that is not the first, or that started others.
     """
-    count, layout = options["processes"], (options["parallel"], options["sync_batch_norm"])
-    if count is not None and count < 1:
-        raise ValueError(f"processes is 1 or more: received processes={count}")
-    # Processes that are started get the same arguments.
-    if (count or 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        _layout(count, *layout)  # Here, so that a mistake is reported once.
-        folder = RunFolder(options["resume"] or options["out"] or _new_folder(config))
+    if (options["processes"] or 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        _layout(options, options["processes"])  # Here, so that a mistake is reported once.
+        named = options["resume"] or options["out"]
+        folder = RunFolder(named or _new_folder(config))
         if config is not None:
             folder.require_unused()
-        _start(count, folder, is_new=config is not None)
+        words = [*words, *([] if named else ["--out", str(folder.path)])]
+        _start(words, options["processes"], folder, is_new=config is not None)
         return None
-    with _joined(options["timeout"], options["device"], *layout) as processes:
+    with _joined(options) as processes:
         return _train_in(processes, config, options)
 
 
-def _train_in(
-    processes: Processes, config: RunConfig | None, options: dict[str, Any]
-) -> tuple[Run, Path] | None:
+def _train_in(processes: Processes, config: RunConfig | None, options: Options) -> tuple[Run, Path] | None:
     """Train as one of ``processes``; the first reports progress and writes the files."""
     out, is_first = options["out"], processes.is_first
     processes.require_equal(lambda: {"resume": config is None})
     # torchrun --max-restarts starts processes again with the same arguments.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if restarted and config is not None and out is not None and RunFolder(out).config.is_file():
-        config, options = None, options | dict.fromkeys(("data", "epochs", "device")) | {"resume": out}
+        config, options = None, {**options, "data": None, "epochs": None, "device": None, "resume": out}
     console = Console(stderr=True, quiet=options["as_json"] or not is_first)
     if not is_first:
         warnings.simplefilter("ignore")
@@ -91,8 +86,7 @@ def _train_in(
         else:
             with waiting(console, f"reading {'data' if config.data is None else config.data.source}"):
                 trainer = Trainer(config, folder=folder, processes=processes)
-        with ConsoleProgress(trainer.config.epochs, console) as progress, stop_on_signal(trainer):
-            trainer.callbacks.append(progress)
+        with watched(trainer, console):
             run = finish(trainer)
         with trainer.learner.whole():
             if trainer.written is not None:
@@ -103,22 +97,19 @@ def _train_in(
 @contextmanager
 def _advising(folder: RunFolder, processes: Processes) -> Iterator[None]:
     """Say how to continue a run that a signal stops."""
-    advice = f"continue with: {_resume_command(folder)}"
     try:
         yield
     except Interrupted as stop:
         # All end with the status of the signal that one of them received. They wait for the first one,
         # which is still writing the checkpoint: the launcher ends all as soon as one has ended.
         terminated = any(processes.gathered(isinstance(stop.__cause__, Terminated)))
-        raise Interrupted(f"{stop}; {advice}") from (Terminated() if terminated else None)
+        raise _interrupted(stop, folder) from (Terminated() if terminated else None)
     except (KeyboardInterrupt, Terminated) as stop:  # before training can be asked to stop
-        raise Interrupted(f"stopped; {advice}") from stop
+        raise _interrupted("stopped", folder) from stop
 
 
-def _resume_command(folder: RunFolder) -> str:
-    """Return the command that continues a run, with the processes and modules that it needs."""
-    needed = given_words(only=("processes", "parallel", "sync_batch_norm", "timeout", "imports"))
-    return shlex.join(["trifecta", "train", "--resume", str(folder.path), *needed])
+def _interrupted(what: object, folder: RunFolder) -> Interrupted:
+    return Interrupted(f"{what}; continue with: trifecta.resume('{folder.path}')")
 
 
 def _new_folder(config: RunConfig | None) -> Path:
@@ -129,76 +120,67 @@ def _new_folder(config: RunConfig | None) -> Path:
     name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts)
     for number in itertools.count(1):
         path = Path("runs") / f"{name}-{number}"
-        try:
+        with suppress(FileExistsError):
             path.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        return path
+            return path
     raise AssertionError("there is always a next number")
 
 
-def _layout(processes: int, parallel: str | None, synchronized: bool) -> Layout:
+def _layout(options: Options, processes: int) -> Layout:
     """Return the layout of a number of processes.
 
     Raises:
         ValueError: a layout of another number of processes, or statistics of replicas without any.
     """
-    layout = parse_layout(parallel or "layers", processes)
-    if synchronized and layout.data == 1:
+    parallel = options["parallel"] or "layers"
+    layout = parse_layout(parallel, processes)
+    if options["sync_batch_norm"] and layout.data == 1:
         raise ValueError(
             "sync_batch_norm is for replicas, which share the images of a batch: received "
-            f"parallel={parallel or 'layers'}; use data, or both as in 2x3"
+            f"parallel={parallel}; use data, or both as in 2x3"
         )
     return layout
 
 
 @contextmanager
-def _joined(
-    timeout: float | None, device: str | None, parallel: str | None, synchronized: bool
-) -> Iterator[Processes]:
+def _joined(options: Options) -> Iterator[Processes]:
     """Meet the other processes if ``torchrun`` or this command started several.
 
     Raises:
         ValueError: as :func:`_layout`, or options of several processes in one that is alone.
     """
-    if "WORLD_SIZE" not in os.environ and (parallel is not None or timeout is not None or synchronized):
-        raise ValueError(
-            "--parallel, --sync-batch-norm and --timeout are for several processes: received one; give "
-            "--processes 2 or more, or start them by torchrun"
-        )
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
-        _layout(1, parallel, synchronized)
+    count, timeout = int(os.environ.get("WORLD_SIZE", "0")), options["timeout"] or TIMEOUT
+    for name in ("parallel", "sync_batch_norm", "timeout"):
+        if options[name] and not count:
+            given = name if options[name] is True else f"{name}={options[name]}"
+            raise ValueError(
+                f"{given} is for several processes: received one; give processes=2 or more, or start them "
+                "by torchrun"
+            )
+    layout = _layout(options, max(1, count))
+    if layout.ranks == 1:
         yield Processes()
         return
-    layout, own, seconds = _layout(count, parallel, synchronized), resolve_device(device or "auto"), timeout
+    own = resolve_device(options["device"] or "auto")
     if own.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    seconds = TIMEOUT if timeout is None else timeout
-    with joined(own, seconds):
-        yield Processes(layout, synchronized=synchronized, timeout=seconds)
+    with joined(own, timeout):
+        yield Processes(layout, synchronized=options["sync_batch_norm"], timeout=timeout)
 
 
-def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
-    """Run the command that was given in several processes.
+def _start(words: Sequence[str], processes: int, folder: RunFolder, *, is_new: bool) -> None:
+    """Run a command in several processes, which train in ``folder``.
 
-    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them.
-
-    Args:
-        processes: number of them.
-        folder: of the run.
-        is_new: whether the run begins, so that its folder is removed if nothing was trained.
+    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them. The folder of a new run
+    is removed if nothing was trained.
 
     Raises:
-        ToldByProcess: one of them failed; with its message and its status.
         ProcessError: one of them was ended from outside.
         Interrupted, KeyboardInterrupt, Terminated: a signal stopped them.
-        SystemExit: one of them failed, and showed a traceback.
+        SystemExit: one of them failed; its message, or its traceback, has been printed.
     """
     logging.disable(logging.CRITICAL)  # PyTorch's errors say the same.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # The others are handled here.
-    is_named = given_words(only=("out", "resume"))
-    arguments = [*click.get_current_context().obj, *([] if is_named else ["--out", str(folder.path)])]
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     shared = {
         "MASTER_ADDR": "localhost",
@@ -211,37 +193,31 @@ def _start(processes: int, folder: RunFolder, *, is_new: bool) -> None:
     received: list[int] = []
     started: PContext | None = None
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         received.append(number)
         if len(received) == 2 and started is not None:
             for pid in started.pids().values():
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        with tempfile.TemporaryDirectory() as logs:
-            started = start_processes(
-                "trifecta",
-                sys.executable,
-                args=dict.fromkeys(range(processes), ("-m", "trifecta", *arguments)),
-                envs={
-                    rank: shared | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in range(processes)
-                },
-                logs_specs=DefaultLogsSpecs(logs),
-            )
-            result = None
-            while result is None and not received:
-                result = started.wait(0.1, period=0.1)
-            # Only here: a signal that came while processes were being started would miss some of them.
-            started.close(signal.SIGTERM)
-            if received:
-                _end(folder, received[0])
-            if result is not None and result.is_failed():
-                _fail(result.failures, folder, is_new=is_new)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with on_signal(stop), tempfile.TemporaryDirectory() as logs:
+        ranks = range(processes)
+        started = start_processes(
+            "trifecta",
+            sys.executable,
+            args=dict.fromkeys(ranks, ("-m", "trifecta", *words)),
+            envs={rank: shared | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in ranks},
+            logs_specs=DefaultLogsSpecs(logs),
+        )
+        result = None
+        while result is None and not received:
+            result = started.wait(0.1, period=0.1)
+        # Only here: a signal that came while processes were being started would miss some of them.
+        started.close(signal.SIGTERM)
+        if received:
+            _end(folder, received[0])
+        if result is not None and result.is_failed():
+            _fail(result.failures, folder, is_new=is_new)
 
 
 def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: bool) -> NoReturn:
@@ -254,9 +230,9 @@ def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: 
     has_traceback = not Path(failure.error_file).is_file()
     if is_new and (has_traceback or failure.exitcode == USAGE):
         folder.discard_untrained()
-    if has_traceback:
-        raise SystemExit(failure.exitcode)
-    raise ToldByProcess(failure.message, failure.exitcode)
+    if not has_traceback:
+        tell(failure.message)
+    raise SystemExit(failure.exitcode)
 
 
 def _end(folder: RunFolder, number: int) -> NoReturn:
@@ -265,4 +241,4 @@ def _end(folder: RunFolder, number: int) -> NoReturn:
     if not folder.config.is_file():
         folder.discard_untrained()
         raise cause
-    raise Interrupted(f"stopped; continue with: {_resume_command(folder)}") from cause
+    raise _interrupted("stopped", folder) from cause

@@ -1,14 +1,14 @@
 """Progress on a terminal, and signals that stop a training with a checkpoint."""
 
+import itertools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trifecta.experiments import PlannedRun
+from trifecta.experiments import PlannedRun, Watch
 from trifecta.options import Terminated
 from trifecta.training import Trainer
 from trifecta.training.callbacks import ConsoleProgress
@@ -16,11 +16,8 @@ from trifecta.training.callbacks import ConsoleProgress
 
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show the reason of a wait, on a terminal only; yield a function that changes it.
-
-    Older releases of rich leave an empty line if there is no terminal.
-    """
-    if not console.is_terminal:
+    """Show the reason of a wait, on a terminal only; yield a function that changes it."""
+    if not console.is_terminal:  # Older releases of rich would leave an empty line.
         yield lambda text: None
         return
     with console.status(text) as status:
@@ -41,44 +38,49 @@ def scoring(images: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def stop_on_signal(trainer: Trainer) -> Iterator[None]:
-    """Ask ``trainer`` to stop after its batch on the first signal; the second acts at once.
+def on_signal(act: Callable[[int], None]) -> Iterator[None]:
+    """Call ``act`` with the number of each SIGINT and SIGTERM, which then end nothing by themselves."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda number, _: act(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def watched(trainer: Trainer, console: Console) -> Iterator[None]:
+    """Show the progress of a training, and let a signal stop it after its batch; a second acts at once.
 
     An exception of the trainer has a :class:`Terminated` as its cause if the signal was SIGTERM.
     """
     received: list[int] = []
 
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-    def ask(number: int, frame: FrameType | None) -> None:
+    def ask(number: int) -> None:
         received.append(number)
+        if len(received) > 1:
+            raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
         trainer.stop_requested = True
-        restore()
 
-    previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        with ConsoleProgress(trainer.config.epochs, console) as progress, on_signal(ask):
+            trainer.callbacks.append(progress)
+            yield
     except Exception as stop:
         if received == [signal.SIGTERM]:
             stop.__cause__ = Terminated()
         raise
-    finally:
-        restore()
 
 
-class TableProgress:
-    """Shows on ``console`` which run of a table is being made, and its own progress."""
-
-    def __init__(self, console: Console, *, total: int, done: int) -> None:
-        self.console, self.total, self.done = console, total, done
+def table_watch(console: Console, *, total: int, done: int) -> Watch:
+    """Return a context around each training of a table, of which ``done`` runs exist, that shows it."""
+    numbers = itertools.count(done + 1)
 
     @contextmanager
-    def watch(self, run: PlannedRun, trainer: Trainer) -> Iterator[None]:
-        """Show one run's training, which a signal stops with a checkpoint."""
-        self.done += 1
-        self.console.print(f"[{self.done}/{self.total}] {run.name}", markup=False, highlight=False)
-        with ConsoleProgress(run.config.epochs, self.console) as progress, stop_on_signal(trainer):
-            trainer.callbacks.append(progress)
+    def watch(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
+        console.print(f"[{next(numbers)}/{total}] {run.name}", markup=False, highlight=False)
+        with watched(trainer, console):
             yield
+
+    return watch

@@ -229,8 +229,14 @@ MISTAKES = {
     "learning rate of zero": (["--learning-rate", "0"], r"learning rate must be above 0"),
     "width that leaves nothing": (["--width", "1e-9"], r"width 1e-09 leaves none of 128 channels"),
     "width beyond all memory": (["--width", "2000"], r"a network of .* weights would take .* GiB"),
-    "a layout of one process": (["--parallel", "layers"], r"are for several processes: received one"),
-    "replicas of one process": (["--sync-batch-norm"], r"are for several processes: received one"),
+    "a layout of one process": (
+        ["--parallel", "layers"],
+        r"--parallel layers is for several processes: received one",
+    ),
+    "replicas of one process": (
+        ["--sync-batch-norm"],
+        r"--sync-batch-norm is for several processes: received one",
+    ),
     "width beyond all numbers": (["--width", "1e17"], r"a block has 1,048,576 channels at most"),
     "rate without end": (["--learning-rate", "inf"], r"--learning-rate is a finite number: received inf"),
     "alpha that is no number": (
@@ -480,7 +486,7 @@ def test_a_signal_before_there_is_a_run_ends_with_one_line(
 def test_a_signal_while_an_error_is_told_ends_without_a_traceback() -> None:
     program = (
         "import os, time\nfrom trifecta import cli\n"
-        "cli.tell_launcher = lambda line: (os.kill(os.getpid(), 15), time.sleep(60))\n"
+        "cli.tell = lambda line: (os.kill(os.getpid(), 15), time.sleep(60))\n"
         "cli.main(['train', '--data', 'nowhere'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
