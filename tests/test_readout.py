@@ -30,7 +30,8 @@ def test_names_and_numbers_choose_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("readout", "message"), [("3", r"received \[3\]; choose from"), ("lats", "received 'lats'"), ("", "''")]
+    ("readout", "message"),
+    [("3", r"such as 2,3: received '3'; choose from \[0, 1\]"), ("lats", "received 'lats'"), ("", "''")],
 )
 def test_other_read_outs_are_refused(readout: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):

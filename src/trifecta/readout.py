@@ -40,17 +40,13 @@ def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]
     named[CHOSEN] = named["all"]
     if readout in named:
         return named[readout]
-    words = readout.split(",")
-    if not all(word.strip().isdecimal() for word in words):
+    words = {word.strip() for word in readout.split(",")}
+    if not words <= set(map(str, scored_blocks)):
         raise ValueError(
-            f"a read-out is {', '.join(named)} or block numbers such as 2,3: received '{readout}'"
+            f"a read-out is {', '.join(named)} or numbers of blocks that have scores, such as 2,3: "
+            f"received '{readout}'; choose from {list(scored_blocks)}"
         )
-    chosen = {int(word) for word in words}
-    if missing := sorted(chosen - set(scored_blocks)):
-        raise ValueError(
-            f"read-out blocks must have scores: received {missing}; choose from {list(scored_blocks)}"
-        )
-    return tuple(sorted(chosen))
+    return tuple(sorted(map(int, words)))
 
 
 def fuse(block_scores: Sequence[Tensor | None], blocks: Sequence[int]) -> Tensor:
@@ -63,8 +59,7 @@ class Shortlist:
     """The ``labels`` best-scoring labels after block ``after``, with which a prediction goes on.
 
     Scored by the read-out's blocks up to that one; by that block alone where the read-out begins later. An
-    approximation: a true label that the early blocks rank too low is lost. Later blocks score the labels
-    left out −∞.
+    approximation: a true label that the early blocks rank too low is lost, as later blocks score −∞.
     """
 
     labels: int
@@ -100,12 +95,12 @@ def choose_shortlist(
 
 def best_rows(scores: Tensor, labels: int) -> tuple[Tensor, Tensor]:
     """Return the rows (G·S,) of a pass that go on, and their labels (G, S), by scores (G, K)."""
-    kept = scores.topk(labels, dim=1).indices
+    kept = scores.topk(labels).indices
     first = torch.arange(len(scores), device=scores.device).unsqueeze(1) * scores.shape[1]
     return (first + kept).flatten(), kept
 
 
 def spread_scores(scores: Tensor, kept: Tensor, num_classes: int) -> Tensor:
     """Return scores (G·S,) of the labels ``kept`` (G, S) among all labels, (G, K), −∞ elsewhere."""
-    everywhere = scores.new_full((len(kept), num_classes), float("-inf"))
+    everywhere = scores.new_full((len(kept), num_classes), -torch.inf)
     return everywhere.scatter(1, kept, scores.view(kept.shape))
