@@ -12,7 +12,6 @@ from trifecta.inputs.label_inputs import (
     LabelChannel,
     LabelInput,
     LabelOverlay,
-    NetworkInput,
     build_input,
 )
 
@@ -39,37 +38,36 @@ class OwnPairs(ImagePairs):
 
 def test_a_label_is_added_where_the_block_takes_samples_as_they_are() -> None:
     shape = (3, 8, 8)
-    taken = build_input(LabelChannel, nn.Conv2d(4, 2, 3), sample_shape=shape, num_classes=5)
-    assert isinstance(taken.label_input, LabelChannel)
-    added = build_input(LabelChannel, nn.Conv2d(3, 2, 3), sample_shape=shape, num_classes=5)
-    assert isinstance(added.label_input, LabelAdded)
-    assert added.label_input.num_classes == 5
-    assert added.label_input.pictures.shape == (5, *shape)
-    columns = build_input(LabelOverlay, nn.Linear(8, 2), sample_shape=(3,), num_classes=5)
-    assert isinstance(columns.label_input, LabelOverlay)
+    taken, _, _ = build_input(LabelChannel, nn.Conv2d(4, 2, 3), sample_shape=shape, num_classes=5)
+    assert isinstance(taken, LabelChannel)
+    added, _, _ = build_input(LabelChannel, nn.Conv2d(3, 2, 3), sample_shape=shape, num_classes=5)
+    assert isinstance(added, LabelAdded)
+    assert added.num_classes == 5
+    assert added.pictures.shape == (5, *shape)
+    columns, _, _ = build_input(LabelOverlay, nn.Linear(8, 2), sample_shape=(3,), num_classes=5)
+    assert isinstance(columns, LabelOverlay)
 
 
 def test_an_input_of_ones_own_is_taken_at_its_word() -> None:
-    taken = build_input(Own, nn.Conv2d(9, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
-    assert isinstance(taken.label_input, Own)
+    taken, _, _ = build_input(Own, nn.Conv2d(9, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
+    assert isinstance(taken, Own)
 
 
 def test_pairs_are_of_samples_that_can_be_mixed() -> None:
-    pairs = build_input(MaskedMix, nn.Conv2d(3, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
-    assert isinstance(pairs.image_pairs, MaskedMix)
+    _, pairs, _ = build_input(MaskedMix, nn.Conv2d(3, 2, 3), sample_shape=(3, 8, 8), num_classes=5)
+    assert isinstance(pairs, MaskedMix)
     message = (
         "pairs mix two samples, and integer tokens cannot be mixed: use a method without pairs of samples, "
         "such as superfecta or trifecta"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         build_input(MaskedMix, nn.Identity(), sample_shape=(8,), num_classes=5, integer=True)
-    assert build_input(None, nn.Identity(), sample_shape=(8,), num_classes=5) == NetworkInput()
+    assert build_input(None, nn.Identity(), sample_shape=(8,), num_classes=5) == (None, None, None)
 
 
 def test_what_an_input_of_ones_own_lacks_is_said_by_its_name() -> None:
     own = Own((3,), 5)
-    for missing in (own.base, own.maps):
-        with pytest.raises(NotImplementedError, match=r"^Own is not additive$"):
-            missing(torch.zeros(2, 3))
+    with pytest.raises(NotImplementedError, match=r"^Own is not additive$"):
+        own.base(torch.zeros(2, 3))
     with pytest.raises(NotImplementedError, match=r"^OwnPairs makes no new pairs at a block$"):
         OwnPairs().pairs_at(torch.zeros(2, 3), torch.tensor([1]))

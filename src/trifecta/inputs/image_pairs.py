@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 
 class ImagePairs(nn.Module, ABC):
-    """Makes positives and negatives of a batch of images.
-
-    Inherit from it and give the class to ``Method(label_input=…)``.
+    """Pairs of images. Inherit from it, and give the class to ``Method(label_input=…)``.
 
     Attributes:
         at_every_block: whether each block receives new pairs, which :meth:`pairs_at` makes of the
@@ -50,11 +48,11 @@ class OtherImage(ImagePairs):
     at_every_block = True
 
     def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return pairs with one random offset for the whole batch, (B, …) → (2B, …)."""
+        """Return pairs with one random offset for the whole batch."""
         return self.pairs_at(images, draw_offsets(1, len(images), generator, images.device))
 
     def pairs_at(self, images: Tensor, offset: Tensor) -> Tensor:
-        """Return pairs of image i and image ``(i + offset) mod B``, (B, …) → (2B, …)."""
+        """Return pairs of image i and image ``(i + offset) mod B``."""
         unit = standardized(images)
         return torch.cat([standardized_pair(unit, unit), standardized_pair(unit, _ahead(unit, offset))])
 
@@ -71,7 +69,7 @@ class MaskedMix(ImagePairs):
     """
 
     def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return images and mixtures, (B, …) → (2B, …)."""
+        """Return images and mixtures."""
         mask = region_masks(images, generator)
         return torch.cat([images, mask * images + (1 - mask) * another(images, generator)])
 
@@ -81,6 +79,8 @@ class MaskedMix(ImagePairs):
 
 
 IMAGE_PAIRS: dict[str, type[ImagePairs]] = {"other-image": OtherImage, "masked-mix": MaskedMix}
+# Number of times that a random mask is blurred.
+BLURS = 6
 
 
 def draw_offsets(
@@ -115,9 +115,6 @@ def standardized_pair(x: Tensor, other: Tensor) -> Tensor:
     return both[:, 0] + both[:, 1]
 
 
-BLURS = 6
-
-
 def region_masks(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw masks of zeros and ones in large regions, (B, C, H, W) → (B, 1, H, W); other maps alike.
 
@@ -126,15 +123,15 @@ def region_masks(images: Tensor, generator: torch.Generator | None) -> Tensor:
     """
     positions = images.shape[2:]
     shape = (len(images), 1, *positions) if positions else images.shape
-    bits = torch.randint(0, 2, shape, generator=generator, device=images.device).to(images.dtype)
+    bits = torch.randint(2, shape, generator=generator, device=images.device).to(images.dtype)
     if not positions:
         return bits
     # Filled on the device: copying it there would wait.
-    line = bits.new_full((3,), 0.25)
-    line[1] = 0.5
+    line = bits.new_full((1, 1, 3), 0.25)
+    line[..., 1] = 0.5
     for _ in range(BLURS):
         for side in range(2, bits.ndim):
             turned = bits.movedim(side, -1)
             flat = F.pad(turned.reshape(-1, 1, turned.shape[-1]), (1, 1), mode="replicate")
-            bits = F.conv1d(flat, line.view(1, 1, 3)).view(turned.shape).movedim(-1, side)
+            bits = F.conv1d(flat, line).view(turned.shape).movedim(-1, side)
     return (bits > bits.flatten(1).mean(1).view(-1, *[1] * (bits.ndim - 1))).to(images.dtype)

@@ -5,7 +5,7 @@ Shapes: B samples, such as images (B, C, H, W) or rows of a table (B, F); ``labe
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,7 @@ class LabelInput(nn.Module, ABC):
             parameter is in front of them.
         is_additive: whether ``forward(samples, labels) = base(samples) + maps(samples)[labels]``. A
             prediction, which tries all labels, then computes the first block's response once per sample.
+            It needs ``base``, and ``maps`` unless that is the labelled zeros.
     """
 
     extra_channels: ClassVar[int] = 0
@@ -65,8 +66,7 @@ class LabelInput(nn.Module, ABC):
     @classmethod
     def input_shape(cls, sample_shape: SampleShape, num_classes: int) -> SampleShape:
         """Return the shape of a labelled sample."""
-        channels, *positions = sample_shape
-        return channels + cls.extra_channels, *positions
+        return sample_shape[0] + cls.extra_channels, *sample_shape[1:]
 
     @abstractmethod
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
@@ -77,15 +77,16 @@ class LabelInput(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} is not additive")
 
     def maps(self, samples: Tensor) -> Tensor:
-        """Return what each label adds to such samples, (K, C', …). Called if ``is_additive``."""
-        raise NotImplementedError(f"{type(self).__name__} is not additive")
+        """Return what each label adds to such samples, (K, C', …): labelled zeros."""
+        blank = samples.new_zeros(self.num_classes, *samples.shape[1:])
+        return self.forward(blank, torch.arange(self.num_classes, device=samples.device))
 
 
 class LabelChannel(LabelInput):
     """One more input channel with the label's own picture, a number per class and position.
 
-    A table has no positions: it gets as many columns again (F,), a number per class and column. The
-    pictures are trained with the first block. Source: Dooms et al. 2023, for images.
+    A table has no positions: it gets as many columns again, (F,) → (2F,), a number per class and column.
+    The pictures are trained with the first block. Source: Dooms et al. 2023, for images.
     """
 
     extra_channels = 1
@@ -102,22 +103,16 @@ class LabelChannel(LabelInput):
     @classmethod
     def input_shape(cls, sample_shape: SampleShape, num_classes: int) -> SampleShape:
         """Return the shape of a labelled sample, (C, …) → (C + 1, …), (F,) → (2F,)."""
-        channels, *positions = sample_shape
-        return channels + _picture_shape(sample_shape)[0], *positions
+        return sample_shape[0] + _picture_shape(sample_shape)[0], *sample_shape[1:]
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """Return labelled samples, (B, C, …), (B,) → (B, C + 1, …)."""
+        """Return samples and the pictures of their labels."""
         pictures = self.pictures(labels).view(-1, *self.picture_shape)
         return torch.cat([samples, pictures.to(samples.dtype)], dim=1)
 
     def base(self, samples: Tensor) -> Tensor:
-        """Return samples with a channel of zeros, (B, C, …) → (B, C + 1, …)."""
+        """Return samples with a channel of zeros."""
         return torch.cat([samples, samples.new_zeros(len(samples), *self.picture_shape)], dim=1)
-
-    def maps(self, samples: Tensor) -> Tensor:
-        """Return the pictures behind channels of zeros, (K, C + 1, …)."""
-        pictures = self.pictures.weight.view(-1, *self.picture_shape).to(samples.dtype)
-        return torch.cat([samples.new_zeros(len(pictures), *samples.shape[1:]), pictures], dim=1)
 
 
 def _picture_shape(sample_shape: SampleShape) -> SampleShape:
@@ -133,15 +128,14 @@ class LabelPattern(LabelChannel):
 class LabelOverlay(LabelInput):
     """The label written over the sample's first K positions: see :func:`overlay`.
 
-    A table has no positions to spare, so K columns come before its own.
+    A table has no positions to spare, so K columns come before its own, (F,) → (K + F,).
     """
 
     is_additive = True
 
     def __init__(self, sample_shape: SampleShape, num_classes: int) -> None:
         super().__init__(sample_shape, num_classes)
-        positions = math.prod(sample_shape[1:])
-        if len(sample_shape) > 1 and num_classes > positions:
+        if len(sample_shape) > 1 and num_classes > math.prod(sample_shape[1:]):
             raise ValueError(
                 f"an overlaid label needs a position per class: {num_classes} classes do not fit into "
                 f"{'×'.join(map(str, sample_shape[1:]))}; use label_input='channel'"
@@ -153,19 +147,13 @@ class LabelOverlay(LabelInput):
         return sample_shape if len(sample_shape) > 1 else (num_classes + sample_shape[0],)
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """Return labelled samples, (B, C, …), (B,) → (B, C, …)."""
+        """Return samples with the codes of their labels."""
         return overlay(self._with_room(samples), labels, self.num_classes)
 
     def base(self, samples: Tensor) -> Tensor:
         """Return samples whose first K positions are 0."""
         none = samples.new_zeros(len(samples), dtype=torch.int64)
         return overlay(self._with_room(samples), none, self.num_classes, value=0.0)
-
-    def maps(self, samples: Tensor) -> Tensor:
-        """Return zeros with a 1 at each label's position of every channel, (K, C, …)."""
-        blank = samples.new_zeros(self.num_classes, *samples.shape[1:])
-        labels = torch.arange(self.num_classes, device=samples.device)
-        return overlay(self._with_room(blank), labels, self.num_classes)
 
     def _with_room(self, samples: Tensor) -> Tensor:
         """Put K columns before a table's own, (B, F) → (B, K + F)."""
@@ -208,29 +196,20 @@ class LabelAdded(LabelInput):
         self.pictures = nn.Parameter(_DEVIATION * torch.randn(num_classes, *sample_shape))
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
-        """Return labelled samples, (B, …), (B,) → (B, …)."""
+        """Return the sums of samples and the pictures of their labels."""
         return samples + self.pictures[labels].to(samples.dtype)
 
     def base(self, samples: Tensor) -> Tensor:
         """Return the samples."""
         return samples
 
-    def maps(self, samples: Tensor) -> Tensor:
-        """Return the pictures, (K, …)."""
-        return self.pictures.to(samples.dtype)
-
 
 class LabelEmbedding(LabelInput):
     """The label's own embedding, added to that of every token: for networks that embed integer tokens.
 
     A labelled sample is its tokens and then its label, (T + 1,); :class:`EmbedsLabel` separates them. The
-    embeddings are trained with the first block. Source: ours, like the segment embeddings of BERT (Devlin
-    et al. 2019, arXiv 1810.04805).
-
-    Args:
-        sample_shape: (T,).
-        num_classes: K.
-        width: of a token's embedding.
+    embeddings, of ``width`` numbers, are trained with the first block. Source: ours, like the segment
+    embeddings of BERT (Devlin et al. 2019, arXiv 1810.04805).
     """
 
     name: ClassVar[str] = "embedding"
@@ -246,13 +225,7 @@ class LabelEmbedding(LabelInput):
 
 
 class EmbedsLabel(nn.Module):
-    """A block that adds the label's embedding to that of its tokens.
-
-    Args:
-        block: called with the tokens alone.
-        embedding: the module inside it that embeds them.
-        label: holds the labels' embeddings.
-    """
+    """A block that adds the label's embedding to the output of its own module ``embedding``."""
 
     def __init__(self, block: nn.Module, embedding: nn.Module, label: LabelEmbedding) -> None:
         super().__init__()
@@ -260,11 +233,10 @@ class EmbedsLabel(nn.Module):
 
     def forward(self, labelled: Tensor) -> Any:
         """Return the block's output for labelled tokens, (B, T + 1)."""
-        tokens, labels = labelled[:, :-1], labelled[:, -1]
-        added = self.label.embeddings(labels).unsqueeze(1)
+        added = self.label.embeddings(labelled[:, -1]).unsqueeze(1)
         handle = self.embedding.register_forward_hook(lambda module, args, output: output + added)
         try:
-            return self.block(tokens)
+            return self.block(labelled[:, :-1])
         finally:
             handle.remove()
 
@@ -287,20 +259,6 @@ def token_embedding(block: nn.Module, tokens: Tensor) -> nn.Embedding | None:
     return found[0] if found else None
 
 
-class NetworkInput(NamedTuple):
-    """What a method puts in front of the blocks.
-
-    Attributes:
-        label_input: shows the labels that are tried, if any.
-        image_pairs: makes pairs of samples, if any.
-        first_block: replaces the first block where a label enters inside it.
-    """
-
-    label_input: LabelInput | None = None
-    image_pairs: ImagePairs | None = None
-    first_block: nn.Module | None = None
-
-
 def build_input(
     kind: type[nn.Module] | None,
     block: nn.Module,
@@ -308,31 +266,31 @@ def build_input(
     sample_shape: SampleShape,
     num_classes: int,
     integer: bool = False,
-) -> NetworkInput:
-    """Return the input of class ``kind`` for the first block.
+) -> tuple[LabelInput | None, ImagePairs | None, nn.Module | None]:
+    """Return the label input or the image pairs of class ``kind`` for the first block.
 
     A label input of this package is replaced by :class:`LabelAdded` if the block does not take its shape,
-    and by :class:`LabelEmbedding` for integer tokens.
+    and by :class:`LabelEmbedding` for integer tokens. The third module then replaces the first block.
 
     Raises:
         ValueError: pairs of integer tokens, or tokens that no module of the block embeds.
     """
     if kind is None:
-        return NetworkInput()
+        return None, None, None
     if issubclass(kind, ImagePairs):
         if integer:
             raise ValueError(
                 "pairs mix two samples, and integer tokens cannot be mixed: use a method without pairs of "
                 "samples, such as superfecta or trifecta"
             )
-        return NetworkInput(image_pairs=kind())
+        return None, kind(), None
     assert issubclass(kind, LabelInput)
     if not integer:
         label_input = kind(sample_shape, num_classes)
         is_ours = kind in LABEL_INPUTS.values()
         if is_ours and not _accepts(block, label_input.input_shape(sample_shape, num_classes)):
             label_input = LabelAdded(sample_shape, num_classes)
-        return NetworkInput(label_input)
+        return label_input, None, None
     embedding = None
     if len(sample_shape) == 1:
         embedding = token_embedding(block, torch.zeros(2, *sample_shape, dtype=torch.int64))
@@ -343,7 +301,7 @@ def build_input(
             "method that tries no labels, such as superfecta"
         )
     embedded = LabelEmbedding(sample_shape, num_classes, width=embedding.embedding_dim)
-    return NetworkInput(embedded, first_block=EmbedsLabel(block, embedding, embedded))
+    return embedded, None, EmbedsLabel(block, embedding, embedded)
 
 
 @torch.no_grad()
