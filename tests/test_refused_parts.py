@@ -153,14 +153,14 @@ def fails(input_shape, *, width=1.0, style):
     return 1 / 0
 """
 METHODS = {
-    "vector": r"objective Mine on block 0 must return a loss \(\): its loss returned a tensor \(4,\)",
-    "one_score": r"objective Mine on block 0 must return a score of each class .*\(4, 3\) here: .* \(4,\)",
+    "vector": r"objective Mine on block 0: loss must return a tensor \(\) for .*: received a tensor \(4,\)",
+    "one_score": r"objective Mine on block 0: scores must return a tensor \(4, 3\) for .*: .* \(4,\)",
     "raises": r"objective Mine on block 0 fails: AttributeError.*mine_refused\.py, line \d+\)",
     "scoreless": r"objective Mine on block 0 fails: TypeError: Can't instantiate abstract class Scoreless",
-    "no_head": r"objective Mine on block 0 must build a trifecta\.Head: its head returned NoneType",
-    "headless": r"objective Headless has no head: write head\(self, feature_shape, num_classes\)",
+    "no_head": r"objective Mine on block 0: head must return a trifecta\.Head: received NoneType",
+    "headless": r"objective Headless on block 0 fails: .*write head\(self, feature_shape, num_classes\)",
     "a_class": r"an objective is an object such as .*: received <class .*Mine'>",
-    "undefined": r"objective Undefined on block 0 must return a finite loss: it returned nan",
+    "undefined": r"objective Undefined on block 0: loss must return a finite number .*: received nan",
     "nothing": r"without arguments that returns a trifecta\.Method: mine_refused:nothing returned NoneType",
     "tiny": r"mine_refused:tiny needs input_shape, style; is it a network\?",
     "godo": r"mine_refused has no godo: .*did you mean good\?",

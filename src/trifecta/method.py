@@ -1,6 +1,6 @@
 """A method: one choice on every axis of local learning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from torch import nn
@@ -9,10 +9,10 @@ from trifecta._utils.references import check_part, name_of, part_of
 from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
 from trifecta.inputs.label_inputs import LABEL_INPUTS, LabelInput
 from trifecta.losses.combined import Levels, coarsened
-from trifecta.losses.head import Head, Objective, Site, build_head, check_objective
+from trifecta.losses.head import Head, Objective, Site, build_head
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
-from trifecta.nn.shapes import FeatureShape, SampleShape
+from trifecta.nn.shapes import SampleShape
 from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 
@@ -67,48 +67,36 @@ class Method:
 
     def __post_init__(self) -> None:
         """Validate every choice, and that they do not contradict each other."""
-        check_objective(self.objective)
+        loss = self.objective
+        if isinstance(loss, str | type):
+            raise ValueError(f"an objective is an object such as CrossEntropy(): received {loss!r}")
         check_part(INPUTS, self.label_input, "label input")
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")
         object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
-        loss, enters = self.objective, name_of(self.label_input)
-        named = f"loss {getattr(loss, 'kind', type(loss).__name__)}"
+        received = f"received loss {getattr(loss, 'kind', type(loss).__name__)}"
+        enters = f"label input {name_of(self.label_input)}"
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is a share, 0 or more and below 1: received {self.dropout}")
         if self.schedule.deep_supervision and self.optimizer.ownership == "objective":
-            raise ValueError(
-                "a window with a loss at every block has one gradient for all of them: received optimizer "
-                "ownership objective; use weight"
-            )
+            raise ValueError("a loss at every block needs optimizer ownership weight: received objective")
         if self.negatives not in NEGATIVES:
             raise ValueError(f"negatives are {' or '.join(NEGATIVES)}: received '{self.negatives}'")
         if self.negatives == "hard" and not self.tries_labels:
-            raise ValueError(
-                f"hard negatives are wrong labels: received negatives hard with label input {enters}, "
-                "where no label enters; use negatives uniform"
-            )
+            raise ValueError(f"negatives hard are wrong labels, and none enters: received {enters}")
         is_coarse = bool(self.superclasses) or self.finds_superclasses
         if is_coarse and (loss.uses_feedback or loss.pairs or not loss.scores_classes):
-            raise ValueError(
-                "superclasses need a loss that scores classes from a block alone: received superclasses "
-                f"with {named}; drop one of them"
-            )
+            raise ValueError(f"superclasses need a loss that scores classes from a block alone: {received}")
         makes_pairs = self.tries_labels or self._enters_as(ImagePairs)
         if (loss.pairs, loss.scores_classes) != (makes_pairs, not self.tries_labels):
             raise ValueError(
-                "a loss over pairs needs labels at the input, or pairs of images and a read-out; "
-                f"any other loss needs none there: received {named} with label input {enters}; change one "
-                "of them"
+                "a loss over pairs needs labels at the input, or pairs of images and a read-out; any other "
+                f"loss needs none there: {received} with {enters}; change one of them"
             )
 
     @staticmethod
     def require(method: object) -> None:
-        """Validate that an object is a method, and not its name.
-
-        Raises:
-            ValueError: it is not.
-        """
+        """Raise a ValueError if an object is no method, such as the name of one."""
         if not isinstance(method, Method):
             raise ValueError(f"method is a Method: received {method!r:.80}; get_method(name) makes one")
 
@@ -128,27 +116,12 @@ class Method:
             num_classes=num_classes,
         )
 
-    def head(
-        self,
-        block: int,
-        feature_shapes: Sequence[FeatureShape],
-        num_classes: int,
-        residual: Sequence[int] = (),
-    ) -> Head:
-        """Return the head of ``block``; arguments as of :class:`trifecta.losses.Site`.
-
-        Raises:
-            ValueError: superclasses that do not fit the number of classes.
-        """
-        site = Site(block, feature_shapes, num_classes, residual)
+    def head(self, site: Site) -> Head:
+        """Return the head of a block; raise a ValueError for superclasses of another number of classes."""
         return coarsened(build_head(self.objective, site), site, self.superclasses)
 
     def at_positions(self) -> "Method":
-        """Return the method for labels at every position of a sample, such as the next token.
-
-        Raises:
-            ValueError: its loss has no such form.
-        """
+        """Return the method for labels at every position of a sample, such as the next token."""
         if self.objective.per_position:
             return self
         if not hasattr(self.objective, "at_positions"):

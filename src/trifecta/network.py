@@ -18,7 +18,7 @@ from trifecta._utils.draws import SeededDraws, unseeded
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
 from trifecta.inputs.label_inputs import LabelEmbedding, build_input
 from trifecta.kernels import infer_block, infer_first_block, inference_block
-from trifecta.losses import ChannelSums, Head
+from trifecta.losses import ChannelSums, Head, Site
 from trifecta.method import Method
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block
 from trifecta.nn.cutting import Blocks, features_of, map_tensors, next_input
@@ -161,9 +161,10 @@ class LocalNetwork(nn.Module):
 
     def _add_heads(self) -> None:
         residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
+        shapes = self.feature_shapes
         self._heads = nn.ModuleDict(
             {
-                str(k): self.method.head(k, self.feature_shapes, self.num_classes, residual)
+                str(k): self.method.head(Site(k, shapes, self.num_classes, residual))
                 for k in self.scored_blocks
             }
         )

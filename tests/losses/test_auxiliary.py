@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trifecta import LocalNetwork, RunConfig, get_method
 from trifecta.losses import AugmentedAuxiliary, AuxiliaryCrossEntropy, Combined, Similarity, Site
-from trifecta.losses.auxiliary import AuxiliaryHead, ResidualLayer, blocks_ahead
+from trifecta.losses.classifiers import ResidualLayer, blocks_ahead
 from trifecta.losses.head import build_head
 from trifecta.network import build_network
 from trifecta.training import from_plain, to_plain
@@ -145,10 +145,9 @@ def test_a_residual_layer_of_odd_maps_and_of_signals() -> None:
 
 def test_one_residual_layer_has_normalised_averages() -> None:
     head = AugmentedAuxiliary(depth=1).head_at(Site(0, MAPS, 3, residual=[3]))
-    assert isinstance(head, AuxiliaryHead)
-    assert isinstance(head.network, nn.Sequential)
-    assert isinstance(head.network[-2], nn.BatchNorm1d)
-    assert head.network[-2].num_features == 10
+    norm = head.get_submodule("network")[-2]  # type: ignore[index]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.num_features == 10
     for plain in (
         AugmentedAuxiliary(depth=1).head_at(Site(0, MAPS, 3)),
         AugmentedAuxiliary().head_at(Site(2, MAPS, 3, [3])),

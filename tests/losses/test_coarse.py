@@ -84,9 +84,9 @@ def test_levels_share_the_blocks() -> None:
 @pytest.mark.parametrize(
     ("superclasses", "message"),
     [
-        ((0, 1), "one number for each of the 4 classes: received 2"),
-        ((0, 2, 2, 0), "without a gap, two at least: received 0,2,2,0"),
-        ((0, 0, 0, 0), "two at least"),
+        ((0, 1), "a number for each of 4 classes, 0, 1, … without a gap: received 0,1$"),
+        ((0, 2, 2, 0), "received 0,2,2,0$"),
+        ((0, 0, 0, 0), "received 0,0,0,0$"),
     ],
 )
 def test_superclasses_must_fit_the_classes(superclasses: tuple[int, ...], message: str) -> None:
@@ -144,4 +144,4 @@ def test_the_command_line_takes_them_and_the_run_keeps_them(
         capsys, *train, "--set", "method.superclasses=[[0,0,1]]", "--out", tmp_path / "wrong"
     )
     assert status == 2
-    assert "one number for each of the 10 classes" in error
+    assert "a number for each of 10 classes" in error

@@ -39,7 +39,7 @@ from trifecta.losses.functional import position_loss
 from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Head, build_head
 from trifecta.losses.pairs import PairHead
-from trifecta.losses.probed import PositionHead, position_goodness
+from trifecta.losses.probed import position_goodness
 from trifecta.nn.shapes import FeatureShape
 
 SHAPE, UNITS, SIGNALS, CLASSES = (6, 8, 8), (6,), (6, 8), 3
@@ -98,8 +98,7 @@ def linear(probe: nn.Module, averages: Tensor) -> Tensor:
 
 def test_position_thresholds_are_a_contrast_and_a_linear_probe_of_what_goes_on() -> None:
     objective = PositionThresholds(positive=(0.5, 2.0), negative=(1.5, 3.0), penalty=(0.1, 0.2), pool=2)
-    head = objective.head(SHAPE, CLASSES).double()
-    assert isinstance(head, PositionHead)
+    head: Any = objective.head(SHAPE, CLASSES).double()
     response = features(count=10) - 0.5
     on = F.relu(response - response.mean(1, keepdim=True))
     averages = F.adaptive_avg_pool2d(on, 2).movedim(1, -1).flatten(1)
@@ -112,8 +111,7 @@ def test_position_thresholds_are_a_contrast_and_a_linear_probe_of_what_goes_on()
 
 @pytest.mark.parametrize(("block", "number"), [(0, 0), (1, 1), (2, 2), (3, 2), (9, 2)])
 def test_later_blocks_have_the_last_thresholds(block: int, number: int) -> None:
-    head = build_head(PositionThresholds(), Site(block, [SHAPE] * 10, CLASSES))
-    assert isinstance(head, PositionHead)
+    head: Any = build_head(PositionThresholds(), Site(block, [SHAPE] * 10, CLASSES))
     assert head.thresholds == ((0.0, 5.0, 6.0)[number], (1.0, 9.0, 10.0)[number])
     assert head.penalty == (0.0012, 0.0007, 0.0005)[number]
 

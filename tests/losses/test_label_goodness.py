@@ -98,7 +98,7 @@ def test_means_of_patches_stand_in_for_the_features() -> None:
 def test_settings_that_no_head_has_are_refused() -> None:
     with pytest.raises(ValueError, match="alpha is a number from 1e-09"):
         LabelGoodness(alpha=0.0)
-    with pytest.raises(ValueError, match=r"^label goodness reads output or response: received 'input'$"):
+    with pytest.raises(ValueError, match=r"^reads is output or response: received 'input'$"):
         LabelGoodness(reads="input")
 
 

@@ -1,11 +1,11 @@
 """Local losses: objectives, which declare them, the heads that they build, and terms to add."""
 
-from trifecta.losses.auxiliary import AugmentedAuxiliary as AugmentedAuxiliary
-from trifecta.losses.auxiliary import AuxiliaryCrossEntropy as AuxiliaryCrossEntropy
 from trifecta.losses.class_goodness import CentroidMargin as CentroidMargin
 from trifecta.losses.class_goodness import GroupCrossEntropy as GroupCrossEntropy
 from trifecta.losses.class_goodness import LabelGoodness as LabelGoodness
 from trifecta.losses.class_goodness import ProjectedCrossEntropy as ProjectedCrossEntropy
+from trifecta.losses.classifiers import AugmentedAuxiliary as AugmentedAuxiliary
+from trifecta.losses.classifiers import AuxiliaryCrossEntropy as AuxiliaryCrossEntropy
 from trifecta.losses.classifiers import CrossEntropy as CrossEntropy
 from trifecta.losses.classifiers import LocalPrediction as LocalPrediction
 from trifecta.losses.classifiers import PositionCrossEntropy as PositionCrossEntropy

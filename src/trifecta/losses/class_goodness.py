@@ -17,13 +17,14 @@ from trifecta._utils.references import part_of
 from trifecta.losses.functional import at_least_float32
 from trifecta.losses.goodness import (
     GROUP_GOODNESS,
+    READ_CHANNEL_SUMS,
     ChannelSums,
     GroupGoodness,
+    averages,
+    kernel_patches,
     patch_rms,
-    reads_channel_sums,
 )
 from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
-from trifecta.nn.pooling import divides, patch_means
 from trifecta.nn.shapes import channel_groups
 
 
@@ -35,7 +36,7 @@ class GroupHead(Head):
     def __init__(self, objective: "GroupCrossEntropy", site: Site) -> None:
         super().__init__()
         self.goodness = part_of(GROUP_GOODNESS, objective.goodness, "group goodness")
-        self.reads_channel_sums = reads_channel_sums(self.goodness)
+        self.reads_channel_sums = self.goodness in READ_CHANNEL_SUMS
         self.temperature = objective.temperature
         member = F.one_hot(channel_groups(site.feature_shape[0], site.num_classes), site.num_classes).bool()
         self.register_buffer("groups", member, persistent=False)
@@ -47,34 +48,27 @@ class GroupHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class GroupCrossEntropy(SiteObjective):
-    """Each class owns a group of channels, whose goodness over a temperature is its score.
-
-    Attributes:
-        goodness: a name in ``GROUP_GOODNESS``, or a function (N, C, …), (C, K) → (N, K).
-        temperature: divides the goodness.
-    """
+    """Each class owns a group of channels, whose goodness over a temperature is its score."""
 
     kind: ClassVar[str] = "group-cross-entropy"
     head_class = GroupHead
+    # A name in GROUP_GOODNESS, or a function (N, C, …), (C, K) → (N, K).
     goodness: str | GroupGoodness = "mean-square"
     temperature: float = bounded(1.0, 1e-9)
 
 
-class ProjectionHead(Head):
-    """The head of :class:`ProjectedCrossEntropy`."""
-
+class _ProjectionHead(Head):
     projection: Tensor
 
     def __init__(self, objective: "ProjectedCrossEntropy", site: Site) -> None:
         super().__init__()
         self.patches = objective.patches
-        size = site.feature_shape[0] * self.patches ** (len(site.feature_shape) - 1)
+        size = site.averages(self.patches)
         self.register_buffer("projection", torch.randn(size, site.num_classes) / math.sqrt(size))
         # exp(log_scale) = 1/temperature stays positive.
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=objective.learned_temperature)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return class scores, (N, …) → (N, K)."""
         goodness = patch_rms(features, self.patches)
         # Standardised per sample: a random projection of the common level would be noise in every class.
         goodness = F.layer_norm(goodness, goodness.shape[1:])
@@ -85,43 +79,32 @@ class ProjectionHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedCrossEntropy(SiteObjective):
-    """A fixed random projection turns the goodness of patches into class scores.
-
-    Attributes:
-        patches: P of the P×P patches of each map.
-        learned_temperature: whether the scores are divided by a temperature that is learned.
-    """
+    """A fixed random projection turns the goodness of patches into class scores."""
 
     kind: ClassVar[str] = "projected-cross-entropy"
-    head_class = ProjectionHead
-    patches: int = units(4)
-    learned_temperature: bool = False
+    head_class = _ProjectionHead
+    patches: int = units(4)  # P of the P×P patches of each map
+    learned_temperature: bool = False  # divide the scores by a temperature that is learned
 
 
-class CentroidHead(Head):
-    """The head of :class:`CentroidMargin`; centroids start with a length of about 1."""
-
+class _CentroidHead(Head):
     weighs_classes = True
 
     def __init__(self, objective: "CentroidMargin", site: Site) -> None:
         super().__init__()
         self.pool, self.margin = objective.pool, objective.margin
-        size = site.feature_shape[0] * self.pool ** (len(site.feature_shape) - 1)
-        self.centroids = nn.Parameter(torch.empty(site.num_classes, size))
-        nn.init.normal_(self.centroids, std=size**-0.5)
+        # Of length 1, about.
+        self.centroids = _drawn(site, self.pool, site.averages(self.pool) ** -0.5)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, (B, …), (B,) → ()."""
         scores = self.scores(features)
         own = F.one_hot(labels, scores.shape[1]).bool()
         return self.cross_entropy(scores.where(own, scores + self.margin), labels)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return class scores, (N, …) → (N, K)."""
-        if features.ndim > 2:
-            features = patch_means(features, self.pool)
-        with torch.autocast(features.device.type, enabled=False):
-            unit = F.normalize(at_least_float32(features.flatten(1)))
+        means = averages(features, self.pool).flatten(1)
+        with torch.autocast(means.device.type, enabled=False):
+            unit = F.normalize(at_least_float32(means))
             centroids = self.centroids.to(unit.dtype)
             squares = unit.square().sum(1, keepdim=True) + centroids.square().sum(1)
             return (2 * unit @ centroids.T - squares) * SHARPNESS
@@ -133,15 +116,11 @@ class CentroidMargin(SiteObjective):
 
     ``mean log(1 + Σ_wrong exp(margin + score_wrong − score_true))`` with the scores
     ``−SHARPNESS · |f − centroid|²``, where f are averages of the maps, scaled to length 1.
-
-    Attributes:
-        pool: P of the P×P averages of each map.
-        margin: by which the score of the true class must exceed the others.
     """
 
     kind: ClassVar[str] = "centroid-margin"
-    head_class = CentroidHead
-    pool: int = units(4)
+    head_class = _CentroidHead
+    pool: int = units(4)  # P of the P×P averages of each map
     margin: float = bounded(1.0, 0)
 
 
@@ -149,28 +128,22 @@ class CentroidMargin(SiteObjective):
 SHARPNESS = 8.0
 
 
-class LabelGoodnessHead(Head):
-    """The head of :class:`LabelGoodness`; shifts start small, so labels differ little at first."""
-
+class _LabelGoodnessHead(Head):
     def __init__(self, objective: "LabelGoodness", site: Site) -> None:
         super().__init__()
-        channels, *positions = site.feature_shape
-        self.alpha, self.pool = objective.alpha, objective.pool if positions else 0
-        if self.pool > 1 and len(positions) == 2 and divides(self.pool, positions):
-            self.reads_patch_means = self.pool
-        size = channels * max(1, self.pool) ** len(positions)
-        self.shifts = nn.Parameter(torch.empty(site.num_classes, size))
-        nn.init.normal_(self.shifts, std=0.1)
+        self.alpha, self.pool = objective.alpha, objective.pool
+        self.reads_patch_means = kernel_patches(self.pool, site.feature_shape[1:])
+        # Small, so that labels differ little at first.
+        self.shifts = _drawn(site, max(1, self.pool), 0.1)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
-        """Return class scores, (N, …) → (N, K)."""
-        if isinstance(features, ChannelSums):
-            assert features.patch_means is not None
-            features = features.patch_means
-        elif self.pool:
-            features = patch_means(features, self.pool)
-        wide = at_least_float32(features)
+        wide = at_least_float32(averages(features, self.pool))
         return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
+
+
+def _drawn(site: Site, patches: int, deviation: float) -> nn.Parameter:
+    """Draw a row of patches' averages for each class."""
+    return nn.Parameter(torch.empty(site.num_classes, site.averages(patches)).normal_(std=deviation))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,25 +153,19 @@ class LabelGoodness(SiteObjective):
     A label enters beside the block, as a learned shift of its features that is not passed on
     (:func:`label_goodness`). For two labels this is the symmetric loss,
     ``softplus(−alpha · (goodness_true − goodness_wrong))``.
-
-    Attributes:
-        alpha: factor of the goodness, as in :class:`trifecta.losses.Symmetric`.
-        pool: P for the goodness of P×P patch means, with a shift for each channel and patch; 0 for that of
-            every position, with a shift for each channel.
-        reads: ``output`` or ``response``: after the block's activation and pool, or before both.
     """
 
     kind: ClassVar[str] = "label-goodness"
-    head_class = LabelGoodnessHead
-    alpha: float = bounded(128.0, 1e-9)
-    pool: int = units(4, least=0)
-    reads: str = "output"
+    head_class = _LabelGoodnessHead
+    alpha: float = bounded(128.0, 1e-9)  # factor of the goodness
+    pool: int = units(4, least=0)  # P of P×P patch means, each with shifts of its own; 0 for all positions
+    reads: str = "output"  # after the block's activation and pool, or "response": before both
 
     def __post_init__(self) -> None:
         """Validate the numbers and ``reads``."""
         super().__post_init__()
         if self.reads not in ("output", "response"):
-            raise ValueError(f"label goodness reads output or response: received '{self.reads}'")
+            raise ValueError(f"reads is output or response: received {self.reads!r}")
 
 
 def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:

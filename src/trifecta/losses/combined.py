@@ -1,4 +1,7 @@
-"""A scoring head with further terms and with coarse targets."""
+"""A scoring head with further terms and with coarse targets.
+
+Shapes: B images, N samples, K classes, G superclasses; features (N, C, …) or (N, C).
+"""
 
 import math
 from collections.abc import Sequence
@@ -30,9 +33,7 @@ from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 
-class CombinedHead(Head):
-    """The head of :class:`Combined`; only terms that compare pairs see the negatives."""
-
+class _CombinedHead(Head):
     def __init__(self, objective: "Combined", site: Site) -> None:
         super().__init__()
         self.objective = objective
@@ -41,7 +42,7 @@ class CombinedHead(Head):
         self.terms = nn.ModuleList(modules)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the weighted sum, (B, …) or (2B, …), (B,) → ()."""
+        # Only terms that compare pairs see the negatives.
         positives = features[: len(labels)]
         shared: Tensor = _ScaledGradient.apply(positives, self.objective.share)  # type: ignore[no-untyped-call]
         loss = self.objective.weight * self.scoring.loss(shared, labels)
@@ -51,15 +52,12 @@ class CombinedHead(Head):
 
     @property
     def weighs_classes(self) -> bool:
-        """Whether the scoring loss does; of the terms only those that compare pairs do."""
         return self.scoring.weighs_classes
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return the scoring head's scores, (N, …) → (N, K)."""
         return self.scoring.scores(features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Pass the epoch on to the scoring head and to the terms that take it."""
         for part in (self.scoring, *self.terms):
             if callable(receive := getattr(part, "set_epoch", None)):
                 receive(epoch, epochs)
@@ -80,20 +78,14 @@ class _ScaledGradient(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(SiteObjective):
-    """``weight`` times the loss of a scoring objective, plus weighted terms.
-
-    Attributes:
-        scoring: the objective whose scores predict.
-        terms: losses to add.
-        share: of the scoring loss's gradient that the block receives, 0 … 1. The scoring head learns from
-            the whole gradient, so that 0 makes it a probe.
-        weight: of the scoring loss.
-    """
+    """``weight`` times the loss of a scoring objective, whose scores predict, plus weighted terms."""
 
     kind: ClassVar[str] = "combined"
-    head_class = CombinedHead
+    head_class = _CombinedHead
+    head_at = SiteObjective.build
     scoring: Objective = field(default_factory=CrossEntropy)
     terms: tuple[Term, ...] = ()
+    # Of the scoring loss's gradient that the block receives; the scoring head learns from all of it.
     share: float = bounded(1.0, 0, 1)
     weight: float = 1.0
 
@@ -112,17 +104,22 @@ class Combined(SiteObjective):
         """The position in a block that the scoring objective reads."""
         return self.scoring.reads
 
-    def head_at(self, site: Site) -> Head:
-        """Return a :class:`CombinedHead`."""
-        return CombinedHead(self, site)
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Term):
+    """The loss of a pair objective."""
+
+    kind: ClassVar[str] = "contrast"
+    pairs: ClassVar[bool] = True
+    weight: float = 1.0
+    loss: Objective = field(default_factory=Symmetric)
+
+    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
+        """Return the objective's head."""
+        return self.loss.head(feature_shape, num_classes)
 
 
-class SimilarityModule(nn.Module):
-    """A 3×3 convolution, or a linear map of units, without bias; then each map's standard deviation.
-
-    Source: the published code of Nøkland & Eidnes 2019.
-    """
-
+class _SimilarityModule(nn.Module):
     def __init__(self, feature_shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
         channels, self.num_classes = feature_shape[0], num_classes
@@ -131,7 +128,6 @@ class SimilarityModule(nn.Module):
             self.weights = CONVOLUTIONS[dimensions](channels, channels, 3, padding=1, bias=False)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, (B, …), (B,) → ()."""
         return similarity_loss(deviations(self.weights(features)), labels, self.num_classes)
 
 
@@ -148,18 +144,18 @@ def deviations(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(Term):
-    """Similarity matching of the maps' deviations: :func:`trifecta.losses.functional.similarity_loss`.
+    """:func:`trifecta.losses.functional.similarity_loss` of the deviations of convolved maps.
 
-    Attributes:
-        weight: factor of the loss.
+    The convolution is 3×3, or a linear map of units, without bias. Source: the published code of Nøkland &
+    Eidnes 2019.
     """
 
     kind: ClassVar[str] = "similarity"
     weight: float = 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Return a :class:`SimilarityModule`."""
-        return SimilarityModule(feature_shape, num_classes)
+        """Return a module with the convolution."""
+        return _SimilarityModule(feature_shape, num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,37 +175,28 @@ class Temperature(Bounded):
         return self.last + (self.second - self.last) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class ContrastiveModule(nn.Module):
-    """Normalisation by class group, averages, a linear projection without bias and batch normalisation.
-
-    Averages are 4×4, 2×2 or of whole maps for up to 100, up to 400 or more channels.
-    Source: the published code of HCL-FF (arXiv 2605.24797).
-    """
-
+class _ContrastiveModule(nn.Module):
     def __init__(
-        self, objective: "SupervisedContrastive", feature_shape: FeatureShape, num_classes: int
+        self, objective: "SupervisedContrastive", feature_shape: FeatureShape, classes: int
     ) -> None:
         super().__init__()
         channels, dimensions = feature_shape[0], len(feature_shape) - 1
         self.schedule, self.temperature = objective.temperature, objective.temperature.first
         pool = 4 if channels <= 100 else 2 if channels <= 400 else 1
-        self.normalize = ClassGroupNorm(channels, num_classes)
+        self.normalize = ClassGroupNorm(channels, classes)
         self.averages = ADAPTIVE_POOLS[dimensions](pool) if dimensions else nn.Identity()
         self.projection = nn.Linear(channels * pool**dimensions, objective.features, bias=False)
         self.projected_norm = nn.BatchNorm1d(objective.features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
-        """Set the temperature for an epoch (from 0) out of ``epochs``."""
         self.temperature = self.schedule.at(epoch, epochs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, (B, …), (B,) → ()."""
         return supervised_contrastive_loss(self.project(features), labels, temperature=self.temperature)
 
     def project(self, features: Tensor) -> Tensor:
-        """Return projected averages, (B, …) → (B, features), not scaled to length 1."""
-        maps = self.normalize(features)
-        projected: Tensor = self.projected_norm(self.projection(self.averages(maps).flatten(1)))
+        averages = self.averages(self.normalize(features)).flatten(1)
+        projected: Tensor = self.projected_norm(self.projection(averages))
         return projected
 
 
@@ -217,51 +204,19 @@ class ContrastiveModule(nn.Module):
 class SupervisedContrastive(Bounded, Term):
     """:func:`trifecta.losses.functional.supervised_contrastive_loss` of projected averages.
 
-    Attributes:
-        weight: factor of the loss.
-        features: number of features that the averages are projected to.
-        temperature: of the loss over the epochs; the first one before the first step of a run.
+    Activations are normalised by class group. Averages are 4×4, 2×2 or of whole maps for up to 100, up to
+    400 or more channels, projected linearly without bias and batch-normalised.
+    Source: the published code of HCL-FF (arXiv 2605.24797).
     """
 
     kind: ClassVar[str] = "supervised-contrastive"
     weight: float = 1.0
-    features: int = units(128)
+    features: int = units(128)  # that the averages are projected to
     temperature: Temperature = field(default_factory=Temperature)
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Return a :class:`ContrastiveModule`."""
-        return ContrastiveModule(self, feature_shape, num_classes)
-
-
-class ContrastModule(nn.Module):
-    """The loss of a head as a module."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss, (2B, …), (B,) → ()."""
-        return self.head.loss(features, labels)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contrast(Term):
-    """The loss of a pair objective.
-
-    Attributes:
-        weight: factor of the loss.
-        loss: the objective.
-    """
-
-    kind: ClassVar[str] = "contrast"
-    pairs: ClassVar[bool] = True
-    weight: float = 1.0
-    loss: Objective = field(default_factory=Symmetric)
-
-    def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
-        """Return a :class:`ContrastModule`."""
-        return ContrastModule(self.loss.head(feature_shape, num_classes))
+        """Return a module with the projection."""
+        return _ContrastiveModule(self, feature_shape, num_classes)
 
 
 # One number per class at each level, coarsest first.
@@ -269,14 +224,9 @@ Levels = tuple[tuple[int, ...], ...]
 
 
 class CoarseHead(Head):
-    """A head over K classes whose loss is the cross-entropy of G superclasses.
+    """A head for K classes whose loss is the cross-entropy of G superclasses, each the mean of its classes.
 
-    A superclass's score is the mean of its classes' scores; the scores that predict stay those of the
-    classes. Source: the published code of HCL-FF (arXiv 2605.24797).
-
-    Args:
-        head: built for K classes.
-        superclasses: superclass 0 … G−1 of every class, (K,).
+    Source: the published code of HCL-FF (arXiv 2605.24797).
     """
 
     weighs_classes = True
@@ -293,15 +243,11 @@ class CoarseHead(Head):
 
     def loss(self, features: Tensor | ChannelSums, labels: Tensor) -> Tensor:
         """Return the loss, (B, …) or (2B, …), (B,) → ()."""
-        scores, targets = self.coarse_scores(features), self.superclasses[labels]
+        scores, targets = group_means(self.scores(features), self.members), self.superclasses[labels]
         weights = self.sample_weights(labels)
         if weights is None:
             return F.cross_entropy(scores, targets)
         return (F.cross_entropy(scores, targets, reduction="none") * weights).mean()
-
-    def coarse_scores(self, features: Tensor | ChannelSums) -> Tensor:
-        """Return the scores of the superclasses, (N, …) → (N, G)."""
-        return group_means(self.head.scores(features), self.members)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """Return the scores of the classes, (N, …) → (N, K)."""
@@ -312,27 +258,21 @@ def coarsened(head: Head, site: Site, levels: Levels) -> Head:
     """Return ``head`` with the superclasses of its block as targets, coarse to fine.
 
     The levels and then the classes share the L blocks equally: block k has level ``k · D // L`` of D. Terms
-    beside a scoring head keep the classes.
+    keep the classes.
 
     Raises:
         ValueError: a level that does not number the superclass of every class from 0.
     """
-    for superclasses in levels:
-        if len(superclasses) != site.num_classes:
+    for level in levels:
+        if len(level) != site.num_classes or set(level) != set(range(max(1, *level) + 1)):
             raise ValueError(
-                f"superclasses are one number for each of the {site.num_classes} classes: received "
-                f"{len(superclasses)} of them"
+                f"superclasses are a number for each of {site.num_classes} classes, 0, 1, … without a gap: "
+                f"received {','.join(map(str, level))}"
             )
-        count = len(set(superclasses))
-        if set(superclasses) != set(range(count)) or count < 2:
-            raise ValueError(
-                "superclasses are numbered 0, 1, … without a gap, two at least: received "
-                f"{','.join(map(str, superclasses))}"
-            )
-    level = site.block * (len(levels) + 1) // len(site.feature_shapes)
-    if level == len(levels):
+    k = site.block * (len(levels) + 1) // len(site.feature_shapes)
+    if k == len(levels):
         return head
-    if isinstance(head, CombinedHead):
-        head.scoring = CoarseHead(head.scoring, levels[level])
+    if isinstance(head, _CombinedHead):
+        head.scoring = CoarseHead(head.scoring, levels[k])
         return head
-    return CoarseHead(head, levels[level])
+    return CoarseHead(head, levels[k])

@@ -52,7 +52,7 @@ def symmetric_loss(
 
 
 def position_loss(
-    positive: Tensor, negative: Tensor, *, thresholds: tuple[float, float], penalty: float
+    positive: Tensor, negative: Tensor, *, thresholds: tuple[float, ...], penalty: float
 ) -> Tensor:
     """Push goodness maps (B, P) of positives above one threshold, of negatives below another, → ().
 
@@ -102,19 +102,17 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     log_share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
     same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
-    per_image = log_share.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)
-    return -per_image.mean()
+    return -(log_share.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).mean()
 
 
 @torch.no_grad()
 def unsettled(coefficient: Tensor, settled: float) -> Tensor:
     """Return weights (B,) of the samples that still matter, 0 for those left out.
 
-    A sample's gradient is its ``coefficient`` c (B,), 0 … 1, times that of its goodness, and c is known
-    before the backward pass. Where c < ``settled`` the sample is kept with probability c/settled and then
-    weighs settled/c: the expected loss and its gradient are unchanged, the variance grows, and no kept
-    sample's coefficient is below ``settled``. A sample is kept where the cumulative probability crosses a
-    half-integer (systematic sampling): the order of the batch is already random.
+    A sample's gradient is its ``coefficient`` c (B,), 0 … 1, times that of its goodness. Where
+    c < ``settled`` the sample is kept with probability c/settled and then weighs settled/c: the expected
+    gradient is unchanged, and no kept sample's coefficient is below ``settled``. A sample is kept where the
+    cumulative probability crosses a half-integer (systematic sampling), as batches are in random order.
     """
     chance = (coefficient.double() / settled).clamp(max=1)
     total = chance.cumsum(0) + 0.5

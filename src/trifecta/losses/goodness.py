@@ -4,14 +4,14 @@ Shapes: N samples; C channels; K classes; ``…`` positions, all of which are re
 activations are reduced in float32. Functions that accept :class:`ChannelSums` give the same result.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trifecta.losses.functional import at_least_float32
-from trifecta.nn.pooling import patch_means
+from trifecta.nn.pooling import divides, patch_means
 
 
 class ChannelSums(NamedTuple):
@@ -72,7 +72,7 @@ def top_mean_square(activations: Tensor) -> Tensor:
     the share is ours.
     """
     features = at_least_float32(activations).flatten(1)
-    strongest, _ = features.topk(max(1, features.shape[1] // TOP_ONE_IN), dim=1, sorted=False)
+    strongest, _ = features.topk(max(1, features.shape[1] // TOP_ONE_IN), sorted=False)
     return strongest.square().mean(1)
 
 
@@ -88,13 +88,19 @@ def group_mean_square(activations: Tensor | ChannelSums, groups: Tensor) -> Tens
 
 
 def group_mean(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
-    """Return each channel group's mean activation, (N, C, …), (C, K) → (N, K): ``mean_{i in group} a_i``.
+    """Return each channel group's mean activation, likewise: ``mean_{i in group} a_i``.
 
-    ``groups`` as in :func:`group_mean_square`. Source: Sun et al. 2025 (DeeperForward, ICLR).
+    Source: Sun et al. 2025 (DeeperForward, ICLR).
     """
     if isinstance(activations, ChannelSums):
         return group_means(activations.sums / activations.positions, groups)
     return group_means(_channel_means(at_least_float32(activations)), groups)
+
+
+def group_means(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the mean of each group, (N, C), (C, K) bool → (N, K)."""
+    with torch.autocast(values.device.type, enabled=False):
+        return values @ groups.to(values.dtype) / groups.sum(0)
 
 
 def patch_rms(activations: Tensor, patches: int) -> Tensor:
@@ -103,16 +109,24 @@ def patch_rms(activations: Tensor, patches: int) -> Tensor:
     ``sqrt(mean_{i in patch} a_i² + 1e-8)``; maps of other dimensions likewise, of (N, C) the magnitudes.
     Source: Gong et al. 2025 (ASGE, arXiv 2509.12394).
     """
-    squares = at_least_float32(activations).square()
-    if squares.ndim > 2:
-        squares = patch_means(squares, patches)
-    return (squares.flatten(1) + 1e-8).sqrt()
+    squares = averages(at_least_float32(activations).square(), patches)
+    return (squares + 1e-8).sqrt()
 
 
-def group_means(values: Tensor, groups: Tensor) -> Tensor:
-    """Return the mean of each group, (N, C), (C, K) bool → (N, K)."""
-    with torch.autocast(values.device.type, enabled=False):
-        return values @ groups.to(values.dtype) / groups.sum(0)
+def averages(features: Tensor | ChannelSums, patches: int) -> Tensor:
+    """Return the means of P×P patches, (N, C, …) → (N, P²·C), or those that a kernel left.
+
+    Units (N, C), and features with 0 patches, are returned as they are.
+    """
+    if isinstance(features, ChannelSums):
+        means = features.patch_means
+        return features.sums / features.positions if means is None else means
+    return patch_means(features, patches) if patches and features.ndim > 2 else features
+
+
+def kernel_patches(patches: int, positions: Sequence[int]) -> int:
+    """Return P if a kernel can leave the means of P×P patches of maps with such positions; else 0."""
+    return patches if patches > 1 and len(positions) == 2 and divides(patches, positions) else 0
 
 
 def _channel_means(values: Tensor) -> Tensor:
@@ -131,8 +145,5 @@ GOODNESS: dict[str, Goodness] = {
     "top-k": top_mean_square,
 }
 GROUP_GOODNESS: dict[str, GroupGoodness] = {"mean-square": group_mean_square, "mean": group_mean}
-
-
-def reads_channel_sums(goodness: Goodness | GroupGoodness) -> bool:
-    """Return whether a goodness accepts :class:`ChannelSums`."""
-    return goodness in (mean_square, sum_square, mean, group_mean_square, group_mean)
+# Accept ChannelSums.
+READ_CHANNEL_SUMS = (mean_square, sum_square, mean, group_mean_square, group_mean)

@@ -1,9 +1,8 @@
 """The protocols of a local loss: objective, head and term.
 
-An *objective* declares a loss as plain data, a frozen dataclass that can be saved and compared. It builds a
-*head*, the module that computes the loss at one block and reads its objective's settings. Shapes: B images,
-K classes; ``features`` are a block's output, (2B, …) for objectives that compare pairs (positives first),
-(B, …) for the others.
+An *objective* declares a loss as plain data. It builds a *head*, the module that computes the loss at one
+block. Shapes: B images, K classes; ``features`` are a block's output, (2B, …) for objectives that compare
+pairs (positives first), (B, …) for the others.
 """
 
 import copy
@@ -27,17 +26,14 @@ TRIAL_LABELS = (0, 0, 1, 1)
 
 
 class Head(nn.Module, ABC):
-    """A local loss over a block's output, and the scores read off it.
-
-    The loss is the cross-entropy of the scores unless :meth:`loss` is overridden.
+    """A module that scores a block's output and computes the loss; called, it returns the loss.
 
     Attributes:
         smoothing: label smoothing of the cross-entropy.
         class_weights: weight of each class's samples in the loss, (K,); None for equal weights.
         skips_samples: whether the loss leaves out samples, whose gradient is then exactly 0.
         reads_channel_sums: whether ``features`` may be :class:`ChannelSums` in place of the output.
-        reads_patch_means: P if the loss needs only the means of P×P patches, which may then be given as
-            :class:`ChannelSums`; 0 otherwise.
+        reads_patch_means: P if the means of P×P patches may replace the output, likewise; 0 otherwise.
     """
 
     smoothing: float = 0.0
@@ -55,8 +51,12 @@ class Head(nn.Module, ABC):
         """Return class scores (N, K), or for pairs the goodness (N,) of the label each sample carries."""
 
     def loss(self, features: Any, labels: Tensor) -> Tensor:
-        """Return the loss () of ``features`` (2B or B, …) for ``labels`` (B,)."""
+        """Return the loss () of ``features`` (2B or B, …) for ``labels`` (B,); here the cross-entropy."""
         return self.cross_entropy(self.scores(features), labels)
+
+    def forward(self, features: Any, labels: Tensor) -> Tensor:
+        """Return the loss."""
+        return self.loss(features, labels)
 
     def cross_entropy(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy () of (B, K, …), (B, …), weighted by class as in PyTorch."""
@@ -121,13 +121,17 @@ class Site:
         """The shape of the block's own features."""
         return self.feature_shapes[self.block]
 
+    def averages(self, patches: int) -> int:
+        """Return the number of averages of P×P patches of the features; of units, their number."""
+        return math.prod([self.feature_shape[0], *[patches] * (len(self.feature_shape) - 1)])
+
 
 class Objective(Protocol):
     """Declares a local loss. Inherit from it in a frozen dataclass, or write the same members.
 
-    Two methods are optional: ``head_at(site: Site) -> Head``, which is called in place of ``head``, for a
-    head that depends on the block's number or on other blocks; ``at_positions() -> Objective``, which
-    returns the same loss where every position has a label.
+    Two methods are optional: ``head_at(site: Site) -> Head`` replaces ``head`` where a head depends on the
+    block's number or on other blocks; ``at_positions() -> Objective`` returns the same loss for a label at
+    every position.
     """
 
     @property
@@ -157,7 +161,9 @@ class Objective(Protocol):
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Return a head for features ``(N, *feature_shape)``."""
-        ...
+        raise NotImplementedError(
+            "write head(self, feature_shape, num_classes), which returns a trifecta.Head"
+        )
 
 
 class Term(Protocol):
@@ -206,36 +212,21 @@ class Bounded:
 
 
 class SiteObjective(Bounded, Objective):
-    """Base of the package's objectives, which hand themselves and the site to the class of their head."""
+    """Base of the package's objectives; ``head_class`` is called with the objective and the site.
+
+    A head that depends on the site of its block is declared by ``head_at = SiteObjective.build``.
+    """
 
     head_class: ClassVar[type[Any]]
 
-    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
-        """Return the head for features ``(N, *feature_shape)``, as for the only block of a network."""
-        head: Head = self.head_class(self, Site(0, [feature_shape], num_classes))
+    def build(self, site: Site) -> Head:
+        """Return the head of a block."""
+        head: Head = self.head_class(self, site)
         return head
 
-
-def check_objective(objective: Any) -> None:
-    """Validate that an object has the members of :class:`Objective`.
-
-    Raises:
-        ValueError: it is a class or a name, or lacks a member.
-    """
-    if isinstance(objective, str | type):
-        raise ValueError(
-            f"an objective is an object such as trifecta.losses.CrossEntropy(): received {objective!r}"
-        )
-    name = type(objective).__qualname__
-    own = [getattr(type(objective), member, None) for member in ("head", "head_at")]
-    if own in ([None, None], [Objective.head, None]):
-        raise ValueError(
-            f"objective {name} has no head: write head(self, feature_shape, num_classes), which returns a "
-            "trifecta.Head"
-        )
-    for member in ("pairs", "scores_classes", "uses_feedback", "per_position", "reads"):
-        if not hasattr(objective, member):
-            raise ValueError(f"objective {name} has no {member}: inherit from trifecta.Objective")
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        """Return the head for features ``(N, *feature_shape)``, as for the only block of a network."""
+        return self.build(Site(0, [feature_shape], num_classes))
 
 
 def build_head(objective: Objective, site: Site) -> Head:
@@ -248,47 +239,37 @@ def build_head(objective: Objective, site: Site) -> Head:
     own = own_parts(objective)
     what = f"objective {own[0] if own else type(objective).__qualname__} on block {site.block}"
     with blamed(what, own=bool(own)):
-        head: Any
         if hasattr(objective, "head_at"):
-            head = objective.head_at(site)
+            head: Any = objective.head_at(site)
         else:
             head = objective.head(site.feature_shape, site.num_classes)
-    if not isinstance(head, Head):
-        raise ValueError(f"{what} must build a trifecta.Head: its head returned {_kind(head)}")
-    if own:
-        _try_head(head, objective, site, what)
+        if not isinstance(head, Head):
+            raise ValueError(f"head must return a trifecta.Head: received {type(head).__name__}")
+        if own:
+            _try_head(copy.deepcopy(head), objective, site)
     return head
 
 
-def _try_head(head: Head, objective: Objective, site: Site, what: str) -> None:
-    """Check the answers of a copy of a head, so that faults show before training."""
+def _try_head(head: Head, objective: Objective, site: Site) -> None:
+    """Check what a head returns for random features, so that faults show before training."""
     count, shape = len(TRIAL_LABELS), site.feature_shape
     positions = shape[1:] if objective.per_position else ()
-    trial = copy.deepcopy(head)
-    loss: Any
-    scores: Any
-    with blamed(what), SeededDraws(0):
-        features = torch.rand(count * (2 if objective.pairs else 1), *shape)
+    with SeededDraws(0):
+        features = torch.rand(2 * count if objective.pairs else count, *shape)
         labels = torch.tensor(TRIAL_LABELS).view(-1, *[1] * len(positions)).expand(-1, *positions)
-        trial.set_epoch(0, 1)
+        head.set_epoch(0, 1)
         if objective.uses_feedback:
-            trial.receive(torch.zeros(count, site.num_classes))
-        loss, scores = trial.loss(features, labels), trial.scores(features[:count])
-    if not isinstance(loss, Tensor) or loss.shape != ():
-        raise ValueError(f"{what} must return a loss (): its loss returned {_kind(loss)}; take its mean")
-    if not bool(loss.isfinite()):
+            head.receive(torch.zeros(count, site.num_classes))
+        loss, scores = head.loss(features, labels), head.scores(features[:count])
+    classes = (site.num_classes,) if objective.scores_classes else ()
+    expected = {"loss": (loss, ()), "scores": (scores, (count, *classes, *positions))}
+    for name, (value, shape) in expected.items():
+        kind = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if kind != f"a tensor {shape}":
+            raise ValueError(
+                f"{name} must return a tensor {shape} for features {tuple(features.shape)}: received {kind}"
+            )
+    if not loss.isfinite():
         raise ValueError(
-            f"{what} must return a finite loss: it returned {loss.item()} for random features "
-            f"(N, {', '.join(map(str, shape))}) between 0 and 1"
+            f"loss must return a finite number for features between 0 and 1: received {loss.item()}"
         )
-    of_classes = objective.scores_classes
-    expected = (count, site.num_classes, *positions) if of_classes else (count,)
-    if not isinstance(scores, Tensor) or scores.shape != expected:
-        asked = "a score of each class (N, K)" if of_classes else "a goodness (N,)"
-        raise ValueError(
-            f"{what} must return {asked}, {expected} here: its scores returned {_kind(scores)}"
-        )
-
-
-def _kind(value: Any) -> str:
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -16,12 +16,7 @@ from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
 from trifecta.nn.blocks import Triangle
 
 
-class FeedbackHead(Head):
-    """The head of :class:`LocalTargets`.
-
-    ``feedback`` (K, C) is random and fixed, and the same for all positions of a map.
-    """
-
+class _FeedbackHead(Head):
     weighs_classes = True
     feedback: Tensor
 
@@ -33,11 +28,9 @@ class FeedbackHead(Head):
         self._error: Tensor | None = None
 
     def receive(self, error: Tensor) -> None:
-        """Keep the network's error (B, K) for the next loss."""
         self._error = error
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return half the squared distance and the probe's cross-entropy, (B, …), (B,) → ()."""
         assert self._error is not None, "no error was received"
         with torch.autocast(features.device.type, enabled=False):
             weights = self.sample_weights(labels)
@@ -52,43 +45,35 @@ class FeedbackHead(Head):
         return distance + self.probe.loss(seen, labels)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return the probe's scores, (N, …) → (N, K)."""
         return self.probe.scores(F.relu(features))
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalTargets(SiteObjective):
-    """Squared distance to ``relu(response − step · error @ feedback)``, where the network's error enters.
+    """Half the squared distance to ``relu(response − step · error @ feedback)``.
 
-    Attributes:
-        step: size of the change that makes a target.
+    ``error`` (B, K) is the network's; ``feedback`` (K, C) is random and fixed, for all positions of a map.
     """
 
     kind: ClassVar[str] = "local-targets"
-    head_class = FeedbackHead
+    head_class = _FeedbackHead
     uses_feedback: ClassVar[bool] = True
     reads: ClassVar[str] = "response"
     step: float = bounded(0.1, 0)
 
 
-class PositionHead(Head):
-    """The head of :class:`PositionThresholds`.
-
-    The probe reads averages of what the block passes on, the triangle of its response.
-    """
-
+class _PositionHead(Head):
     weighs_classes = True  # in the probe
 
     def __init__(self, objective: "PositionThresholds", site: Site) -> None:
         super().__init__()
         each = (objective.positive, objective.negative, objective.penalty)
-        positive, negative, self.penalty = (numbers[min(site.block, len(numbers) - 1)] for numbers in each)
-        self.thresholds = positive, negative
+        *thresholds, self.penalty = (numbers[min(site.block, len(numbers) - 1)] for numbers in each)
+        self.thresholds = tuple(thresholds)
         self.activation = Triangle()
         self.probe = CrossEntropy(pool=objective.pool).head(site.feature_shape, site.num_classes)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Return the position loss and the probe's cross-entropy, (2B, …), (B,) → ()."""
         positive, negative = position_goodness(features).chunk(2)
         contrast = position_loss(positive, negative, thresholds=self.thresholds, penalty=self.penalty)
         with torch.no_grad():
@@ -96,7 +81,6 @@ class PositionHead(Head):
         return contrast + self.probe.loss(seen, labels)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Return the probe's scores, (N, …) → (N, K)."""
         return self.probe.scores(self.activation(features))
 
 
@@ -104,15 +88,13 @@ class PositionHead(Head):
 class PositionThresholds(SiteObjective):
     """One threshold for positives and one for negatives, at every position (SCFF).
 
-    Attributes:
-        positive: threshold of each block in order; later blocks use the last one.
-        negative: likewise.
-        penalty: likewise, factor of the length of an image's positive goodness map.
-        pool: the probe reads averages of P×P patches.
+    Thresholds and penalties (of the length of an image's positive goodness map) are numbers of each block;
+    later blocks use the last one. The probe reads P×P averages of the triangle of the response.
     """
 
     kind: ClassVar[str] = "position-thresholds"
-    head_class = PositionHead
+    head_class = _PositionHead
+    head_at = SiteObjective.build
     pairs: ClassVar[bool] = True
     reads: ClassVar[str] = "response"
     positive: tuple[float, ...] = (0.0, 5.0, 6.0)
@@ -127,10 +109,6 @@ class PositionThresholds(SiteObjective):
             object.__setattr__(self, name, tuple(getattr(self, name)))
             if not getattr(self, name):
                 raise ValueError(f"{name} is a number for each block, one at least: received none")
-
-    def head_at(self, site: Site) -> Head:
-        """Return a :class:`PositionHead` with the numbers of the site's block."""
-        return PositionHead(self, site)
 
 
 def position_goodness(response: Tensor) -> Tensor:
