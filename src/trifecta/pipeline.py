@@ -5,11 +5,12 @@ update is done, and several threads, each with a block, keep more cores busy tha
 among them. Exact: every block sees the batches in order, with the weights that it would have had.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from threading import Condition
+from itertools import pairwise, starmap
+from threading import Condition, Semaphore
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ Losses = list[Tensor | None]
 class Pipeline:
     """Runs a learner's steps, up to ``workers`` windows at once.
 
-    A step waits for weights that its input depends on: for the first block where the label's picture
-    learns with it, for all where negatives are hard or the network's error feeds back.
+    A step waits for weights that its input depends on: those of the first block if a label's picture learns
+    with it, those of all blocks if negatives are hard or the network's error feeds back.
 
     Args:
-        learner: on the CPU; other devices order their work themselves.
-        workers: number of threads, at least 1; PyTorch's own threads are shared out among them.
-        depth: the most batches under way; by default one more than there are workers.
+        learner: learner on the CPU; other devices order their work themselves.
+        workers: number of windows at once, at least 1; PyTorch's own threads are shared out among them.
+        depth: number of batches under way, at most; by default one more than there are workers.
 
     Raises:
         ValueError: no workers.
@@ -40,106 +41,72 @@ class Pipeline:
         self.learner, self.workers = learner, workers
         self.depth = workers + 1 if depth is None else depth
 
-    @property
-    def blocks_read(self) -> int:
-        """The number of blocks, from the first, that the next step's input depends on."""
-        network = self.learner.network
-        if not network.method.pipelines:
-            return len(network.blocks)
-        return int(network.label_input is not None and any(True for _ in network.label_input.parameters()))
-
     def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Generator[Losses, None, None]:
         """Yield the losses of :meth:`Learner.step` for each of ``batches``, in their order.
 
-        A batch is drawn when there is room for it: before the losses of those ahead of it are given out.
+        A batch is drawn when there is room for it: before the losses of those ahead of it are yielded.
         """
         threads = torch.get_num_threads()
         share = max(1, threads // self.workers)
         torch.set_num_threads(share)
+        run, under_way = _Run(self.learner, self.workers), deque[Future[Losses]]()
         try:
-            # PyTorch counts threads separately in every thread.
+            # A thread a step. PyTorch counts its own threads separately in each of them.
             with ThreadPoolExecutor(
-                self.workers, initializer=torch.set_num_threads, initargs=(share,)
+                self.depth, initializer=torch.set_num_threads, initargs=(share,)
             ) as pool:
-                yield from _Run(self, pool.submit).steps(batches)
+                for images, labels in batches:
+                    if len(under_way) >= self.depth:
+                        yield under_way.popleft().result()
+                    if not run.may_begin():
+                        break
+                    under_way.append(pool.submit(run.learn, self.learner.begin(images, labels)))
+                while under_way:
+                    yield under_way.popleft().result()
         finally:
             torch.set_num_threads(threads)
 
 
-@dataclass(kw_only=True)
-class _Entry:
-    """A step under way; ``losses`` come when its last window has learnt."""
-
-    step: LocalStep
-    losses: Future[Losses] = field(default_factory=Future)
-    is_running: bool = False
-
-    def blocks(self) -> range:
-        """Return those that the next window changes, and frozen ones that are passed on the way."""
-        window = self.step.windows[self.step.windows_done]
-        return range(window.first if self.step.windows_done else 0, window.last + 1)
-
-
 class _Run:
-    """Steps under way, oldest first, and the number of the step that is each block's next."""
+    """Steps under way: the number of each block's next step, and of the first step that failed."""
 
-    def __init__(self, pipeline: Pipeline, submit: Callable[..., Future[None]]) -> None:
-        self.pipeline, self.learner, self.submit = pipeline, pipeline.learner, submit
-        self.entries: deque[_Entry] = deque()
-        self.next_step = [self.learner.steps] * len(self.learner.network.blocks)
-        self.has_failed = False
-        self.changed = Condition()
+    def __init__(self, learner: Learner, workers: int) -> None:
+        self.learner, self.slots, self.changed = learner, Semaphore(workers), Condition()
+        self.next_steps = [learner.steps] * len(learner.network.blocks)
+        self.failed = math.inf
 
-    def steps(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[Losses]:
-        for images, labels in batches:
-            if len(self.entries) >= self.pipeline.depth:
-                yield self._oldest()
-            with self.changed:
-                self.changed.wait_for(self._may_begin)
-            if self.has_failed:
-                break
-            entry = _Entry(step=self.learner.begin(images, labels))
-            with self.changed:
-                self.entries.append(entry)
-                self._start_ready_windows()
-        while self.entries:
-            yield self._oldest()
+    def may_begin(self) -> bool:
+        """Wait for the blocks that the next step's input depends on; return whether no step has failed."""
+        network = self.learner.network
+        label_learns = network.label_input is not None and list(network.label_input.parameters())
+        first = slice(1 if label_learns else 0)
+        return self._wait(first if network.method.pipelines else slice(None), self.learner.steps)
 
-    def _may_begin(self) -> bool:
-        read = self.next_step[: self.pipeline.blocks_read]
-        return self.has_failed or all(step == self.learner.steps for step in read)
-
-    def _oldest(self) -> Losses:
-        losses = self.entries[0].losses.result()
-        with self.changed:
-            self.entries.popleft()
-        return losses
-
-    def _start_ready_windows(self) -> None:
-        """Submit every window whose blocks have all learnt from the steps before."""
-        for entry in self.entries:
-            if entry.is_running or entry.losses.done():
-                continue
-            if all(self.next_step[block] == entry.step.number for block in entry.blocks()):
-                entry.is_running = True
-                self.submit(self._learn, entry)
-
-    def _learn(self, entry: _Entry) -> None:
-        blocks, step = entry.blocks(), entry.step
+    def learn(self, step: LocalStep) -> Losses:
+        """Learn from a batch, each window as soon as its blocks have learned from the batch before."""
+        # With frozen blocks before the first window and idle ones behind the last, which pass the batch on.
+        ends = [*(window.last + 1 for window in step.windows[:-1]), len(self.next_steps)]
         try:
-            self.learner.learn(step)
-        except BaseException as error:
-            entry.losses.set_exception(error)
+            for blocks in starmap(slice, pairwise([0, *ends])):
+                if not self._wait(blocks, step.number):
+                    break
+                if not step.is_done:
+                    with self.slots:
+                        self.learner.learn(step)
+                with self.changed:
+                    self.next_steps[blocks] = [step.number + 1] * len(self.next_steps[blocks])
+                    self.changed.notify_all()
+        except BaseException:
             with self.changed:
-                self.has_failed = True
-                self.changed.notify()
-            return
+                self.failed = min(self.failed, step.number)
+                self.changed.notify_all()
+            raise
+        return step.losses
+
+    def _wait(self, blocks: slice, step: int) -> bool:
+        """Wait until ``blocks`` have learned in all steps before ``step``; False if one of these failed."""
         with self.changed:
-            entry.is_running = False
-            # The last window also releases blocks that learn nothing in this step.
-            for block in range(len(self.next_step)) if step.is_done else blocks:
-                self.next_step[block] = max(self.next_step[block], step.number + 1)
-            if step.is_done:
-                entry.losses.set_result(step.losses)
-            self._start_ready_windows()
-            self.changed.notify()
+            self.changed.wait_for(
+                lambda: self.failed < step or all(number == step for number in self.next_steps[blocks])
+            )
+            return self.failed >= step
