@@ -125,9 +125,7 @@ class Noted(Dropout):
 class SecondReplica(Learner):
     """One that learns from the other half of each batch."""
 
-    @property
-    def _replica(self) -> int:
-        return 1
+    replica = 1
 
 
 def seeds_of_masks(learner: type[Learner], seed: int) -> list[int]:

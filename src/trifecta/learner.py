@@ -30,14 +30,14 @@ class LocalStep:
     """One batch on its way through the blocks.
 
     Attributes:
-        number: of the step, counted from 0.
-        progress: the share of the run before it; 0 where the run's length is unknown.
-        windows: those that learn, in order; the blocks before the first of them are frozen.
-        x: what the next of them receives.
+        number: number of the step, from 0.
+        progress: share of the run before it; 0 if the run's length is unknown.
+        windows: windows that learn, in order; blocks before the first one are frozen.
+        x: input of the next window.
         labels: (B,).
-        offsets: (L,), which images make a pair in each block, where every block receives new pairs.
-        losses: of each block that has closed a window, L × ().
-        windows_done: how many have learnt.
+        offsets: (L,), which images make a pair in each block; None unless blocks receive new pairs.
+        losses: L × (); None for a block that has closed no window.
+        windows_done: number of windows that have learned.
     """
 
     number: int
@@ -51,16 +51,16 @@ class LocalStep:
 
     @property
     def is_done(self) -> bool:
-        """Whether every window has learnt."""
+        """Whether every window has learned."""
         return self.windows_done == len(self.windows)
 
 
 class Learner:
     """Trains a :class:`LocalNetwork`, one batch a step, window by window.
 
-    A window's graph lives from its own forward pass to its own backward pass; what goes on to the next
-    window is detached. All updates of a step follow from the weights before that step, because a
-    window's output is computed before its weights move.
+    A window's graph lives from its own forward pass to its own backward pass; the next window receives its
+    output detached. All updates of a step follow from the weights before that step, because a window's
+    output is computed before its weights move.
 
     Attributes:
         steps: number of steps so far.
@@ -69,24 +69,27 @@ class Learner:
 
     Args:
         network: the network, already on its device.
-        generator: draws the wrong labels; on the network's device. PyTorch's own where None.
-        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``: what the
-            device is made for, see :func:`trifecta._utils.devices.resolved_precision`.
-        total_steps: of the run; without it the learning rate stays constant and no block freezes.
-        steps_per_epoch: for schedules that restart in every epoch and settings that change by epoch;
-            without it the whole run counts as the first epoch.
+        generator: generator of wrong labels, on the network's device; None for PyTorch's own.
+        precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``, see
+            :func:`trifecta._utils.devices.resolved_precision`.
+        total_steps: length of the run; without it the learning rate stays constant and no block freezes.
+        steps_per_epoch: length of an epoch, for schedules that restart in every epoch and settings that
+            change by epoch; without it the whole run counts as the first epoch.
         kernels: whether windows run by :mod:`trifecta.kernels` where their blocks allow, which takes less
-            memory, or by the plain graph. By default where it is faster, on a CPU: convolutions with enough
-            work, and losses that skip samples, which would gain nothing otherwise.
-        on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` leaves a window's weights,
-            optimizer and running statistics as they were where its loss or a gradient is not finite, and
-            its loss None. On a GPU that waits for every window.
-        step_optimizer: called with every optimizer in place of its own ``step``, such as to clip gradients
-            first, or by a library that has steps of its own.
+            memory, or by the plain graph; None chooses kernels where they are faster, on a CPU:
+            convolutions with enough work, and losses that skip samples.
+        on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` undoes a window whose loss
+            or gradient is not finite: weights, optimizer and running statistics stay, and its loss is None.
+            On a GPU that waits for every window.
+        step_optimizer: function that is called with every optimizer in place of its ``step``, for example
+            to clip gradients first.
 
     Raises:
         ValueError: no weight of the network, its label input and its heads can learn.
     """
+
+    # Number of this process among those that learn from other images of the same batch.
+    replica = 0
 
     def __init__(
         self,
@@ -112,14 +115,14 @@ class Learner:
                 "nothing can learn: all blocks are frozen, and the heads of the method have no weights; "
                 "let a block learn (requires_grad), or use a method with classifiers, such as superfecta"
             )
-        self._warned: set[str] = set()
-        # Blocks whose gradients have been looked at.
-        self._reached: set[int] = set()
+        self._warned = set[str]()
+        # Blocks whose gradients have not been looked at.
+        self._unchecked = set(self.blocks)
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
 
     @property
     def blocks(self) -> range:
-        """The blocks that learn here: all."""
+        """Blocks that learn in this process."""
         return range(len(self.network.blocks))
 
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
@@ -147,41 +150,33 @@ class Learner:
     def begin(self, images: Tensor, labels: Tensor) -> LocalStep:
         """Start a step, of which :meth:`learn` then does one window at a time; raises as :meth:`step`.
 
-        Two steps may be under way at once where every block does them in order, see
-        :class:`trifecta.pipeline.Pipeline`.
+        Two steps may be under way at once if each block does them in order, see :class:`trifecta.Pipeline`.
         """
-        images = check_batch(self.network, images, labels)
-        self.network.train()
-        if len(labels) == 1 and self.network.image_pairs is not None:
+        network = self.network
+        images = check_batch(network, images, labels)
+        network.train()
+        if len(labels) == 1 and network.image_pairs is not None:
             self._warn_once("a batch of one has no other image to make a negative of: it teaches nothing")
         rows = self._rows(len(labels))
         with autocast(self.precision, self.device):
-            if self.network.method.objective.uses_feedback:
-                self._feed_back(images[rows], labels[rows])
-            # A label's picture beside an image would leave the layout that convolutions like.
-            x = in_memory_format(training_input(self.network, images, labels, self.generator, rows))
+            if network.method.objective.uses_feedback:
+                scores = _predict(network, images[rows])
+                error = scores.softmax(1) - F.one_hot(labels[rows], scores.shape[1])
+                for block in network.scored_blocks:
+                    network.head(block).receive(error)
+            # A label's picture beside an image would leave the layout that convolutions prefer.
+            x = in_memory_format(training_input(network, images, labels, self.generator, rows))
         labels = labels[rows]
-        offsets = self._draw_offsets(len(labels)) if self.network.renews_pairs else None
-        return self._new_step(x, labels, offsets)
-
-    @property
-    def _replica(self) -> int:
-        """The number of this process among those that learn from other images of a batch: 0."""
-        return 0
+        return self._new_step(x, labels, self._draw_offsets(len(labels)))
 
     def _rows(self, images: int) -> slice:
-        """Return the images of a batch of so many that are learnt from here: all of them."""
+        """Return the images of a batch of so many that this process learns from."""
         return slice(None)
 
-    def _feed_back(self, images: Tensor, labels: Tensor) -> None:
-        """Tell every head the network's error."""
-        scores = _predict(self.network, images)
-        error = scores.softmax(1) - F.one_hot(labels, scores.shape[1])
-        for block in self.network.scored_blocks:
-            self.network.head(block).receive(error)
-
-    def _draw_offsets(self, images: int) -> Tensor:
-        """Draw which of so many images make a pair in each block, (L,)."""
+    def _draw_offsets(self, images: int) -> Tensor | None:
+        """Draw which of so many images make a pair in each block, (L,), if blocks receive new pairs."""
+        if not self.network.renews_pairs:
+            return None
         return draw_offsets(len(self.network.blocks), images, self.generator, self.device)
 
     def _new_step(self, x: Tensor, labels: Tensor, offsets: Tensor | None) -> LocalStep:
@@ -200,20 +195,20 @@ class Learner:
 
     @property
     def _progress(self) -> float:
-        """The share of the run before the next step; 0 where its length is unknown."""
+        """Share of the run before the next step; 0 if the run's length is unknown."""
         return self.steps / self.total_steps if self.total_steps else 0.0
 
     def _next_windows(self) -> list[Window]:
         """Return the windows that learn in the next step, in order, without frozen blocks."""
-        schedule, step, num_blocks = self.network.method.schedule, self.steps, len(self.network.blocks)
-        if schedule.restarts and self.steps_per_epoch:
+        method, step, num_blocks = self.network.method, self.steps, len(self.network.blocks)
+        if method.schedule.restarts and self.steps_per_epoch:
             step %= self.steps_per_epoch
-        frozen = self.network.method.optimizer.frozen_blocks(self._progress, num_blocks)
-        windows = schedule.windows(step, num_blocks)
+        frozen = method.optimizer.frozen_blocks(self._progress, num_blocks)
+        windows = method.schedule.windows(step, num_blocks)
         return [Window(max(w.first, frozen), w.last) for w in windows if w.last >= frozen]
 
     def learn(self, step: LocalStep) -> None:
-        """Let the step's next window learn."""
+        """Let the next window of ``step`` learn; blocks that learn nothing still pass the batch on."""
         window = step.windows[step.windows_done]
         if window.first and not step.windows_done:
             step.x = self._pass(step, range(window.first))
@@ -221,45 +216,43 @@ class Learner:
         step.windows_done += 1
         idle = range(window.last + 1, len(self.network.blocks))
         if idle and step.is_done:
-            # Their running statistics follow their input all the same.
+            # Their running statistics follow their input.
             self._pass(step, idle)
 
     def _learn_window(self, step: LocalStep, window: Window) -> None:
         """Run forward, loss, backward and update of ``window``, whose output becomes the step's ``x``."""
         self._set_epoch(window, step.number)
-        may_skip = self.on_nan == "skip"
-        before = self._copied_buffers(window.blocks) if may_skip else []
+        before = self._copied_buffers(window.blocks)
         with self._passing(window.blocks, step):
             loss, output = self.window_loss(window, step.x, step.labels, step.offsets)
             # All of a window may be frozen, or have no weights.
             if loss.requires_grad:
                 torch.autograd.backward(loss)
-        if not self._reached.issuperset(window.blocks):
-            self._check_reached(window.blocks)
-        skips = may_skip and not is_finite(loss, self._updates(window).values())
-        if skips:
+        self._check_reached(window.blocks)
+        step.x = map_tensors(Tensor.detach, output)
+        if self.on_nan == "skip" and not is_finite(loss, self._updates(window).values()):
             _restore(before)
             self.skipped.add(step.number)
-        self._update_window(window, step.progress, skips=skips)
-        step.losses[window.last] = None if skips else loss.detach()
-        step.x = map_tensors(Tensor.detach, output)
+            self._drop_gradients(window)
+        else:
+            self._update_window(window, step.progress)
+            step.losses[window.last] = loss.detach()
 
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return :func:`trifecta.window.window_loss` of this learner's network.
 
-        ``offsets`` are drawn here where every block receives new pairs and none are given.
+        ``offsets`` are drawn here if blocks receive new pairs and none are given.
         """
-        if offsets is None and self.network.renews_pairs:
+        if offsets is None:
             offsets = self._draw_offsets(len(labels))
         return window_loss(self.network, window, x, labels, offsets, kernels=self.kernels)
 
     @torch.no_grad()
     def _pass(self, step: LocalStep, blocks: range) -> Tensor:
         """Return the output of ``blocks``, which do not learn in this step, for its ``x``."""
-        x = step.x
-        before = self._copied_buffers(blocks) if self.on_nan == "skip" else []
+        x, before = step.x, self._copied_buffers(blocks)
         with self._passing(blocks, step):
             for k in blocks:
                 _, x = self.network.pass_block(k, x, step.offsets)
@@ -271,22 +264,21 @@ class Learner:
     def _passing(self, blocks: range, step: LocalStep) -> Iterator[None]:
         """Set what ``blocks``, and their heads, need while a batch passes them in training.
 
-        What they draw follows from the seed, the step, the block and the replica.
+        Their random numbers follow from the seed, the step, the block and the replica.
         """
         layers = [layer for k in blocks for layer in self._dropout[k]]
         with ExitStack() as stack:
             stack.enter_context(autocast(self.precision, self.device))
             if self.generator is not None and (layers or self.network.draws):
                 seed = self.generator.initial_seed()
-                # The first replica draws what one process does.
-                replica = [self._replica] if self._replica else []
+                # The first replica draws what a single process does.
+                replica = [self.replica] if self.replica else []
                 numbers = [seed, step.number, blocks.start, *replica]
                 stack.enter_context(seeded_dropout(layers, self.device, numbers))
                 stack.enter_context(self.network.drawing(blocks, [seed, step.number, *replica]))
             if len(step.labels) == 1:
-                stack.enter_context(
-                    normalized_by_running_statistics(self._modules(blocks), self._warn_of_one)
-                )
+                modules = self._modules(blocks)
+                stack.enter_context(normalized_by_running_statistics(modules, self._warn_of_one))
             yield
 
     def _modules(self, blocks: range) -> list[nn.Module]:
@@ -295,7 +287,9 @@ class Learner:
         return [*(self.network.blocks[k] for k in blocks), *heads]
 
     def _copied_buffers(self, blocks: range) -> list[tuple[Tensor, Tensor]]:
-        """Return the buffers of ``blocks`` and their heads, each with a copy."""
+        """Return buffers of ``blocks`` and their heads, each with a copy, if a window may be skipped."""
+        if self.on_nan != "skip":
+            return []
         return [(b, b.clone()) for module in self._modules(blocks) for b in module.buffers()]
 
     def _set_epoch(self, window: Window, step: int) -> None:
@@ -307,24 +301,27 @@ class Learner:
                 self.network.head(block).set_epoch(epoch, max(epochs, epoch + 1))
 
     def _updates(self, window: Window) -> dict[int, torch.optim.Optimizer]:
-        """Return the optimizers that step when ``window`` has learnt, by owner."""
+        """Return the optimizers that step when ``window`` has learned, by owner."""
         by_objective = self.network.method.optimizer.ownership == "objective"
         owners = [window.last] if by_objective else window.blocks
         return {owner: self.optimizers[owner] for owner in owners if owner in self.optimizers}
 
-    def _update_window(self, window: Window, progress: float, *, skips: bool = False) -> None:
-        """Step the optimizers of ``window``, unless the step ``skips`` it, and drop all its gradients."""
+    def _update_window(self, window: Window, progress: float) -> None:
+        """Step the optimizers of ``window``, and drop all its gradients."""
         self._set_learning_rates(window, progress)
         for optimizer in self._updates(window).values():
-            if self._step_optimizer is not None and not skips:
-                self._step_optimizer(optimizer)
-            elif not skips:
+            if self._step_optimizer is None:
                 optimizer.step()
+            else:
+                self._step_optimizer(optimizer)
+        self._drop_gradients(window)
+
+    def _drop_gradients(self, window: Window) -> None:
+        for optimizer in self._updates(window).values():
             optimizer.zero_grad(set_to_none=True)
-        if window.first == 0:
-            # The gradient of a label that another objective owns is thrown away.
-            for parameter in self.network.label_parameters():
-                parameter.grad = None
+        # The gradient of a label that another objective owns is not used.
+        for parameter in self.network.label_parameters() if window.first == 0 else ():
+            parameter.grad = None
 
     def _set_learning_rates(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
@@ -343,8 +340,8 @@ class Learner:
 
     def _check_reached(self, blocks: range) -> None:
         """Warn of a block that learns for the first time and whose loss reaches none of its weights."""
-        for k in (k for k in blocks if k not in self._reached):
-            self._reached.add(k)
+        for k in self._unchecked.intersection(blocks):
+            self._unchecked.remove(k)
             own = [p for p in self.network.blocks[k].parameters() if p.requires_grad]
             if own and all(p.grad is None for p in own):
                 self._warn_once(
@@ -378,8 +375,8 @@ class Learner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
 
-        ``auto`` then is the precision that the state was trained in. A state without ``optimizers`` is for
-        those whose optimizers are restored elsewhere.
+        A learner whose precision is ``auto`` continues in that of the state. A state without
+        ``optimizers`` leaves them as they are.
         """
         self.steps, self.skipped = int(state["steps"]), {int(step) for step in state["skipped"]}
         self.precision = kept_precision(self.asked_precision, state["precision"], self.device)
@@ -401,8 +398,8 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> Tensor
     """Validate a batch for training; return its samples in the precision of the blocks.
 
     Raises:
-        ValueError: samples of another shape or kind, labels that are not (B,) int64 ((B, …) where each
-            position has one), or, checked on CPU only, not below K.
+        ValueError: samples of another shape or kind, labels that are not (B,) int64 ((B, …) for labels of
+            positions), or, checked on CPU only, not below K.
     """
     fits = images.dtype == torch.int64 if network.integer else images.is_floating_point()
     if images.shape[1:] != network.sample_shape or not fits:
@@ -413,10 +410,9 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> Tensor
         )
     expected = (len(images), *network.label_shape)
     if labels.shape != expected or labels.dtype != torch.int64:
-        each = "position" if network.label_shape else "image"
         raise ValueError(
-            f"labels must be int64 ({', '.join(map(str, expected))}{'' if expected[1:] else ','}), one per "
-            f"{each}: received {labels.dtype} {tuple(labels.shape)}"
+            f"labels must be int64 {expected}, one per {'position' if network.label_shape else 'image'}: "
+            f"received {labels.dtype} {tuple(labels.shape)}"
         )
     # Checking values on another device would synchronise with it.
     if labels.device.type == "cpu" and not bool(((labels >= 0) & (labels < network.num_classes)).all()):
@@ -436,7 +432,7 @@ def training_input(
 ) -> Tensor:
     """Return the first block's input: (B, …), or (2B, …) with positives first for losses over pairs.
 
-    Only for the images in ``rows`` of a batch; everything random is drawn for all of them.
+    It is for the images in ``rows`` of a batch alone; random numbers are drawn for the whole batch.
     """
     if network.image_pairs is not None:
         positives, negatives = network.image_pairs.pairs(images, generator).chunk(2)
@@ -453,12 +449,13 @@ def training_input(
 
 @torch.no_grad()
 def _predict(network: LocalNetwork, images: Tensor) -> Tensor:
-    """Return class scores (B, K) as for new images, of every label; leave running statistics alone."""
+    """Return class scores (B, K) of every label, at least in float32; running statistics stay."""
     scores = network.fused_scores(images, every_label=True)
     return scores.float() if scores.dtype.itemsize < 4 else scores
 
 
-# Layers whose parameters that are named a weight are one: ``weight``, ``in_proj_weight``, ``weight_ih_l0``.
+# Layers whose parameters with "weight" in their names are matrices: ``weight``, ``in_proj_weight``,
+# ``weight_ih_l0``.
 _MAPS = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
@@ -487,8 +484,8 @@ def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.opti
 def _matrices(block: nn.Module) -> list[nn.Parameter]:
     """Return the weights of a block that map features to features, by the classes of its layers.
 
-    Neither gains, biases, positions and embeddings, nor what a weight is computed from, such as by
-    ``weight_norm``.
+    Gains, biases, positions, embeddings and the parts of a weight that is computed, such as by
+    ``weight_norm``, are left out.
     """
     embeddings = {m.weight for m in block.modules() if isinstance(m, nn.Embedding)}
     return [
@@ -516,8 +513,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
     """Restore what ``optimizer.state_dict()`` of the same parameters returned.
 
     Raises:
-        ValueError: numbers that are not finite or, for PyTorch's optimizers and ours, tensors of another
-            shape than the parameter's.
+        ValueError: values that are not finite or, for PyTorch's optimizers and Muon, of another shape than
+            the parameter's.
     """
     optimizer.load_state_dict(dict(state))
     is_known = type(optimizer).__module__.split(".")[0] in ("torch", "trifecta")
@@ -532,7 +529,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# As of :class:`trifecta.nn.norms.RunningNorm`.
+# Samples that running statistics average over, as in :class:`trifecta.nn.norms.RunningNorm`.
 HORIZON = 2048
 
 
@@ -540,23 +537,22 @@ HORIZON = 2048
 def normalized_by_running_statistics(
     modules: Iterable[nn.Module], on_use: Callable[[], None]
 ) -> Iterator[None]:
-    """Let batch normalisations that see one value a channel use their running statistics for a while.
+    """Let batch normalizations in ``modules`` that see one value a channel use their running statistics.
 
-    These follow the value first, as those of :class:`trifecta.nn.norms.RunningNorm` do.
-
-    Args:
-        modules: whose parts are meant.
-        on_use: called whenever it happens.
+    These follow the value first, as those of :class:`trifecta.nn.norms.RunningNorm` do; ``on_use`` is
+    called whenever that happens.
 
     Raises:
-        ValueError: such a normalisation keeps no running statistics.
+        ValueError: such a normalization keeps no running statistics.
     """
-    norms = [m for module in modules for m in module.modules() if isinstance(m, _BATCH_NORMS)]
-    changed: set[nn.Module] = set()
+    norms = {
+        m for module in modules for m in module.modules() if isinstance(m, _BATCH_NORMS) and m.training
+    }
 
     def before(norm: Any, args: tuple[Tensor, ...]) -> None:
         x = args[0]
-        if not norm.training or x.ndim < 2 or x.numel() != x.shape[1]:
+        norm.training = x.ndim < 2 or x.numel() > x.shape[1]
+        if norm.training:
             return
         if norm.running_mean is None:
             raise ValueError(
@@ -565,20 +561,13 @@ def normalized_by_running_statistics(
             )
         on_use()
         _follow(norm, x.flatten())
-        norm.training = False
-        changed.add(norm)
 
-    def after(norm: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if norm in changed:
-            changed.remove(norm)
-            norm.training = True
-
-    handles = [norm.register_forward_pre_hook(before) for norm in norms]
-    handles += [norm.register_forward_hook(after, always_call=True) for norm in norms]
+    handles = {norm: norm.register_forward_pre_hook(before) for norm in norms}
     try:
         yield
     finally:
-        for handle in handles:
+        for norm, handle in handles.items():
+            norm.training = True
             handle.remove()
 
 

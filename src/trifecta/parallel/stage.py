@@ -174,14 +174,10 @@ class StageLearner(Learner):
         assert x.grad is not None
         self._before.send([x.grad])
 
-    @property
-    def _replica(self) -> int:
-        return self.replica
-
     def _rows(self, images: int) -> slice:
         return self.plan.layout.rows(self.replica, images)
 
-    def _update_window(self, window: Window, progress: float, *, skips: bool = False) -> None:
+    def _update_window(self, window: Window, progress: float) -> None:
         """Update at once, or with several replicas as soon as their gradients are averaged.
 
         Averaging overlaps with the computation of the next window, which does not use the new weights.
@@ -190,7 +186,7 @@ class StageLearner(Learner):
         gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
         update = super()._update_window
         if self.group is None or not gradients:
-            update(window, progress, skips=skips)
+            update(window, progress)
             return
         self._finish_update()
         total = torch.cat([gradient.flatten() for gradient in gradients])
