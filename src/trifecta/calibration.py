@@ -1,7 +1,7 @@
-"""Probabilities from class scores: one temperature for the read-out, and measures of how honest they are.
+"""Probabilities from class scores by one temperature, and measures of how honest they are.
 
-Shapes: N samples, K classes, scores and probabilities (N, K) with labels (N,); where every position has a
-label, (N, K, …) with (N, …). Everything is computed in float64.
+Shapes: N samples, K classes; scores and probabilities (N, K) with labels (N,), or (N, K, …) with (N, …) for
+labels of positions. Everything is computed in float64.
 """
 
 import math
@@ -11,7 +11,7 @@ from torch import Tensor
 
 # Bins of confidence, as in Guo et al. 2017.
 BINS = 15
-# How far the temperature goes beyond the spread of the scores: at the upper end all classes are as likely.
+# Largest ratio of the temperature to the spread of the scores, at which all classes are equally likely.
 _WIDEST = 1e3
 _STEPS, _CLOSE = 100, 1e-10
 # Labels that are enough for one number.
@@ -21,9 +21,9 @@ _MOST = 50_000
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
     """Return ``softmax(scores / temperature)`` over the classes, (N, K, …) → (N, K, …).
 
-    A label off a shortlist has the score −∞, because it is unlikely, not because it is impossible. It
-    counts as if its score were as far below the least on the list as that is below the highest, so that a
-    high temperature makes all classes as likely. Where those are equal, it is e times less likely.
+    The score of a label off a shortlist, −∞, means unlikely, not impossible. It is replaced by one as far
+    below the least on the list as that is below the highest (1 below if these are equal), so that a high
+    temperature makes all classes equally likely.
     """
     return _filled(scores.double() / temperature).softmax(1)
 
@@ -33,14 +33,14 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
 
     Minimises ``mean_i −Σ_k q_ik log softmax(scores_i / T)_k``, convex in 1/T, by Newton's steps inside a
     bracket. Targets are smoothed by the rule of succession, q = (N + 1)/(N + 2) for the true class and an
-    equal share of the rest for each other one, so that N samples without a mistake do not make the next
-    one impossible. T is positive and never changes a prediction; it is 1 where scores say nothing, and at
-    its bound, where all classes are as likely, where they say less than that.
+    equal share of the rest for each other one, so that N samples without a mistake do not make one
+    impossible. T is positive and never changes a prediction; it is 1 if scores are all equal, and at its
+    upper bound if they are worse than that.
 
     Source: Guo et al. 2017, *On Calibration of Modern Neural Networks* (arXiv 1706.04599), section 4.2;
     targets of Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
     """
-    # A row a label, (M, K), of at most _MOST.
+    # One row a label, (M, K), at most _MOST.
     step = -(-labels.numel() // _MOST) or 1
     targets = labels.flatten()[::step]
     rows = _filled(scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step])
@@ -58,7 +58,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
         if high - low <= _CLOSE * high:
             break
         newton = inverse - slope / curvature if curvature > 0 else math.inf
-        # Halved by the ratio, as the bracket spans many orders of magnitude.
+        # The geometric mean, as the bracket spans many orders of magnitude.
         following = newton if low < newton < high else math.sqrt(low * high)
         if abs(following - inverse) <= _CLOSE * inverse:
             break

@@ -1,7 +1,7 @@
-"""Which blocks learn together at step t: pure data, no tensors.
+"""Schedules: which blocks learn together at step t, as pure data.
 
 A *window* is a run of blocks that one loss trains: the loss is at its last block, and its gradient ends at
-its first. A schedule partitions the blocks into windows, step by step.
+its first. A schedule partitions the blocks into windows at every step.
 """
 
 from dataclasses import dataclass
@@ -22,19 +22,17 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Windows of ``size`` blocks; 0 means one window over the whole network (backprop).
-
-    With ``overlapping`` the partition shifts by one block each step, so that neighbours always come to
-    share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at even
-    steps and (0)(1,2)(3,4)… at odd ones.
+    """Partition of the blocks into windows at every step.
 
     Attributes:
-        size: blocks in a window.
-        overlapping: whether the partition shifts by one block each step.
+        size: number of blocks in a window; 0 for one window over the whole network (backprop).
+        overlapping: whether the partition shifts by one block each step, so that all neighbours come to
+            share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at
+            even steps and (0)(1,2)(3,4)… at odd ones.
         trains_remainder: whether the blocks left over at the end make a shorter window; otherwise they
             learn nothing at that step, as in the published code of Dooms et al. 2023.
         deep_supervision: whether a window has a loss at each of its blocks, not only at its last.
-        restarts: whether steps are counted within their epoch, as in the same code: where epochs have an
+        restarts: whether steps are counted within their epoch, as in the same code: after an epoch with an
             odd number of steps, one even step follows another.
     """
 
@@ -58,7 +56,7 @@ class Schedule:
         return self.size if self.overlapping else 1
 
     def windows(self, step: int, num_blocks: int) -> tuple[Window, ...]:
-        """Return the windows that learn at ``step`` (counted from 0), in order."""
+        """Return the windows that learn at ``step`` (from 0), in order."""
         size = self.size or num_blocks
         lead = step % size if self.overlapping else 0
         edges = [0, *range(lead or size, num_blocks, size)]
@@ -67,7 +65,7 @@ class Schedule:
         return tuple(windows[:-1] if is_remainder and not self.trains_remainder else windows)
 
     def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
-        """Return the blocks that have a loss at some step, and so need an objective, in order."""
+        """Return the blocks that have a loss at some step, in order."""
         if self.deep_supervision:
             return tuple(range(num_blocks))
         return tuple(sorted({w.last for t in range(self.cycle) for w in self.windows(t, num_blocks)}))
@@ -101,11 +99,7 @@ DEEPLY_SUPERVISED = Schedule(size=0, deep_supervision=True)
 
 
 def parse_schedule(text: str) -> Schedule:
-    """Parse ``layer-wise``, ``overlapping[:K]``, ``blockwise[:K]``, ``end-to-end``, ``deeply-supervised``.
-
-    Raises:
-        ValueError: none of these.
-    """
+    """Parse layer-wise, overlapping[:K], blockwise[:K], end-to-end or deeply-supervised."""
     named = {str(schedule): schedule for schedule in (LAYER_WISE, END_TO_END, DEEPLY_SUPERVISED)}
     if text in named:
         return named[text]

@@ -1,12 +1,11 @@
-"""Statistics of batch normalisations, estimated anew where their running averages lag behind.
+"""Statistics of batch normalizations, estimated anew while their running averages lag behind.
 
 PyTorch's running average begins at mean 0 and variance 1, and after t steps still holds (1 − momentum)ᵗ of
-that, besides the statistics of weights that have moved on since. After ten steps that is a third, and a
-network that has learnt its task predicts at chance. Shapes: B samples (B, …), labels (B,) or (B, …).
+that, and statistics of weights that have since moved on. After ten steps that is a third, and a network
+that has learned its task predicts at chance. Shapes: B samples (B, …), labels (B,) or (B, …).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +19,17 @@ from trifecta.network import LocalNetwork
 # Steps × momentum from which on an average is taken as it is: e⁻⁸ of its start is left, and on digits no
 # estimate was better. That is 80 steps of PyTorch's default momentum.
 LAGGING = 8.0
-# Samples that are enough for an estimate, and those that are kept where they cannot be had again.
-ENOUGH, REMEMBERED = 2048, 512
 _USUAL_MOMENTUM = 0.1
+# Samples that are enough for an estimate, and those that are kept if they cannot be read again.
+ENOUGH, REMEMBERED = 2048, 512
 
 Batch = tuple[Tensor, Tensor]
 
 
 def lagging_norms(network: nn.Module, steps: int | None = None) -> dict[str, _BatchNorm]:
-    """Return the batch normalisations, by name, whose running averages lag after so many steps.
+    """Return the batch normalizations, by name, whose running averages lag after so many steps.
 
-    Those that keep no statistics and those whose parameters are frozen are left out. None takes all others.
+    Those without statistics or with frozen parameters are left out. None returns all others.
     """
     return {
         name: module
@@ -50,19 +49,19 @@ def estimate_statistics(
     steps: int | None = None,
     precision: str = "fp32",
 ) -> dict[str, Tensor]:
-    """Set the statistics of batch normalisations to their means over ``batches``, with weights as they are.
+    """Set the statistics of batch normalizations to their means over ``batches``, with weights as they are.
 
     Call it before predicting with a network that was trained for few steps. Samples enter as in training,
-    with wrong labels or in pairs where the method makes such; everything else is in evaluation mode. Layers
-    that are in evaluation mode while the network trains keep their statistics. No other state moves.
+    with wrong labels or in pairs if the method makes such; all other layers are in evaluation mode. Layers
+    that are in evaluation mode while the network trains keep their statistics. No other state changes.
 
     Args:
-        network: trained; on its device.
-        batches: of training samples and labels, as for :meth:`trifecta.Learner.step`, best not augmented
-            and of mixed classes; some hundred samples in all are enough.
-        steps: of training so far, where statistics are to be estimated only as long as running averages
-            lag, in the first ``8 / momentum`` steps; None estimates them in any case.
-        precision: that of training, ``fp32`` or ``bf16``.
+        network: trained network, on its device.
+        batches: training samples and labels, as for :meth:`trifecta.Learner.step`, best not augmented and
+            of mixed classes; some hundred samples in all are enough.
+        steps: number of training steps so far; statistics are then estimated only while running averages
+            lag, in the first ``8 / momentum`` steps.
+        precision: precision of training, ``fp32`` or ``bf16``.
 
     Returns:
         The statistics before, by their names in the network's state, for :func:`set_statistics`.
@@ -96,7 +95,7 @@ def set_statistics(network: nn.Module, statistics: Mapping[str, Tensor]) -> None
 
 
 def remembered(batches: Iterable[Batch], seen: list[Batch]) -> Iterator[Batch]:
-    """Yield batches, the first of which are kept in ``seen``."""
+    """Yield ``batches``, and append the first of them to ``seen``."""
     for batch in batches:
         if not is_enough(seen):
             seen.append(batch)
@@ -104,34 +103,35 @@ def remembered(batches: Iterable[Batch], seen: list[Batch]) -> Iterator[Batch]:
 
 
 def is_enough(seen: list[Batch]) -> bool:
-    """Return whether no more batches need be remembered."""
+    """Return whether no more batches need to be remembered."""
     return sum(len(labels) for _, labels in seen) >= REMEMBERED
 
 
 def _average(
     network: LocalNetwork, norms: list[_BatchNorm], batches: Iterable[Batch], precision: str
 ) -> None:
-    """Average the statistics of ``norms``; one that nothing passes, or what is no number, keeps its own."""
+    """Average the statistics of ``norms``; one that no batch passes, or not finite, keeps its own."""
     generator = torch.Generator(network.device).manual_seed(0)
     kept = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
     try:
         for number, (images, labels) in enumerate(_usable(batches, network.device)):
             with autocast(precision, network.device):
-                # Predictions of the labels that are wrong and likely need statistics, too.
-                images = network.as_samples(images)
-                x = in_memory_format(training_input(network, images, labels, generator))
-                for norm in norms if number == 0 else ():
-                    norm.reset_running_stats()
-                with _updating(norms):
-                    _pass(network, x, len(labels), generator)
+                # Hard labels follow from predictions, which need statistics, too.
+                x = in_memory_format(training_input(network, network.as_samples(images), labels, generator))
+                for norm in norms:
+                    if number == 0:
+                        norm.reset_running_stats()
+                    norm.training, norm.momentum = True, None
+                _pass(network, x, len(labels), generator)
+            for norm in norms:
+                norm.training = False
     finally:
         for norm, momentum, buffers in kept:
+            count = norm.num_batches_tracked
+            is_used = bool(count) and all(bool(buffer.isfinite().all()) for buffer in norm.buffers())
             norm.momentum = momentum
-            passed = norm.num_batches_tracked
-            was_passed = passed is None or bool(passed)
-            is_bad = not all(bool(buffer.isfinite().all()) for buffer in norm.buffers())
             for buffer, value in zip(norm.buffers(), buffers, strict=True):
-                if is_bad or buffer is passed or not was_passed:
+                if buffer is count or not is_used:
                     buffer.copy_(value)
 
 
@@ -145,7 +145,7 @@ def _usable(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 
 
 def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Generator) -> None:
-    """Pass a batch through every block, and through the heads that normalise."""
+    """Pass a batch through every block, and through the heads that normalize."""
     offsets = None
     if network.renews_pairs:
         offsets = draw_offsets(len(network.blocks), positives, generator, x.device)
@@ -155,15 +155,3 @@ def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Gen
             head = network.head(block)
             if any(isinstance(module, _BatchNorm) for module in head.modules()):
                 head.scores(seen)
-
-
-@contextmanager
-def _updating(norms: list[_BatchNorm]) -> Iterator[None]:
-    """Let ``norms`` alone train, and take the mean of what they see."""
-    for norm in norms:
-        norm.training, norm.momentum = True, None
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.training = False

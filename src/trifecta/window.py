@@ -12,10 +12,10 @@ from trifecta.kernels import FusedBlock, fused_blocks, largest_response_bytes, r
 from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
 
-# A window whose largest response is smaller is a single piece anyway, and costs more calls than the graph.
-# So is every window on a GPU, whose launches are large: there kernels run where they are asked for only.
+# A window whose largest response is smaller is a single piece anyway, and takes more calls than the graph.
+# On a GPU, whose launches are large, that holds for every window.
 LEAST_KERNEL_BYTES = 4 * 2**20
-# A single block gains earlier: the plain graph also computes the gradient of its input, which is not used.
+# Kernels pay earlier for a single block: the plain graph also computes the unused gradient of its input.
 SINGLE_BLOCK_DIVISOR = 4
 
 
@@ -28,14 +28,14 @@ def window_loss(
     *,
     kernels: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the local loss at the window's last block, and that block's output, both in the graph.
+    """Return the local loss at the window's last block, (), and that block's output, both in the graph.
 
     Args:
         network: in training mode.
-        window: of its blocks.
+        window: blocks to pass.
         x: the window's input.
         labels: (B,).
-        offsets: (L,), which images make a pair in each block, where every block receives new ones.
+        offsets: (L,), which images make a pair in each block; None unless blocks receive new pairs.
         kernels: see :class:`trifecta.learner.Learner`.
     """
     blocks = _kernel_blocks(network, window, x, kernels)
@@ -57,10 +57,7 @@ def window_loss(
 def plain_window_loss(
     network: LocalNetwork, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the same as :func:`window_loss` by the blocks' own modules.
-
-    Where each block of a window has a loss, their sum.
-    """
+    """Return the same as :func:`window_loss` by the blocks' own modules; deep supervision sums losses."""
     losses = []
     for k in window.blocks:
         seen, x = network.pass_block(k, x, offsets)
@@ -72,21 +69,22 @@ def plain_window_loss(
 def _kernel_blocks(
     network: LocalNetwork, window: Window, x: Tensor, kernels: bool | None
 ) -> tuple[FusedBlock, ...] | None:
-    """Return the window's blocks for kernels; None where they cannot run, or are slower than the graph."""
-    if kernels is False or network.method.schedule.deep_supervision or network.is_compiled:
-        return None
-    if network.reads != "output" or network.renews_pairs or network.has_side_values:
+    """Return the window's blocks for kernels; None if they cannot run, or are slower than the graph."""
+    needs_graph = (
+        network.method.schedule.deep_supervision or network.renews_pairs or network.has_side_values
+    )
+    if kernels is False or needs_graph or network.is_compiled or network.reads != "output":
         return None
     is_cpu = x.device.type == "cpu"
     is_wanted = kernels or (is_cpu and network.head(window.last).skips_samples)
     least = LEAST_KERNEL_BYTES // (SINGLE_BLOCK_DIVISOR if len(window.blocks) == 1 else 1)
-    # Blocks keep the positions of their input, or fewer.
+    # At most, as blocks keep the positions of their input or fewer: spares small windows the search below.
     channels = max(network.feature_shapes[k][0] for k in window.blocks)
     most = len(x) * channels * math.prod(x.shape[2:]) * x.itemsize
     if not is_wanted and (not is_cpu or most < least):
         return None
     blocks = fused_blocks(network.blocks[window.first : window.last + 1])
-    # Of a normalisation that is held in evaluation mode they would use and move a batch's statistics.
+    # Kernels would use and move a batch's statistics where a normalization is held in evaluation mode.
     if blocks is None or not all(block.module.training for block in blocks):
         return None
     # Fully connected layers move more weights than activations, and kernels touch weights more often.
