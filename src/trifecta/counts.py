@@ -12,18 +12,18 @@ from torch.utils.flop_counter import flop_registry
 from trifecta.learner import Learner, training_input
 from trifecta.network import LocalNetwork
 
-# So many images decide a polynomial of degree 2; one alone has no batch statistics.
+# Three batch sizes decide a polynomial of degree 2; one image alone has no batch statistics.
 _SIZES = (2, 3, 4)
 
 
 class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the products that PyTorch computes within it, by the formulas of its own ``FlopCounterMode``.
+    """Counts the products that PyTorch computes within it, by the formulas of ``FlopCounterMode``.
 
-    That one also follows modules, which fails for a module that is called without a graph on a view of
-    what has one.
+    PyTorch's class also follows modules, which fails for a module that is called without a graph on a view
+    of a tensor with one.
 
     Attributes:
-        multiply_adds: so far.
+        multiply_adds: number so far.
     """
 
     supports_higher_order_operators = True
@@ -55,19 +55,18 @@ def trial_batch(network: LocalNetwork, batch_size: int) -> tuple[Tensor, Tensor]
 
 
 def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = None) -> dict[str, Any]:
-    """Return ``parameters``, ``block_parameters`` and ``multiply_adds_per_image`` of ``result.json``."""
+    """Return ``parameters``, ``block_parameters`` and ``multiply_adds_per_image`` of ``result.json``.
+
+    Parameters of blocks are those of the label input, too: all but the heads'.
+    """
     work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, kernels=True)
+    in_heads = sum(p.numel() for k in network.scored_blocks for p in network.head(k).parameters())
+    parameters = sum(p.numel() for p in network.parameters())
     return {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "block_parameters": block_parameters(network),
+        "parameters": parameters,
+        "block_parameters": parameters - in_heads,
         "multiply_adds_per_image": work,
     }
-
-
-def block_parameters(network: LocalNetwork) -> int:
-    """Return the number of parameters of the blocks and of the label's input: all but the heads'."""
-    modules = [network.blocks, *([] if network.label_input is None else [network.label_input])]
-    return sum(p.numel() for module in modules for p in module.parameters())
 
 
 def block_costs(network: LocalNetwork) -> list[float]:
@@ -94,25 +93,33 @@ def step_multiply_adds(
 ) -> float:
     """Count the multiply-adds of a training step for one image, averaged over the schedule's cycle.
 
-    Forward and backward passes, heads and terms, predictions that negatives or feedback need, Muon's
-    products: all that the learner does. A step's work is a polynomial of the batch size of degree 2 at most
-    (products of a batch with itself) that begins with what no image adds to (Muon), so steps of three small
-    batches tell that of any size exactly; only the pictures of labels for hard negatives, which a large
-    batch needs once every few images, count once.
+    All that the learner does counts: forward and backward passes, heads and terms, predictions that
+    negatives or feedback need, Muon's products. A step's work is a polynomial of the batch size of degree 2
+    at most (products of a batch with itself), with a constant (Muon), so steps of three small batches tell
+    that of any size exactly; except that the label pictures of hard negatives, which a large batch needs
+    once every few images, count once.
 
     Args:
         network: left as it is.
-        batch_size: images a step of the run.
-        total_steps: of the run; without it a method that freezes blocks is counted as if it froze none.
-        kernels: count windows by kernels where blocks allow them: the gain of a norm at a window's input
-            has its gradient there without the gradient under it, a third of a strict block's products.
+        batch_size: number of images in a step of the run.
+        total_steps: length of the run; without it no block freezes.
+        kernels: whether windows run by kernels if their blocks allow it, in which the gain of a norm at a
+            window's input needs no gradient under it: a third of a strict block's products.
     """
     copied = copy.deepcopy(network)
+    generator = torch.Generator(network.device)
+
+    def work(size: int, step: int) -> int:
+        generator.manual_seed(0)
+        learner = Learner(copied, generator=generator, total_steps=total_steps, kernels=kernels)
+        learner.steps = step
+        batch, counter = trial_batch(copied, size), WorkCounter()
+        with counter:
+            learner.step(*batch)
+        return counter.multiply_adds
+
     steps = _kinds_of_steps(network, total_steps)
-    two, three, four = (
-        sum(count * _counted(copied, size, step, total_steps, kernels) for step, count in steps.items())
-        for size in _SIZES
-    )
+    two, three, four = (sum(count * work(size, step) for step, count in steps.items()) for size in _SIZES)
     # Newton's forward differences, in whole numbers.
     extra = batch_size - _SIZES[0]
     whole = two + extra * (three - two) + extra * (extra - 1) // 2 * (four - 2 * three + two)
@@ -134,17 +141,3 @@ def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> dict[int,
         frozen = method.optimizer.frozen_blocks(step / total_steps, num_blocks)
         numbers[kinds.setdefault((step % cycle, frozen), step)] += 1
     return numbers
-
-
-def _counted(
-    network: LocalNetwork, batch_size: int, step: int, total_steps: int | None, kernels: bool
-) -> int:
-    """Return the multiply-adds of step number ``step``, from 0, on ``batch_size`` images; train with it."""
-    generator = torch.Generator(network.device).manual_seed(0)
-    learner = Learner(network, generator=generator, total_steps=total_steps, kernels=kernels)
-    learner.steps = step
-    batch = trial_batch(network, batch_size)
-    counter = WorkCounter()
-    with counter:
-        learner.step(*batch)
-    return counter.multiply_adds

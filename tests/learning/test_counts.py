@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from matrix import methods
 from trifecta.bench.setting import training_multiply_adds
-from trifecta.counts import WorkCounter, block_costs, block_parameters, counts, step_multiply_adds
+from trifecta.counts import WorkCounter, block_costs, counts, step_multiply_adds
 from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
@@ -175,17 +175,6 @@ def test_counting_changes_nothing(name: str) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_parameters_of_blocks_are_all_but_the_heads() -> None:
-    for name in ("superfecta", "trifecta", "dgl"):
-        network = build_network(
-            get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05
-        )
-        heads = sum(p.numel() for k in network.scored_blocks for p in network.head(k).parameters())
-        found = counts(network, batch_size=BATCH)
-        assert found["parameters"] == found["block_parameters"] + heads
-        assert found["block_parameters"] == block_parameters(network) > 0
-
-
 @pytest.mark.parametrize(
     ("schedule", "scored"), [(LAYER_WISE, (0, 1, 2)), (OVERLAPPING, (0, 1, 2)), (END_TO_END, (2,))], ids=str
 )
@@ -207,11 +196,15 @@ def test_costs_count_both_halves_of_a_pair() -> None:
     assert all(cost > 0 for cost in block_costs(renewed))
 
 
-def test_parameters_of_blocks_are_those_of_the_labels_pictures_too() -> None:
-    network = network_of(get_method("trifecta"))
+def test_parameters_of_blocks_are_all_but_the_heads() -> None:
     weights = [9 * a * b for a, b in zip((2, *OUT), OUT, strict=False)]
-    assert block_parameters(network) == sum(weights) + CLASSES * PIXELS
-    assert block_parameters(network_of(classifiers(LAYER_WISE))) == sum(weights) - 9 * OUT[0]
+    pictures = CLASSES * PIXELS
+    for method, blocks, heads in (
+        (get_method("trifecta"), sum(weights) + pictures, 0),
+        (classifiers(END_TO_END), sum(weights) - 9 * OUT[0], CLASSES * (OUT[2] + 1)),
+    ):
+        found = counts(network_of(method), batch_size=BATCH)
+        assert (found["block_parameters"], found["parameters"]) == (blocks, blocks + heads)
 
 
 @pytest.mark.parametrize("method", ["superfecta", "cwcomp"])
@@ -222,8 +215,6 @@ def test_counts_are_of_fused_windows_and_of_the_whole_run(method: str) -> None:
     assert is_less == (method == "superfecta")
     freezes = work < step_multiply_adds(network, batch_size=BATCH, kernels=True)
     assert freezes == (method == "cwcomp")
-    assert counts(network, batch_size=BATCH, total_steps=20) == {
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "block_parameters": block_parameters(network),
-        "multiply_adds_per_image": work,
-    }
+    found = counts(network, batch_size=BATCH, total_steps=20)
+    assert [*found] == ["parameters", "block_parameters", "multiply_adds_per_image"]
+    assert found["multiply_adds_per_image"] == work
