@@ -90,34 +90,36 @@ def test_names_stand_for_parts() -> None:
     ("settings", "message"),
     [
         ({"method": "superfect"}, "unknown method 'superfect': did you mean superfecta"),
-        ({"method": None}, "method is a name or a Method: received None"),
-        ({"method": get_method}, "method is a name or a Method: received <function"),
+        ({"method": None}, r"expected a name or settings, received None \(in method\)"),
+        ({"method": get_method}, "expected a name or settings, received <function"),
+        ({"method": Augmentation()}, "expected a name or settings, received Augmentation"),
         ({"augmentation": "crop-flop"}, "unknown augmentation 'crop-flop': did you mean crop-flip"),
-        ({"augmentation": True}, "augmentation is a name or an Augmentation: received True"),
-        ({"data": 3}, "data is a name or a DataConfig: received 3"),
+        ({"data": 3}, r"expected a name or settings, received 3 \(in data\)"),
         ({"data": ""}, "empty"),
         ({"network": None}, "network is a name .* or a class or function of your own: received None"),
-        *(({"seed": seed}, "seed is a whole number, 0 or more") for seed in (-1, 1.5, "a", None, True)),
-        (
-            {"seed": 2**64},
-            r"seed is a whole number, 0 or more and below 2\*\*63: received 18446744073709551616",
-        ),
-        *(({"epochs": value}, "epochs is a whole number, 1 or more") for value in (0, 2.5, "x", None)),
-        *(({"batch_size": value}, "batch_size is a whole number, 1 or more") for value in (0, "x", 1e3)),
-        ({"batch_size": 2**63}, r"batch_size is a whole number, 1 or more and below 2\*\*63"),
-        ({"pipeline": 0.5}, "pipeline is a whole number, 1 or more: received 0.5"),
-        *(({"width": value}, "width is a number above 0") for value in (None, "x", 0, -1.0, True, 1j)),
-        ({"width": float("nan")}, "width is a finite number"),
-        *(({"channels": value}, "channels are whole numbers") for value in (3, "34")),
-        ({"channels": (3, 0)}, "a number of channels is a whole number, 1 or more: received 0"),
-        ({"device": 3}, "device is a name: received 3"),
-        ({"precision": None}, "precision is a name: received None"),
-        ({"precision": "fp23"}, "unknown precision 'fp23'"),
-        ({"on_nan": ["stop"]}, "on_nan is a name"),
-        ({"compiled": "yes"}, "compiled is True or False: received 'yes'"),
         *(
-            ({"class_weights": value}, "class_weights are numbers above 0 by class, balanced or None")
-            for value in ("balance", (), {}, (1, 0), (1, -1), {"cat": "x"}, 3, ("a", "b"))
+            ({"seed": seed}, rf"expected int, received {seed!r} \(in seed\)")
+            for seed in (1.5, "a", None, True)
+        ),
+        ({"seed": -1}, "seed is a whole number, 0 or more: received -1"),
+        ({"seed": 2**64}, r"seed is a whole number, below 2\*\*63: received 18446744073709551616"),
+        ({"batch_size": 0}, "batch_size is a whole number, 1 or more: received 0"),
+        ({"batch_size": 1e3}, "expected int, received 1000.0"),
+        ({"pipeline": 0.5}, "expected int, received 0.5"),
+        *(({"width": value}, "expected float, received") for value in (None, "x", True, 1j)),
+        *(({"width": value}, "width is a number above 0") for value in (0, -1.0)),
+        ({"width": float("nan")}, "width is a finite number"),
+        *(({"channels": value}, "expected a list") for value in (3, "34")),
+        ({"channels": (3, 0)}, "channels are whole numbers, 1 or more"),
+        ({"precision": None}, "expected str, received None"),
+        ({"precision": "fp23"}, "unknown precision 'fp23'"),
+        ({"on_nan": ["stop"]}, "expected str, received"),
+        ({"compiled": "yes"}, "expected bool, received 'yes'"),
+        *(({"class_weights": value}, "expected a list, received") for value in ("balance", 3)),
+        *(({"class_weights": value}, "expected float, received") for value in ({"cat": "x"}, ("a", "b"))),
+        *(
+            ({"class_weights": value}, "class_weights are numbers above 0")
+            for value in ((), (1, 0), (1, -1))
         ),
     ],
 )

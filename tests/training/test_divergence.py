@@ -192,7 +192,7 @@ def test_a_meter_knows_the_first_loss_of_each_block() -> None:
     meter = LossMeter(3, 3, torch.device("cpu"))
     meter.add(0, [torch.tensor(2.0), None, None])
     meter.add(1, [torch.tensor(1.0), torch.tensor(3.0), None])
-    assert meter.first_losses() == [2.0, 3.0, None]
+    assert meter.summary() == {"loss": [1.5, 3.0, None], "first_loss": [2.0, 3.0, None]}
 
 
 @pytest.mark.filterwarnings("always:block")

@@ -142,8 +142,12 @@ def test_files_that_a_person_edited_are_used(
     [
         ("history.jsonl", "{", "history.jsonl, line 1 is not JSON"),
         ("history.jsonl", "3", "history.jsonl, line 1 is not a JSON object"),
-        ("history.jsonl", '{"epoch": 1, "seconds": "x"}', "history.jsonl, line 1: seconds is not a float"),
-        ("result.json", "{}", "result.json: test_accuracy is not a float"),
+        (
+            "history.jsonl",
+            '{"epoch": 1, "seconds": "x"}',
+            "history.jsonl, line 1: expected float, received .x. .in seconds",
+        ),
+        ("result.json", "{}", "result.json: expected float, received None"),
         ("config.yaml", "width: [", "cannot read settings from .*config.yaml"),
         ("config.yaml", "wdth: 1", "config.yaml: .*wdth"),
     ],

@@ -1,12 +1,15 @@
 """Settings from strangers: limits on their files, and names that stay names."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from command import run
 from run_files import edit_config
 from trifecta.data import ImageData
-from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, train
+from trifecta.training import DatasetFacts, RunConfig, RunFolder, read_config, to_plain, train
 from trifecta.training.config import MOST_BYTES, MOST_DEPTH, read_yaml, yaml_text
 
 SMALL = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
@@ -40,45 +43,75 @@ def test_settings_are_written_without_aliases() -> None:
     assert "*" not in yaml_text({"a": shared, "b": shared})
 
 
-def test_settings_that_were_changed_are_read(stripes: ImageData, tmp_path: Path) -> None:
-    train(SMALL, data=stripes, out=tmp_path / "run")
-    file = tmp_path / "run/config.yaml"
-    assert read_config(file).width == 0.05
-    edit_config(tmp_path / "run", "width: 0.05", "width: 0.1  # wider")
-    assert RunFolder(tmp_path / "run").read_config()[0].width == read_config(file).width == 0.1
+@pytest.fixture(scope="module")
+def finished(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("settings") / "run"
+    train(SMALL, data=stripes, out=folder)
+    return folder
+
+
+def test_settings_that_were_changed_are_read(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    assert read_config(copy / "config.yaml").width == 0.05
+    edit_config(copy, "width: 0.05", "width: 0.1  # wider")
+    assert RunFolder(copy).read_config()[0].width == read_config(copy / "config.yaml").width == 0.1
 
 
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("sample_shape", [1, -1], "sample_shape needs sizes of 1 or more"),
-        ("sample_shape", 8, "dataset cannot be used"),
-        ("classes", [], "classes needs one name or more"),
-        ("mean", [0.1, 0.2], "mean needs 1 values, one per channel"),
-        ("std", [0.0], "std needs as many values as mean, all above 0"),
-        ("grey_range", [8, 7], "grey_range needs a low and a high value"),
+        ("sample_shape", [1, -1], "a data set has sizes, .* sample_shape \\(1, -1\\)"),
+        ("sample_shape", 8, r"expected a list, received 8 \(in dataset.sample_shape\)"),
+        ("classes", [], "a data set has sizes, classes, .* 0 classes"),
+        ("mean", [0.1, 0.2], "a mean and std for each channel or none"),
+        ("std", [0.0], "std is above 0 for every channel"),
+        ("grey_range", [8], "a data set has .* grey_range \\(8,\\)"),
     ],
 )
 def test_facts_that_no_data_has_are_refused(
-    stripes: ImageData, tmp_path: Path, name: str, value: object, told: str
+    stripes: ImageData, name: str, value: object, told: str
 ) -> None:
-    plain = DatasetFacts.of(stripes).to_plain()
+    plain = to_plain(DatasetFacts.of(stripes))
     assert DatasetFacts.from_plain(plain) == DatasetFacts.of(stripes)
     with pytest.raises(ValueError, match=told):
         DatasetFacts.from_plain(plain | {name: value})
 
 
 def test_facts_from_before_rows_and_greys_were_noted_are_read(stripes: ImageData) -> None:
-    plain = DatasetFacts.of(stripes).to_plain()
+    plain = to_plain(DatasetFacts.of(stripes))
     old = {name: value for name, value in plain.items() if name not in {"rows", "grey_range"}}
-    facts = DatasetFacts.from_plain(old)
+    facts = DatasetFacts.from_plain(old | {"later": 3})
     assert (facts.rows, facts.grey_range, facts.classes) == ("", (), stripes.classes)
 
 
-def test_a_damaged_fact_is_named_with_its_file(stripes: ImageData, tmp_path: Path) -> None:
-    train(SMALL, data=stripes, out=tmp_path / "run")
-    edit_config(tmp_path / "run", "- vertical", "- 3")
-    assert RunFolder(tmp_path / "run").read_config()[1].classes[0] == "3"
-    edit_config(tmp_path / "run", "std:", "deviation:")
-    with pytest.raises(ValueError, match=r"config.yaml: dataset cannot be used: std needs as many values"):
-        RunFolder(tmp_path / "run").read_config()
+@pytest.mark.parametrize(
+    ("cut", "told"),
+    [
+        (r"(\n  mean:)\n  - 0.5", r"expected a list, received None \(in dataset.mean\)"),
+        (r"(?s)(\n  mean:)\n.*", r"missing: std \(in dataset\)"),
+        (r"(?s)(\n  std:)\n.*", r"expected a list, received None \(in dataset.std\)"),
+        (r"(?s)(\n  sample_shape:).*", r"missing: classes, mean, std \(in dataset\)"),
+        (r"(?s)(\ndataset:).*", "was stopped before it began to train"),
+    ],
+)
+def test_a_file_that_was_cut_gives_one_line(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    cut: str,
+    told: str,
+) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    edit_config(copy, cut, r"\1\n")
+    status, out, error = run(capsys, "evaluate", copy)
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert re.search(told, error)
+
+
+def test_an_edited_fact_is_used_and_a_renamed_one_missed(finished: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(finished, tmp_path / "run"))
+    edit_config(copy, "- vertical", "- 3")
+    assert RunFolder(copy).read_config()[1].classes[0] == "3"
+    edit_config(copy, "std:", "deviation:")
+    with pytest.raises(ValueError, match=r"config.yaml: missing: std \(in dataset\)"):
+        RunFolder(copy).read_config()

@@ -9,7 +9,6 @@ from trifecta.training.trainer import Callback, Record, Trainer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import TaskID
 
 
 class EarlyStopping(Callback):
@@ -62,9 +61,8 @@ class CSVLogger(Callback):
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Write all epochs so far."""
         rows = [flat_record(past) for past in trainer.history]
-        names = list(dict.fromkeys(name for row in rows for name in row))
         with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
 
@@ -93,13 +91,10 @@ class TensorBoardLogger(Callback):
 
 def flat_record(record: Record) -> dict[str, float]:
     """Return the numbers of a record by name; those of block k are called ``name/k``."""
-    numbers: dict[str, float] = {}
-    for name, value in record.items():
-        if isinstance(value, list):
-            numbers |= {f"{name}/{k}": number for k, number in enumerate(value) if number is not None}
-        elif value is not None:
-            numbers[name] = value
-    return numbers
+    lists = {name: value for name, value in record.items() if isinstance(value, list)}
+    by_block = {f"{name}/{k}": number for name, values in lists.items() for k, number in enumerate(values)}
+    numbers = {**{name: value for name, value in record.items() if name not in lists}, **by_block}
+    return {name: number for name, number in numbers.items() if number is not None}
 
 
 class ConsoleProgress(Callback):
@@ -118,17 +113,15 @@ class ConsoleProgress(Callback):
 
         self.epochs = epochs
         self.console = Console(stderr=True) if console is None else console
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+        columns = (
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[last]}"),
-            console=self.console,
-            transient=True,
         )
-        self._task = self._bar.add_task("", total=None, epoch=0, epochs=epochs, last="")
-        self._scoring: TaskID | None = None
+        self._bar = Progress("{task.description}", *columns, console=self.console, transient=True)
+        self._task = self._bar.add_task("", total=None, last="")
+        self._scoring = self._bar.add_task("scoring", visible=False, last="")
 
     def __enter__(self) -> "ConsoleProgress":
         # Older releases of rich end a hidden bar with an empty line.
@@ -143,8 +136,8 @@ class ConsoleProgress(Callback):
     def on_epoch_begin(self, trainer: Trainer, epoch: int) -> None:
         """Count batches over the whole run, so that the time left is the run's."""
         steps = trainer.batches.steps_per_epoch
-        done = steps * (epoch - 1) + trainer.batches_done
-        self._bar.update(self._task, total=steps * self.epochs, completed=done, epoch=epoch)
+        done, told = steps * (epoch - 1) + trainer.batches_done, f"epoch {epoch}/{self.epochs}"
+        self._bar.update(self._task, total=steps * self.epochs, completed=done, description=told)
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Advance by one batch."""
@@ -152,29 +145,20 @@ class ConsoleProgress(Callback):
 
     def on_evaluation_begin(self, trainer: Trainer, images: int) -> None:
         """Show a second bar for the evaluation."""
-        self._end_scoring()
-        epoch = min(trainer.epochs_done + 1, self.epochs)
-        last = f"scoring {images:,} images"
-        self._scoring = self._bar.add_task("", total=images, epoch=epoch, epochs=self.epochs, last=last)
+        self._bar.reset(self._scoring, total=images, visible=True)
 
     def on_evaluation_step(self, trainer: Trainer, images: int) -> None:
         """Advance the second bar by a scored batch."""
-        if self._scoring is not None:
-            self._bar.advance(self._scoring, images)
+        self._bar.advance(self._scoring, images)
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Show the loss and the accuracy of the epoch."""
-        self._end_scoring()
         losses = [loss for loss in record["loss"] if loss is not None]
         line = f"last block's loss {losses[-1]:.3f}"
         if record["validation_accuracy"] is not None:
             line += f", validation {record['validation_accuracy']:.2%}"
         self._bar.update(self._task, last=line)
+        self._bar.update(self._scoring, visible=False)
         if not self.console.is_terminal:
             speed = f"{record['images_per_second']:,.0f} images/s"
             self.console.print(f"epoch {record['epoch']}/{self.epochs}: {line}, {speed}")
-
-    def _end_scoring(self) -> None:
-        if self._scoring is not None:
-            self._bar.remove_task(self._scoring)
-            self._scoring = None

@@ -1,18 +1,27 @@
 """The settings of a run: plain data that decides everything, its YAML, and changes by path."""
 
-import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from enum import Enum
 from functools import cache
-from numbers import Real
 from pathlib import Path
-from types import ModuleType, UnionType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, cast, get_args, get_origin
+from types import ModuleType, NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-import cattrs
-import torch
 import yaml
 
 from trifecta._utils.checks import require_finite
@@ -29,7 +38,7 @@ from trifecta.schedules import Schedule, parse_schedule
 # A network or data set that was handed over in Python has no name that could be saved.
 GIVEN = "given"
 BALANCED = "balanced"
-Modules = Iterable[str | ModuleType]
+Imported = Iterable[str | ModuleType]
 # Numbers in class order, or by class name.
 ClassWeights = str | tuple[float, ...] | Mapping[str, float] | None
 Part = TypeVar("Part")
@@ -44,30 +53,15 @@ if TYPE_CHECKING:
         def __set__(self, instance: object, value: Part | str) -> None: ...
 
 else:
+    Named = Annotated[Part, "or its name"]
 
-    class Named:
-        """Stands for the part's own type, which is what reading a file needs."""
-
-        def __class_getitem__(cls, part: Any) -> Any:
-            return part
-
-
-_KINDS: dict[str, type[Any]] = {**OBJECTIVES, **TERMS}
-_CHOICES: dict[str, tuple[str, ...] | None] = {
-    "device": None,  # Those of the machine.
+_CHOICES = {
     "precision": PRECISIONS,
     "on_nan": ("stop", "skip"),
     "keep": ("best", "last"),
     "statistics": ("estimated", "running"),
 }
 _LEAST = {"epochs": 1, "batch_size": 1, "pipeline": 1, "seed": 0}
-# Fields that take the name of a part: the part's type, and how it is found.
-_NAMED: dict[str, tuple[type, Callable[[str, Imports], Any]]] = {
-    "data": (DataConfig, lambda source, _: DataConfig(source=source)),
-    "method": (Method, lambda name, allowed: get_method(name, imports=allowed.modules.values())),
-    "augmentation": (Augmentation, lambda name, _: lookup(AUGMENTATIONS, name, "augmentation")),
-    "schedule": (Schedule, lambda name, _: parse_schedule(name)),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,95 +122,53 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Replace names by parts, and validate every field."""
-        for name in ("data", "method", "augmentation"):
-            self._set(name, _part(name, getattr(self, name)))
-        if isinstance(self.device, torch.device):
-            self._set("device", str(self.device))
+        for name, hint in _hints(RunConfig).items():
+            object.__setattr__(self, name, Reader().read(getattr(self, name), hint, name))
         require_finite(self)
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            lookup(dict.fromkeys(choices), getattr(self, name), name)
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not least <= value < 2**63:
+                rule = f"{least} or more" if value < least else "below 2**63"
+                raise ValueError(f"{name} is a whole number, {rule}: received {value}")
+        if not self.width > 0:
+            raise ValueError(f"width is a number above 0: received {self.width}")
+        if not all(0 < count < 2**63 for count in self.channels):
+            raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels!r:.80}")
         if self.network != GIVEN:
             check_part(NETWORKS, self.network, "network")
-        for name, least in _LEAST.items():
-            self._set(name, _whole(name, getattr(self, name), least))
-        if not isinstance(self.compiled, bool):
-            raise ValueError(f"compiled is True or False: received {self.compiled!r:.80}")
-        if isinstance(self.width, bool) or not isinstance(self.width, Real) or not self.width > 0:
-            raise ValueError(f"width is a number above 0: received {self.width!r:.80}")
+        object.__setattr__(self, "class_weights", _class_weights(self.class_weights))
         if self.method.readout == CHOSEN and self.data is not None and not self.data.validation:
             raise ValueError(
                 "a read-out is chosen on validation images: received method.readout=chosen with "
                 "data.validation=0; give data.validation=0.1, or name the blocks"
             )
-        if isinstance(self.channels, str) or not isinstance(self.channels, Iterable):
-            raise ValueError(f"channels are whole numbers, 1 or more: received {self.channels!r:.80}")
-        self._set("channels", tuple(_whole("a number of channels", count, 1) for count in self.channels))
-        self._set("class_weights", _class_weights(self.class_weights))
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
-
-
-def _part(name: str, value: Any) -> Any:
-    """Return the part that a field is given as or by its name."""
-    kind, find = _NAMED[name]
-    if isinstance(value, kind) or (name == "data" and value is None):
-        return value
-    if isinstance(value, str) or (name == "data" and isinstance(value, Path)):
-        return find(str(value), Imports())
-    article = "an" if kind is Augmentation else "a"
-    raise ValueError(f"{name} is a name or {article} {kind.__name__}: received {value!r:.80}")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...] | None) -> None:
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is a name: received {value!r:.80}")
-    if choices is not None:
-        lookup(dict.fromkeys(choices), value, name)
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    """Return an integer of any kind as Python's, if it is ``least`` or more and has 63 bits."""
-    try:
-        number = -1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = -1
-    if not least <= number < 2**63:
-        most = "" if number < least else " and below 2**63"
-        raise ValueError(f"{name} is a whole number, {least} or more{most}: received {value!r:.80}")
-    return number
 
 
 def _class_weights(weights: Any) -> ClassWeights:
     if weights is None or (isinstance(weights, str) and weights == BALANCED):
         return weights
-    try:
-        numbers = list(map(float, weights.values() if isinstance(weights, Mapping) else weights))
-    except (TypeError, ValueError):
-        numbers = []
-    if isinstance(weights, str) or not numbers or not all(0 < number < math.inf for number in numbers):
-        raise ValueError(
-            f"class_weights are numbers above 0 by class, {BALANCED} or None: received {weights!r:.80}"
-        )
-    return (
-        dict(zip(map(str, weights), numbers, strict=True))
-        if isinstance(weights, Mapping)
-        else tuple(numbers)
-    )
+    by_name = isinstance(weights, Mapping)
+    given = list(weights.values()) if by_name else weights
+    numbers: tuple[float, ...] = Reader().read(given, tuple[float, ...], "class_weights")
+    if not numbers or min(numbers) <= 0:
+        raise ValueError(f"class_weights are numbers above 0, {BALANCED} or None: received {weights!r:.80}")
+    return dict(zip(map(str, weights), numbers, strict=True)) if by_name else numbers
 
 
-def to_plain(config: RunConfig) -> dict[str, Any]:
-    """Return the settings as dictionaries, lists, strings and numbers.
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a dataclass of settings as dictionaries, lists, strings and numbers.
 
     Raises:
         ValueError: a part of your own that cannot be found again by its name.
     """
-    plain: dict[str, Any] = _writer().unstructure(config)
+    plain: dict[str, Any] = _plain(config, type(config))
     return plain
 
 
-def from_plain(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
-    """Invert :func:`to_plain`. Settings that are missing have their defaults.
+def from_plain(plain: Mapping[str, Any], *, imports: Imported = ()) -> RunConfig:
+    """Return the settings of a run; missing ones have their defaults.
 
     Args:
         plain: settings by name. A method, augmentation, schedule or objective may be its name alone, and
@@ -226,51 +178,27 @@ def from_plain(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
     Raises:
         ValueError: an unknown setting, a value of the wrong type, or a part from another module.
     """
-    allowed = Imports(imports)
-    try:
-        return _converter(allowed).structure(plain, RunConfig)
-    except cattrs.BaseValidationError as error:
-
-        def described(cause: BaseException, kind: type | None) -> str:
-            if isinstance(cause, UnknownName):
-                cause = allowed.advised(cause)
-            no_number = re.fullmatch(r"(?:invalid literal|could not convert string) .*: ('.*')", str(cause))
-            if no_number is not None and kind is not None:
-                return f"expected {kind.__name__}, received {no_number[1]}"
-            has_message = isinstance(cause, ValueError) and str(cause)
-            return str(cause) if has_message else cattrs.v.format_exception(cause, kind)
-
-        found = cattrs.transform_error(error, format_exception=described)
-        # ``@ $.method.optimizer`` is cattrs' spelling of a place.
-        places = [re.sub(r" @ \$\.?(.*)$", r" (in \1)", text).removesuffix(" (in )") for text in found]
-        raise ValueError("; ".join(places)) from None
+    config: RunConfig = Reader(imports).read(plain, RunConfig)
+    return config
 
 
-def written_config(plain: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
-    """Return the settings that a run wrote, of this version or one with fewer settings.
-
-    Raises:
-        ValueError: as :func:`from_plain`.
-    """
-    # How runs behaved before these were settings.
-    return from_plain({"keep": "last", "statistics": "running", **plain}, imports=imports)
-
-
-def read_config(path: Path, *, imports: Modules = ()) -> RunConfig:
+def read_config(path: Path, *, imports: Imported = ()) -> RunConfig:
     """Read the settings in a YAML file: a run's ``config.yaml``, or some that are written by hand.
 
     Raises:
         ValueError: the file is missing or does not hold a run's settings.
     """
     plain = read_yaml(path)
-    added = [plain.pop(name, None) for name in ("dataset", "resolved")]
+    if any([plain.pop("dataset", None), plain.pop("resolved", None)]):
+        # How runs behaved before these were settings.
+        plain = {"keep": "last", "statistics": "running", **plain}
     try:
-        return (written_config if any(added) else from_plain)(plain, imports=imports)
+        return from_plain(plain, imports=imports)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Modules = ()) -> RunConfig:
+def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Imported = ()) -> RunConfig:
     """Return ``config`` with settings changed by path, such as ``{"method.schedule.size": 2}``, in order.
 
     A part takes a name, which resets all of its settings: ``{"method.objective": "threshold",
@@ -279,7 +207,7 @@ def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Modules =
     Raises:
         ValueError: an unknown setting (with the nearest ones), or a value that it does not take.
     """
-    plain, allowed = to_plain(config), Imports(imports)
+    plain, reader = to_plain(config), Reader(imports)
     for path, value in changes.items():
         *parents, last = path.split(".")
         place, parent = plain, "config"
@@ -289,93 +217,148 @@ def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Modules =
                 raise ValueError(f"{name} has no settings of its own: received {path}")
         # Arguments of an optimizer have names that only it knows.
         old = None if parent == "arguments" else lookup(place, last, f"setting of {parent}")
-        is_part = last in _NAMED or (isinstance(old, dict) and "kind" in old)
-        place[last] = _part_settings(last, value, allowed) if is_part and isinstance(value, str) else value
-    return from_plain(plain, imports=allowed.modules.values())
+        if isinstance(value, str) and (last in _PARTS or (isinstance(old, dict) and "kind" in old)):
+            hint = _PARTS.get(last, Objective)
+            value = _plain(reader.read(value, hint), hint)
+        place[last] = value
+    settings: RunConfig = reader.read(plain, RunConfig)
+    return settings
 
 
-def _part_settings(name: str, value: str, allowed: Imports) -> dict[str, Any]:
-    """Return the settings of the part called ``value``, for a field ``name``."""
-    try:
-        part = _NAMED[name][1](value, allowed) if name in _NAMED else _kind(_KINDS, value, allowed)()
-    except UnknownName as error:
-        raise allowed.advised(error) from None
-    plain: dict[str, Any] = _writer().unstructure(
-        part, unstructure_as=type(part) if name in _NAMED else Objective
-    )
-    return plain
+# Losses and terms are saved with their kind: a name in the table, or a reference.
+_DECLARED: dict[Any, Mapping[str, Any]] = {Objective: OBJECTIVES, Term: TERMS}
+_PARTS = {"data": DataConfig, "method": Method, "augmentation": Augmentation, "schedule": Schedule}
+# Parts that a name stands for, and how it finds them.
+_FINDERS: dict[Any, Callable[[str, Imports], Any]] = {
+    DataConfig: lambda source, _: DataConfig(source=source),
+    Method: lambda name, allowed: get_method(name, imports=allowed.modules.values()),
+    Augmentation: lambda name, _: lookup(AUGMENTATIONS, name, "augmentation"),
+    Schedule: lambda name, _: parse_schedule(name),
+    Objective: lambda name, allowed: _kind(name, Objective, allowed)(),
+    Term: lambda name, allowed: _kind(name, Term, allowed)(),
+}
 
 
-def _kind(table: Mapping[str, type[Any]], name: str, allowed: Imports) -> Any:
-    return allowed.resolve(name) if ":" in name else lookup(table, RENAMED.get(name, name), "kind")
+def _kind(name: str, declared: Any, allowed: Imports) -> Any:
+    """Return the class of a loss or term by its kind."""
+    if ":" in name:
+        return allowed.resolve(name)
+    return lookup(_DECLARED[declared], RENAMED.get(name, name), "kind")
 
 
 @cache
-def _writer() -> cattrs.Converter:
-    return _converter(Imports())
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the types of a dataclass's fields."""
+    hints = get_type_hints(kind)
+    return {own.name: hints[own.name] for own in fields(kind) if own.init}
 
 
-def _converter(allowed: Imports) -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    _register_declared(converter, Objective, OBJECTIVES, allowed)
-    _register_declared(converter, Term, TERMS, allowed)
-    finders = dict(_NAMED.values())
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a field takes, besides None."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return tuple(kind for kind in kinds if kind is not NoneType)
 
-    def by_name(kind: type) -> Callable[[Any, Any], Any]:
-        from_settings: Callable[..., Any] = cattrs.gen.make_dict_structure_fn(
-            kind, converter, _cattrs_forbid_extra_keys=True
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Return the value of a field of type ``hint`` as dictionaries, lists, strings and numbers."""
+    kind, *others = _choices(hint)
+    if others and callable(value):
+        return reference_of(value)
+    if kind in _DECLARED and value is not None and not is_dataclass(value):
+        raise ValueError(
+            f"a part is saved with its settings: {type(value).__qualname__} is no dataclass; "
+            "write @dataclass(frozen=True, kw_only=True) above its class"
         )
-        return lambda plain, _: (
-            finders[kind](plain, allowed) if isinstance(plain, str) else from_settings(plain, kind)
+    if is_dataclass(value) and not isinstance(value, type):
+        names = {part: name for name, part in _DECLARED.get(kind, {}).items()}
+        saved = {"kind": names.get(type(value)) or reference_of(type(value))} if kind in _DECLARED else {}
+        return saved | {
+            name: _plain(getattr(value, name), own) for name, own in _hints(type(value)).items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(member, (*get_args(kind), Any)[0]) for member in value]
+    return value.value if isinstance(value, Enum) else value
+
+
+class _PlacedError(ValueError):
+    """A value that cannot be read, with its place in the message."""
+
+
+class Reader:
+    """Reads values as the types that the fields of dataclasses declare.
+
+    Args:
+        imports: modules of your own whose parts the values may name.
+    """
+
+    def __init__(self, imports: Imported = ()) -> None:
+        self._allowed = Imports(imports)
+
+    def read(self, value: Any, hint: Any, place: str = "") -> Any:
+        """Return ``value``, plain or read already, as a ``hint``.
+
+        Raises:
+            ValueError: it cannot be one; the message ends with its place.
+        """
+        try:
+            return self._read(value, hint, place)
+        except _PlacedError:
+            raise
+        except Exception as error:  # Also of a user's own part.
+            error = self._allowed.advised(error) if isinstance(error, UnknownName) else error
+            told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise _PlacedError(f"{told} (in {place})" if place else told) from None
+
+    def _read(self, value: Any, hint: Any, place: str) -> Any:
+        kind, *others = _choices(hint)
+        if others:  # Its dataclass validates what is one of several.
+            return self._allowed.resolve(value) if isinstance(value, str) and ":" in value else value
+        if value is None and NoneType in get_args(hint):
+            return None
+        if isinstance(value, str | Path) and kind in _FINDERS:
+            return _FINDERS[kind](str(value), self._allowed)
+        if kind in _DECLARED or is_dataclass(kind):
+            return self._part(value, kind, place)
+        if get_origin(kind) in (list, tuple):
+            return self._sequence(value, kind, place)
+        return _scalar(value, kind) if isinstance(kind, type) else value
+
+    def _part(self, value: Any, kind: Any, place: str) -> Any:
+        if kind not in _DECLARED and isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a name or settings, received {value!r:.80}")
+        settings = dict(value)
+        if kind in _DECLARED:
+            kind = _kind(str(settings.pop("kind", None)), kind, self._allowed)
+        for name in settings:
+            lookup(_hints(kind), name, f"setting of {place}" if place else "setting")
+        defaults = [(own.name, own.default, own.default_factory) for own in fields(kind) if own.init]
+        missing = [name for name, *both in defaults if both == [MISSING, MISSING] and name not in settings]
+        if missing:
+            raise ValueError(f"missing: {', '.join(missing)}")
+        inside = f"{place}." if place else ""
+        return kind(
+            **{name: self.read(own, _hints(kind)[name], inside + name) for name, own in settings.items()}
         )
 
-    converter.register_structure_hook_factory(lambda kind: kind in tuple(finders), by_name)
-    # The configuration validates them.
-    converter.register_structure_hook_func(lambda kind: kind == ClassWeights, lambda value, _: value)
-
-    def named(text: Any, _: object) -> Any:
-        if not isinstance(text, str):
-            raise ValueError(f"a part is a name, or module:name: received {text!r}")
-        return allowed.resolve(text) if ":" in text else text
-
-    converter.register_structure_hook_func(_is_named_part, named)
-    converter.register_unstructure_hook_func(
-        _is_named_part, lambda part: part if isinstance(part, str) else reference_of(part)
-    )
-    return converter
+    def _sequence(self, value: Any, kind: Any, place: str) -> Any:
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+            raise ValueError(f"expected a list, received {value!r:.80}")
+        hint = get_args(kind)[0]
+        return get_origin(kind)(self.read(own, hint, f"{place}.{k}") for k, own in enumerate(value))
 
 
-def _is_named_part(kind: Any) -> bool:
-    """Whether a field holds a name in a table, or a class or function."""
-    choices = get_args(kind) if get_origin(kind) in (Union, UnionType) else ()
-    return len(choices) == 2 and str in choices and type(None) not in choices
-
-
-def _register_declared(
-    converter: cattrs.Converter, protocol: Any, table: Mapping[str, type], allowed: Imports
-) -> None:
-    """Save a dataclass that fulfils ``protocol`` with its ``kind``: a name in the table, or a reference."""
-    names = {kind: name for name, kind in _KINDS.items()}
-
-    def unstructure(part: Any) -> dict[str, Any]:
-        if not is_dataclass(part):
-            raise ValueError(
-                f"a part is saved with its settings: {type(part).__qualname__} is no dataclass; "
-                "write @dataclass(frozen=True, kw_only=True) above its class"
-            )
-        kind = names.get(type(part)) or reference_of(type(part))
-        return {"kind": kind, **converter.unstructure(part, unstructure_as=type(part))}
-
-    def structure(plain: Any, _: object) -> Any:
-        if isinstance(plain, str):
-            return _kind(table, plain, allowed)()
-        if not isinstance(plain, Mapping) or not isinstance(plain.get("kind"), str):
-            raise ValueError(f"a part is settings with a kind ({', '.join(table)}): received {plain!r}")
-        kind = _kind(table, plain["kind"], allowed)
-        return converter.structure({k: v for k, v in plain.items() if k != "kind"}, kind)
-
-    converter.register_unstructure_hook_func(lambda kind: kind is protocol, unstructure)
-    converter.register_structure_hook_func(lambda kind: kind is protocol, structure)
+def _scalar(value: Any, kind: type) -> Any:
+    """Return a value as a number, text or flag; text may hold a number, but no number a flag."""
+    if (
+        value is not None
+        and isinstance(value, bool) == (kind is bool)
+        and not isinstance(value, list | tuple | dict)
+    ):
+        with suppress(ValueError, TypeError, OverflowError):
+            return operator.index(value) if kind is int and not isinstance(value, str) else kind(value)
+    raise ValueError(f"expected {kind.__name__}, received {value!r:.80}")
 
 
 # Limits of a file from a stranger. Long values are limited because long numbers take long to read.
@@ -402,7 +385,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: no such file, something else in it, or more than settings ever are: a megabyte, 32
-            levels, a value of 65,536 characters, or aliases and merges, which can stand for gigabytes.
+            levels, a value of 65,536 characters, or aliases, which can stand for gigabytes.
     """
     try:
         with path.open("rb") as file:
@@ -410,10 +393,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if len(content) > MOST_BYTES:
             raise ValueError("it is larger than a megabyte")
         plain = parse_yaml(content.decode())
+        if not isinstance(plain, dict):
+            raise ValueError("expected `name: value` lines")
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read settings from {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(plain, dict):
-        raise ValueError(f"cannot read settings from {path}: expected `name: value` lines")
     return plain
 
 
@@ -436,8 +419,6 @@ def _check_events(events: Iterator[yaml.Event]) -> None:
     for event in events:
         if isinstance(event, yaml.AliasEvent):
             raise ValueError(f"it has an alias, *{event.anchor}")
-        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-            raise ValueError("it merges mappings, <<")
         if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_CHARACTERS:
             raise ValueError(f"it has a value of more than {MOST_CHARACTERS:,} characters")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

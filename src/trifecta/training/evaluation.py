@@ -32,11 +32,8 @@ def _flip_shift(images: Tensor) -> list[View]:
     """Return both sides unshifted, with half of the weight, and shifted by a pixel to two corners."""
     height, width = images.shape[-2:]
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    shifted = [padded[..., :height, :width], padded[..., 2:, 2:]]
-    return [
-        *((view, weight / 2) for view, weight in _flip(images)),
-        *((view, weight / 4) for moved in shifted for view, weight in _flip(moved)),
-    ]
+    places = {images: 2, padded[..., :height, :width]: 4, padded[..., 2:, 2:]: 4}
+    return [(view, weight / share) for moved, share in places.items() for view, weight in _flip(moved)]
 
 
 # Test-time augmentation: scores are averaged over these views of an image.
@@ -85,7 +82,6 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     precision: str = "fp32",
-    batch_size: int = BATCH_SIZE,
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
@@ -97,7 +93,6 @@ def evaluate(
         mean: per-channel mean to normalise by; empty for samples that are used as they are.
         std: per-channel standard deviation, likewise.
         precision: ``fp32`` or ``bf16``.
-        batch_size: number of images per batch.
         views: test-time augmentation, ``none``, ``flip`` or ``flip-shift``: scores are means over views.
         on_scored: called after every batch with its number of images.
 
@@ -105,14 +100,7 @@ def evaluate(
         ValueError: unknown views, or views of samples that are not images.
     """
     scores = score(
-        network,
-        images,
-        mean=mean,
-        std=std,
-        precision=precision,
-        batch_size=batch_size,
-        views=views,
-        on_scored=on_scored,
+        network, images, mean=mean, std=std, precision=precision, views=views, on_scored=on_scored
     )
     return summarise(network, images.labels, scores)
 
@@ -125,7 +113,6 @@ def score(
     mean: Sequence[float],
     std: Sequence[float],
     precision: str = "fp32",
-    batch_size: int = BATCH_SIZE,
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> list[Tensor | None]:
@@ -138,10 +125,10 @@ def score(
         raise ValueError(
             f"views are of images (C, H, W): received samples of shape {network.sample_shape}; drop views"
         )
-    was_training, device = network.training, next(network.parameters()).device
+    was_training, device = network.training, network.device
     network.eval()
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
-    for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
+    for batch, _ in evaluation_batches(images, BATCH_SIZE, mean=mean, std=std):
         with autocast(precision, device):
             seen = [
                 (network.block_scores(in_memory_format(view)), weight)
@@ -149,7 +136,7 @@ def score(
             ]
         for k in network.scored_blocks:
             parts = [own * weight for scores, weight in seen if (own := scores[k]) is not None]
-            by_block[k].append(parts[0] if len(parts) == 1 else torch.stack(parts).sum(0))
+            by_block[k].append(torch.stack(parts).sum(0))
         on_scored(len(batch))
     network.train(was_training)
     return [torch.cat(parts) if parts else None for parts in by_block]
@@ -161,27 +148,33 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
     fused, num_classes = fuse(scores, network.readout_blocks), network.num_classes
     labels = labels.to(fused.device)
     wrong = wrong_labels(labels, num_classes, torch.Generator(labels.device).manual_seed(0))
-    predicted = fused.argmax(1)
-    shares = probabilities(fused, float(network.temperature))
+    predicted, shares = fused.argmax(1), probabilities(fused, float(network.temperature))
     pairs = (labels * num_classes + predicted).flatten()
     confusion = torch.bincount(pairs, minlength=num_classes**2)
+    scored = network.scored_blocks
+
+    def accuracy(blocks: Sequence[int]) -> float | None:
+        return _accuracy(scores, blocks, labels) if set(blocks) & set(scored) else None
+
+    def scores_of(chosen: Tensor) -> list[Tensor | None]:
+        picked = chosen.unsqueeze(1)
+        return [None if s is None else s.gather(1, picked).float().flatten().cpu() for s in scores]
+
     return Evaluation(
-        accuracy=_share(predicted == labels),
-        block_accuracy=[None if s is None else _share(s.argmax(1) == labels) for s in scores],
+        accuracy=_accuracy(scores, network.readout_blocks, labels),
+        block_accuracy=[accuracy([k]) for k in range(len(scores))],
         readout_accuracy={
-            name: _accuracy(scores, blocks, labels)
-            for name, blocks in named_readouts(network.scored_blocks).items()
+            name: _accuracy(scores, blocks, labels) for name, blocks in named_readouts(scored).items()
         },
         confusion=confusion.view(num_classes, num_classes).cpu(),
-        positive=[None if s is None else _scores_of(labels, s) for s in scores],
-        negative=[None if s is None else _scores_of(wrong, s) for s in scores],
+        positive=scores_of(labels),
+        negative=scores_of(wrong),
         predicted=predicted.cpu(),
         confidence=shares.amax(1).float().cpu(),
         log_loss=log_loss(shares, labels),
         calibration_error=calibration_error(shares, labels),
         cumulative_accuracy=[
-            None if s is None else _accuracy(scores, [j for j in network.scored_blocks if j <= k], labels)
-            for k, s in enumerate(scores)
+            accuracy([j for j in scored if j <= k] if k in scored else []) for k in range(len(scores))
         ],
     )
 
@@ -198,15 +191,7 @@ def choose_blocks(network: LocalNetwork, labels: Tensor, scores: list[Tensor | N
 
 def _accuracy(scores: Sequence[Tensor | None], blocks: Sequence[int], labels: Tensor) -> float:
     predicted = fuse(scores, blocks).argmax(1)
-    return _share(predicted == labels.to(predicted.device))
-
-
-def _share(correct: Tensor) -> float:
-    return correct.double().mean().item()
-
-
-def _scores_of(labels: Tensor, scores: Tensor) -> Tensor:
-    return scores.gather(1, labels.unsqueeze(1)).float().flatten().cpu()
+    return (predicted == labels.to(predicted.device)).double().mean().item()
 
 
 def warn_of_many_labels(network: LocalNetwork) -> None:

@@ -7,10 +7,10 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import torch
 from filelock import FileLock, Timeout
@@ -19,36 +19,37 @@ from safetensors.torch import save
 from torch import Tensor
 
 from trifecta._utils.checks import tensor_checksum
-from trifecta._utils.files import (
-    StorageError,
-    is_leftover,
-    remove_leftovers,
-    write_atomically,
-)
+from trifecta._utils.files import StorageError, is_leftover, remove_leftovers, write_atomically
 from trifecta.data import ImageData
 from trifecta.network import LocalNetwork
 from trifecta.nn.shapes import ImageShape, SampleShape
-from trifecta.training.config import RunConfig, read_yaml, to_plain, written_config, yaml_text
+from trifecta.training.config import (
+    Imported,
+    Reader,
+    RunConfig,
+    read_config,
+    read_yaml,
+    to_plain,
+    yaml_text,
+)
 
-Imported = Iterable[str | ModuleType]
 # Increase it when older checkpoints can no longer be resumed.
 CHECKPOINT_FORMAT = 3
 _CHECKSUM, _EPOCH = "crc32", "epoch"
-_LISTS = {"sample_shape": int, "classes": str, "mean": float, "std": float, "grey_range": int}
-# Types of the members that other code reads, and whether they may be None. A list has a number per block.
-Kinds = Mapping[str, tuple[type, bool]]
-EPOCH_KINDS: Kinds = {
-    "epoch": (int, False),
-    **dict.fromkeys(("seconds", "images_per_second"), (float, False)),
-    **dict.fromkeys(("validation_accuracy", "evaluation_seconds"), (float, True)),
-    "loss": (list, False),
-    **dict.fromkeys(("first_loss", "block_accuracy", "positive_score", "negative_score"), (list, True)),
+# Types of the members that other code reads; those that may be None may be missing. A list is of blocks.
+_NUMBERS = list[float | None]
+EPOCH_KINDS: Mapping[str, Any] = {
+    "epoch": int,
+    **dict.fromkeys(("seconds", "images_per_second"), float),
+    **dict.fromkeys(("validation_accuracy", "evaluation_seconds"), float | None),
+    "loss": _NUMBERS,
+    **dict.fromkeys(("first_loss", "block_accuracy", "positive_score", "negative_score"), _NUMBERS | None),
 }
-_RESULT_KINDS: Kinds = {
-    **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), (float, False)),
-    **dict.fromkeys(("parameters", "epochs", "seed"), (int, False)),
-    **dict.fromkeys(("method", "network", "data", "locality"), (str, False)),
-    "block_accuracy": (list, False),
+_RESULT_KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), float),
+    **dict.fromkeys(("parameters", "epochs", "seed"), int),
+    **dict.fromkeys(("method", "network", "data", "locality"), str),
+    "block_accuracy": _NUMBERS,
 }
 
 
@@ -86,16 +87,17 @@ class DatasetFacts:
     rows: str = ""
 
     def __post_init__(self) -> None:
-        if not self.sample_shape or min(self.sample_shape) < 1:
-            raise ValueError(f"sample_shape needs sizes of 1 or more: received {self.sample_shape}")
-        if not self.classes:
-            raise ValueError("classes needs one name or more: received none")
-        if self.mean and len(self.mean) != self.sample_shape[0]:
-            raise ValueError(f"mean needs {self.sample_shape[0]} values, one per channel: {self.mean}")
-        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise ValueError(f"std needs as many values as mean, all above 0: received {self.std}")
-        if self.grey_range and (len(self.grey_range) != 2 or self.grey_range[0] > self.grey_range[1]):
-            raise ValueError(f"grey_range needs a low and a high value: received {self.grey_range}")
+        has_sizes = (
+            min(self.sample_shape, default=0) >= 1 and self.classes and len(self.grey_range) in (0, 2)
+        )
+        if not has_sizes or not len(self.std) == len(self.mean) in (0, self.sample_shape[0]):
+            raise ValueError(
+                "a data set has sizes, classes, and a mean and std for each channel or none: received "
+                f"sample_shape {self.sample_shape}, {len(self.classes)} classes, mean {self.mean}, std "
+                f"{self.std}, grey_range {self.grey_range}"
+            )
+        if min(self.std, default=1) <= 0:
+            raise ValueError(f"std is above 0 for every channel: received {self.std}")
 
     @property
     def image_shape(self) -> ImageShape:
@@ -127,22 +129,11 @@ class DatasetFacts:
 
     @classmethod
     def from_plain(cls, plain: Any) -> "DatasetFacts":
-        """Return the facts that :meth:`to_plain` turned into plain values; absent ones are empty.
-
-        Raises:
-            ValueError: the values have other types, or cannot describe a data set.
-        """
-        try:
-            lists: dict[str, Any] = {
-                name: tuple(kind(value) for value in plain.get(name) or ()) for name, kind in _LISTS.items()
-            }
-            return cls(**lists, integer=bool(plain.get("integer")), rows=str(plain.get("rows", "")))
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ValueError(f"dataset cannot be used: {error}") from None
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return the facts as lists, text and numbers."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        """Return the facts in a run's ``config.yaml``, without those that only other versions know."""
+        if isinstance(plain, dict):
+            plain = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
+        facts: DatasetFacts = Reader().read(plain, cls, "dataset")
+        return facts
 
 
 class RunFolder:
@@ -215,11 +206,7 @@ class RunFolder:
                 raise
 
     def require_unused(self) -> None:
-        """Check that a new run would overwrite nothing.
-
-        Raises:
-            ValueError: the path is a file, or a folder that is not empty.
-        """
+        """Raise a ValueError if a new run would overwrite something."""
         ours = (self._lock, self._lock.parent)
         files = (file for file in self.path.rglob("*") if file not in ours and not is_leftover(file))
         if self.path.is_file() or any(files):
@@ -260,48 +247,41 @@ class RunFolder:
         """Write settings, facts about the data once it is read, and what the run derived from both."""
         plain = to_plain(config)
         if facts is not None:
-            plain["dataset"] = facts.to_plain()
+            plain["dataset"] = to_plain(facts)
         if resolved is not None:
             plain["resolved"] = dict(resolved)
         self._write_text(self.config, yaml_text(plain))
 
-    def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
-        """Return the settings of the run and the facts about its data.
+    def read_settings(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts | None]:
+        """Return the settings of the run and the facts about its data, if it has read them.
 
         Args:
             imports: modules of your own whose parts the settings may name.
 
         Raises:
-            ValueError: this is not a run folder, its settings cannot be used, they name a part from another
-                module, or the run was stopped before it had read its data.
+            ValueError: this is not a run folder, its settings cannot be used, or they name a part from
+                another module.
         """
+        facts = self._read_plain().get("dataset")
+        config = read_config(self.config, imports=imports)
+        try:
+            return config, None if facts is None else DatasetFacts.from_plain(facts)
+        except ValueError as error:
+            raise ValueError(f"{self.config}: {error}") from None
+
+    def read_config(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts]:
+        """Return the same; a run that was stopped before it had read its data is a ValueError."""
         config, facts = self.read_settings(imports=imports)
         if facts is None:
             raise ValueError(f"{self.path} was stopped before it began to train: resume it")
         return config, facts
 
-    def read_settings(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts | None]:
-        """Return the same, with no facts if the run was stopped before it had read its data."""
-        plain = self.read_plain()
-        facts = plain.pop("dataset", None)
-        plain.pop("resolved", None)
-        try:
-            config = written_config(plain, imports=imports)
-            return config, None if facts is None else DatasetFacts.from_plain(facts)
-        except ValueError as error:
-            raise ValueError(f"{self.config}: {error}") from None
-
     def read_resolved(self) -> dict[str, Any]:
         """Return what the run derived from its settings, its precision and processes; may be empty."""
-        resolved = self.read_plain().get("resolved")
+        resolved = self._read_plain().get("resolved")
         return resolved if isinstance(resolved, dict) else {}
 
-    def read_plain(self) -> dict[str, Any]:
-        """Return everything in ``config.yaml`` as plain values.
-
-        Raises:
-            ValueError: this is not a run folder, or the file is not YAML.
-        """
+    def _read_plain(self) -> dict[str, Any]:
         if not self.config.is_file():
             raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
         return read_yaml(self.config)
@@ -311,19 +291,10 @@ class RunFolder:
         self._write_text(self.history, "".join(f"{json.dumps(record)}\n" for record in records))
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Return the record of every epoch so far.
-
-        Raises:
-            ValueError: a line is no record of an epoch.
-        """
-        if not self.history.is_file():
-            return []
-        lines = self._read_text(self.history).split("\n")
-        return [
-            checked_record(_parse(line, where := f"{self.history}, line {number}"), where)
-            for number, line in enumerate(lines, 1)
-            if line.strip()
-        ]
+        """Return the record of every epoch so far; a line that is none is a ValueError."""
+        text = _read_text(self.history) if self.history.is_file() else ""
+        lines = enumerate(text.split("\n"), 1)
+        return [checked_record(line, f"{self.history}, line {k}") for k, line in lines if line.strip()]
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``."""
@@ -336,29 +307,22 @@ class RunFolder:
             ValueError: the run has not ended, or the file holds no result.
         """
         if not self.result.is_file():
-            self.read_plain()  # Raises if this is not a run folder.
+            self._read_plain()  # Raises if this is not a run folder.
             raise ValueError(f"{self.path} has no result.json: the run has not ended; resume it")
-        result = _parse(self._read_text(self.result), str(self.result))
-        return checked_record(result, str(self.result), _RESULT_KINDS)
+        return checked_record(_read_text(self.result), str(self.result), _RESULT_KINDS)
 
     def write_model(self, network: LocalNetwork, *, epoch: int) -> None:
         """Write weights and buffers to ``model.safetensors``, with the epoch that they are from."""
-        tensors: dict[str, Tensor] = {}
-        written: set[int] = set()
-        for name, tensor in network.state_dict().items():
-            own = tensor.cpu().contiguous()
-            # A tensor may have two names, but safetensors stores no memory twice.
-            tensors[name] = own.clone() if own.untyped_storage().data_ptr() in written else own
-            written.add(own.untyped_storage().data_ptr())
+        # Copies, because a tensor may have two names, and safetensors stores no memory twice.
+        tensors = {
+            name: tensor.cpu().clone(memory_format=torch.contiguous_format)
+            for name, tensor in network.state_dict().items()
+        }
         metadata = {_CHECKSUM: tensor_checksum(tensors), _EPOCH: str(epoch)}
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
     def read_model(self) -> dict[str, Tensor]:
-        """Return weights and buffers by name.
-
-        Raises:
-            ValueError: there are none, or the file is damaged.
-        """
+        """Return weights and buffers by name; a missing or damaged file is a ValueError."""
         return self._read_model()[0]
 
     def model_epoch(self) -> int | None:
@@ -383,7 +347,7 @@ class RunFolder:
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the state of a run, and keep the checkpoint before it as ``previous.pt``."""
-        whole = {"format": CHECKPOINT_FORMAT, **_owning_memory(state)}
+        whole = {"format": CHECKPOINT_FORMAT, **_map_tensors(_owning_memory, state)}
         if self.checkpoint.is_file():
             self._write(self.previous, lambda path: _link(self.checkpoint, path))
         self._write(self.checkpoint, lambda path: _save(whole, path))
@@ -392,10 +356,8 @@ class RunFolder:
         """Return the last checkpoint, or the one before it, with a warning, if the last is damaged.
 
         Raises:
-            ValueError: there is none, or neither can be read.
+            ValueError: neither can be read.
         """
-        if not self.has_begun:
-            raise ValueError(f"{self.path} has no checkpoint to resume from")
         try:
             return _read_checkpoint(self.checkpoint, device)
         except ValueError as error:
@@ -419,42 +381,30 @@ class RunFolder:
     def _write_text(self, file: Path, text: str) -> None:
         self._write(file, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _read_text(self, file: Path) -> str:
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"cannot read {file}: {error}") from None
+
+def _read_text(file: Path) -> str:
+    return file.read_text(encoding="utf-8", errors="replace")
 
 
-def _parse(text: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object; earlier versions wrote a checksum as its last member."""
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is not a JSON object: received {text:.40}")
-    record.pop(_CHECKSUM, None)
-    return record
-
-
-def checked_record(record: dict[str, Any], where: str, kinds: Kinds = EPOCH_KINDS) -> dict[str, Any]:
-    """Return ``record`` if its members have their types; those that may be None may be missing, too.
+def checked_record(
+    record: str | Mapping[str, Any], where: str, kinds: Mapping[str, Any] = EPOCH_KINDS
+) -> dict[str, Any]:
+    """Return a record, or the one in a JSON text, whose members have the types of ``kinds``.
 
     Raises:
-        ValueError: one has not; names it.
+        ValueError: it is no record, or a member has another type; names it.
     """
-    for name, (kind, is_optional) in kinds.items():
-        value = record.get(name)
-        if not (_has_type(value, kind) or (value is None and is_optional)):
-            raise ValueError(f"{where}: {name} is not a {kind.__name__}: received {value!r:.40}")
-    return record
-
-
-def _has_type(value: Any, kind: type) -> bool:
-    if kind is list:
-        return isinstance(value, list) and all(v is None or _has_type(v, float) for v in value)
-    return isinstance(value, (int, float) if kind is float else kind)
+    try:
+        members = json.loads(record) if isinstance(record, str) else record
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from None
+    if not isinstance(members, Mapping):
+        raise ValueError(f"{where} is not a JSON object: received {members!r:.40}")
+    needed = [name for name, kind in kinds.items() if name in members or NoneType not in get_args(kind)]
+    try:
+        return {**members, **{name: Reader().read(members.get(name), kinds[name], name) for name in needed}}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
@@ -465,7 +415,7 @@ def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
             raise ValueError(f"the checksum of {damaged} is wrong")
         state: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
         written = state["format"]
-        _require_plain_tensors(state)
+        _map_tensors(_require_plain, state)
     except Exception as error:  # Both readers raise whatever the damage happens to cause.
         reason = str(error) if type(error) is ValueError else type(error).__name__
         raise ValueError(f"cannot read the checkpoint {file}, it is damaged ({reason})") from None
@@ -477,33 +427,35 @@ def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _require_plain_tensors(state: Any, name: str = "") -> None:
-    """Refuse tensors that would train otherwise than their values say, such as expanded ones."""
+def _map_tensors(change: Callable[[Tensor, str], Tensor], state: Any, name: str = "") -> Any:
+    """Change every tensor of a state, by itself and its name."""
     if isinstance(state, Tensor):
-        is_plain = type(state) is Tensor and state.layout is torch.strided and not state.is_meta
-        if not is_plain or _is_part(state):
-            raise ValueError(f"{name} is not a plain tensor with memory of its own")
-    members = state.items() if isinstance(state, Mapping) else ()
-    for key, member in enumerate(state) if isinstance(state, list | tuple) else members:
-        _require_plain_tensors(member, f"{name}.{key}" if name else str(key))
+        return change(state, name.removeprefix("."))
+    if isinstance(state, Mapping):
+        return {key: _map_tensors(change, member, f"{name}.{key}") for key, member in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_map_tensors(change, member, f"{name}.{k}") for k, member in enumerate(state))
+    return state
+
+
+def _require_plain(tensor: Tensor, name: str) -> Tensor:
+    """Refuse a tensor that would train otherwise than its values say, such as an expanded one."""
+    is_plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_meta
+    if not is_plain or _is_part(tensor):
+        raise ValueError(f"{name} is not a plain tensor with memory of its own")
+    return tensor
+
+
+def _owning_memory(tensor: Tensor, _: str) -> Tensor:
+    """Copy a tensor that is part of a larger memory, all of which would be stored with it."""
+    tensor = tensor.detach()
+    return tensor.clone() if _is_part(tensor) or type(tensor) is not Tensor else tensor
 
 
 def _is_part(tensor: Tensor) -> bool:
     """Whether a tensor shares its memory with others, or its values share theirs."""
     is_expanded = any(n > 1 and not step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     return is_expanded or tensor.untyped_storage().nbytes() != tensor.numel() * tensor.element_size()
-
-
-@torch.no_grad()
-def _owning_memory(state: Any) -> Any:
-    """Copy tensors that are part of a larger memory, all of which would be stored with them."""
-    if isinstance(state, Tensor):
-        return state.detach().clone() if _is_part(state) or type(state) is not Tensor else state.detach()
-    if isinstance(state, Mapping):
-        return {key: _owning_memory(member) for key, member in state.items()}
-    if isinstance(state, list | tuple):
-        return type(state)(_owning_memory(member) for member in state)
-    return state
 
 
 def _link(file: Path, path: Path) -> None:

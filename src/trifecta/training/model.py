@@ -25,9 +25,9 @@ from trifecta._utils.draws import SeededDraws
 from trifecta.calibration import probabilities
 from trifecta.data import normalize, read_images, samples_of
 from trifecta.network import LocalNetwork, build_network
-from trifecta.training.config import GIVEN, RunConfig
+from trifecta.training.config import GIVEN, Imported, RunConfig, read_yaml
 from trifecta.training.evaluation import BATCH_SIZE
-from trifecta.training.folder import DatasetFacts, Imported, RunFolder
+from trifecta.training.folder import DatasetFacts, RunFolder
 
 # Files, or images in memory: an array, or several.
 Images = Tensor | NDArray[Any] | str | Path | Iterable[Any]
@@ -38,25 +38,16 @@ _OVERSHOOT = 0.5
 def network_for(
     config: RunConfig, facts: DatasetFacts, *, blocks: Iterable[nn.Module] | None = None
 ) -> LocalNetwork:
-    """Build the network of a run, with its initial weights.
-
-    Args:
-        config: settings of the run.
-        facts: facts about its data.
-        blocks: blocks to use as they are, in place of those that ``config.network`` names.
+    """Build the network of a run, with its initial weights; ``blocks`` are used as they are.
 
     Raises:
         ValueError: the network is neither named nor given, or as :class:`LocalNetwork`.
     """
-    num_classes = len(facts.classes)
+    shape, num_classes = facts.sample_shape, len(facts.classes)
     if blocks is not None:
         with SeededDraws(config.seed):
             return LocalNetwork(
-                blocks,
-                config.method,
-                sample_shape=facts.sample_shape,
-                num_classes=num_classes,
-                integer=facts.integer,
+                blocks, config.method, sample_shape=shape, num_classes=num_classes, integer=facts.integer
             )
     if config.network == GIVEN:
         raise ValueError(
@@ -71,7 +62,7 @@ def network_for(
     network = build_network(
         config.method,
         config.network,
-        sample_shape=facts.sample_shape,
+        sample_shape=shape,
         num_classes=num_classes,
         width=config.width,
         channels=config.channels,
@@ -90,18 +81,17 @@ def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: s
     # Weights of earlier versions have no temperature.
     tensors = {"temperature": torch.ones_like(own["temperature"]), **tensors}
     for name in [*own, *tensors]:
-        expected, received = _describe(own.get(name)), _describe(tensors.get(name))
+        expected, received = (
+            f"{tuple(held[name].shape)} {str(held[name].dtype).removeprefix('torch.')}"
+            if name in held
+            else "missing"
+            for held in (own, tensors)
+        )
         if expected != received:
             raise ValueError(
                 f"{source} holds another network: {name} is {received}, this run's is {expected}"
             )
     network.load_state_dict(tensors)
-
-
-def _describe(tensor: Tensor | None) -> str:
-    if tensor is None:
-        return "missing"
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def load_network(
@@ -113,15 +103,7 @@ def load_network(
 ) -> tuple[LocalNetwork, DatasetFacts]:
     """Load the trained network of a run, in evaluation mode, and the facts about its data.
 
-    Args:
-        folder: folder of the run.
-        device: device of the network.
-        imports: modules of your own whose parts the run's settings may name.
-        blocks: blocks of the network, if they were given to :func:`trifecta.train`.
-
-    Raises:
-        ValueError: not a run folder, no model in it, a model of another network, a part from another
-            module, or missing blocks.
+    Arguments and errors are those of :func:`load`.
     """
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
@@ -134,15 +116,12 @@ def run_precision(folder: RunFolder, device: torch.device, asked: str | None = N
 
     Without one that is ``asked`` for, or with ``auto``, it is the one that the run was trained in. If the
     run chose bf16 by itself and ``device`` does not have it in hardware, it is fp32, with a warning.
-
-    Raises:
-        ValueError: not a run folder, or not a precision.
     """
     if asked is not None and asked != "auto":
         return resolved_precision(asked, device)
     # A run that has not begun recorded none.
     trained = folder.read_resolved().get("precision", "fp32")
-    return kept_precision(str(folder.read_plain().get("precision")), str(trained), device)
+    return kept_precision(str(read_yaml(folder.config).get("precision")), str(trained), device)
 
 
 def load(
@@ -176,6 +155,10 @@ def load(
 class TrainedModel:
     """A network with the facts about its data.
 
+    Methods take ``images`` as files, PIL images, or an array (N, C, H, W) or (N, H, W, C): uint8, or floats
+    as the network was trained on (0 … 1 if it was trained on image files). A file that is no image, or
+    images of another shape or scale than the network's, are a ``ValueError``.
+
     Attributes:
         network: the network, in evaluation mode.
         facts: image shape, class names and normalisation.
@@ -192,23 +175,20 @@ class TrainedModel:
         return self.facts.classes
 
     def predict(self, images: Images) -> list[Any]:
-        """Return the class name of every image; a list of names per sample if every position has a class.
-
-        ``images`` are those of :meth:`scores`.
-        """
+        """Return the class name of every image, or a list of names if every position has a class."""
         return self._named(self.scores(images).argmax(1).tolist())
 
     def predict_proba(self, images: Images) -> Tensor:
         """Return the probability of every class, (N, K) float64, on the CPU; rows sum to 1.
 
-        Softmax of :meth:`scores`, see :func:`trifecta.calibration.probabilities`. ``images`` as there.
+        Softmax of :meth:`scores`, see :func:`trifecta.calibration.probabilities`.
         """
         return probabilities(self.scores(images))
 
     def top_k(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
         """Return the ``k`` likeliest classes of every image with their probabilities, likeliest first.
 
-        ``images`` are those of :meth:`scores`; with fewer than ``k`` classes it returns all.
+        With fewer than ``k`` classes it returns all.
 
         Raises:
             ValueError: k below 1, or a network with a class at every position.
@@ -228,11 +208,11 @@ class TrainedModel:
         :meth:`LocalNetwork.embeddings`.
 
         Args:
-            images: as for :meth:`scores`.
+            images: N images.
             block: index from 0, or from −1 backwards; None is the last block of the read-out.
 
         Raises:
-            ValueError: no such block, or as :meth:`scores`.
+            ValueError: no such block.
         """
         count = len(self.network.blocks)
         chosen = max(self.network.readout_blocks) if block is None else block
@@ -246,15 +226,8 @@ class TrainedModel:
 
         Scores are divided by the read-out's temperature, so that their softmax is the classes'
         probabilities. With many classes, a method that tries labels scores unlikely ones −∞; see
-        :meth:`LocalNetwork.keep_labels`.
-
-        Args:
-            images: files, PIL images, or an array (N, C, H, W) or (N, H, W, C): uint8, or floats as the
-                network was trained on (0 … 1 if it was trained on image files).
-            on_scored: called after every batch with its number of images.
-
-        Raises:
-            ValueError: a file that is no image, or images of another shape or scale than the network's.
+        :meth:`LocalNetwork.keep_labels`. ``on_scored`` is called after every batch with its number of
+        images.
         """
         return self._rows(images, self.network, len(self.classes), on_scored)
 
@@ -267,8 +240,7 @@ class TrainedModel:
         on_done: Callable[[int], None] = lambda images: None,
     ) -> Tensor:
         """Compute ``width`` values or more for every image, a batch at a time, (N, width, …)."""
-        shape, device = self.facts.sample_shape, next(self.network.parameters()).device
-        parts = []
+        shape, device, parts = self.facts.sample_shape, self.network.device, [torch.empty(0, width)]
         for batch in self._batches(images):
             if tuple(batch.shape[1:]) != shape:
                 raise ValueError(
@@ -280,9 +252,9 @@ class TrainedModel:
             _check_scale(batch, self.facts)
             pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
             with autocast(self.precision, device):
-                parts.append(compute(in_memory_format(pixels)).float())
+                parts.append(compute(in_memory_format(pixels)).float().cpu())
             on_done(len(batch))
-        return torch.cat(parts).cpu() if parts else torch.empty(0, width)
+        return torch.cat(parts[1:] or parts)
 
     def _batches(self, images: Images) -> Iterator[Tensor]:
         images = [images] if isinstance(images, str | Path) else images
@@ -291,10 +263,10 @@ class TrainedModel:
         if is_array or (given and not isinstance(given[0], str | Path)):
             yield from torch.split(samples_of(given, "images"), BATCH_SIZE)
             return
-        files, grey_range = [Path(file) for file in given], self.facts.grey_range or None
-        for start in range(0, len(files), BATCH_SIZE):
-            batch = files[start : start + BATCH_SIZE]
-            yield read_images(batch, image_shape=self.facts.image_shape, grey_range=grey_range)
+        for start in range(0, len(given), BATCH_SIZE):
+            files = [Path(file) for file in given[start : start + BATCH_SIZE]]
+            greys = self.facts.grey_range or None
+            yield read_images(files, image_shape=self.facts.image_shape, grey_range=greys)
 
     def _named(self, indices: list[Any]) -> list[Any]:
         return [self._named(k) if isinstance(k, list) else self.classes[k] for k in indices]

@@ -1,4 +1,4 @@
-"""What a trainer needs before its first step: fitted settings, filters, class weights, batches."""
+"""Preparation of a run: fitted settings, filters, class weights, batches."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,15 +18,12 @@ from trifecta.data import (
     ImageData,
     ImageSet,
     LoaderBatches,
-    ReceivedBatches,
     normalize,
     require_finite_samples,
 )
 from trifecta.data.batches import epoch_order
-from trifecta.learner import Learner
 from trifecta.losses.combined import Levels
 from trifecta.network import LocalNetwork
-from trifecta.pipeline import Pipeline
 from trifecta.statistics import ENOUGH
 from trifecta.training.config import RunConfig, to_plain
 from trifecta.training.evaluation import BATCH_SIZE
@@ -35,27 +32,16 @@ from trifecta.training.evaluation import BATCH_SIZE
 MOST_FOR_SUPERCLASSES, MOST_FOR_FILTERS, MOST_COMPARED = 20_000, 5_000, 64
 PRINCIPAL_COMPONENTS = 50
 
-TrainingBatches = Batches | LoaderBatches | ReceivedBatches
-
-
-def check_samples(config: RunConfig, data: ImageData) -> None:
-    """Check that samples are finite, unless such updates are skipped.
-
-    Raises:
-        ValueError: a sample is not; names the first.
-    """
-    if config.on_nan == "skip":
-        return
-    for name, images in _splits(data).items():
-        require_finite_samples(images.images, name)
-
 
 def fitted(config: RunConfig, data: ImageData) -> RunConfig:
     """Return ``config`` fitted to ``data``: to the shape of its labels, its size and its superclasses.
 
     Raises:
-        ValueError: the method has no form for labels at every position, or as :func:`with_superclasses`.
+        ValueError: a sample is not finite, unless such updates are skipped; the method has no form for
+            labels at every position; or as :func:`with_superclasses`.
     """
+    for name, images in _splits(data).items() if config.on_nan != "skip" else ():
+        require_finite_samples(images.images, name)
     if data.test.labels.ndim > 1:
         config = replace(config, method=config.method.at_positions())
     count = len(data.train)
@@ -125,16 +111,14 @@ def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
         ValueError: there is one, and the training images come from a loader.
     """
     modules: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
-    if not modules:
-        return
-    if data.loader is not None:
+    if modules and data.loader is not None:
         raise ValueError(
             "this network's filters are made of training images: received a loader; give tensors, or call "
             "fit_images of its blocks yourself"
         )
-    images = normalize(_spread(data.train, MOST_FOR_FILTERS).images, data.mean, data.std)
     for module in modules:
-        module.fit_images(images.to(next(network.parameters()).device))
+        images = normalize(_spread(data.train, MOST_FOR_FILTERS).images, data.mean, data.std)
+        module.fit_images(images.to(network.device))
 
 
 def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
@@ -179,12 +163,12 @@ def identity(config: RunConfig, data: ImageData) -> dict[str, Any]:
     The location of the data and the device may differ.
     """
     try:
-        plain = to_plain(config)
+        plain = to_plain(replace(config, device="auto"))
     except ValueError:  # A part of the user's own that has no name.
         plain = {"seed": config.seed, "batch_size": config.batch_size, "epochs": config.epochs}
-    if isinstance(plain.get("data"), dict):
-        plain["data"] = {**plain["data"], "source": None}
-    plain |= {"device": None, "classes": list(data.classes)}
+    if plain.get("data"):
+        plain["data"]["source"] = None
+    plain["classes"] = list(data.classes)
     for name, images in _splits(data).items():
         # All labels, and some images.
         tensors = {"labels": images.labels, "images": _spread(images, MOST_COMPARED).images}
@@ -233,20 +217,6 @@ def training_batches(config: RunConfig, data: ImageData, device: torch.device) -
         std=data.std,
         seed=config.seed,
     )
-
-
-def pipeline_for(config: RunConfig, learner: Learner) -> Pipeline | None:
-    """Return the pipeline that ``config`` asks for; None, with a warning, if it would gain nothing."""
-    if config.pipeline == 1:
-        return None
-    if learner.device.type != "cpu":
-        reason = f"it is for CPUs, and the run is on {learner.device.type}"
-    elif not config.method.pipelines:
-        reason = f"with {config.method.name} every block waits for all others"
-    else:
-        return Pipeline(learner, config.pipeline)
-    warnings.warn(f"pipeline is ignored: {reason}", stacklevel=3)
-    return None
 
 
 def _splits(data: ImageData) -> dict[str, ImageSet]:

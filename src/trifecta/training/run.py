@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,9 +27,9 @@ from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
 from trifecta.readout import fuse
 from trifecta.training.callbacks import ConsoleProgress
-from trifecta.training.config import GIVEN, RunConfig
+from trifecta.training.config import GIVEN, Imported, RunConfig
 from trifecta.training.evaluation import Evaluation
-from trifecta.training.folder import DatasetFacts, DivergenceError, Imported, RunFolder
+from trifecta.training.folder import DatasetFacts, DivergenceError, RunFolder
 from trifecta.training.model import load_weights
 from trifecta.training.trainer import Callback, Record, Trainer
 
@@ -105,7 +105,7 @@ def train(
     if network is not None:
         config = replace(config, network=GIVEN)
     with nullcontext() if folder is None else folder.begin(config):
-        given = _image_data(config, data, validation, test, classes)
+        given = _image_data(config, data, validation=validation, test=test, classes=classes)
         trainer = Trainer(config, folder=folder, data=given, blocks=network, callbacks=callbacks)
         return _finish_shown(trainer, progress)
 
@@ -150,17 +150,14 @@ def resume(
     config, _ = folder.read_settings(imports=imports)
     with folder.claim():
         if not isinstance(data, str | Path):
-            data = _image_data(config, data, validation, test, classes)
-        trainer = resumed_trainer(
-            out,
-            epochs=epochs,
-            device=device,
-            data=data,
-            blocks=network,
-            imports=imports,
-            callbacks=callbacks,
-        )
-        return _finish_shown(trainer, progress)
+            data = _image_data(config, data, validation=validation, test=test, classes=classes)
+        same: dict[str, Any] = {
+            "epochs": epochs,
+            "device": device,
+            "imports": imports,
+            "callbacks": callbacks,
+        }
+        return _finish_shown(resumed_trainer(out, data=data, blocks=network, **same), progress)
 
 
 def resumed_trainer(
@@ -190,8 +187,8 @@ def resumed_trainer(
     if isinstance(data, str | Path):
         assert config.data is not None
         config, data = replace(config, data=replace(config.data, source=str(data))), None
-    changes: dict[str, Any] = {"epochs": epochs, "device": device}
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    given: dict[str, Any] = {"epochs": epochs, "device": device}
+    config = replace(config, **{name: value for name, value in given.items() if value is not None})
     if folder.has_begun:
         processes.follow(folder.read_resolved())
     trainer = Trainer(
@@ -218,48 +215,34 @@ def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: Datase
     if before is None:
         return
     # Earlier versions stored no rows.
-    then, there = replace(before, rows=before.rows or now.rows).to_plain(), now.to_plain()
-    name = next((name for name in ("rows", *then) if then[name] != there[name]), None)
-    if name is None:
-        return
-    raise ValueError(
-        f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
-        f"{there[name] or 'none'!s:.100}; give the same data, or start another run"
-    )
+    then, there = asdict(replace(before, rows=before.rows or now.rows)), asdict(now)
+    for name in ("rows", *then):
+        if then[name] != there[name]:
+            raise ValueError(
+                f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
+                f"{there[name] or 'none'!s:.100}; give the same data, or start another run"
+            )
 
 
-def _image_data(
-    config: RunConfig,
-    data: ImageData | Given | None,
-    validation: Given | None,
-    test: Given | None,
-    classes: Sequence[str] | None,
-) -> ImageData | None:
+def _image_data(config: RunConfig, data: ImageData | Given | None, **others: Any) -> ImageData | None:
     """Return the data that were given in Python; None if there are none."""
-    if data is None or isinstance(data, ImageData):
-        for name, other in {"validation": validation, "test": test, "classes": classes}.items():
-            if other is not None:
-                raise ValueError(
-                    f"{name}=… goes with data=…, which has it already or is missing: leave it out"
-                )
-        return data
-    return data_from(
-        data,
-        validation=validation,
-        test=test,
-        classes=classes,
-        batch_size=config.batch_size,
-        seed=config.seed,
-    )
+    if data is not None and not isinstance(data, ImageData):
+        return data_from(data, batch_size=config.batch_size, seed=config.seed, **others)
+    for name, other in others.items():
+        if other is not None:
+            raise ValueError(f"{name}=… goes with data=…, which has it already or is missing: leave it out")
+    return data
 
 
 def _finish_shown(trainer: Trainer, progress: bool | None) -> Run:
     """Finish a run, and show its progress if asked to, or if standard error is a terminal."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    if not (is_terminal if progress is None else progress):
-        return finish(trainer)
-    with ConsoleProgress(trainer.config.epochs) as shown:
-        trainer.callbacks.append(shown)
+    with (
+        ConsoleProgress(trainer.config.epochs)
+        if progress or (progress is None and is_terminal)
+        else (nullcontext()) as shown
+    ):
+        trainer.callbacks += [shown] if shown else []
         return finish(trainer)
 
 
@@ -276,7 +259,7 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
     calibrated_on = calibrate(trainer, repeat_up_to=repeat_up_to)
     calibrated = time.perf_counter()
     test = trainer.evaluate(trainer.data.test)
-    test_seconds = time.perf_counter() - calibrated
+    seconds = {"calibration_seconds": calibrated - began, "test_seconds": time.perf_counter() - calibrated}
     warn_of_stuck_blocks(trainer.history, test)
     skipped, steps = trainer.learner.skipped, trainer.learner.steps
     if skipped:
@@ -285,9 +268,8 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
             f"finite; the first was step {min(skipped) + 1:,}",
             stacklevel=2,
         )
-    calibration = {"calibrated_on": calibrated_on, "calibration_seconds": calibrated - began}
     with trainer.learner.whole():
-        result = _result(trainer, test, test_seconds) | calibration
+        result = _result(trainer, test, calibrated_on=calibrated_on, **seconds)
         if trainer.written is not None:
             trainer.written.write_model(trainer.network, epoch=trainer.kept_epoch)
             trainer.written.write_result(result)
@@ -309,12 +291,13 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
     """
     data, temperature = trainer.data, trainer.network.temperature
     temperature.fill_(1)
-    if data.validation is not None:
-        found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
-    else:
-        found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
-        can_repeat = LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to
-        fold = _scored_by_second_network(trainer) if can_repeat else None
+    held_out = data.validation
+    found = fit_temperature(
+        *_scored(trainer, _some_training_images(trainer) if held_out is None else held_out)
+    )
+    source = "training" if held_out is None else "validation"
+    if held_out is None and LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to:
+        fold = _scored_by_second_network(trainer)
         if fold is not None:
             found, source = max(found, fit_temperature(*fold)), "fold"
     temperature.fill_(trainer.processes.agreed(found))
@@ -328,15 +311,13 @@ def _scored(trainer: Trainer, images: ImageSet) -> tuple[Tensor, Tensor]:
 
 
 def _some_training_images(trainer: Trainer) -> ImageSet:
-    data, batches = trainer.data, trainer.batches
-    if data.loader is None:
-        count = len(data.train)
-        step = -(-count // MOST_SCORED)
-        return data.train.select(torch.arange(0, count, step, device=data.train.labels.device))
-    assert isinstance(batches, LoaderBatches)
-    enough = -(-MOST_SCORED // max(1, batches.images_per_epoch // batches.steps_per_epoch))
-    images, labels = zip(*islice(batches.epoch(0), enough), strict=True)
-    return ImageSet(torch.cat(images), torch.cat(labels))
+    train, batches = trainer.data.train, trainer.batches
+    if isinstance(batches, LoaderBatches):
+        enough = -(-MOST_SCORED // max(1, batches.images_per_epoch // batches.steps_per_epoch))
+        images, labels = zip(*islice(batches.epoch(0), enough), strict=True)
+        return ImageSet(torch.cat(images), torch.cat(labels))
+    step = -(-len(train) // MOST_SCORED)
+    return train.select(torch.arange(0, len(train), step, device=train.labels.device))
 
 
 def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
@@ -344,12 +325,11 @@ def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
 
     None if no second network can be trained, no image can be held out, or training diverges.
     """
-    config = trainer.config
-    is_alone = trainer.processes.is_alone
-    if not is_alone or config.network == GIVEN or trainer.data.loader is not None:
+    config, data = trainer.config, trainer.data
+    if not trainer.processes.is_alone or config.network == GIVEN or data.loader is not None:
         return None
     try:
-        own, others = hold_out(trainer.data.train, HELD_OUT)
+        own, others = hold_out(data.train, HELD_OUT)
     except ValueError:  # No class has two images.
         return None
     config = replace(
@@ -359,7 +339,7 @@ def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
         epochs=len(trainer.history),
         compiled=False,
     )
-    data = replace(trainer.data, train=own, validation=None, test=others)
+    data = replace(data, train=own, validation=None, test=others)
     second = Trainer(config, data=data, callbacks=[_StopWith(trainer)])
     try:
         second.fit()
@@ -394,10 +374,9 @@ def warn_of_stuck_blocks(history: Sequence[Record], measured: Evaluation) -> Non
         positive, negative = measured.positive[block], measured.negative[block]
         if accuracy is None or accuracy > limit or positive is None or negative is None:
             continue
-        firsts = [record["first_loss"][block] for record in history if "first_loss" in record]
+        firsts = [record["first_loss"][block] for record in history if record.get("first_loss")]
         lasts = [record["loss"][block] for record in reversed(history)]
-        first = next((loss for loss in firsts if loss is not None), None)
-        last = next((loss for loss in lasts if loss is not None), None)
+        first, last = (next((loss for loss in all_ if loss is not None), None) for all_ in (firsts, lasts))
         both = positive.isfinite() & negative.isfinite()
         if bool((positive == negative)[both].all()):
             why = "it is dead, all labels have the same score"
@@ -408,18 +387,25 @@ def warn_of_stuck_blocks(history: Sequence[Record], measured: Evaluation) -> Non
         warnings.warn(f"block {block} has learnt nothing: {accuracy:.1%} accuracy, {why}", stacklevel=3)
 
 
-def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str, Any]:
+def _result(
+    trainer: Trainer,
+    test: Evaluation,
+    *,
+    calibrated_on: str,
+    calibration_seconds: float,
+    test_seconds: float,
+) -> dict[str, Any]:
     """Return the contents of ``result.json``."""
     config, history, network, data = trainer.config, trainer.history, trainer.network, trainer.data
     seconds = sum(record["seconds"] for record in history)
+    measured = ("log_loss", "calibration_error", "block_accuracy", "readout_accuracy")
+    given = ("width", "recipe", "budget", "batch_size", "seed")
     return {
         "test_accuracy": test.accuracy,
-        "log_loss": test.log_loss,
-        "calibration_error": test.calibration_error,
+        **{name: getattr(test, name) for name in measured},
         "temperature": float(network.temperature),
+        "calibrated_on": calibrated_on,
         "validation_accuracy": history[trainer.kept_epoch - 1]["validation_accuracy"],
-        "block_accuracy": test.block_accuracy,
-        "readout_accuracy": test.readout_accuracy,
         "readout_blocks": list(network.readout_blocks),
         "shortlist": None if network.shortlist is None else asdict(network.shortlist),
         "samples": {
@@ -430,7 +416,8 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "kept_epoch": trainer.kept_epoch,
         "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,
-        "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds", 0.0) for r in history),
+        "calibration_seconds": calibration_seconds,
+        "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds") or 0.0 for r in history),
         "total_seconds": trainer.total_seconds,
         "images_per_second": len(history) * trainer.batches.images_per_epoch / seconds,
         "peak_memory_bytes": peak_memory_bytes(trainer.device),
@@ -439,12 +426,8 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "locality": config.method.locality,
         "method": config.method.name,
         "network": name_of(config.network),
-        "width": config.width,
         "data": GIVEN if config.data is None else config.data.source,
-        "recipe": config.recipe,
-        "budget": config.budget,
-        "batch_size": config.batch_size,
-        "seed": config.seed,
+        **{name: getattr(config, name) for name in given},
         "device": str(trainer.device),
         "hardware": describe_device(trainer.device),
         "precision": trainer.learner.precision,
@@ -457,8 +440,6 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that affect a figure."""
     libraries = {"torch": torch.__version__, "python": platform.python_version()}
     for name in ("trifecta", "numpy", "datasets"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             libraries[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return libraries

@@ -3,11 +3,12 @@
 Shapes: S steps per epoch, L blocks, N images, K classes.
 """
 
+import copy
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice, starmap
 from typing import Any
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
-from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
+from trifecta.data import Batches, ImageData, ImageSet, LoaderBatches, ReceivedBatches, load_data
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
+from trifecta.pipeline import Pipeline
 from trifecta.readout import CHOSEN
 from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, remembered, set_statistics
 from trifecta.training.config import RunConfig
@@ -26,13 +28,10 @@ from trifecta.training.evaluation import Evaluation, choose_blocks, score, summa
 from trifecta.training.folder import DatasetFacts, DivergenceError, Interrupted, RunFolder, checked_record
 from trifecta.training.model import load_weights, network_for
 from trifecta.training.preparation import (
-    TrainingBatches,
-    check_samples,
     class_weights,
     fit_to_images,
     fitted,
     identity,
-    pipeline_for,
     statistics_batches,
     training_batches,
 )
@@ -85,12 +84,8 @@ class LossMeter:
         self.closed = torch.zeros(steps, num_blocks, dtype=torch.bool)
         self.check_every = 1 if device.type == "cpu" else STEPS_UNCHECKED
 
-    def add(self, step: int, losses: list[Tensor | None]) -> None:
-        """Store the losses of one step.
-
-        Raises:
-            DivergenceError: a loss is not finite; names the block and step where that began.
-        """
+    def add(self, step: int, losses: Sequence[Tensor | None]) -> None:
+        """Store the losses of one step, and check the latest as :meth:`check_finite` when it is time."""
         for block, loss in enumerate(losses):
             if loss is not None:
                 self.losses[step, block] = loss
@@ -101,7 +96,7 @@ class LossMeter:
                 self.check_finite()
 
     def check_finite(self) -> None:
-        """Check all losses so far, likewise."""
+        """Raise a DivergenceError that names the block and step of the first loss that is not finite."""
         losses = self.losses.cpu()
         bad = (~losses.isfinite() & self.closed).nonzero()
         if len(bad):
@@ -109,30 +104,27 @@ class LossMeter:
             value = losses[step, block].item()
             raise DivergenceError(f"the loss of block {block} became {value} at step {step + 1}")
 
-    def means(self) -> list[float | None]:
-        """Return the mean loss of each block; None if it closed no window."""
-        totals, counts = self.losses.cpu().double().sum(0), self.closed.sum(0)
-        return [
-            (total / count).item() if count else None for total, count in zip(totals, counts, strict=True)
-        ]
+    def summary(self) -> dict[str, list[float | None]]:
+        """Return the mean loss of each block and its first one; None if it closed no window."""
+        losses, counts = self.losses.cpu(), self.closed.sum(0).tolist()
+        means = losses.double().sum(0) / self.closed.sum(0)
+        firsts = losses.gather(0, self.closed.int().argmax(0, keepdim=True))[0]
+        named = {"loss": means.tolist(), "first_loss": firsts.tolist()}
+        return {
+            name: [value if count else None for value, count in zip(values, counts, strict=True)]
+            for name, values in named.items()
+        }
 
-    def first_losses(self) -> list[float | None]:
-        """Return the loss of each block at the first step where it closed a window, likewise."""
-        losses, steps = self.losses.cpu(), self.closed.int().argmax(0).tolist()
-        return [losses[s, k].item() if self.closed[s, k] else None for k, s in enumerate(steps)]
+    def joined(self, total: Callable[[Tensor], Tensor]) -> "LossMeter":
+        """Return the losses of all processes, over which ``total`` adds tensors up."""
+        whole = copy.copy(self)
+        whole.losses, whole.closed = total(self.losses), total(self.closed)
+        return whole
 
-    def state(self, total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Return the losses of all processes, whose ``total`` adds tensors up over them."""
-        return {"losses": total(self.losses), "closed": total(self.closed)}
-
-    def load(self, state: dict[str, Tensor], blocks: range) -> None:
-        """Restore the losses of ``blocks``.
-
-        Raises:
-            ValueError: they are of an epoch of another length, or of another number of blocks.
-        """
+    def load(self, losses: Tensor, closed: Tensor, blocks: range) -> None:
+        """Restore the losses of ``blocks``; those of an epoch of another length are a ValueError."""
         own = slice(blocks.start, blocks.stop)
-        for mine, theirs in ((self.losses, state["losses"]), (self.closed, state["closed"])):
+        for mine, theirs in ((self.losses, losses), (self.closed, closed)):
             if mine.shape != theirs.shape:
                 raise ValueError(
                     f"meter is of {len(theirs)} steps per epoch, the data now has {len(mine)}: resume with "
@@ -180,27 +172,33 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         processes: Processes | None = None,
     ) -> None:
-        _check_callbacks(callbacks)
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise ValueError(
+                    "a callback is an object of a class that inherits from Callback: received "
+                    f"{callback!r:.80}"
+                )
         self.processes = processes or Processes()
         self.folder, self.callbacks = folder, list(callbacks)
         self.device = resolve_device(config.device)
-        loaded = _load(config) if data is None else data
-        check_samples(config, loaded)
+        if data is None:
+            if config.data is None:
+                raise ValueError("no data: give RunConfig(data=DataConfig(source=…)), or data=… in Python")
+            data = load_data(config.data)
         # Finding and decoding images does not count as part of the run; what follows does.
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-        self.config = fitted(config, loaded)
-        self.processes.require_equal(lambda: identity(self.config, loaded))
+        self.config = fitted(config, data)
+        self.processes.require_equal(lambda: identity(self.config, data))
         self.processes.layout.rows(0, self.config.batch_size)  # Replicas have equal shares.
-        self.data = loaded.to(self.device)
+        self.data = data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         self.network = self._build_network(blocks)
         self._prepare_steps()
         self.history: list[Record] = []
-        self.epochs_done = self.batches_done = 0
+        self.epochs_done = self.batches_done = self.kept_epoch = 0
         self.stop_requested = self.stop_after_epoch = False
         self.epoch_seconds = 0.0
         self.meter = self._new_meter()
-        self.kept_epoch = 0
         self._kept_weights: dict[str, Tensor] | None = None
         # Statistics that training continues with, while the network has estimated ones to predict with.
         self._running_statistics: dict[str, Tensor] = {}
@@ -218,7 +216,7 @@ class Trainer:
     def _prepare_steps(self) -> None:
         """Make the batches, and the learner that steps on them."""
         config, drawn = self.config, training_batches(self.config, self.data, self.device)
-        self.batches: TrainingBatches = drawn
+        self.batches: Batches | LoaderBatches | ReceivedBatches = drawn
         if not self.processes.draws_batches:
             steps, images = drawn.steps_per_epoch, drawn.images_per_epoch
             self.batches = ReceivedBatches(steps_per_epoch=steps, images_per_epoch=images)
@@ -230,7 +228,18 @@ class Trainer:
             steps_per_epoch=self.batches.steps_per_epoch,
             on_nan=config.on_nan,
         )
-        self.pipeline = pipeline_for(config, self.learner)
+        self.pipeline: Pipeline | None = None
+        if config.pipeline > 1 and self.device.type == "cpu" and config.method.pipelines:
+            self.pipeline = Pipeline(self.learner, config.pipeline)
+        elif config.pipeline > 1:
+            reason = f"with {config.method.name} every block waits for all others"
+            reason = (
+                reason if self.device.type == "cpu" else f"it is for CPUs, and the run is on {self.device}"
+            )
+            warnings.warn(f"pipeline is ignored: {reason}", stacklevel=4)
+
+    def _new_meter(self) -> LossMeter:
+        return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
     @property
     def keeps_best(self) -> bool:
@@ -262,9 +271,20 @@ class Trainer:
             self._begin()
             warn_of_many_labels(self.network)
             self._notify("on_train_begin")
-            while self.epochs_done < self.config.epochs and not self.stop_after_epoch:
-                self._train_epoch()
-                self._finish_epoch()
+            while self.epochs_done < self.config.epochs and not self.processes.agreed(
+                self.stop_after_epoch
+            ):
+                try:
+                    self._train_epoch()
+                    self._finish_epoch()
+                except DivergenceError as error:
+                    last_good = (
+                        f"the last good checkpoint is {self.folder.checkpoint}; " if self.folder else ""
+                    )
+                    raise DivergenceError(
+                        f"{error} of epoch {self.epochs_done + 1}; {last_good}try a lower "
+                        "learning_rate, or precision=fp32"
+                    ) from None
             self._restore_kept_weights()
             self._notify("on_train_end")
 
@@ -292,17 +312,17 @@ class Trainer:
         set_statistics(self.network, self._running_statistics)
         self._running_statistics = {}
         batches = self._until_stopped(self._batches(self.epochs_done, self.batches_done))
-        steps = self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
-        for losses in steps:
-            with self._explained():
-                self.meter.add(self.batches_done, losses)
+        for losses in (
+            self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
+        ):
+            self.meter.add(self.batches_done, losses)
             self.batches_done += 1
             self._notify("on_step_end")
         self.learner.finish()
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - began
         if self._stops:
-            self._check_finite()
+            self._checked_meter()
             self._save()
             raise Interrupted(f"stopped in epoch {self.epochs_done + 1} after batch {self.batches_done}")
 
@@ -329,11 +349,9 @@ class Trainer:
         return self.processes.stops(self.learner, self.stop_requested)
 
     def _finish_epoch(self) -> None:
-        meter = self._check_finite()
-        losses = meter.means()
-        with self._explained():
-            if all(loss is None for loss in losses):
-                raise DivergenceError("every update was skipped, from the first step")
+        losses = self._checked_meter().summary()
+        if not any(loss is not None for loss in losses["loss"]):
+            raise DivergenceError("every update was skipped, from the first step")
         if self._lags:
             began = time.perf_counter()
             self._estimate_statistics()
@@ -343,12 +361,10 @@ class Trainer:
             "epoch": self.epochs_done + 1,
             "seconds": self.epoch_seconds,
             "images_per_second": self.batches.images_per_epoch / self.epoch_seconds,
-            "loss": losses,
-            "first_loss": meter.first_losses(),
+            **losses,
             **self._validation_record(),
         }
         self.history.append(record)
-        self.stop_after_epoch = self.processes.agreed(self.stop_after_epoch)
         self.epochs_done, self.batches_done = self.epochs_done + 1, 0
         self.epoch_seconds, self.meter = 0.0, self._new_meter()
         self._save()
@@ -410,6 +426,16 @@ class Trainer:
         for callback in self.callbacks:
             getattr(callback, hook)(self, *arguments)
 
+    def _checked_meter(self) -> LossMeter:
+        """Return the losses of all processes in this epoch, if they and all weights are finite."""
+        # As a checkpoint stores them, so that a resumed run adds up the same numbers.
+        joined = self.meter.joined(self.processes.total)
+        joined.check_finite()
+        for name, parameter in self.network.named_parameters():
+            if not (parameter.is_meta or bool(parameter.isfinite().all())):
+                raise DivergenceError(f"a weight is not finite: {name}, at the end")
+        return joined
+
     # Checkpoints.
 
     def _save(self) -> None:
@@ -424,6 +450,7 @@ class Trainer:
 
     def _state(self) -> dict[str, Any]:
         """Return everything that the rest of the run depends on."""
+        meter = self.meter.joined(self.processes.total)
         return {
             "network": {**self.network.state_dict(), **self._running_statistics},
             "learner": self.learner.state_dict(),
@@ -431,7 +458,7 @@ class Trainer:
             "history": self.history,
             "epoch_seconds": self.epoch_seconds,
             "total_seconds": self.total_seconds,
-            "meter": self.meter.state(self.processes.total),
+            "meter": {"losses": meter.losses, "closed": meter.closed},
         }
 
     @torch.inference_mode(False)
@@ -446,14 +473,14 @@ class Trainer:
         state = self.folder.read_checkpoint(self.device)
         try:
             self._restore(state)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # Whatever the contents of another run's happen to cause.
             reason = " ".join(str(error).split())
             raise ValueError(f"{self.folder.checkpoint} is not this run's: {reason:.300}") from None
         place = {"epoch": self.epochs_done, "batch": self.batches_done}
         self.processes.require_equal(lambda: place)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.meter.load(state["meter"], self.learner.blocks)
+        self.meter.load(**state["meter"], blocks=self.learner.blocks)
         with self.learner.whole():
             load_weights(self.network, state["network"], "the checkpoint")
         self.learner.load_state_dict(state["learner"])
@@ -468,13 +495,14 @@ class Trainer:
 
     def _keep_weights(self) -> None:
         """Keep the current weights, unless those of an earlier epoch are better; needs all blocks here."""
+        is_within_epoch = self.batches_done > 0
         if (
             self.keeps_best
             and self.kept_epoch
-            and (self.batches_done or self._is_worse_than(self.kept_epoch))
+            and (is_within_epoch or self._is_worse_than(self.kept_epoch))
         ):
             return
-        self.kept_epoch = 0 if self.batches_done else self.epochs_done
+        self.kept_epoch = 0 if is_within_epoch else self.epochs_done
         if self.written is not None:
             self.written.write_model(self.network, epoch=self.kept_epoch)
         elif self.folder is None and self.keeps_best and self.processes.is_first:
@@ -484,68 +512,36 @@ class Trainer:
     def _find_kept_weights(self) -> None:
         """Find the epoch of the weights in the folder of a resumed run."""
         found = self.processes.agreed(None if self.written is None else self.written.model_epoch())
-        done = self.epochs_done
         # An epoch later than the checkpoint's is trained again.
-        self.kept_epoch = 0 if found is None or found > done else found
-        if found is not None or not self.keeps_best:
-            return
-        if any(self._is_worse_than(epoch) for epoch in range(1, done)):
+        self.kept_epoch = 0 if found is None or found > self.epochs_done else found
+        is_lost = found is None and self.keeps_best
+        if is_lost and any(self._is_worse_than(epoch) for epoch in range(1, self.epochs_done)):
             warnings.warn(
                 "the weights of the best epoch are lost, model.safetensors is missing or damaged: the best "
-                f"from epoch {done} on are kept",
+                f"from epoch {self.epochs_done} on are kept",
                 stacklevel=5,
             )
 
     def _restore_kept_weights(self) -> None:
-        if not self.keeps_best or self.kept_epoch == self.epochs_done:
-            return
-        own = self._kept_weights if self.written is None else self.written.read_model()
-        tensors = self.processes.agreed(own)
-        with self.learner.whole() as network:
-            load_weights(network, tensors, "model.safetensors")
+        if self.keeps_best and self.kept_epoch != self.epochs_done:
+            own = self._kept_weights if self.written is None else self.written.read_model()
+            tensors = self.processes.agreed(own)
+            with self.learner.whole() as network:
+                load_weights(network, tensors, "model.safetensors")
 
     def _is_worse_than(self, epoch: int) -> bool:
         """Return whether the validation accuracy after the last epoch is below that after ``epoch``."""
         accuracies = [-math.inf, *(record["validation_accuracy"] for record in self.history)]
         return bool(accuracies[self.epochs_done] < accuracies[epoch])
 
-    # Numbers that are not finite.
-
-    def _check_finite(self) -> LossMeter:
-        """Return the losses of all processes in this epoch, if they and all weights are finite."""
-        with self._explained():
-            # As a checkpoint stores them, so that a resumed run adds up the same numbers.
-            joined = self._new_meter()
-            joined.load(self.meter.state(self.processes.total), range(len(self.network.blocks)))
-            joined.check_finite()
-            for name, parameter in self.network.named_parameters():
-                if not (parameter.is_meta or bool(parameter.isfinite().all())):
-                    raise DivergenceError(f"a weight is not finite: {name}, at the end")
-        return joined
-
-    def _new_meter(self) -> LossMeter:
-        return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Add the epoch, the last good checkpoint and a remedy to the message of a divergence."""
-        try:
-            yield
-        except DivergenceError as error:
-            folder = self.folder
-            last_good = f"the last good checkpoint is {folder.checkpoint}; " if folder else ""
-            raise DivergenceError(
-                f"{error} of epoch {self.epochs_done + 1}; {last_good}"
-                "try a lower learning_rate, or precision=fp32"
-            ) from None
-
     # Statistics of batch normalisations, see trifecta.statistics.
 
     @property
     def _lags(self) -> bool:
         """Whether running averages lag, so that predictions need estimated statistics."""
-        is_short = bool(lagging_norms(self.network, self.learner.steps))
-        return self.config.statistics == "estimated" and is_short
+        return self.config.statistics == "estimated" and bool(
+            lagging_norms(self.network, self.learner.steps)
+        )
 
     def _estimate_statistics(self) -> None:
         """Give the network statistics to predict with, after an epoch."""
@@ -563,23 +559,7 @@ class Trainer:
         self._seen = []
 
 
-def _check_callbacks(callbacks: Iterable[Any]) -> None:
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise ValueError(
-                f"a callback is an object of a class that inherits from Callback: received {callback!r:.80}"
-            )
-
-
-def _load(config: RunConfig) -> ImageData:
-    if config.data is None:
-        raise ValueError("no data: give RunConfig(data=DataConfig(source=…)), or data=… in Python")
-    return load_data(config.data)
-
-
 def _mean_finite(scores: Tensor | None) -> float | None:
     """Return the mean score of the samples whose label no shortlist left out."""
-    if scores is None:
-        return None
-    finite = scores[scores.isfinite()]
+    finite = torch.empty(0) if scores is None else scores[scores.isfinite()]
     return finite.mean().item() if len(finite) else None
