@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simulation import BlockTimes
 from trifecta._utils.devices import autocast, in_memory_format, synchronize
-from trifecta.bench.setting import Setting
+from trifecta.bench import Setting
 from trifecta.learner import Learner, training_input
 from trifecta.method import Method
 from trifecta.network import LocalNetwork

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trifecta.bench.setting import conditions as machine_conditions
+from trifecta.bench import conditions as machine_conditions
 from trifecta.training import Trainer, to_plain
 
 

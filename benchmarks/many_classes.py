@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from trifecta import DataConfig, Run, RunConfig, get_method, load_data, train
 from trifecta._utils.devices import describe_device
-from trifecta.bench.setting import prediction_multiply_adds
+from trifecta.bench import prediction_multiply_adds
 from trifecta.data import ImageSet
 from trifecta.training.evaluation import evaluate
 from trifecta.training.run import versions

@@ -1,6 +1,6 @@
 """Training memory on the fast trunk: backprop, and local learning by what crosses a block.
 
-A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench.memory`. With
+A report is appended; every figure is of processes of its own, see :mod:`trifecta.bench`. With
 ``--return-above BYTES`` glibc returns every freed block of that size or more to the system at once;
 by default it may keep blocks of up to 32 MiB.
 
@@ -14,10 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from returned_blocks import MMAP_THRESHOLD
-from trifecta.bench.memory import measure_memory
-from trifecta.bench.report import bench_table
-from trifecta.bench.setting import Setting
-from trifecta.bench.variants import variant_of
+from trifecta.bench import Setting, bench_table, measure_memory, variant_of
 from trifecta.recipes import get_recipe
 
 ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")

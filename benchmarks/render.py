@@ -54,7 +54,7 @@ from render_measured import (
 from render_night import DATA_SETS, night_fits, night_table, size_fit
 from scaling import scaling_columns
 from time_to_accuracy import THRESHOLDS
-from trifecta.bench.report import bench_table, draw_bench, measured_on
+from trifecta.bench import bench_table, draw_bench, measured_on
 from trifecta.report.terminal import Cells, cells_of
 
 ROOT = Path(__file__).parent.parent

@@ -1,6 +1,7 @@
 """Tables of methods on equal work for docs/, from the result files in benchmarks/results/compared/."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +11,7 @@ from render_experiments import rows_of as experiment_rows
 from trifecta.comparison import (
     COMPARISONS,
     RIVALS,
+    Images,
     Record,
     accuracy_of,
     compare,
@@ -17,12 +19,15 @@ from trifecta.comparison import (
     comparison_recipes,
     comparison_table,
 )
+from trifecta.counts import counts
 from trifecta.data import DataConfig
-from trifecta.experiments import RowSummary, plan, read_results, summarise
+from trifecta.experiments import RowSummary, StoredRun, plan, read_results, summarise
+from trifecta.network import build_network
 from trifecta.report.terminal import Columns, cells_of, markdown, shown
 
 ROOT = Path(__file__).parent.parent
 NETWORK, SEEDS = "small", 3
+IMAGES = {"cifar10": Images((3, 32, 32), 10), "fashion_mnist": Images((1, 28, 28), 10)}
 OURS = "superfecta"
 SHORT_ROWS = (
     "superfecta",
@@ -48,10 +53,39 @@ THRESHOLDS = {
 @cache
 def rows_of(data: str, budget: str) -> list[RowSummary]:
     """Every row with all seeds that there are; at budgets other than ``grid`` only what was measured."""
-    recipes = comparison_recipes(list(COMPARISONS), [NETWORK], DataConfig(source=data))
+    recipes = comparison_recipes(
+        list(COMPARISONS), [NETWORK], DataConfig(source=data), find_images=lambda: IMAGES[data]
+    )
     runs = plan(recipes, budget=budget, seeds=SEEDS)
-    rows = summarise(runs, read_results(ROOT / "benchmarks" / "results" / "compared"))
+    rows = [_with_counts(row, data) for row in summarise(runs, stored())]
     return rows if budget == "grid" else [row for row in rows if row.runs]
+
+
+@cache
+def stored() -> list[StoredRun]:
+    """The runs of all comparisons."""
+    return read_results(ROOT / "benchmarks" / "results" / "compared")
+
+
+def _with_counts(row: RowSummary, data: str) -> RowSummary:
+    """Add to older results what is counted, if the network is still the same."""
+    method = row.config.method
+    if all("block_parameters" in run.result for run in row.runs):
+        return row
+    network = build_network(
+        method,
+        row.config.network,
+        sample_shape=IMAGES[data].image_shape,
+        num_classes=IMAGES[data].num_classes,
+        width=row.config.width,
+    )
+    found = counts(network, batch_size=row.config.batch_size)
+    if any(run.result["parameters"] != found["parameters"] for run in row.runs):
+        return row
+    if method.optimizer.freeze_from < 1 or (method.finds_superclasses and not method.superclasses):
+        # When blocks freeze follows from the number of images, what they learn from the images themselves.
+        del found["multiply_adds_per_image"]
+    return replace(row, runs=[replace(run, result=found | run.result) for run in row.runs])
 
 
 def comparison(data: str, budget: str) -> str:
@@ -98,7 +132,7 @@ def short_comparison(data: str, budget: str) -> str:
 
 def side_by_side(table: str, budget: str) -> str:
     """The rows of a table that were made, beside plain backprop: accuracy, speed, locality."""
-    rows = [row for row in experiment_rows(table, budget=budget) if row.runs]
+    rows = [_with_counts(row, "cifar10") for row in experiment_rows(table, budget=budget) if row.runs]
     if not rows:
         return "Not measured.\n"
     head, body = comparison_table(rows, ())

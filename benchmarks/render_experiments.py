@@ -2,12 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-from trifecta.experiments import Estimate, RowSummary, grid_effects, grids_of, plan, read_results, summarise
+from trifecta.experiments import (
+    NOT_MEASURED,
+    Estimate,
+    RowSummary,
+    StoredRun,
+    accuracy_text,
+    depth_chart,
+    effect_table,
+    effects_of,
+    plan,
+    read_results,
+    row_table,
+    sources,
+    summarise,
+)
 from trifecta.recipes import FACTORS, get_table
 from trifecta.report.terminal import markdown
-from trifecta.reproduction import NOT_MEASURED, accuracy_text, depth_chart, effect_table, row_table, sources
 
 ROOT = Path(__file__).parent.parent
 SEEDS = 3
@@ -30,11 +44,18 @@ DEPTH_ROWS: dict[tuple[str, ...], str] = {
 }
 
 
+@cache
+def stored() -> list[StoredRun]:
+    """The runs of all tables."""
+    return read_results(ROOT / "benchmarks" / "results" / "reproduced")
+
+
+@cache
 def rows_of(table: str, *, budget: str | None = None) -> list[RowSummary]:
     """A table's rows with all seeds that there are, up to ``SEEDS``."""
     wanted = get_table(table)
     runs = plan(wanted.recipes, budget=budget or wanted.budget, seeds=SEEDS)
-    return summarise(runs, read_results(ROOT / "benchmarks" / "results" / "reproduced"))
+    return summarise(runs, stored())
 
 
 def experiments(table: str) -> str:
@@ -90,7 +111,7 @@ def grid_by_depth(data: str) -> str:
     effects = []
     for network in ("small", "large"):
         table = f"ablation-{network}-{data}"
-        effects.append(grid_effects(grids_of(rows_of(table), get_table(table).cells), FACTORS))
+        effects.append(effects_of(get_table(table), rows_of(table)))
     shallow, deep = effects
     body = [[name, _points(shallow.get(name)), _points(deep.get(name))] for name in shallow]
     return markdown(["effect, points", "6 blocks", "12 blocks"], body) if body else "Not measured.\n"
@@ -157,7 +178,10 @@ def _depth_rows() -> list[RowSummary]:
 
 
 def _accuracies(row: RowSummary, readouts: Sequence[str]) -> list[str]:
-    return [accuracy_text(row.readout(name)) for name in readouts]
+    estimates = [
+        Estimate.of(100 * run.result["readout_accuracy"][name] for run in row.runs) for name in readouts
+    ]
+    return [accuracy_text(estimate) for estimate in estimates]
 
 
 def _percent(estimate: Estimate | None) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trifecta.experiments import RowSummary, StoredRun
+from trifecta.experiments import RowSummary, StoredRun, accuracy_text
 from trifecta.report.terminal import Cells
-from trifecta.reproduction import accuracy_text
 
 # Epochs that a curve is fitted from: those before follow another line.
 FITTED_FROM = 5

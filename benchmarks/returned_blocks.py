@@ -16,9 +16,7 @@ import sys
 from pathlib import Path
 
 from speed_airbench import RECIPES
-from trifecta.bench.setting import Setting
-from trifecta.bench.speed import measure_speed, spread
-from trifecta.bench.variants import variant_of
+from trifecta.bench import Setting, measure_speed, spread, variant_of
 from trifecta.recipes import get_recipe
 
 SETTING = Setting(network="airbench", batch_size=1000, precision="bf16")

@@ -19,9 +19,7 @@ from typing import Any
 from end_to_end_ranks import INTERLEAVED, SINGLE
 from scaling_rank import Order, measure
 from trifecta._utils.references import lookup
-from trifecta.bench.report import measured_on, range_text
-from trifecta.bench.setting import Setting
-from trifecta.bench.speed import Say, ratio, spread
+from trifecta.bench import Say, Setting, measured_on, range_text, ratio, spread
 from trifecta.method import Method
 from trifecta.methods import get_method
 from trifecta.report.terminal import Columns, cells_of, print_table

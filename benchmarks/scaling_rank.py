@@ -12,8 +12,7 @@ from torch import Tensor
 
 from end_to_end_ranks import PipelinedBackprop, ReplicatedBackprop
 from trifecta._utils.devices import peak_memory_bytes, synchronize
-from trifecta.bench.memory import SavedBytes
-from trifecta.bench.setting import Setting
+from trifecta.bench import SavedBytes, Setting
 from trifecta.method import Method
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import Processes, joined

@@ -13,14 +13,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trifecta.bench.setting import Setting, data_name, training_multiply_adds
-from trifecta.bench.speed import STEPS_A_TURN, Report, Say, Turn, report_turns, take_turns
-from trifecta.bench.variants import BACKPROP, VARIANTS, Trains, Variant
+from trifecta.bench import (
+    BACKPROP,
+    STEPS_A_TURN,
+    VARIANTS,
+    Report,
+    Say,
+    Setting,
+    Trains,
+    Turn,
+    Variant,
+    data_name,
+    report_turns,
+    take_turns,
+)
+from trifecta.counts import step_multiply_adds
 from trifecta.data import load_data
 from trifecta.learner import Learner
 from trifecta.losses import Symmetric, Threshold
 from trifecta.methods import Method
-from trifecta.network import LocalNetwork
 from trifecta.training import RunFolder, load_network
 from trifecta.training.preparation import training_batches
 
@@ -59,7 +70,7 @@ def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, 
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     # What is skipped depends on the data: only rows that skip nothing have their work counted.
     work = {
-        row.name: training_multiply_adds(trainer.network)
+        row.name: step_multiply_adds(trainer.network, batch_size=setting.batch_size, kernels=True)
         for row, trainer in rows
         if row.name in ("settled-0", BACKPROP)
     }
@@ -76,14 +87,10 @@ def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> t
     trained, _ = load_network(folder, setting.torch_device)
     network = setting.build(method)
     network.load_state_dict(trained.state_dict())
-    generator = torch.Generator(setting.torch_device).manual_seed(0)
     title = f"{method.name}, settled below {share:g} skipped" if share else f"{method.name}, exact"
-
-    def learner(network: LocalNetwork, precision: str) -> Trains:
-        return Learner(network, generator=generator, precision=precision)
-
-    row = Variant(name=f"settled-{share:g}", title=title, method=method, learner=learner)
-    return row, learner(network, setting.resolved_precision)
+    generator = torch.Generator(setting.torch_device).manual_seed(0)
+    learner = Learner(network, generator=generator, precision=setting.resolved_precision)
+    return Variant(name=f"settled-{share:g}", title=title, method=method), learner
 
 
 def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:

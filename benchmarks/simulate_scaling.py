@@ -28,7 +28,7 @@ from scaling_rank import Order, measure
 from simulation import BlockTimes, Link, local_seconds, pipeline_seconds
 from trifecta import get_method
 from trifecta._utils.devices import describe_device
-from trifecta.bench.setting import Setting
+from trifecta.bench import Setting
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import joined
 from trifecta.schedules import LAYER_WISE, Schedule

@@ -10,10 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from trifecta.bench.report import bench_table
-from trifecta.bench.setting import Setting
-from trifecta.bench.speed import measure_speed
-from trifecta.bench.variants import variant_of
+from trifecta.bench import Setting, bench_table, measure_speed, variant_of
 from trifecta.recipes import get_recipe
 
 WIDTHS = (1.0, 0.5, 0.25)

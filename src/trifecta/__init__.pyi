@@ -23,7 +23,6 @@ from . import pipeline as pipeline
 from . import readout as readout
 from . import recipes as recipes
 from . import report as report
-from . import reproduction as reproduction
 from . import schedules as schedules
 from . import shrinking as shrinking
 from . import statistics as statistics

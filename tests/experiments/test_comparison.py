@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import pytest
-
-from trifecta.comparison import FIGURES, compare, comparison_recipes, comparison_table, equal_work
-from trifecta.counts import counts
+from trifecta.comparison import (
+    FIGURES,
+    Images,
+    compare,
+    comparison_recipes,
+    comparison_table,
+    equal_work,
+)
 from trifecta.data import DataConfig
 from trifecta.experiments import RowSummary, StoredRun
-from trifecta.network import build_network
 
 
 def rows_of(
@@ -21,7 +24,8 @@ def rows_of(
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, RowSummary]:
     """Rows of budget ``quick`` with one run each: 100, 200 … images a second, in their order."""
-    recipes = comparison_recipes(names.split(), [network], DataConfig(source=data))
+    config, images = DataConfig(source=data), Images((1, 8, 8), 10)
+    recipes = comparison_recipes(names.split(), [network], config, find_images=lambda: images)
     return {
         name: RowSummary(recipe=recipe, budget="quick", runs=[run_of(100 * (k + 1), changes or {})])
         for k, (name, recipe) in enumerate(zip(names.split(), recipes, strict=True))
@@ -121,28 +125,6 @@ def test_the_table_says_what_is_not_equal() -> None:
     ]
     assert "small: width 0.125, epochs 1" in equal_work(list(rows.values()))
     assert "published elsewhere" not in comparison_table(list(rows_of("backprop").values()), [])[0]
-
-
-def test_what_depends_on_no_machine_is_counted_for_older_files() -> None:
-    config = rows_of("superfecta")["superfecta"].recipe("quick")
-    network = build_network(
-        config.method, "small", sample_shape=(1, 8, 8), num_classes=10, width=config.width
-    )
-    expected = counts(network, batch_size=config.batch_size)
-    old = dict.fromkeys(("block_parameters", "multiply_adds_per_image", "total_seconds"))
-    rows = rows_of("superfecta", changes={**old, "parameters": expected["parameters"]})
-    (plain,) = compare(list(rows.values()), [])
-    assert expected.items() <= plain.items()
-    assert plain["total_seconds"] is None
-    assert comparison_table(list(rows.values()), [])[1][0][6] == "–"
-
-
-@pytest.mark.parametrize("data", ["digits", "holiday"])
-def test_nothing_is_counted_for_a_network_that_was_another_or_images_that_nobody_knows(data: str) -> None:
-    old = dict.fromkeys(("block_parameters", "multiply_adds_per_image"))
-    (plain,) = compare(list(rows_of("superfecta", data=data, changes=old).values()), [])
-    assert (plain["block_parameters"], plain["multiply_adds_per_image"]) == (None, None)
-    assert plain["parameters"] == 7
 
 
 def test_a_row_that_was_not_run_shows_nothing_but_what_it_is() -> None:

@@ -13,10 +13,8 @@ from trifecta.comparison import (
     WIDENED,
     Images,
     comparison_recipes,
-    known_images,
-    published_elsewhere,
 )
-from trifecta.data import DataConfig, load_data
+from trifecta.data import DataConfig
 from trifecta.methods import METHODS, backprop, deep_supervision, superfecta
 from trifecta.network import build_network
 from trifecta.recipes import Recipe
@@ -27,7 +25,11 @@ CIFAR10 = DataConfig(source="cifar10")
 @cache
 def all_rows() -> dict[str, Recipe]:
     """By name; finding the width of one of them takes seconds."""
-    return {r.name: r for r in comparison_recipes(list(COMPARISONS), ["small"], CIFAR10)}
+    return {r.name: r for r in recipes_of(list(COMPARISONS))}
+
+
+def recipes_of(names: list[str]) -> list[Recipe]:
+    return comparison_recipes(names, ["small"], CIFAR10, find_images=lambda: Images((3, 32, 32), 10))
 
 
 def row(name: str) -> Recipe:
@@ -93,36 +95,25 @@ def test_the_wide_row_has_superfectas_parameters_as_nearly_as_a_width_can(budget
     assert distance < 0.01 * wanted
     for other in (-0.02, -0.01, -0.001, 0.001, 0.01, 0.02):
         assert abs(parameters(wide, budget, width=width + other) - wanted) >= distance
-    again = comparison_recipes(["backprop-muon-wide"], ["small"], CIFAR10)
-    assert again == [wide]
+    assert recipes_of(["backprop-muon-wide"]) == [wide]
 
 
 def test_a_published_figure_stands_beside_the_methods_own_row_alone() -> None:
-    figures = {name: published_elsewhere(row(name)) for name in COMPARISONS}
-    assert {name: figure for name, figure in figures.items() if figure is not None} == PUBLISHED_CIFAR10
-    others = comparison_recipes(["backprop"], ["small"], DataConfig(source="digits"))
-    assert published_elsewhere(others[0]) is None
+    figures = {name: row(name).published for name in COMPARISONS}
+    known = {name: figure.accuracy for name, figure in figures.items() if figure is not None}
+    assert known == PUBLISHED_CIFAR10
+    (other,) = comparison_recipes(["backprop"], ["small"], DataConfig(source="digits"))
+    assert other.published is None
 
 
-def test_the_size_of_a_wide_row_is_found_for_images_that_have_no_name() -> None:
-    data = DataConfig(source="holiday")
-    (found,) = comparison_recipes(
-        ["backprop-muon-wide"], ["small"], data, find_images=lambda: Images((3, 32, 32), 10)
+def test_the_size_of_a_wide_row_is_found_from_the_images_if_nobody_tells_it() -> None:
+    (found,) = comparison_recipes(["backprop-muon-wide"], ["mlp"], DataConfig(source="digits"))
+    (told,) = comparison_recipes(
+        ["backprop-muon-wide"], ["mlp"], found.data, find_images=lambda: Images((1, 8, 8), 10)
     )
-    assert found.budgets == row("backprop-muon-wide").budgets
-    with pytest.raises(ValueError, match=r"backprop-muon-wide is as wide as .* holiday is not known"):
-        comparison_recipes(["backprop-muon-wide"], ["small"], data)
+    assert found.budgets == told.budgets
 
 
 def test_a_wrong_row_is_answered_with_near_ones() -> None:
     with pytest.raises(ValueError, match="unknown method 'backprop-moun': did you mean backprop-muon"):
         comparison_recipes(["backprop-moun"], ["small"], CIFAR10)
-
-
-def test_images_that_are_known_by_name_are_so() -> None:
-    digits = DataConfig(source="digits")
-    data = load_data(digits)
-    assert known_images(digits) == (data.sample_shape, data.num_classes)
-    assert known_images(replace(digits, image_size=(12, 10))) == ((1, 12, 10), 10)
-    assert known_images(DataConfig(source="uoft-cs/cifar10")) == ((3, 32, 32), 10)
-    assert known_images(DataConfig(source="holiday")) is None

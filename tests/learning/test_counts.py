@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from matrix import methods
-from trifecta.bench.setting import training_multiply_adds
+from reference.work import training_multiply_adds
 from trifecta.counts import WorkCounter, block_costs, counts, step_multiply_adds
 from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy

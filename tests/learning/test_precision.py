@@ -10,7 +10,7 @@ import torch
 from stopping import StopAt
 from trifecta._utils import devices as precisions
 from trifecta._utils.devices import has_bfloat16, kept_precision, resolved_precision
-from trifecta.bench.setting import Setting
+from trifecta.bench import Setting
 from trifecta.data import ImageData
 from trifecta.learner import Learner
 from trifecta.methods import get_method

@@ -1,32 +1,32 @@
 """Pages that need nothing but themselves: of one run, and of several runs side by side.
 
-jinja2 and pandas are imported where they are used.
+jinja2, matplotlib and pandas are imported where they are used.
 """
 
 import base64
 import io
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta._utils.extras import pillow, require
+from trifecta._utils.extras import require
 from trifecta._utils.files import write_atomically
 from trifecta._utils.references import printable
-from trifecta.data import ImageData, normalize
+from trifecta.data import normalize
 from trifecta.network import LocalNetwork
 from trifecta.nn.cutting import map_tensors
 from trifecta.report import figures
 from trifecta.report.figures import Chart
 from trifecta.report.terminal import percent
 from trifecta.training import RunFolder
-from trifecta.training.config import read_yaml, to_plain
+from trifecta.training.config import read_yaml, to_plain, yaml_text
 from trifecta.training.run import Run
 
 MOST_MISTAKES, MOST_PAIRS, MOST_MAPPED = 12, 10, 4
@@ -53,11 +53,6 @@ def fill(template: str, **values: object) -> str:
     return _UNREADABLE.sub("\ufffd", environment.get_template(template).render(values))
 
 
-def plain_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Replace non-printing characters, which no page and no figure may hold."""
-    return tuple(map(printable, names))
-
-
 def missing_libraries() -> list[str]:
     """Return the libraries that pages need and that are not installed, with a warning."""
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
@@ -82,8 +77,11 @@ def write_report(run: Run) -> None:
 def render(run: Run) -> str:
     """Return the page of a finished run."""
     trainer, confusion = run.trainer, run.test.confusion
-    classes, counts = plain_names(trainer.data.classes), confusion.sum(1).tolist()
-    right = confusion.diagonal().tolist()
+    # Non-printing characters act on nothing here.
+    classes = [printable(name) for name in trainer.data.classes]
+    counts, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    shape = trainer.data.sample_shape
+    has_pictures = len(shape) == 3 and shape[0] in (1, 3) and trainer.data.test.labels.ndim == 1
     return fill(
         "page.html",
         result=run.result,
@@ -98,15 +96,15 @@ def render(run: Run) -> str:
             for name, own, count in zip(classes, right, counts, strict=True)
         ],
         pairs=_confused_pairs(confusion, classes),
-        mistakes=_mistakes(run, classes) if _has_pictures(trainer.data) else [],
-        maps=_maps(run, classes) if _has_pictures(trainer.data) else [],
+        mistakes=_mistakes(run, classes) if has_pictures else [],
+        maps=_maps(run, classes) if has_pictures else [],
         tries_labels=trainer.config.method.tries_labels,
         test=run.test,
         temperature=float(run.network.temperature),
         calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
         test_images=f"{len(trainer.data.test):,}",
         chance=1 / len(classes),
-        settings=yaml.safe_dump(to_plain(trainer.config), sort_keys=False, allow_unicode=True),
+        settings=yaml_text(to_plain(trainer.config)),
     )
 
 
@@ -118,21 +116,17 @@ def _curves(run: Run) -> list[tuple[Chart, str]]:
     if history[-1]["validation_accuracy"] is not None:
         chance = {"chance": 1 / len(run.trainer.data.classes)}
         own = figures.block_curves(history, "block_accuracy", "validation accuracy", lines=chance)
-        curves += [
-            (own, "Each block's own accuracy on validation images"),
-            (
-                figures.score_curves(history),
-                "Mean score of true and of wrong labels on validation images",
-            ),
-        ]
+        scores = "Mean score of true and of wrong labels on validation images"
+        curves.append((own, "Each block's own accuracy on validation images"))
+        curves.append((figures.score_curves(history), scores))
     return curves
 
 
 def _histograms(run: Run) -> list[Chart]:
-    scores = zip(run.test.positive, run.test.negative, strict=True)
+    scores = enumerate(zip(run.test.positive, run.test.negative, strict=True))
     return [
         figures.score_histogram(block, positive, negative)
-        for block, (positive, negative) in enumerate(scores)
+        for block, (positive, negative) in scores
         if positive is not None and negative is not None and bool(positive.isfinite().any())
     ]
 
@@ -151,9 +145,9 @@ def _memory(run: Run) -> Chart:
     first = torch.arange(min(COUNTED_SAMPLES, len(data.test)), device=data.test.labels.device)
     samples = normalize(data.test.select(first).images.to(run.trainer.device), data.mean, data.std)
     held = [size / len(samples) / 2**10 for size in held_bytes(network, samples)]
-    schedule, count = run.trainer.config.method.schedule, len(held)
-    windows = [w for step in range(schedule.cycle) for w in schedule.windows(step, count)]
-    largest = max(sum(held[w.first : w.last + 1]) for w in windows)
+    schedule = run.trainer.config.method.schedule
+    windows = [w for step in range(schedule.cycle) for w in schedule.windows(step, len(held))]
+    largest = max(sum(held[k] for k in window.blocks) for window in windows)
     return figures.bars(
         [(str(block), size) for block, size in enumerate(held)],
         "KiB an image",
@@ -165,9 +159,10 @@ def _confused_pairs(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str
     """Return true class, predicted class and number of images of the most frequent mistakes."""
     wrong = confusion.clone().fill_diagonal_(0)
     counts, places = wrong.flatten().topk(min(MOST_PAIRS, wrong.numel()))
-    pairs = zip(counts.tolist(), places.tolist(), strict=True)
-    size = len(classes)
-    return [(classes[place // size], classes[place % size], count) for count, place in pairs if count]
+    pairs = [
+        (*divmod(place, len(classes)), int(n)) for n, place in zip(counts, places.tolist(), strict=True)
+    ]
+    return [(classes[true], classes[predicted], count) for true, predicted, count in pairs if count]
 
 
 def _mistakes(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
@@ -175,15 +170,15 @@ def _mistakes(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
     test, found = run.trainer.data.test, run.test
     labels = test.labels.cpu()
     wrong = (found.predicted != labels).nonzero().flatten()
-    surest = wrong[found.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES]
+    surest = wrong[found.confidence[wrong].argsort(descending=True)][:MOST_MISTAKES].tolist()
     return [
         {
-            "png": picture_png(test.select(torch.tensor([index])).images[0].cpu()),
+            "png": picture_png(test.select(torch.tensor([index])).images[0]),
             "true": classes[int(labels[index])],
             "predicted": classes[int(found.predicted[index])],
             "confidence": float(found.confidence[index]),
         }
-        for index in surest.tolist()
+        for index in surest
     ]
 
 
@@ -197,17 +192,15 @@ def _maps(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
     return [
         {
             "name": classes[int(label)],
-            "png": picture_png(picture.cpu()),
-            "maps": [(block, map_png(m[k].cpu())) for block, m in enumerate(maps) if m is not None],
+            "png": picture_png(picture),
+            "maps": [
+                (block, _png(m[k], cmap="magma", vmin=0, vmax=1))
+                for block, m in enumerate(maps)
+                if m is not None
+            ],
         }
         for k, (picture, label) in enumerate(zip(chosen.images, chosen.labels, strict=True))
     ]
-
-
-def _has_pictures(data: ImageData) -> bool:
-    """Whether samples are images of one or three channels with one label each."""
-    shape = data.sample_shape
-    return len(shape) == 3 and shape[0] in (1, 3) and data.test.labels.ndim == 1
 
 
 def picture_png(image: Tensor) -> str:
@@ -215,20 +208,15 @@ def picture_png(image: Tensor) -> str:
     if image.is_floating_point():
         low, high = image.amin(), image.amax()
         image = ((image - low) / (high - low).clamp(min=1e-12) * 255).to(torch.uint8)
-    pixels = image.movedim(0, -1).numpy()
-    return _encoded(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    pixels = image[0] if image.shape[0] == 1 else image.movedim(0, -1)
+    return _png(pixels, cmap="gray", vmin=0, vmax=255)
 
 
-def map_png(shares: Tensor) -> str:
-    """Return a map (H, W) of shares from 0 to 1, dark to bright, as a data URI."""
-    from matplotlib import colormaps
+def _png(pixels: Tensor, **colors: Any) -> str:
+    from matplotlib.image import imsave
 
-    return _encoded((colormaps["magma"](shares.numpy())[:, :, :3] * 255).astype("uint8"))
-
-
-def _encoded(pixels: object) -> str:
     png = io.BytesIO()
-    pillow().fromarray(pixels).save(png, format="png")
+    imsave(png, pixels.cpu().numpy(), format="png", **colors)
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
@@ -251,8 +239,7 @@ def held_bytes(network: LocalNetwork, samples: Tensor) -> list[int]:
     sizes = []
     for k in range(len(network.blocks)):
         held.clear()
-        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
-        with torch.enable_grad(), hooks:
+        with torch.enable_grad(), saved_tensors_hooks(note, lambda tensor: tensor):
             _, output = network.pass_block(k, x)
         sizes.append(sum(held.values()))
         x = map_tensors(Tensor.detach, output)
@@ -280,6 +267,8 @@ def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[T
         maps.append(shown / shown.amax((1, 2), keepdim=True).clamp(min=1e-12))
     return maps
 
+
+# ---- Several runs side by side.
 
 COLUMNS = (
     *("method", "network", "data", "test_accuracy", "parameters", "epochs", "seconds", "locality", "seed"),
@@ -314,10 +303,9 @@ def differing(folders: dict[str, RunFolder]) -> dict[str, list[str]]:
     # Each run by itself: a setting that others lack keeps its type.
     settings = {name: pandas.json_normalize(one).iloc[0].astype(str) for name, one in plain.items()}
     table = pandas.DataFrame(settings).fillna("–")
-    table = table[(table.nunique(axis=1) > 1) & ~table.index.map(_has_column)]
-    return {name: row.tolist() for name, row in table.iterrows()}
-
-
-def _has_column(name: str) -> bool:
-    """Whether a column says it already, or it is no setting."""
-    return name in (*COLUMNS, "data.source", "method.name") or name.split(".")[0] in NO_SETTINGS
+    hidden = {*COLUMNS, "data.source", "method.name"}
+    return {
+        name: row.tolist()
+        for name, row in table[table.nunique(axis=1) > 1].iterrows()
+        if name not in hidden and name.split(".")[0] not in NO_SETTINGS
+    }

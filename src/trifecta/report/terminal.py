@@ -20,8 +20,8 @@ Columns = Sequence[tuple[str, Callable[[T], str]]]
 Cells = tuple[list[str], list[list[str]]]
 
 
-def shown(value: float | None, form: str = "{:,.0f}") -> str:
-    """Return a number in a format, or a dash for None."""
+def shown(value: Any, form: str = "{:,.0f}") -> str:
+    """Return a value in a format, or a dash for None."""
     return DASH if value is None else form.format(value)
 
 
@@ -43,20 +43,15 @@ def markdown(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
 
 def print_table(head: Sequence[str], body: Iterable[Sequence[str]], note: str = "") -> None:
     """Print a table without borders, and a note below it."""
-    console = plain_console()
-    console.print(simple_table(head, body))
-    if note:
-        console.print(note, soft_wrap=True)
-
-
-def simple_table(head: Sequence[str], body: Iterable[Sequence[str]]) -> Table:
-    """Return a table without borders."""
     table = Table(box=box.SIMPLE, pad_edge=False)
     for index, column in enumerate(head):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     for cells in body:
         table.add_row(*cells)
-    return table
+    console = plain_console()
+    console.print(table)
+    if note:
+        console.print(note, soft_wrap=True)
 
 
 def plain_console() -> Console:
@@ -70,16 +65,14 @@ def print_run(run: Run, folder: Path) -> None:
     """Print the blocks' losses and accuracies, the result, and last the run folder's path."""
     result, console = run.result, plain_console()
     print_blocks(run.test.block_accuracy, run.trainer.history[-1]["loss"])
-    epochs = "1 epoch" if result["epochs"] == 1 else f"{result['epochs']} epochs"
     if result["validation_accuracy"] is not None:
         kept = result["kept_epoch"]
         which = "" if kept == result["epochs"] else f", of epoch {kept}, whose weights are kept"
         console.print(f"validation accuracy {percent(result['validation_accuracy'])}{which}")
+    result = result | {"s": "" if result["epochs"] == 1 else "s"}
     console.print(
-        f"test accuracy {percent(result['test_accuracy'])}  ({result['method']}, "
-        f"{result['network']}, {result['locality']}; {epochs} in "
-        f"{result['seconds']:.1f} s, {result['images_per_second']:,.0f} images/s, "
-        f"{result['precision']} on {result['hardware']})"
+        "test accuracy {test_accuracy:.2%}  ({method}, {network}, {locality}; {epochs} epoch{s} in "
+        "{seconds:.1f} s, {images_per_second:,.0f} images/s, {precision} on {hardware})".format(**result)
     )
     console.print(f"run folder {folder}", soft_wrap=True)
 

@@ -1,0 +1,825 @@
+"""Speed, memory, prediction and time to accuracy beside backprop, on equal work.
+
+Rows of a benchmark are *variants*: ways to train the same network on the same batch. They take turns on one
+machine; a figure is the median over rounds, with the smallest and the largest. Memory is that of processes
+which do nothing else.
+"""
+
+import json
+import math
+import pickle
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from threading import RLock
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from trifecta._utils.devices import (
+    autocast,
+    describe_device,
+    in_channels_last,
+    in_memory_format,
+    peak_memory_bytes,
+    resolve_device,
+    resolved_precision,
+    synchronize,
+)
+from trifecta._utils.references import lookup, name_of
+from trifecta.counts import block_costs, step_multiply_adds
+from trifecta.cuda_graphs import fastest_learner
+from trifecta.data import load_data
+from trifecta.inputs.label_inputs import wrong_labels
+from trifecta.kernels import fused_blocks, run_window
+from trifecta.learner import Learner, LocalStep
+from trifecta.losses import ChannelSums
+from trifecta.methods import METHODS, Method, get_method
+from trifecta.network import LocalNetwork, build_network
+from trifecta.nn.blocks import BlockStyle, conv_block
+from trifecta.nn.networks import NetworkBuilder, get_network
+from trifecta.nn.shapes import ImageShape, SampleShape
+from trifecta.pipeline import Pipeline
+from trifecta.recipes import varied
+from trifecta.report import figures
+from trifecta.report.terminal import DASH, Cells, Columns, cells_of, percent, print_table, shown
+from trifecta.schedules import Window
+from trifecta.training import RunConfig, Trainer, to_plain
+from trifecta.training.run import versions
+from trifecta.training.trainer import Record
+
+BACKPROP, PUBLISHED = "backprop", "published"
+DEPTHS = (6, 12, 24, 48)
+# Both parities of an overlapping schedule.
+STEPS_A_TURN = 2
+WARM_UP_TURNS = 2
+# Those, and the first again with warm buffers.
+MEMORY_STEPS = 3
+Turn = Callable[[], object]
+Report = dict[str, Any]
+Say = Callable[[str], None]
+
+
+# ---- What all rows share.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Network, images and machine, which are equal for all rows of a benchmark.
+
+    The network is a name as in ``trifecta list``, or ``equal:DEPTH:CHANNELS``: so many convolutional blocks
+    of so many channels, without pooling. The plain published rule is always in fp32.
+    """
+
+    network: str = "small"
+    width: float = 1.0
+    image_shape: ImageShape = (3, 32, 32)
+    num_classes: int = 10
+    batch_size: int = 128
+    device: str = "auto"
+    precision: str = "auto"
+
+    @classmethod
+    def of(cls, config: RunConfig, image_shape: ImageShape, num_classes: int) -> "Setting":
+        """Return the setting of a run on images of some shape."""
+        same = {name: getattr(config, name) for name in ("width", "batch_size", "device", "precision")}
+        network = name_of(config.network)
+        return cls(network=network, image_shape=image_shape, num_classes=num_classes, **same)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Device of all rows."""
+        return resolve_device(self.device)
+
+    @property
+    def resolved_precision(self) -> str:
+        """``fp32`` or ``bf16``."""
+        return resolved_precision(self.precision, self.torch_device)
+
+    @property
+    def builder(self) -> NetworkBuilder:
+        """Builder of the network; raise ValueError if there is none of that name."""
+        name, *numbers = self.network.split(":")
+        if name != "equal":
+            return get_network(self.network)
+        if len(numbers) != 2 or not all(word.isdecimal() and int(word) for word in numbers):
+            raise ValueError(
+                f"equal blocks are equal:DEPTH:CHANNELS, such as equal:12:64: received '{self.network}'"
+            )
+        depth, channels = map(int, numbers)
+
+        def equal_blocks(
+            input_shape: SampleShape,
+            *,
+            width: float = 1.0,
+            style: BlockStyle = BlockStyle(),  # noqa: B008
+        ) -> nn.Sequential:
+            shapes = [input_shape, *[(channels, *input_shape[1:])] * (depth - 1)]
+            blocks = [conv_block(shape, channels, style, first=k == 0) for k, shape in enumerate(shapes)]
+            return nn.Sequential(*blocks)
+
+        return equal_blocks
+
+    def build(self, method: Method) -> LocalNetwork:
+        """Return the network for a method, with weights from seed 0, on the device."""
+        shape, classes = self.image_shape, self.num_classes
+        network = build_network(
+            method, self.builder, sample_shape=shape, num_classes=classes, width=self.width
+        )
+        return in_channels_last(network.to(self.torch_device))
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W), standard normal, and labels (B,), the same for all rows."""
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, *self.image_shape, generator=draw)
+        labels = torch.randint(self.num_classes, (self.batch_size,), generator=draw)
+        return in_memory_format(images.to(self.torch_device)), labels.to(self.torch_device)
+
+    def facts(self) -> Report:
+        """Return settings and conditions, which every report names."""
+        return asdict(self) | {"precision": self.resolved_precision} | conditions(self.torch_device)
+
+
+def conditions(device: torch.device) -> Report:
+    """Return what any figure depends on beside its settings."""
+    return {
+        "device": str(device),
+        "hardware": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def data_name(source: str) -> str:
+    """Return the name of a folder, or a Hub id as it is: reports do not say where folders are."""
+    return Path(source).name if Path(source).exists() else source
+
+
+# ---- Variants: the library's learners, economical backprop, and the published rule as it is.
+
+
+class CheckpointedLearner(Learner):
+    """Backprop that keeps only the ends of √L segments and runs each again for its gradient.
+
+    Each segment is a fused window if its blocks allow it, so that backprop has every economy of local
+    windows.
+    """
+
+    def window_loss(
+        self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See :class:`trifecta.learner.Learner`."""
+        network, head = self.network, self.network.head(window.last)
+        blocks = list(network.blocks[window.first : window.last + 1])
+        size = math.ceil(math.sqrt(len(blocks)))
+        sums: ChannelSums | None = None
+        for start in range(0, len(blocks), size):
+            members = blocks[start : start + size]
+            segment, sums = fused_blocks(members), None
+            if segment is None:
+                # Statistics of the batch are counted twice here, as whenever a graph is run again.
+                x = checkpoint(nn.Sequential(*members), x, use_reentrant=False)
+            else:
+                x, sums = checkpoint(run_window, segment, x, use_reentrant=False)
+        return head.loss(sums if sums is not None and head.reads_channel_sums else x, labels), x
+
+
+class AccumulatedLearner(Learner):
+    """Backprop that adds up the gradients of ``pieces`` of every batch; norms see the pieces."""
+
+    pieces = 4
+
+    def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
+        """See :class:`trifecta.learner.Learner`."""
+        self.network.train()
+        window = Window(0, len(self.network.blocks) - 1)
+        for x, y in zip(images.chunk(self.pieces), labels.chunk(self.pieces), strict=True):
+            with autocast(self.precision, self.device):
+                loss, _ = self.window_loss(window, x, y)
+            torch.autograd.backward(loss * len(x) / len(images))
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.steps += 1
+        return [*[None] * window.last, loss]
+
+
+class PublishedRule:
+    """The Trifecta's published update rule in plain PyTorch, as people run it today.
+
+    Eager float32 in the default layout, one Adam per block which also owns the block before (but not the
+    label's pictures, which are block 0's alone), prediction by a full pass per label. Source: Dooms et al.
+    2023 and their published code, without its augmentation and float16, which CPUs lack. ``options`` are
+    those of a learner, and change nothing.
+    """
+
+    def __init__(self, network: LocalNetwork, **options: Any) -> None:
+        self.network = network
+        for parameter in network.parameters():
+            parameter.data = parameter.data.contiguous()
+        blocks = network.blocks
+        self.optimizers = {
+            k: torch.optim.Adam([p for block in blocks[max(0, k - 1) : k + 1] for p in block.parameters()])
+            for k in range(len(blocks))
+        }
+        assert network.label_input is not None
+        self.optimizers[0].add_param_group({"params": list(network.label_input.parameters())})
+        self.steps = 0
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Learn from images (B, C, H, W) and labels (B,)."""
+        self.network.train()
+        wrong = wrong_labels(labels, self.network.num_classes)
+        x = self.network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
+        for k, block in enumerate(self.network.blocks):
+            x = block(x)
+            if (k % 2 == 0) == (self.steps % 2 == 0):
+                continue
+            positive, negative = x.square().flatten(1).mean(1).chunk(2)
+            loss = F.softplus(-4 * (positive - negative)).mean()
+            self.optimizers[k].zero_grad()
+            torch.autograd.backward(loss)
+            self.optimizers[k].step()
+            x = x.detach()
+        self.steps += 1
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the last block's goodness for every label, (B, C, H, W) → (B, K)."""
+        self.network.eval()
+        scores = []
+        for label in range(self.network.num_classes):
+            x = self.network.labelled(images, torch.full((len(images),), label, device=images.device))
+            for block in self.network.blocks:
+                x = block(x)
+            scores.append(x.square().flatten(1).mean(1))
+        return torch.stack(scores, dim=1)
+
+
+# What learns from batches.
+Trains = Learner | PublishedRule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """Row of a benchmark: a method, and how it trains and predicts.
+
+    ``learner`` is called as :class:`trifecta.Learner`. A ``shortlist`` predicts from the better half of the
+    labels. ``pipeline`` blocks learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
+    """
+
+    name: str
+    title: str
+    method: Method
+    learner: Callable[..., Trains] = fastest_learner
+    shortlist: bool = False
+    pipeline: int = 1
+
+    def build(self, setting: Setting) -> Trains:
+        """Return a trainer, ready to step."""
+        generator = torch.Generator(setting.torch_device).manual_seed(0)
+        network, precision = setting.build(self.method), setting.resolved_precision
+        return self.learner(network, generator=generator, precision=precision)
+
+    def train(self, trainer: Trains, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Let a trainer from :meth:`build` learn from batches of images (B, C, H, W) and labels (B,)."""
+        if self.pipeline > 1:
+            assert isinstance(trainer, Learner)
+            deque(Pipeline(trainer, self.pipeline).steps(batches), maxlen=0)
+            return
+        for images, labels in batches:
+            trainer.step(images, labels)
+
+    def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
+        """Return a function from images (B, C, H, W) to class scores (B, K)."""
+        if isinstance(trainer, PublishedRule):
+            return trainer.predict
+        network, device = trainer.network.eval(), setting.torch_device
+        if self.shortlist:
+            network.keep_labels(-(-setting.num_classes // 2))
+
+        def predict(images: Tensor) -> Tensor:
+            with torch.inference_mode(), autocast(setting.resolved_precision, device):
+                scores: Tensor = network(images)
+                return scores
+
+        return predict
+
+
+def _variants() -> list[Variant]:
+    def usual(name: str, title: str, method: Method | str = "", **how: Any) -> Variant:
+        found = get_method(method or name) if isinstance(method, str) else method
+        return Variant(name=name, title=title, method=found, **how)
+
+    trifecta, superfecta, plain = "trifecta", "superfecta", partial(fastest_learner, kernels=False)
+    with_muon = replace(get_method(BACKPROP), optimizer=get_method(superfecta).optimizer)
+    # The published rule's last block idles.
+    published = varied(get_method(trifecta), schedule={"trains_remainder": False})
+    return [
+        usual(trifecta, "Trifecta, exact pairs"),
+        usual("class-groups", "class groups, one pass"),
+        usual(superfecta, "superfecta, one pass"),
+        usual("ff", "FF, pairs"),
+        usual("symba", "SymBa, pairs"),
+        usual(BACKPROP, "backprop, same optimisations"),
+        usual("backprop-muon", "backprop, same optimisations, Muon", with_muon),
+        usual("backprop-plain-graph", "backprop, plain autograd graph", BACKPROP, learner=plain),
+        usual("backprop-checkpointed", "backprop, checkpointed", BACKPROP, learner=CheckpointedLearner),
+        usual(
+            "backprop-accumulated", "backprop, 4 accumulated pieces", BACKPROP, learner=AccumulatedLearner
+        ),
+        usual("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, learner=plain),
+        usual("superfecta-pipeline", "superfecta, pipeline of 2", superfecta, pipeline=2),
+        usual(PUBLISHED, "published rule, plain PyTorch", published, learner=PublishedRule),
+        usual("trifecta-shortlist", "Trifecta, better half of the labels", trifecta, shortlist=True),
+    ]
+
+
+def variant_of(config: RunConfig) -> Variant:
+    """Return the variant that trains as a run of ``config`` does."""
+    name = config.method.name
+    return Variant(name=name, title=config.recipe or name, method=config.method, pipeline=config.pipeline)
+
+
+_USUAL = {variant.name: variant for variant in _variants()}
+# Any other method, by its own name.
+VARIANTS: dict[str, Variant] = _USUAL | {
+    name: Variant(name=name, title=name, method=build())
+    for name, build in METHODS.items()
+    if name not in _USUAL
+}
+
+
+def select(names: str | None) -> list[Variant]:
+    """Return the variants of a comma-separated list, or the usual ones for None.
+
+    Raises:
+        ValueError: one of them does not exist; the message names the nearest.
+    """
+    if names is None:
+        return [variant for variant in _USUAL.values() if not variant.shortlist]
+    return [lookup(VARIANTS, name.strip(), "variant") for name in names.split(",")]
+
+
+# ---- Work that a step must do, over the machine's peak.
+
+
+@torch.inference_mode()
+def peak_multiply_adds(device: torch.device, precision: str) -> dict[str, float]:
+    """Measure the peak multiply-adds a second of a 3×3 convolution and of a matrix product."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    channels, images, size = (128, 32, 1024) if device.type == "cpu" else (512, 256, 8192)
+    pixels = 16
+    draw = partial(torch.randn, device=device, dtype=dtype)
+    x = in_memory_format(draw(images, channels, pixels, pixels))
+    weight = in_memory_format(draw(channels, channels, 3, 3))
+    matrix = draw(size, size)
+
+    def fastest(work: Callable[[], Tensor]) -> float:
+        return min(timed(lambda: [work() for _ in range(4)], device) for _ in range(9)) / 4
+
+    products = 9 * channels**2 * images * pixels**2
+    return {
+        "convolution": products / fastest(lambda: F.conv2d(x, weight, padding=1)),
+        "matrix": size**3 / fastest(lambda: matrix @ matrix),
+    }
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds that ``work`` takes, on the device too."""
+    synchronize(device)
+    began = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def prediction_multiply_adds(network: LocalNetwork) -> float:
+    """Count the multiply-adds of predicting one image: with every label, or with those on a shortlist."""
+    passes = 6 if network.method.objective.pairs else 3
+    forward = [cost / passes for cost in block_costs(network)]
+    if not network.method.tries_labels:
+        return sum(forward)
+    if network.shortlist is None:
+        return sum(forward) * network.num_classes
+    early = network.shortlist.after + 1
+    return sum(forward[:early]) * network.num_classes + sum(forward[early:]) * network.shortlist.labels
+
+
+# ---- Speed.
+
+
+def measure_speed(
+    setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say, steps: int = STEPS_A_TURN
+) -> Report:
+    """Report the training speed of variants that take turns of some steps.
+
+    A pipeline needs more steps, as its blocks start and end one by one.
+    """
+    batches = [setting.batch()] * steps
+    trainers = {variant: variant.build(setting) for variant in variants}
+    turns: dict[str, Turn] = {v.name: partial(v.train, t, batches) for v, t in trainers.items()}
+    size = setting.batch_size
+    work = {
+        v.name: step_multiply_adds(t.network, batch_size=size, kernels=True) for v, t in trainers.items()
+    }
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    report = report_turns("speed", setting, variants, seconds, work, steps * size)
+    return report | {"steps_a_turn": steps}
+
+
+def measure_inference(setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say) -> Report:
+    """Report how fast variants that take turns score one batch."""
+    images, _ = setting.batch()
+    trainers = {variant: variant.build(setting) for variant in variants}
+    turns: dict[str, Turn] = {v.name: partial(v.predictor(t, setting), images) for v, t in trainers.items()}
+    work = {v.name: prediction_multiply_adds(t.network) for v, t in trainers.items()}
+    seconds = take_turns(turns, setting, rounds=rounds, say=say)
+    return report_turns("inference", setting, variants, seconds, work, setting.batch_size)
+
+
+def take_turns(
+    turns: Mapping[str, Turn], setting: Setting, *, rounds: int, say: Say
+) -> dict[str, list[float]]:
+    """Return the seconds of every turn by name: warm-up first, then A B C, A B C and so on."""
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(-WARM_UP_TURNS, rounds):
+        say("warming up" if number < 0 else f"round {number + 1} of {rounds}")
+        for name, turn in turns.items():
+            seconds[name].append(timed(turn, setting.torch_device))
+    return {name: taken[WARM_UP_TURNS:] for name, taken in seconds.items()}
+
+
+def report_turns(
+    benchmark: str,
+    setting: Setting,
+    variants: Sequence[Variant],
+    seconds: Mapping[str, Sequence[float]],
+    work: Mapping[str, float],
+    images: int,
+) -> Report:
+    """Return the report of variants that took turns of ``images`` each."""
+    peak = peak_multiply_adds(setting.torch_device, setting.resolved_precision)
+    rows: list[Report] = []
+    for variant in variants:
+        name, own = variant.name, seconds[variant.name]
+        speeds = [images / s for s in own]
+        row: Report = {
+            "name": name,
+            "title": variant.title,
+            "locality": variant.method.locality,
+            "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
+            "images_per_second": spread(speeds),
+        }
+        if name in work:
+            row["multiply_adds"] = work[name]
+            row["efficiency"] = statistics.median(speeds) * work[name] / peak["convolution"]
+        if name in work and BACKPROP in work:
+            row["bound_over_backprop"] = work[BACKPROP] / work[name]
+        row |= {f"over_{r}": ratio(seconds[r], own) for r in (BACKPROP, PUBLISHED) if r in seconds}
+        rows.append(row)
+    rounds = {"rounds": len(next(iter(seconds.values()))), "peak_multiply_adds_per_second": peak}
+    return {"benchmark": benchmark, **setting.facts(), **rounds, "rows": rows}
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
+    """Return the ratio of medians, and the smallest and largest ratio within a round."""
+    within = [a / b for a, b in zip(numerator, denominator, strict=True)]
+    return spread(within) | {"median": statistics.median(numerator) / statistics.median(denominator)}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the smallest and the largest."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+# ---- Memory.
+
+
+def measure_memory(
+    setting: Setting, variants: Sequence[Variant], networks: Sequence[str], *, rounds: int, say: Say
+) -> Report:
+    """Report every variant on every network: medians over ``rounds`` pairs of processes.
+
+    On CPU the peak resident set of a process that takes a few steps, less that of one that has only built
+    model, optimizer and data; on CUDA the allocator's peak, likewise. Also the most bytes that graphs held
+    at one time.
+
+    Raises:
+        ValueError: there is no such network.
+        RuntimeError: a process failed; the message has the last line that it wrote.
+    """
+    # Resolved here, once for all processes.
+    setting = replace(setting, precision=setting.resolved_precision)
+    places = [replace(setting, network=network) for network in networks]
+    for placed in places:
+        _ = placed.builder  # refuses an unknown network before anything is measured
+    rows = []
+    for placed in places:
+        for variant in variants:
+            say(f"{placed.network}, {variant.title}")
+            rows.append(_memory_row(placed, variant, rounds))
+    references = {row["network"]: row for row in rows if row["name"] == BACKPROP}
+    for row in rows:
+        if row["network"] in references:
+            reference = references[row["network"]]
+            row["over_backprop"] = row["training_bytes"] / reference["training_bytes"]
+            row["saved_over_backprop"] = row["saved_bytes"] / reference["saved_bytes"]
+    return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
+
+
+def _memory_row(setting: Setting, variant: Variant, rounds: int) -> Report:
+    measured = [training_memory(setting, variant) for _ in range(rounds)]
+    training = spread([m["training_bytes"] for m in measured])
+    return {
+        "name": variant.name,
+        "title": variant.title,
+        "network": setting.network,
+        "locality": variant.method.locality,
+        "training_bytes": training["median"],
+        "training_bytes_low": training["low"],
+        "training_bytes_high": training["high"],
+        "saved_bytes": measured[0]["saved_bytes"],
+    }
+
+
+def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
+    """Measure ``training_bytes``, above the model, and ``saved_bytes``, the most that graphs held.
+
+    Raises:
+        RuntimeError: a process failed; the message has the last line that it wrote.
+    """
+    built, trained = (_in_own_process(setting, variant, steps) for steps in (0, MEMORY_STEPS))
+    return {
+        "training_bytes": trained["peak_bytes"] - built["peak_bytes"],
+        "saved_bytes": trained["saved_bytes"],
+    }
+
+
+def _in_own_process(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
+    program = f"import pickle, sys; from {__name__} import _report; _report(*pickle.load(sys.stdin.buffer))"
+    order = pickle.dumps((setting, variant, steps))
+    done = subprocess.run([sys.executable, "-c", program], input=order, capture_output=True, check=False)
+    if done.returncode:
+        last = done.stderr.decode().strip().splitlines()[-1:] or ["it was killed, perhaps for its memory"]
+        raise RuntimeError(f"{variant.name} on {setting.network} failed: {last[0]}")
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def _report(setting: Setting, variant: Variant, steps: int) -> None:
+    """Train for some steps, and print what that took."""
+    trainer = variant.build(setting)
+    images, labels = setting.batch()
+    _fill_optimizers(trainer)
+    if setting.torch_device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with SavedBytes() as saved:
+        if variant.pipeline > 1 and isinstance(trainer, Learner):
+            saved.follow(trainer)
+        variant.train(trainer, [(images, labels)] * steps)
+    print(json.dumps({"peak_bytes": peak_memory_bytes(images.device), "saved_bytes": saved.most}))
+
+
+def _fill_optimizers(trainer: Trains) -> None:
+    """Give optimizers their moments now, so that they count as part of the model and not of training."""
+    for optimizer in trainer.optimizers.values():
+        for group in optimizer.param_groups:
+            muon = group.get("orthogonalized", False)
+            for parameter in group["params"]:
+                names = ("momentum",) if muon else ("exp_avg", "exp_avg_sq")
+                moments = {name: torch.empty_like(parameter).zero_() for name in names}
+                optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+
+
+class SavedBytes(saved_tensors_hooks):
+    """Counts what graphs hold for their gradients, without parameters, each piece of memory once.
+
+    ``most`` is the largest number of bytes held at one time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(partial(_Holder, self), lambda holder: holder.tensor)
+        self.most = self._now = 0
+        self._holders: Counter[int] = Counter()
+        # Reentrant, as collecting garbage may free a graph anywhere.
+        self._lock = RLock()
+
+    def __enter__(self) -> "SavedBytes":  # type: ignore[override]
+        super().__enter__()
+        return self
+
+    def follow(self, learner: Learner) -> None:
+        """Count in every thread in which ``learner`` learns: hooks belong to one thread."""
+        learn = learner.learn
+
+        def counted(step: LocalStep) -> None:
+            with self:
+                learn(step)
+
+        learner.learn = counted  # type: ignore[method-assign]
+
+    def hold(self, tensor: Tensor, change: int) -> None:
+        """Note that one more graph (+1) or one less (−1) holds ``tensor``."""
+        storage = tensor.untyped_storage()
+        with self._lock:
+            before = self._holders[storage.data_ptr()]
+            self._holders[storage.data_ptr()] += change
+            if before == 0 or before + change == 0:
+                self._now += change * storage.nbytes()
+                self.most = max(self.most, self._now)
+
+
+class _Holder:
+    """Stands in a graph for a saved tensor; freed with the graph."""
+
+    def __init__(self, count: SavedBytes, tensor: Tensor) -> None:
+        # Detached: otherwise the graph would keep itself alive.
+        self.tensor = tensor.detach()
+        self._count = None if isinstance(tensor, nn.Parameter) else count
+        if self._count is not None:
+            self._count.hold(self.tensor, +1)
+
+    def __del__(self) -> None:
+        if self._count is not None:
+            self._count.hold(self.tensor, -1)
+
+
+# ---- Time to accuracy.
+
+
+def measure_accuracy(configs: Sequence[RunConfig], thresholds: Sequence[float], *, say: Say) -> Report:
+    """Report the seconds of training until the *validation* accuracy reaches thresholds.
+
+    Seconds are from the first batch to the end of the epoch, without evaluation, which is reported on its
+    own. The test split is not read. All configurations train on the data of the first.
+    """
+    assert configs[0].data is not None
+    data, rows = load_data(configs[0].data), []
+    for config in configs:
+        say(f"{config.method.name}, seed {config.seed}, {config.epochs} epochs")
+        trainer = Trainer(config, data=data)
+        trainer.fit()
+        rows.append(_accuracy_row(config, trainer, thresholds))
+    where = conditions(trainer.device)
+    return {"benchmark": "accuracy", **where, "thresholds": list(thresholds), "rows": rows}
+
+
+def _accuracy_row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Report:
+    history, plain = trainer.history, to_plain(config)
+    plain["data"]["source"] = data_name(plain["data"]["source"])
+    return {
+        "name": config.method.name,
+        "seed": config.seed,
+        "precision": trainer.learner.precision,
+        "locality": config.method.locality,
+        "seconds_to": {f"{t:g}": seconds_to(history, t) for t in thresholds},
+        "validation_accuracy": [record["validation_accuracy"] for record in history],
+        "images_per_second": [record["images_per_second"] for record in history],
+        "seconds_by_epoch": [record["seconds"] for record in history],
+        "evaluation_seconds": sum(record["evaluation_seconds"] for record in history),
+        "config": plain,
+    }
+
+
+def seconds_to(history: Sequence[Record], threshold: float) -> float | None:
+    """Return the seconds of training until an epoch ends at ``threshold`` or above; None if none does."""
+    spent = 0.0
+    for record in history:
+        spent += float(record["seconds"])
+        if (record["validation_accuracy"] or 0) >= threshold:
+            return spent
+    return None
+
+
+# ---- Tables and charts of reports.
+
+
+def bench_table(report: Report) -> Cells:
+    """Return the heading and the cells of a report."""
+    return cells_of(report["rows"], _TABLES.get(report["benchmark"], _speed_columns)(report))
+
+
+def print_bench(report: Report) -> None:
+    """Print the table, and below it what it was measured on."""
+    print_table(*bench_table(report), note=measured_on(report))
+
+
+def draw_bench(report: Report, path: Path) -> None:
+    """Draw the report's chart to an .svg, .png or .pdf file."""
+    charts = {"memory": figures.memory_curves, "accuracy": _accuracy_chart}
+    charts.get(report["benchmark"], figures.speed_bars)(report).save(path)
+
+
+def _shown(name: str, form: str = "{}") -> Callable[[Report], str]:
+    return lambda row: shown(row.get(name), form)
+
+
+def _range(name: str, form: str, unit: str = "") -> Callable[[Report], str]:
+    return lambda row: range_text(row.get(name), form, unit)
+
+
+def _speed_columns(report: Report) -> Columns[Report]:
+    return [
+        ("", _shown("title")),
+        ("images/s", _range("images_per_second", ".0f")),
+        ("over backprop", _range("over_backprop", ".2f", "×")),
+        ("bound", _shown("bound_over_backprop", "{:.2f}×")),
+        ("over published", _range("over_published", ".1f", "×")),
+        ("efficiency", _shown("efficiency", "{:.0%}")),
+        ("crosses a block", _shown("locality")),
+    ]
+
+
+def _memory_columns(report: Report) -> Columns[Report]:
+    return [
+        ("network", _shown("network")),
+        ("", _shown("title")),
+        ("training memory", lambda row: f"{row['training_bytes'] / 2**20:.0f} MiB"),
+        ("over backprop", _shown("over_backprop", "{:.2f}×")),
+        ("held by the graph", lambda row: f"{row['saved_bytes'] / 2**20:.0f} MiB"),
+        ("over backprop", _shown("saved_over_backprop", "{:.2f}×")),
+    ]
+
+
+def _accuracy_columns(report: Report) -> Columns[Report]:
+    return [
+        ("", _shown("name")),
+        ("seed", _shown("seed")),
+        *(
+            (f"s to {percent(t)}", lambda row, t=t: shown(row["seconds_to"][f"{t:g}"], "{:.1f}"))
+            for t in report["thresholds"]
+        ),
+        ("last epoch", lambda row: percent(row["validation_accuracy"][-1])),
+        ("images/s", lambda row: shown(row["images_per_second"][-1])),
+    ]
+
+
+_TABLES = {"memory": _memory_columns, "accuracy": _accuracy_columns}
+
+
+def _accuracy_chart(report: Report) -> figures.Chart:
+    return figures.seconds_curves(
+        [
+            (
+                f"{row['name']}, seed {row['seed']}",
+                row["seconds_by_epoch"],
+                row["validation_accuracy"],
+                row["locality"] == "end-to-end",
+            )
+            for row in report["rows"]
+        ]
+    )
+
+
+def measured_on(report: Report) -> str:
+    """Return a line with hardware, versions, setting and date."""
+    parts = [report["hardware"], f"PyTorch {report['versions']['torch']}", _setting_text(report)]
+    if "peak_multiply_adds_per_second" in report:
+        peak = report["peak_multiply_adds_per_second"]
+        parts.append(
+            f"peak {peak['convolution'] / 1e9:.0f} (convolution) and {peak['matrix'] / 1e9:.0f} (matrix) "
+            "G multiply-adds/s"
+        )
+    return "; ".join([*parts, report["date"]])
+
+
+def _setting_text(report: Report) -> str:
+    if report["benchmark"] == "accuracy":
+        config, precision = report["rows"][0]["config"], report["rows"][0]["precision"]
+        return (
+            f"{config['network']}, width {config['width']:g}, {config['data']['source']}, "
+            f"{config['epochs']} epochs, batch {config['batch_size']}, {precision}"
+        )
+    network = f"{report['network']}, width {report['width']:g}, "
+    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
+    if "steps_a_turn" in report:
+        rounds += f" of {report['steps_a_turn']} batches"
+    if "micro_batches" in report:
+        rounds += f", {report['micro_batches']} micro-batches, one thread a process"
+    return (
+        f"{'' if report['benchmark'] == 'memory' else network}"
+        f"{report['data'] + ', ' if 'data' in report else ''}"
+        f"images {'×'.join(map(str, report['image_shape']))}, batch {report['batch_size']}, "
+        f"{report['num_classes']} classes, {report['precision']}, {rounds}"
+    )
+
+
+def range_text(value: Mapping[str, float] | None, form: str, unit: str = "") -> str:
+    """Return the median with its range, or a dash for None."""
+    if value is None:
+        return DASH
+    middle, low, high = (format(value[key], form) for key in ("median", "low", "high"))
+    return f"{middle}{unit} ({low} to {high})"
