@@ -20,15 +20,7 @@ _CPU_BYTES, _DEVICE_BYTES = 4 * 2**20, 256 * 2**20
 
 
 def require_finite(value: Any, name: str = "") -> None:
-    """Check that all numbers in a tree of dataclasses, sequences and mappings are finite.
-
-    Args:
-        value: the tree.
-        name: name of the value in the message; members are named below it.
-
-    Raises:
-        ValueError: a number is not finite; names it.
-    """
+    """Raise ValueError that names a number in dataclasses, sequences or mappings that is not finite."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} is a finite number: received {value}")
     members = dict(enumerate(value)) if isinstance(value, tuple | list) else value

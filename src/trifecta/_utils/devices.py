@@ -24,8 +24,7 @@ if hasattr(os, "register_at_fork"):
 def resolve_device(name: str) -> torch.device:
     """Return the device called ``name``; ``auto`` is CUDA if present, else the CPU.
 
-    Raises:
-        ValueError: this machine has no such device; lists those it has.
+    One that this machine does not have raises ValueError with those that it has.
     """
     present = ["cpu", *(f"cuda:{k}" for k in range(torch.cuda.device_count()))]
     present += ["mps"] if torch.backends.mps.is_available() else []
@@ -100,12 +99,9 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
 
 def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
-    """Return the precision in which a run continues.
+    """Return the precision in which a run continues that was asked for one and recorded another.
 
-    Args:
-        precision: precision that the run was asked for, one of ``PRECISIONS``.
-        recorded: precision that it was trained in so far.
-        device: device that it continues on; without bf16 it is fp32, with a warning.
+    On a device without the recorded bf16 it is fp32, with a warning.
     """
     if precision != "auto":
         return precision

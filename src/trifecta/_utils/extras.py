@@ -12,15 +12,7 @@ IMAGE_FORMATS = (
 
 
 def require(module: str, *, install: str = '"trifecta[data]"') -> Any:
-    """Import an optional module.
-
-    Args:
-        module: name of the module.
-        install: argument of ``pip install`` that provides it.
-
-    Raises:
-        ImportError: it is not installed; says how to install it.
-    """
+    """Import an optional module; raise ImportError that says what to ``install`` if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:

@@ -67,16 +67,9 @@ class UnknownName(ValueError):  # noqa: N818  (a ValueError that says more)
 
 
 def lookup(table: Mapping[str, T], name: str, what: str, *, listed: str = "trifecta list") -> T:
-    """Return ``table[name]``.
+    """Return ``table[name]``; raise :class:`UnknownName` with the nearest names, or all of a few.
 
-    Args:
-        table: known names.
-        name: requested one.
-        what: kind of thing that the table holds, for the message.
-        listed: command that lists a table that is too long for the message.
-
-    Raises:
-        UnknownName: the name is not in the table; the message has the nearest names, or all of a few.
+    A table of ``what`` that is too long for a message is listed by the command ``listed``.
     """
     if isinstance(name, str) and name in table:
         return table[name]
@@ -91,11 +84,7 @@ def part_of(table: Mapping[str, T], part: str | Any, what: str) -> T:
 
 
 def check_part(table: Mapping[str, Any], part: object, what: str) -> None:
-    """Validate that a part is a name in the table or a callable.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Raise ValueError if a part is neither a name in the table nor a callable."""
     if isinstance(part, str):
         lookup(table, part, what)
     elif not callable(part):
@@ -111,11 +100,7 @@ def name_of(part: object) -> str:
 
 
 def reference_of(part: object) -> str:
-    """Return ``module:name`` of a class or function.
-
-    Raises:
-        ValueError: it cannot be found again by its name.
-    """
+    """Return ``module:name`` of a class or function; raise ValueError if that does not lead back to it."""
     name, module = (
         getattr(part, "__qualname__", "<"),
         sys.modules.get(getattr(part, "__module__", None) or ""),
@@ -133,18 +118,13 @@ def reference_of(part: object) -> str:
 class Imports:
     """Modules whose parts may be used.
 
-    Args:
-        modules: modules, names of modules, importable from the current folder too, or files such as
-            ``parts/mine.py``.
-
-    Raises:
-        ValueError: a module cannot be imported.
+    They are given as modules, as names, importable from the current folder too, or as files such as
+    ``parts/mine.py``. One that cannot be imported raises ValueError.
     """
 
     def __init__(self, modules: Iterable[str | ModuleType] = ()) -> None:
         found = [_import(module) if isinstance(module, str) else module for module in modules]
         self.modules = {module.__name__: module for module in found}
-        # A script is called __main__ while it runs, and by its file's name otherwise.
         self.modules |= {_module_name(module): module for module in found}
 
     def resolve(self, reference: str) -> Any:
@@ -210,8 +190,9 @@ def _package(module: str) -> str:
 
 
 def _module_name(module: ModuleType) -> str:
-    is_script = module.__name__ == "__main__" and getattr(module, "__file__", None)
-    return Path(str(module.__file__)).stem if is_script else module.__name__
+    """Return a module's name; a script is called __main__ while it runs, and by its file otherwise."""
+    file = getattr(module, "__file__", None) if module.__name__ == "__main__" else None
+    return module.__name__ if file is None else Path(file).stem
 
 
 def _import(name: str) -> ModuleType:
@@ -256,14 +237,10 @@ def own_parts(part: Any) -> list[str]:
 
 @contextmanager
 def blamed(what: str, *, own: bool = True) -> Iterator[None]:
-    """Name the user's part that raises, such as ``network my_parts:tiny``.
+    """Raise ValueError in place of another exception, with the part and the line that raised it.
 
-    Args:
-        what: the part.
-        own: whether it is the user's; exceptions of other parts pass unchanged.
-
-    Raises:
-        ValueError: in place of any other exception, with the line that raised it.
+    ``what`` is the part, such as ``network my_parts:tiny``. Exceptions of a part that is not the user's
+    ``own`` pass unchanged.
     """
     try:
         yield
