@@ -31,7 +31,6 @@ from trifecta.options import (
     option,
     setting,
     tell,
-    told,
     unknown_option,
 )
 
@@ -51,23 +50,15 @@ def print_json(plain: Any) -> None:
     click.echo(json.dumps(plain, indent=2))
 
 
-def read_pixels(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Read ``32`` or ``32x48`` (height × width)."""
-    sizes = _sizes(value, 1, 2, "a size in pixels such as 32 or 32x48")
-    return sizes and (sizes[0], sizes[-1])
-
-
-def read_shape(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """Read ``3x32x32``."""
-    return _sizes(value, 3, 3, "CHANNELSxHEIGHTxWIDTH, such as 3x32x32")
-
-
-def _sizes(text: str | None, least: int, most: int, rule: str) -> tuple[int, ...] | None:
-    if text is None:
+def read_sizes(_: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """Read numbers, such as ``3x32x32`` for CxHxW; one number stands for a square."""
+    if value is None:
         return None
-    words = text.lower().replace("×", "x").split("x")
-    if not least <= len(words) <= most or not all(word.isdecimal() and int(word) for word in words):
-        raise click.BadParameter(f"'{text}' is not {rule}")
+    words, names = value.lower().replace("×", "x").split("x"), str(parameter.metavar).split("x")
+    words = words * 2 if len(words) == 1 else words
+    if len(words) != len(names) or not all(word.isdecimal() and int(word) for word in words):
+        example = "x".join("3" if name == "C" else "32" for name in names)
+        raise click.BadParameter(f"'{value}' is not {parameter.metavar} in pixels, such as {example}")
     return tuple(map(int, words))
 
 
@@ -104,7 +95,7 @@ SOURCE = option("--data", required=True, metavar="SOURCE", help="Folder, Hub id,
 METHOD = setting("method", shown="superfecta", group="Method")
 NETWORK, WIDTH = setting("network", group="Method"), setting("width", group="Method")
 DEVICE, PRECISION = setting("device", group="Machine"), setting("precision", group="Machine")
-SHAPE = option("--image-shape", callback=read_shape, default="3x32x32", metavar="CxHxW")
+SHAPE = option("--image-shape", callback=read_sizes, default="3x32x32", metavar="CxHxW")
 CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
 SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
 FIGURE = option("--figure", type=PATH, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
@@ -147,7 +138,7 @@ def subcommand(*options: Decorator) -> Callable[[Callable[..., None]], click.Com
 
 @subcommand(
     setting("data", metavar="SOURCE", group="Data"),
-    setting("data.image_size", callback=read_pixels, metavar="SIZE", group="Data"),
+    setting("data.image_size", callback=read_sizes, metavar="HxW", group="Data"),
     setting("data.validation", group="Data"),
     setting("augmentation", "--augment", shown="none", group="Data"),
     option("--recipe", metavar="NAME", group="Method", help="Start from a recipe (NAME:BUDGET) or YAML."),
@@ -722,7 +713,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def terminate(*_: object) -> None:
         raise Terminated
 
-    warnings.showwarning = lambda message, *_: click.echo(f"warning: {told(str(message))}", err=True)
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         try:

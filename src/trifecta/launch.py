@@ -1,6 +1,5 @@
 """Training from the command line: in this process or in several that it starts, until a signal stops it."""
 
-import itertools
 import logging
 import os
 import re
@@ -25,7 +24,7 @@ from torch.distributed.elastic.multiprocessing import (
 
 from trifecta._utils.devices import resolve_device
 from trifecta._utils.references import name_of
-from trifecta.options import STARTED_HERE, USAGE, Terminated, tell
+from trifecta.options import PROCESSES, STARTED_HERE, USAGE, Terminated, tell
 from trifecta.parallel.links import ProcessError
 from trifecta.parallel.plan import Layout, parse_layout
 from trifecta.parallel.processes import TIMEOUT, Processes, joined
@@ -57,18 +56,19 @@ def train(config: RunConfig | None, options: Options, words: Sequence[str]) -> t
         words = [*words, *([] if named else ["--out", str(folder.path)])]
         _start(words, options["processes"], folder, is_new=config is not None)
         return None
+    # torchrun --max-restarts starts processes again with the same arguments.
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    out = options["out"]
+    if restarted and config is not None and out is not None and RunFolder(out).config.is_file():
+        config, options = None, {**options, "data": None, "epochs": None, "device": None, "resume": out}
     with _joined(options) as processes:
         return _train_in(processes, config, options)
 
 
 def _train_in(processes: Processes, config: RunConfig | None, options: Options) -> tuple[Run, Path] | None:
     """Train as one of ``processes``; the first reports progress and writes the files."""
-    out, is_first = options["out"], processes.is_first
+    is_first = processes.is_first
     processes.require_equal(lambda: {"resume": config is None})
-    # torchrun --max-restarts starts processes again with the same arguments.
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if restarted and config is not None and out is not None and RunFolder(out).config.is_file():
-        config, options = None, {**options, "data": None, "epochs": None, "device": None, "resume": out}
     console = Console(stderr=True, quiet=options["as_json"] or not is_first)
     if not is_first:
         warnings.simplefilter("ignore")
@@ -77,7 +77,8 @@ def _train_in(processes: Processes, config: RunConfig | None, options: Options) 
         folder.read_settings(imports=options["imports"])
         held = folder.claim()
     else:
-        folder = RunFolder(processes.agreed((out or _new_folder(config)) if is_first else None))
+        own = (options["out"] or _new_folder(config)) if is_first else None
+        folder = RunFolder(processes.agreed(own))
         held = folder.begin(config)
     with held if is_first else nullcontext(), _advising(folder, processes):
         if config is None:
@@ -116,25 +117,32 @@ def _new_folder(config: RunConfig | None) -> Path:
     """Make the first folder of the run's name and a number that does not exist yet."""
     assert config is not None
     source = "data" if config.data is None else Path(config.data.source).name
-    parts = (source, config.method.name, name_of(config.network))
+    parts, number = (source, config.method.name, name_of(config.network)), 1
     name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts)
-    for number in itertools.count(1):
+    while True:
         path = Path("runs") / f"{name}-{number}"
         with suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-    raise AssertionError("there is always a next number")
+        number += 1
 
 
 def _layout(options: Options, processes: int) -> Layout:
-    """Return the layout of a number of processes.
+    """Return the layout of a number of processes, 0 if nothing started this one as one of several.
 
     Raises:
-        ValueError: a layout of another number of processes, or statistics of replicas without any.
+        ValueError: options that are for more processes, or for replicas, than there are.
     """
-    parallel = options["parallel"] or "layers"
-    layout = parse_layout(parallel, processes)
-    if options["sync_batch_norm"] and layout.data == 1:
+    parallel, synchronized = options["parallel"] or "layers", options["sync_batch_norm"]
+    for name in PROCESSES[1:]:
+        if options[name] and not processes:
+            given = name if options[name] is True else f"{name}={options[name]}"
+            raise ValueError(
+                f"{given} is for several processes: received one; give processes=2 or more, or start them "
+                "by torchrun"
+            )
+    layout = parse_layout(parallel, max(1, processes))
+    if synchronized and layout.data == 1:
         raise ValueError(
             "sync_batch_norm is for replicas, which share the images of a batch: received "
             f"parallel={parallel}; use data, or both as in 2x3"
@@ -144,31 +152,19 @@ def _layout(options: Options, processes: int) -> Layout:
 
 @contextmanager
 def _joined(options: Options) -> Iterator[Processes]:
-    """Meet the other processes if ``torchrun`` or this command started several.
-
-    Raises:
-        ValueError: as :func:`_layout`, or options of several processes in one that is alone.
-    """
-    count, timeout = int(os.environ.get("WORLD_SIZE", "0")), options["timeout"] or TIMEOUT
-    for name in ("parallel", "sync_batch_norm", "timeout"):
-        if options[name] and not count:
-            given = name if options[name] is True else f"{name}={options[name]}"
-            raise ValueError(
-                f"{given} is for several processes: received one; give processes=2 or more, or start them "
-                "by torchrun"
-            )
-    layout = _layout(options, max(1, count))
+    """Meet the other processes if ``torchrun`` or this command started several."""
+    layout = _layout(options, int(os.environ.get("WORLD_SIZE", "0")))
     if layout.ranks == 1:
         yield Processes()
         return
-    own = resolve_device(options["device"] or "auto")
+    own, timeout = resolve_device(options["device"] or "auto"), options["timeout"] or TIMEOUT
     if own.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     with joined(own, timeout):
         yield Processes(layout, synchronized=options["sync_batch_norm"], timeout=timeout)
 
 
-def _start(words: Sequence[str], processes: int, folder: RunFolder, *, is_new: bool) -> None:
+def _start(words: Sequence[str], count: int, folder: RunFolder, *, is_new: bool) -> None:
     """Run a command in several processes, which train in ``folder``.
 
     The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them. The folder of a new run
@@ -181,15 +177,6 @@ def _start(words: Sequence[str], processes: int, folder: RunFolder, *, is_new: b
     """
     logging.disable(logging.CRITICAL)  # PyTorch's errors say the same.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # The others are handled here.
-    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    shared = {
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(store.port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RUN_ID": f"{STARTED_HERE}{os.getpid()}",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-    }
     received: list[int] = []
     started: PContext | None = None
 
@@ -200,13 +187,13 @@ def _start(words: Sequence[str], processes: int, folder: RunFolder, *, is_new: b
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
 
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     with on_signal(stop), tempfile.TemporaryDirectory() as logs:
-        ranks = range(processes)
         started = start_processes(
             "trifecta",
             sys.executable,
-            args=dict.fromkeys(ranks, ("-m", "trifecta", *words)),
-            envs={rank: shared | {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}"} for rank in ranks},
+            args=dict.fromkeys(range(count), ("-m", "trifecta", *words)),
+            envs={rank: _environment(rank, count, store.port) for rank in range(count)},
             logs_specs=DefaultLogsSpecs(logs),
         )
         result = None
@@ -220,6 +207,17 @@ def _start(words: Sequence[str], processes: int, folder: RunFolder, *, is_new: b
             _fail(result.failures, folder, is_new=is_new)
 
 
+def _environment(rank: int, count: int, port: int) -> dict[str, str]:
+    return {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RUN_ID": f"{STARTED_HERE}{os.getpid()}",
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)),
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+    }
+
+
 def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: bool) -> NoReturn:
     """Raise the error of the process that failed first, as :func:`_start` says."""
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
@@ -227,10 +225,10 @@ def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: 
         raise ProcessError(
             f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
         )
-    has_traceback = not Path(failure.error_file).is_file()
-    if is_new and (has_traceback or failure.exitcode == USAGE):
+    has_message = Path(failure.error_file).is_file()
+    if is_new and (failure.exitcode == USAGE or not has_message):
         folder.discard_untrained()
-    if not has_traceback:
+    if has_message:
         tell(failure.message)
     raise SystemExit(failure.exitcode)
 

@@ -6,9 +6,11 @@ import os
 import re
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +100,9 @@ def option(*names: str, **keywords: Any) -> Decorator:
 
 
 def setting(path: str, *names: str, shown: object = None, **keywords: Any) -> Decorator:
-    """Add the option of a run's setting, with the name, type, default and help of the field.
+    """Add the option of a run's setting, with the field's name, type, help and ``shown`` default.
 
-    The command receives None if the option is not given.
-
-    Args:
-        path: path of the setting.
-        names: names of the option, if they are not the field's.
-        shown: default in the help, if it is not the field's.
-        keywords: as for :func:`option`.
+    The command receives None if the option is not given. Keywords are those of :func:`option`.
     """
     annotation, default, about = settings()[path]
     kind, metavar = {"int": (int, "N"), "float": (float, "X")}.get(annotation, (str, "NAME"))
@@ -121,7 +117,10 @@ class Command(click.Command):
     """A command whose help has headings and whose errors speak of its options."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what it raises names options in place of fields."""
+        """Run the command; its warnings and errors name options in place of fields."""
+        warnings.showwarning = lambda message, *_: click.echo(
+            f"warning: {printable(' '.join(in_options(str(message), self).split()))}", err=True
+        )
         try:
             return super().invoke(ctx)
         except click.ClickException:
@@ -139,9 +138,8 @@ class Command(click.Command):
             if record is not None:
                 groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
         if RARE in ctx.meta:
-            groups["Settings, for --set SETTING=VALUE"] = [
-                (path, f"{about}  [{annotation}]") for path, (annotation, _, about) in settings().items()
-            ]
+            fields = [(path, f"{about}  [{kind}]") for path, (kind, _, about) in settings().items()]
+            groups["Settings, for --set SETTING=VALUE"] = fields
         else:
             groups.pop(RARE, None)
         for title, records in groups.items():
@@ -156,10 +154,8 @@ def _show_all(context: click.Context, _: click.Parameter, value: bool) -> None:
         context.exit()
 
 
-_EAGER = {"is_flag": True, "is_eager": True, "expose_value": False, "group": "Other"}
-HELP_ALL = option(
-    "--help-all", callback=_show_all, help="Show all options and settings, and exit.", **_EAGER
-)
+_EXITS: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _show_all}
+HELP_ALL = option("--help-all", group="Other", help="Show all options and settings, and exit.", **_EXITS)
 
 
 class Group(click.Group):
@@ -259,27 +255,19 @@ def _spelled(piece: str, options: Mapping[str, str]) -> tuple[str, bool]:
 
 def _resume_command(run: str) -> str:
     """Return the command that continues a run, with the processes and modules that it needs."""
-    needed = [word for name in (*PROCESSES, "imports") for word in given_words().get(name, ())]
-    return shlex.join(["trifecta", "train", "--resume", run, *needed])
-
-
-def told(message: str) -> str:
-    """Return a message for whoever typed the command that runs, on one line."""
-    context = click.get_current_context(silent=True)
-    message = message if context is None else in_options(message, context.command)
-    return printable(" ".join(message.split()))
+    needed = [words for name, words in given_words().items() if name in (*PROCESSES, "imports")]
+    return shlex.join(["trifecta", "train", "--resume", run, *chain(*needed)])
 
 
 def given_words() -> dict[str, list[str]]:
     """Return the words by which options were given to the running command, by parameter name."""
     context, given = click.get_current_context(silent=True), {}
-    for parameter in [] if context is None else context.command.params:
+    for parameter in context.command.params if context else ():
         name, flag = parameter.name or "", parameter.opts[0]
-        if context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if context and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             value = context.params[name]
             values = value if getattr(parameter, "multiple", False) else [value]
-            words = [word for each in values for word in (flag, _word(each))]
-            given[name] = [flag] if value is True else words
+            given[name] = [flag] if value is True else [w for v in values for w in (flag, _word(v))]
     return given
 
 
@@ -297,13 +285,11 @@ def assignments(sets: Sequence[str]) -> dict[str, Any]:
     """
     from trifecta.training.config import parse_yaml
 
-    context, changes, words = click.get_current_context(), {}, {}
-    parameters = [p for p in context.command.params if isinstance(p, Option) and p.path]
-    for parameter in sorted(parameters, key=lambda parameter: parameter.path.count(".")):
-        value = context.params[parameter.name or ""]
-        if value is not None:
-            changes[parameter.path] = value
-            words[parameter.path] = f"{parameter.opts[0]} {_word(value)}"
+    context, given = click.get_current_context(), given_words()
+    own = [p for p in context.command.params if isinstance(p, Option) and p.path and p.name in given]
+    own.sort(key=lambda option: option.path.count("."))
+    changes = {option.path: context.params[option.name or ""] for option in own}
+    words = {option.path: " ".join(given[option.name or ""]) for option in own}
     words |= {"method.name": words["method"]} if "method" in words else {}
     for text in sets:
         path, equals, value = (word.strip() for word in text.partition("="))

@@ -3,7 +3,8 @@
 import itertools
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -17,10 +18,8 @@ from trifecta.training.callbacks import ConsoleProgress
 @contextmanager
 def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
     """Show the reason of a wait, on a terminal only; yield a function that changes it."""
-    if not console.is_terminal:  # Older releases of rich would leave an empty line.
-        yield lambda text: None
-        return
-    with console.status(text) as status:
+    status = console.status(text)
+    with status if console.is_terminal else nullcontext():  # Older releases of rich leave an empty line.
         yield status.update
 
 
@@ -29,17 +28,14 @@ def scoring(images: int) -> Iterator[Callable[[int], None]]:
     """Show the number of scored images, on a terminal only; yield a function to call after each batch."""
     console = Console(stderr=True)
     columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    if not console.is_terminal:
-        yield lambda count: None
-        return
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=images)
-        yield lambda count: bar.advance(task, count)
+    bar = Progress(*columns, console=console, transient=True)
+    with bar if console.is_terminal else nullcontext():
+        yield partial(bar.advance, bar.add_task("", total=images))
 
 
 @contextmanager
 def on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Call ``act`` with the number of each SIGINT and SIGTERM, which then end nothing by themselves."""
+    """Call ``act`` with the number of each SIGINT and SIGTERM, which end nothing by themselves."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, lambda number, _: act(number)) for number in numbers}
     try:

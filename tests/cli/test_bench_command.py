@@ -62,7 +62,7 @@ def test_reports_are_appended_and_json_is_the_report_alone(
     ("arguments", "message"),
     [
         (["speed", "--rows", "trifekta"], "trifecta"),
-        (["speed", "--image-shape", "32x32"], "CHANNELSxHEIGHTxWIDTH"),
+        (["speed", "--image-shape", "32x32"], "'32x32' is not CxHxW in pixels, such as 3x32x32"),
         (["speed", "--network", "smal"], "small"),
         (["speed", "--network", "equal:12"], "equal:DEPTH:CHANNELS"),
         (["speed", "--figure", "speed.txt"], ".svg, .png, .pdf"),

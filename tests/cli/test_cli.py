@@ -256,7 +256,7 @@ MISTAKES = {
     ),
     "pairs without labels": (["--method", "ff", "--set", "method.label_input=none"], r"change one of them"),
     "validation of everything": (["--validation", "1"], r"--validation is 0 or more and below 1"),
-    "image size": (["--image-size", "big"], r"'big' is not a size in pixels such as 32"),
+    "image size": (["--image-size", "big"], r"'big' is not HxW in pixels, such as 32x32"),
     "images too small": (["--image-size", "4"], r"use --image-size 8 or more"),
     "test split missing": (
         ["--set", "data.test_split=exam"],

@@ -55,7 +55,7 @@ def test_a_plan_says_which_gradient_goes_back(capsys: pytest.CaptureFixture[str]
         (("--method", "backprop"), "blocks that learn from one loss at the network's end wait"),
         (("--processes", "13"), "a stage holds one block or more: received 13 stages for 12 blocks"),
         (("--parallel", "2x2"), "--parallel 2x2 needs 4 processes: received 2"),
-        (("--image-shape", "3x16"), "'3x16' is not CHANNELSxHEIGHTxWIDTH"),
+        (("--image-shape", "3x16"), "'3x16' is not CxHxW in pixels, such as 3x32x32"),
         (("--method", "trifect"), "did you mean trifecta"),
     ],
 )
