@@ -15,15 +15,9 @@ TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-
     ("benchmark", "arguments", "shown"),
     [
         ("speed", ["--rows", "trifecta,backprop", *TINY], "Trifecta, exact pairs"),
-        pytest.param("inference", TINY, "published rule, plain PyTorch", marks=pytest.mark.slow),
-        pytest.param(
-            *("memory", ["--networks", "equal:2:4", "--rows", "backprop", *TINY], "equal:2:4"),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            *("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
-            marks=pytest.mark.slow,
-        ),
+        ("inference", TINY, "published rule, plain PyTorch"),
+        ("memory", ["--networks", "equal:2:4", "--rows", "backprop", *TINY], "equal:2:4"),
+        ("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
     ],
 )
 def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
@@ -67,7 +61,7 @@ def test_reports_are_appended_and_json_is_the_report_alone(
         (["speed", "--network", "equal:12"], "equal:DEPTH:CHANNELS"),
         (["speed", "--figure", "speed.txt"], ".svg, .png, .pdf"),
         (["speed", "--rounds", "0"], "--rounds"),
-        (["speed", "--precision", "fp8"], "fp32"),
+        (["speed", "--precision", "fp8", "--width", "0.05"], "fp32"),
         (["memory", "--networks", "equal:x:4", "--rounds", "1"], "equal:DEPTH:CHANNELS"),
         (["accuracy", "--data", "digits", "--thresholds", "80"], "between 0 and 1"),
         (["accuracy", "--data", "digits", "--methods", "symbal"], "symba"),

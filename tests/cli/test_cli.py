@@ -1,5 +1,7 @@
 """The command line as a person meets it: what works, and what every mistake gets."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -26,23 +28,31 @@ from trifecta.training.config import changed, parse_yaml
 QUICK = ["--width", "0.05", "--epochs", "1", "--batch-size", "20", "--precision", "fp32"]
 
 
-@pytest.fixture(scope="module")
-def trained(stripes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--data", str(stripes_folder), "--out", str(out), *QUICK])
+def called(*arguments: str | Path) -> str:
+    """Call a command for several tests; what it prints."""
+    with pytest.raises(SystemExit) as stop, contextlib.redirect_stdout(io.StringIO()) as printed:
+        main([str(argument) for argument in arguments])
     assert stop.value.code == 0
-    return out
+    return printed.getvalue()
 
 
-def test_train_prints_each_blocks_accuracy_and_last_the_run_folder(
-    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
-) -> None:
-    status, out, _ = run(capsys, "train", "--data", stripes_folder, "--out", tmp_path / "run", *QUICK)
+@pytest.fixture(scope="module")
+def printed(stripes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run folder, and what the command printed that made it."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    return out, called("train", "--data", stripes_folder, "--out", out, *QUICK)
+
+
+@pytest.fixture(scope="module")
+def trained(printed: tuple[Path, str]) -> Path:
+    return printed[0]
+
+
+def test_train_prints_each_blocks_accuracy_and_last_the_run_folder(printed: tuple[Path, str]) -> None:
+    run, out = printed
     lines = [line.strip() for line in out.splitlines() if line.strip()]
-    assert status == 0
-    assert lines[-1] == f"run folder {tmp_path / 'run'}"
-    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert lines[-1] == f"run folder {run}"
+    result = json.loads((run / "result.json").read_text())
     for block, accuracy in enumerate(result["block_accuracy"]):
         assert any(
             line.startswith(f"{block} ") and line.endswith(f"{100 * accuracy:.2f}%") for line in lines
@@ -50,27 +60,23 @@ def test_train_prints_each_blocks_accuracy_and_last_the_run_folder(
     assert any(line.startswith(f"test accuracy {100 * result['test_accuracy']:.2f}%") for line in lines)
 
 
-def test_train_as_json_is_the_result_and_nothing_else(
-    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
-) -> None:
-    where = ["--data", str(stripes_folder), "--out", str(tmp_path / "run")]
-    status, out, err = run(capsys, "train", *where, *QUICK, "--json")
-    assert status == 0
-    assert err == ""
-    assert json.loads(out) == RunFolder(tmp_path / "run").read_result() | {"run": str(tmp_path / "run")}
-
-
-def test_runs_without_out_are_numbered(
+def test_a_run_without_out_is_numbered_and_its_json_is_the_result_and_nothing_else(
     capsys: pytest.CaptureFixture[str],
     stripes_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The settings of the command line are those of the run."""
     monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert run(capsys, "train", "--data", stripes_folder, *QUICK)[0] == 0
-    names = sorted(p.name for p in (tmp_path / "runs").iterdir())
-    assert names == [f"{stripes_folder.name}-superfecta-small-{number}" for number in (1, 2)]
+    name = f"{stripes_folder.name}-ff-mlp"
+    (tmp_path / "runs" / f"{name}-1").mkdir(parents=True)
+    settings = ["--set", "method.objective=threshold", "--set", "method.objective.threshold=1.5"]
+    own = ["--method", "ff", "--network", "mlp", *QUICK, *settings]
+    status, out, err = run(capsys, "train", "--data", stripes_folder, *own, "--json")
+    folder = RunFolder(Path("runs") / f"{name}-2")
+    assert (status, err) == (0, "")
+    assert json.loads(out) == folder.read_result() | {"run": str(folder.path)}
+    assert read_config(folder.config).method.objective == Threshold(threshold=1.5)
 
 
 @pytest.mark.parametrize(
@@ -99,34 +105,6 @@ def test_each_technique_is_a_setting(settings: list[str], expected: object) -> N
         assert any(isinstance(v, dict) and expected.items() <= v.items() for v in values)
     else:
         assert expected in values
-
-
-def test_the_command_line_takes_settings(
-    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
-) -> None:
-    settings = ["--set", "method.objective=threshold", "--set", "method.objective.threshold=1.5"]
-    arguments = ["--method", "ff", *QUICK, *settings, "--out", str(tmp_path / "run")]
-    status, _, err = run(capsys, "train", "--data", stripes_folder, *arguments)
-    assert status == 0, err
-    assert read_config(tmp_path / "run/config.yaml").method.objective == Threshold(threshold=1.5)
-
-
-@pytest.mark.parametrize(
-    ("method", "network"),
-    [
-        ("trifecta", "mlp"),
-        *(pytest.param(method, "small", marks=pytest.mark.slow) for method in METHODS),
-        *(pytest.param("superfecta", network, marks=pytest.mark.slow) for network in NETWORKS),
-    ],
-)
-def test_every_method_and_every_network_trains(
-    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path, method: str, network: str
-) -> None:
-    """Every method on every network, without the command line: tests/methods."""
-    out = tmp_path / "run"
-    size = ["--image-size", "16"] if network in ("vgg8b", "vgg11b", "airbench") else []
-    arguments = ["--method", method, "--network", network, *size, *QUICK]
-    assert run(capsys, "train", "--data", stripes_folder, "--out", out, *arguments)[0] == 0
 
 
 def test_evaluate_repeats_the_test_accuracy(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
@@ -429,18 +407,18 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
     assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["train", "--help"], ["bench", "speed", "--help"], ["nosuch"]]
-)
-def test_a_help_text_imports_no_library(arguments: list[str]) -> None:
-    program = (
-        "import sys\n"
-        "from trifecta.cli import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "finally:\n    print({'torch', 'numpy', 'rich', 'sklearn'} & set(sys.modules) or 'light')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "light"
+def test_a_help_text_imports_no_library() -> None:
+    program = """
+import sys
+from trifecta.cli import main
+for line in ("--help", "--version", "train --help", "bench speed --help", "nosuch"):
+    try:
+        main(line.split())
+    except SystemExit:
+        print({"torch", "numpy", "rich", "sklearn"} & set(sys.modules) or "light")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines().count("light") == 5
 
 
 def test_the_shell_completes_commands_and_options_without_a_library() -> None:
@@ -466,29 +444,32 @@ def test_the_shell_completes_commands_and_options_without_a_library() -> None:
         assert done.stdout.splitlines()[-1] == "False"
 
 
+SIGNALLED = """
+import os, signal, time
+from trifecta import cli
+
+def wait(*_, **__):
+    os.kill(os.getpid(), {number})
+    time.sleep(60)
+
+# What runs in the background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+{place} = wait
+cli.main({arguments})
+"""
+
+
 @pytest.mark.parametrize(("number", "status", "line"), [(2, 130, "interrupted"), (15, 143, "terminated")])
-def test_a_signal_before_there_is_a_run_ends_with_one_line(
-    tmp_path: Path, number: int, status: int, line: str
-) -> None:
-    own = tmp_path / "own.py"
-    own.write_text(f"import os, time\nos.kill(os.getpid(), {number})\ntime.sleep(60)\n")
-    program = (
-        "import signal\nfrom trifecta.cli import main\n"
-        # What runs in the background inherits that Ctrl-C is ignored.
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        f"main(['train', '--data', 'digits', '--import', {str(own)!r}])\n"
-    )
+def test_a_signal_before_there_is_a_run_ends_with_one_line(number: int, status: int, line: str) -> None:
+    place = "cli.command.commands['list'].callback"
+    program = SIGNALLED.format(number=number, place=place, arguments=["list"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     # A terminal shows ^C before it: click begins a line of its own.
     assert (done.returncode, done.stderr.strip()) == (status, f"trifecta: {line}")
 
 
 def test_a_signal_while_an_error_is_told_ends_without_a_traceback() -> None:
-    program = (
-        "import os, time\nfrom trifecta import cli\n"
-        "cli.tell = lambda line: (os.kill(os.getpid(), 15), time.sleep(60))\n"
-        "cli.main(['train', '--data', 'nowhere'])\n"
-    )
+    program = SIGNALLED.format(number=15, place="cli.tell", arguments=["nosuch"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "")
 
