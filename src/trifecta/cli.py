@@ -241,8 +241,8 @@ def evaluate(run: Path, **options: Any) -> None:
     if options["as_json"]:
         names = ("accuracy", "log_loss", "calibration_error", "block_accuracy")
         plain = {name: getattr(measured, name) for name in names}
-        plain |= {"confusion": measured.confusion.tolist(), "views": options["views"]}
-        print_json(plain | {"classes": list(facts.classes), "images": len(images), "data": source})
+        on = {"classes": list(facts.classes), "images": len(images), "data": source}
+        print_json(plain | on | {"confusion": measured.confusion.tolist(), "views": options["views"]})
         return
     print_blocks(measured.block_accuracy)
     click.echo(f"log loss {measured.log_loss:.3f}, calibration error {percent(measured.calibration_error)}")
@@ -518,33 +518,35 @@ def _measured(name: str, say: Callable[[str], None], work: dict[str, Any]) -> di
     return measure(trifecta.bench.Setting(**work), variants, say=say, **how)
 
 
-def _rows(default: str | None) -> Decorator:
+def _rows(default: str | None = None) -> Decorator:
     every = "" if default else "  [default: all that apply]"
     return option("--rows", metavar="NAMES", default=default, help=f"Comma-separated.{every}")
 
 
 BATCH, ROUNDS = setting("batch_size"), option("--rounds", type=COUNT, default=5, help="Turns of each row.")
 EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
-benchmark(
-    *("speed", "Training, images a second.", NETWORK, _rows(None), *EQUAL_WORK, ROUNDS),
-    option("--steps", type=COUNT, default=2, help="Of a turn; more if blocks learn at the same time."),
-)
-benchmark(
-    *("inference", "Prediction with all labels, images a second.", NETWORK),
-    *(_rows("trifecta,trifecta-shortlist,class-groups,backprop,published"), *EQUAL_WORK, ROUNDS),
-)
+STEPS = option("--steps", type=COUNT, default=2, help="Of a turn; more if blocks learn at the same time.")
+benchmark("speed", "Training, images a second.", NETWORK, _rows(), *EQUAL_WORK, ROUNDS, STEPS)
+INFERRED = _rows("trifecta,trifecta-shortlist,class-groups,backprop,published")
+PREDICTION = "Prediction with all labels, images a second."
+benchmark("inference", PREDICTION, NETWORK, INFERRED, *EQUAL_WORK, ROUNDS)
 NETWORKS = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
 benchmark(
-    *("memory", "Training memory above the model, over depth."),
+    "memory",
+    "Training memory above the model, over depth.",
     option("--networks", metavar="NAMES", callback=read_names, default=NETWORKS, help="Compared."),
     _rows("trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"),
-    *(*EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Of each row.")),
+    *EQUAL_WORK,
+    option("--rounds", type=COUNT, default=1, help="Of each row."),
 )
 benchmark(
-    *("accuracy", "Seconds of training until the validation split is read well enough.", SOURCE),
+    "accuracy",
+    "Seconds of training until the validation split is read well enough.",
+    SOURCE,
     option("--methods", default="trifecta,class-groups,backprop", callback=read_names),
     option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", callback=read_shares),
-    *(SEEDS, option("--epochs", type=COUNT, default=5)),
+    SEEDS,
+    option("--epochs", type=COUNT, default=5),
     setting("augmentation", "--augment", "augmentation", shown="none"),
     *(NETWORK, WIDTH, BATCH, DEVICE, PRECISION),
 )
@@ -628,20 +630,22 @@ def reproduce(
     def row(table: str, run: Any) -> str:
         return f"{table} --rows {run.recipe.name}"
 
-    tables = list(TABLES.values()) if table is None else [get_table(table)]
-    plans = [_planned(t.rows(rows), options, budget=budget or t.budget, locate=locate) for t in tables]
+    tables = TABLES if table is None else {table: get_table(table)}
     failed: dict[str, str] = {}
-    for one, runs in zip(tables, plans, strict=True):
-        failed |= _make_missing(runs, partial(row, one.name), options)
+    plans = {
+        name: _planned(one.rows(rows), options, budget=budget or one.budget, locate=locate)
+        for name, one in tables.items()
+    }
+    for name, runs in plans.items():
+        failed |= _make_missing(runs, partial(row, name), options)
     stored = trifecta.experiments.read_results(options["out"])
-    summaries = [trifecta.experiments.summarise(runs, stored) for runs in plans]
-    by_name = {one.name: summary for one, summary in zip(tables, summaries, strict=True)}
+    summaries = {name: trifecta.experiments.summarise(runs, stored) for name, runs in plans.items()}
     if options["as_json"]:
-        print_json({name: [row.record() for row in summary] for name, summary in by_name.items()})
+        print_json({name: [one.record() for one in summary] for name, summary in summaries.items()})
     else:
-        for one, summary in zip(tables, summaries, strict=True):
-            print_reproduction(one, summary)
-        click.echo(f"page {write_pages(options['work'], tables, by_name)}")
+        for name, summary in summaries.items():
+            print_reproduction(tables[name], summary)
+        click.echo(f"page {write_pages(options['work'], list(tables.values()), summaries)}")
     _raise_failures(failed)
 
 
@@ -713,28 +717,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     def terminate(*_: object) -> None:
         raise Terminated
 
+    words, status = list(sys.argv[1:] if arguments is None else arguments), OK
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         try:
-            status = _run(list(sys.argv[1:] if arguments is None else arguments))
+            command.main(words, prog_name="trifecta", standalone_mode=False, obj=words)
+        except click.exceptions.NoArgsIsHelpError as error:
+            status = USAGE
+            click.echo(error.format_message(), err=True)
+        except (Exception, KeyboardInterrupt, Terminated) as error:
+            status, message = _explained(error)
+            tell(printable(" ".join(message.split())))
         finally:
             signal.signal(signal.SIGTERM, previous)
-    except Terminated:  # While another error was reported.
+    except Terminated:  # While an error was reported.
         status = TERMINATED
     sys.exit(status)
-
-
-def _run(arguments: list[str]) -> int:
-    try:
-        command.main(arguments, prog_name="trifecta", standalone_mode=False, obj=arguments)
-        return OK
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return USAGE
-    except (Exception, KeyboardInterrupt, Terminated) as error:
-        status, message = _explained(error)
-        tell(printable(" ".join(message.split())))
-        return status
 
 
 def _explained(error: BaseException) -> tuple[int, str]:

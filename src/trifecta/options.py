@@ -35,15 +35,14 @@ _DATACLASSES = {
     "Schedule": "schedules.py",
     "OptimizerConfig": "optim/config.py",
 }
-# Names that other programs use.
+# Names that other programs use, by the name here.
 _SYNONYMS = {
-    **dict.fromkeys(("--gpu", "--cuda", "--cpu"), "--device"),
-    **dict.fromkeys(("--dtype", "--amp", "--fp16", "--bf16"), "--precision"),
-    **dict.fromkeys(("--model", "--arch", "--architecture"), "--network"),
-    **dict.fromkeys(("--workers", "--nproc"), "--processes"),
-    **{"--checkpoint": "--resume", "--size": "--image-size", "help": "--help"},
-    **{"fit": "train", "run": "train", "test": "evaluate", "score": "evaluate", "classify": "predict"},
-    **{"infer": "predict", "models": "list", "methods": "list"},
+    "--device": ("--gpu", "--cuda", "--cpu"),
+    "--precision": ("--dtype", "--amp", "--fp16", "--bf16"),
+    "--network": ("--model", "--arch", "--architecture"),
+    **{"--processes": ("--workers", "--nproc"), "--resume": ("--checkpoint",), "--image-size": ("--size",)},
+    **{"train": ("fit", "run"), "evaluate": ("test", "score"), "predict": ("classify", "infer")},
+    **{"list": ("models", "methods"), "--help": ("help",)},
 }
 
 
@@ -180,8 +179,8 @@ class Group(click.Group):
 
 
 def _suggestion(name: str, known: Sequence[str], otherwise: str) -> str:
-    synonym = _SYNONYMS.get(name, name)
-    return suggestion(synonym if synonym in known else name, known, otherwise)
+    synonyms = [own for own, others in _SYNONYMS.items() if name in others and own in known]
+    return suggestion(*synonyms or [name], known, otherwise)
 
 
 def unknown_option(error: click.NoSuchOption) -> str:
@@ -191,10 +190,9 @@ def unknown_option(error: click.NoSuchOption) -> str:
     flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
     known = [flag for flag in flags if flag.startswith("--")]
     path = _paths().get(name.strip("-").replace("-", "_"))
-    hint = _suggestion(name, known, f"see {command} --help")
-    if path is not None and "--set" in known and _SYNONYMS.get(name) not in known:
-        hint = f"did you mean --set {path}=VALUE?"
-    return f"{command} has no option {name}: {hint}"
+    if path is not None and "--set" in known and name not in chain(*_SYNONYMS.values()):
+        return f"{command} has no option {name}: did you mean --set {path}=VALUE?"
+    return f"{command} has no option {name}: {_suggestion(name, known, f'see {command} --help')}"
 
 
 @cache
