@@ -162,18 +162,6 @@ class Turned(nn.Module):
         return y
 
 
-class Mixer(nn.Module):
-    """A linear map of tokens and one of features: both sizes are fixed."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.tokens, self.features = nn.Linear(size, size), nn.Linear(size, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.features(self.tokens(x.transpose(1, 2)).transpose(1, 2))
-        return y
-
-
 @pytest.mark.parametrize(
     ("blocks", "shape", "layouts"),
     [
@@ -187,23 +175,11 @@ class Mixer(nn.Module):
         (lambda: from_module(ViT(size=16, width=16, has_class_token=False)), (3, 16, 16), ("last", "last")),
     ],
 )
-def test_it_is_found_where_features_stand(
+def test_the_layout_of_features_is_found(
     blocks: Callable[[], list[nn.Module]], shape: tuple[int, ...], layouts: tuple[str, ...]
 ) -> None:
     network = LocalNetwork(blocks(), get_method("pred"), sample_shape=shape, num_classes=CLASSES)
     assert network.layouts == layouts
-
-
-def test_where_features_stand_is_declared_where_it_cannot_be_found() -> None:
-    settings = {"sample_shape": (8, 8), "num_classes": CLASSES}
-    with pytest.raises(ValueError, match="its layers do not tell where the channels are"):
-        LocalNetwork([Mixer(8)], get_method("pred"), **settings)  # type: ignore[arg-type]
-    for channels in ("first", "last"):
-        blocks = Blocks([Mixer(8)], channels=channels)
-        network = LocalNetwork(blocks, get_method("pred"), **settings)  # type: ignore[arg-type]
-        assert network.layouts == (channels,)
-    with pytest.raises(ValueError, match="channels are first or last"):
-        LocalNetwork([Mixer(8)], get_method("pred"), channels="middle", **settings)  # type: ignore[arg-type]
 
 
 class Flipped(nn.Module):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from matrix import methods
 from stopping import StopAt
 from trifecta import build_network, get_method
 from trifecta.data import ImageData
@@ -117,7 +118,7 @@ def test_a_loader_has_no_images_to_make_filters_of(large_stripes: ImageData) -> 
         train(CONFIG, data=loader, test=(large_stripes.test.images.float(), large_stripes.test.labels))
 
 
-@pytest.mark.parametrize("method", ["superfecta", "trifecta", "backprop"])
+@pytest.mark.parametrize("method", methods(["superfecta", "trifecta", "backprop"], quick=("superfecta",)))
 def test_it_learns_stripes(method: str, large_stripes: ImageData) -> None:
     config = replace(CONFIG, method=get_method(method), width=0.1, epochs=4)
     assert train(config, data=large_stripes).test_accuracy > 0.9

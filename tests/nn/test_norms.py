@@ -1,5 +1,6 @@
 """Normalisations and dropout against their formulas, where epsilon, precision and shape matter."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.nn.blocks import BlockStyle, Dropout, Triangle, seeded_dropout
+from trifecta.nn.blocks import BlockStyle, Dropout, Triangle, conv_block, seeded_dropout
 from trifecta.nn.norms import NORMALIZATIONS, ClassGroupNorm, LayerNorm, LengthNorm, NormSite, RunningNorm
 
 SHAPES = [(6, 4, 5), (6, 4), (6,), (6, 2, 3, 4)]
@@ -172,3 +173,73 @@ def test_dropout_keeps_a_share_and_makes_up_for_the_rest() -> None:
     torch.manual_seed(1)
     assert torch.equal(layer(x), second)
     assert layer.generator is None
+
+
+def test_groups_of_unequal_size_are_normalised_as_equal_ones_are() -> None:
+    x = torch.randn(5, 6, 4, 4, dtype=torch.float64)
+    expected = F.group_norm(x, 3)
+    norm = ClassGroupNorm(6, 3)
+    torch.testing.assert_close(norm(x), expected)
+    norm.equal = False
+    torch.testing.assert_close(norm(x), expected)
+    assert ClassGroupNorm(7, 3).groups.tolist() == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_an_elementwise_layer_norm_has_a_gain_an_element_and_class_groups_have_none() -> None:
+    first, second = (
+        conv_block((2, 8, 8), 4, BlockStyle(normalization=name, num_classes=2)).get_submodule("normalize")
+        for name in ("layer-elementwise", "class-groups")
+    )
+    assert [tuple(p.shape) for p in first.parameters()] == [(2, 8, 8)] * 2
+    assert not list(second.parameters())
+
+
+def test_running_statistics_are_those_of_all_samples_whatever_the_batch_size() -> None:
+    x = torch.randn(24, 3, 4, 4) * torch.tensor([1.0, 2.0, 5.0]).view(1, 3, 1, 1) + 7
+    for size in (1, 4, 24):
+        norm = RunningNorm(3, horizon=10**9)
+        for batch in torch.split(x, size):
+            norm(batch)
+        torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
+        torch.testing.assert_close(norm.running_var, x.var((0, 2, 3), correction=0))
+
+
+def test_running_statistics_forget_by_samples_not_by_batches() -> None:
+    after = []
+    for size in (1, 8):
+        norm = RunningNorm(1, horizon=16)
+        for value in (0.0, 1.0):
+            for batch in torch.split(torch.full((64, 1), value), size):
+                norm(batch)
+        after.append(norm.running_mean.item())
+    assert after == pytest.approx([1 - math.exp(-64 / 16)] * 2, rel=0.05)
+
+
+def test_with_running_statistics_samples_do_not_see_each_other() -> None:
+    norm = RunningNorm(2, horizon=10**9)
+    norm(torch.randn(4096, 2))
+    x = torch.randn(2, 2, requires_grad=True)
+    (gradient,) = torch.autograd.grad(norm(x)[0].sum(), x)
+    assert gradient[0].abs().min() > 0
+    assert not gradient[1].any()
+    before = norm.running_mean.clone()
+    norm.eval()(x)
+    assert torch.equal(norm.running_mean, before)
+
+
+def test_class_groups_of_one_sample_are_those_of_many() -> None:
+    norm, x = ClassGroupNorm(5, 5), torch.randn(4, 5)
+    assert torch.equal(norm(x), torch.zeros(4, 5))
+    assert torch.equal(norm(x[:1]), norm(x)[:1])
+
+
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_a_first_block_learns_from_channels_last_images(name: str) -> None:
+    """Images need no gradient; a normalisation must not rely on one, as nn.GroupNorm does."""
+    block = conv_block((2, 8, 8), 3, BlockStyle(normalization=name, num_classes=2))
+    plain = torch.randn(4, 2, 8, 8)
+    layouts = (plain, plain.contiguous(memory_format=torch.channels_last))
+    parameters = list(block.parameters())
+    gradients = [torch.autograd.grad(block(images).square().mean(), parameters) for images in layouts]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
