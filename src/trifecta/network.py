@@ -127,6 +127,7 @@ class LocalNetwork(nn.Module):
         self._halves = [split_block(block, self.reads) for block in self.blocks]
         if first_block is not None:
             self._halves[0] = first_block, nn.Identity()
+        self._training_halves: list[tuple[Any, nn.Module]] = [*self._halves]
 
     def _try_blocks(self, blocks: Iterable[nn.Module], channels: str | Sequence[str] | None) -> None:
         """Find layouts, shapes and blocks that draw, by passing two samples."""
@@ -263,7 +264,7 @@ class LocalNetwork(nn.Module):
         If every block receives new pairs, they are made of ``x`` first: by ``offsets`` (L,), see
         :meth:`ImagePairs.pairs_at`, or the positives alone for a prediction.
         """
-        front, back = (self._compiled_halves if self.is_compiled and self.training else self._halves)[block]
+        front, back = (self._training_halves if self.training else self._halves)[block]
         if block in self._seeds:
             SharedGenerators(self.device).seed(self._seeds[block])
         if block and self.renews_pairs:
@@ -293,7 +294,7 @@ class LocalNetwork(nn.Module):
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(self.blocks))
         self.is_compiled = True
-        self._compiled_halves = [
+        self._training_halves = [
             (torch.compile(front, *args, **kwargs), back) for front, back in self._halves
         ]
         self._compiled_losses = {

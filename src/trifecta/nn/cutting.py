@@ -1,7 +1,6 @@
 """A model cut into blocks along its forward pass, which is traced by ``torch.fx``."""
 
 import builtins
-import difflib
 import dis
 import inspect
 import re
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
+from trifecta._utils.references import lookup
 from trifecta.nn.drawing import SharedGenerators, preserved_state
 
 # Prefix of the names that a trace gives to tensors that are neither parameters nor buffers.
@@ -439,15 +439,11 @@ def _names(model: nn.Module, cut: Cut) -> list[str]:
             raise ValueError(f"the model has no module of class {cut.__name__}: give another cut")
         return [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
     names = [cut] if isinstance(cut, str) else list(cut)
-    for name in names:
-        if name not in modules or not name:
-            near = difflib.get_close_matches(name, [known for known in modules if known])
-            raise ValueError(
-                f"a cut names modules of the model: received '{name}'; "
-                + (f"did you mean {', '.join(near)}?" if near else "see model.named_modules()")
-            )
     if not names:
         raise ValueError("a cut names one module at least: received none")
+    del modules[""]
+    for name in names:
+        lookup(modules, name, "module of the model", listed="model.named_modules()")
     return names
 
 
