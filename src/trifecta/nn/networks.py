@@ -63,8 +63,8 @@ LAYOUTS = {
 }
 
 
-def _builder(name: str, layout: str, description: str) -> NetworkBuilder:
-    """Return the builder of a layout."""
+def layout_builder(name: str, layout: str, description: str) -> NetworkBuilder:
+    """Return the builder of a layout such as ``128P 128 256F``, see ``LAYOUTS``."""
     words = layout.split()
 
     def build(
@@ -217,7 +217,7 @@ def _bounded(size: int) -> int:
 
 
 NETWORKS: dict[str, NetworkBuilder] = {
-    **{name: _builder(name, *layout) for name, layout in LAYOUTS.items()},
+    **{name: layout_builder(name, *layout) for name, layout in LAYOUTS.items()},
     "resnet": resnet,
     "airbench": airbench,
 }
