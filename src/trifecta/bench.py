@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -41,17 +42,15 @@ from trifecta._utils.references import lookup, name_of
 from trifecta.counts import block_costs, step_multiply_adds
 from trifecta.cuda_graphs import fastest_learner
 from trifecta.data import load_data
-from trifecta.inputs.label_inputs import wrong_labels
 from trifecta.kernels import fused_blocks, run_window
 from trifecta.learner import Learner, LocalStep
 from trifecta.losses import ChannelSums
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.nn.blocks import BlockStyle, conv_block
-from trifecta.nn.networks import NetworkBuilder, get_network
-from trifecta.nn.shapes import ImageShape, SampleShape
+from trifecta.nn.networks import NetworkBuilder, get_network, layout_builder
+from trifecta.nn.shapes import ImageShape
 from trifecta.pipeline import Pipeline
-from trifecta.recipes import varied
+from trifecta.recipes import BACKPROP, SUPERFECTA, TRIFECTA, published_trifecta, with_muon
 from trifecta.report import figures
 from trifecta.report.terminal import DASH, Cells, Columns, cells_of, percent, print_table, shown
 from trifecta.schedules import Window
@@ -59,8 +58,6 @@ from trifecta.training import RunConfig, Trainer, to_plain
 from trifecta.training.run import versions
 from trifecta.training.trainer import Record
 
-BACKPROP, PUBLISHED = "backprop", "published"
-DEPTHS = (6, 12, 24, 48)
 # Both parities of an overlapping schedule.
 STEPS_A_TURN = 2
 WARM_UP_TURNS = 2
@@ -79,7 +76,7 @@ class Setting:
     """Network, images and machine, which are equal for all rows of a benchmark.
 
     The network is a name as in ``trifecta list``, or ``equal:DEPTH:CHANNELS``: so many convolutional blocks
-    of so many channels, without pooling. The plain published rule is always in fp32.
+    of so many channels, without pooling.
     """
 
     network: str = "small"
@@ -117,25 +114,17 @@ class Setting:
             raise ValueError(
                 f"equal blocks are equal:DEPTH:CHANNELS, such as equal:12:64: received '{self.network}'"
             )
-        depth, channels = map(int, numbers)
-
-        def equal_blocks(
-            input_shape: SampleShape,
-            *,
-            width: float = 1.0,
-            style: BlockStyle = BlockStyle(),  # noqa: B008
-        ) -> nn.Sequential:
-            shapes = [input_shape, *[(channels, *input_shape[1:])] * (depth - 1)]
-            blocks = [conv_block(shape, channels, style, first=k == 0) for k, shape in enumerate(shapes)]
-            return nn.Sequential(*blocks)
-
-        return equal_blocks
+        depth, channels = numbers
+        return layout_builder(self.network, " ".join([channels] * int(depth)), "Equal blocks.")
 
     def build(self, method: Method) -> LocalNetwork:
         """Return the network for a method, with weights from seed 0, on the device."""
-        shape, classes = self.image_shape, self.num_classes
         network = build_network(
-            method, self.builder, sample_shape=shape, num_classes=classes, width=self.width
+            method,
+            self.builder,
+            sample_shape=self.image_shape,
+            num_classes=self.num_classes,
+            width=1.0 if self.network.startswith("equal:") else self.width,
         )
         return in_channels_last(network.to(self.torch_device))
 
@@ -173,16 +162,14 @@ def data_name(source: str) -> str:
 class CheckpointedLearner(Learner):
     """Backprop that keeps only the ends of √L segments and runs each again for its gradient.
 
-    Each segment is a fused window if its blocks allow it, so that backprop has every economy of local
-    windows.
+    Each segment is a fused window if its blocks allow it: backprop has every economy of local windows.
     """
 
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See :class:`trifecta.learner.Learner`."""
-        network, head = self.network, self.network.head(window.last)
-        blocks = list(network.blocks[window.first : window.last + 1])
+        head, blocks = self.network.head(window.last), list(self.network.blocks)
         size = math.ceil(math.sqrt(len(blocks)))
         sums: ChannelSums | None = None
         for start in range(0, len(blocks), size):
@@ -216,150 +203,104 @@ class AccumulatedLearner(Learner):
         return [*[None] * window.last, loss]
 
 
-class PublishedRule:
-    """The Trifecta's published update rule in plain PyTorch, as people run it today.
-
-    Eager float32 in the default layout, one Adam per block which also owns the block before (but not the
-    label's pictures, which are block 0's alone), prediction by a full pass per label. Source: Dooms et al.
-    2023 and their published code, without its augmentation and float16, which CPUs lack. ``options`` are
-    those of a learner, and change nothing.
-    """
-
-    def __init__(self, network: LocalNetwork, **options: Any) -> None:
-        self.network = network
-        for parameter in network.parameters():
-            parameter.data = parameter.data.contiguous()
-        blocks = network.blocks
-        self.optimizers = {
-            k: torch.optim.Adam([p for block in blocks[max(0, k - 1) : k + 1] for p in block.parameters()])
-            for k in range(len(blocks))
-        }
-        assert network.label_input is not None
-        self.optimizers[0].add_param_group({"params": list(network.label_input.parameters())})
-        self.steps = 0
-
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """Learn from images (B, C, H, W) and labels (B,)."""
-        self.network.train()
-        wrong = wrong_labels(labels, self.network.num_classes)
-        x = self.network.labelled(torch.cat([images, images]), torch.cat([labels, wrong]))
-        for k, block in enumerate(self.network.blocks):
-            x = block(x)
-            if (k % 2 == 0) == (self.steps % 2 == 0):
-                continue
-            positive, negative = x.square().flatten(1).mean(1).chunk(2)
-            loss = F.softplus(-4 * (positive - negative)).mean()
-            self.optimizers[k].zero_grad()
-            torch.autograd.backward(loss)
-            self.optimizers[k].step()
-            x = x.detach()
-        self.steps += 1
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the last block's goodness for every label, (B, C, H, W) → (B, K)."""
-        self.network.eval()
-        scores = []
-        for label in range(self.network.num_classes):
-            x = self.network.labelled(images, torch.full((len(images),), label, device=images.device))
-            for block in self.network.blocks:
-                x = block(x)
-            scores.append(x.square().flatten(1).mean(1))
-        return torch.stack(scores, dim=1)
-
-
-# What learns from batches.
-Trains = Learner | PublishedRule
-
-
 @dataclass(frozen=True, kw_only=True)
 class Variant:
     """Row of a benchmark: a method, and how it trains and predicts.
 
-    ``learner`` is called as :class:`trifecta.Learner`. A ``shortlist`` predicts from the better half of the
-    labels. ``pipeline`` blocks learn at the same time, see :class:`trifecta.pipeline.Pipeline`.
+    ``learner`` is called as :class:`trifecta.Learner`. A ``plain`` variant is what people run today: eager
+    float32 in the default layout, and a full pass for every label to predict. A ``shortlist`` predicts from
+    the better half of the labels. ``pipeline`` blocks learn at the same time.
     """
 
     name: str
     title: str
     method: Method
-    learner: Callable[..., Trains] = fastest_learner
+    learner: Callable[..., Learner] = fastest_learner
+    plain: bool = False
     shortlist: bool = False
     pipeline: int = 1
 
-    def build(self, setting: Setting) -> Trains:
-        """Return a trainer, ready to step."""
-        generator = torch.Generator(setting.torch_device).manual_seed(0)
-        network, precision = setting.build(self.method), setting.resolved_precision
-        return self.learner(network, generator=generator, precision=precision)
+    def precision(self, setting: Setting) -> str:
+        """Return ``fp32`` or ``bf16``."""
+        return "fp32" if self.plain else setting.resolved_precision
 
-    def train(self, trainer: Trains, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Let a trainer from :meth:`build` learn from batches of images (B, C, H, W) and labels (B,)."""
+    def build(self, setting: Setting) -> Learner:
+        """Return a learner, ready to step."""
+        network = setting.build(self.method)
+        if self.plain:
+            for parameter in network.parameters():
+                parameter.data = parameter.data.contiguous()
+        generator = torch.Generator(setting.torch_device).manual_seed(0)
+        return self.learner(network, generator=generator, precision=self.precision(setting))
+
+    def train(self, learner: Learner, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Let a learner from :meth:`build` learn from batches of images (B, C, H, W) and labels (B,)."""
         if self.pipeline > 1:
-            assert isinstance(trainer, Learner)
-            deque(Pipeline(trainer, self.pipeline).steps(batches), maxlen=0)
+            deque(Pipeline(learner, self.pipeline).steps(batches), maxlen=0)
             return
         for images, labels in batches:
-            trainer.step(images, labels)
+            learner.step(images.contiguous() if self.plain else images, labels)
 
-    def predictor(self, trainer: Trains, setting: Setting) -> Callable[[Tensor], Tensor]:
+    def predictor(self, learner: Learner, setting: Setting) -> Callable[[Tensor], Tensor]:
         """Return a function from images (B, C, H, W) to class scores (B, K)."""
-        if isinstance(trainer, PublishedRule):
-            return trainer.predict
-        network, device = trainer.network.eval(), setting.torch_device
+        network = learner.network.eval()
         if self.shortlist:
             network.keep_labels(-(-setting.num_classes // 2))
 
+        @torch.inference_mode()
         def predict(images: Tensor) -> Tensor:
-            with torch.inference_mode(), autocast(setting.resolved_precision, device):
-                scores: Tensor = network(images)
-                return scores
+            with autocast(self.precision(setting), setting.torch_device):
+                return _plain_scores(network, images) if self.plain else network(images)
 
         return predict
 
 
-def _variants() -> list[Variant]:
-    def usual(name: str, title: str, method: Method | str = "", **how: Any) -> Variant:
-        found = get_method(method or name) if isinstance(method, str) else method
-        return Variant(name=name, title=title, method=found, **how)
+def _plain_scores(network: LocalNetwork, images: Tensor) -> Tensor:
+    """Return the last block's goodness for every label, (B, C, H, W) → (B, K)."""
+    scores = []
+    for label in range(network.num_classes):
+        x = network.labelled(images.contiguous(), torch.full((len(images),), label, device=images.device))
+        for block in network.blocks:
+            x = block(x)
+        scores.append(x.square().flatten(1).mean(1))
+    return torch.stack(scores, dim=1)
 
-    trifecta, superfecta, plain = "trifecta", "superfecta", partial(fastest_learner, kernels=False)
-    with_muon = replace(get_method(BACKPROP), optimizer=get_method(superfecta).optimizer)
-    # The published rule's last block idles.
-    published = varied(get_method(trifecta), schedule={"trains_remainder": False})
-    return [
-        usual(trifecta, "Trifecta, exact pairs"),
-        usual("class-groups", "class groups, one pass"),
-        usual(superfecta, "superfecta, one pass"),
-        usual("ff", "FF, pairs"),
-        usual("symba", "SymBa, pairs"),
-        usual(BACKPROP, "backprop, same optimisations"),
-        usual("backprop-muon", "backprop, same optimisations, Muon", with_muon),
-        usual("backprop-plain-graph", "backprop, plain autograd graph", BACKPROP, learner=plain),
-        usual("backprop-checkpointed", "backprop, checkpointed", BACKPROP, learner=CheckpointedLearner),
-        usual(
-            "backprop-accumulated", "backprop, 4 accumulated pieces", BACKPROP, learner=AccumulatedLearner
-        ),
-        usual("trifecta-plain-graph", "Trifecta, plain autograd graph", trifecta, learner=plain),
-        usual("superfecta-pipeline", "superfecta, pipeline of 2", superfecta, pipeline=2),
-        usual(PUBLISHED, "published rule, plain PyTorch", published, learner=PublishedRule),
-        usual("trifecta-shortlist", "Trifecta, better half of the labels", trifecta, shortlist=True),
-    ]
+
+def _variant(name: str, title: str, method: Method | None = None, **how: Any) -> Variant:
+    return Variant(name=name, title=title, method=method or get_method(name), **how)
+
+
+_PLAIN_GRAPH = partial(fastest_learner, kernels=False)
+_AS_PUBLISHED = {"learner": _PLAIN_GRAPH, "plain": True}
+_USUAL = (
+    _variant("trifecta", "Trifecta, exact pairs"),
+    _variant("class-groups", "class groups, one pass"),
+    _variant("superfecta", "superfecta, one pass"),
+    _variant("ff", "FF, pairs"),
+    _variant("symba", "SymBa, pairs"),
+    _variant("backprop", "backprop, same optimisations"),
+    _variant("backprop-muon", "backprop, same optimisations, Muon", with_muon(BACKPROP)),
+    _variant("backprop-plain-graph", "backprop, plain autograd graph", BACKPROP, learner=_PLAIN_GRAPH),
+    _variant("backprop-checkpointed", "backprop, checkpointed", BACKPROP, learner=CheckpointedLearner),
+    _variant(
+        "backprop-accumulated", "backprop, 4 accumulated pieces", BACKPROP, learner=AccumulatedLearner
+    ),
+    _variant("trifecta-plain-graph", "Trifecta, plain autograd graph", TRIFECTA, learner=_PLAIN_GRAPH),
+    _variant("superfecta-pipeline", "superfecta, pipeline of 2", SUPERFECTA, pipeline=2),
+    _variant("published", "published rule, plain PyTorch", published_trifecta(), **_AS_PUBLISHED),
+    _variant("trifecta-shortlist", "Trifecta, better half of the labels", TRIFECTA, shortlist=True),
+)
+# The usual ones, then every other method by its own name.
+_NAMES = [variant.name for variant in _USUAL]
+VARIANTS: dict[str, Variant] = dict(zip(_NAMES, _USUAL, strict=True)) | {
+    name: _variant(name, name) for name in METHODS if name not in _NAMES
+}
 
 
 def variant_of(config: RunConfig) -> Variant:
     """Return the variant that trains as a run of ``config`` does."""
-    name = config.method.name
-    return Variant(name=name, title=config.recipe or name, method=config.method, pipeline=config.pipeline)
-
-
-_USUAL = {variant.name: variant for variant in _variants()}
-# Any other method, by its own name.
-VARIANTS: dict[str, Variant] = _USUAL | {
-    name: Variant(name=name, title=name, method=build())
-    for name, build in METHODS.items()
-    if name not in _USUAL
-}
+    name, title = config.method.name, config.recipe or config.method.name
+    return Variant(name=name, title=title, method=config.method, pipeline=config.pipeline)
 
 
 def select(names: str | None) -> list[Variant]:
@@ -369,7 +310,7 @@ def select(names: str | None) -> list[Variant]:
         ValueError: one of them does not exist; the message names the nearest.
     """
     if names is None:
-        return [variant for variant in _USUAL.values() if not variant.shortlist]
+        return [variant for variant in _USUAL if not variant.shortlist]
     return [lookup(VARIANTS, name.strip(), "variant") for name in names.split(",")]
 
 
@@ -480,16 +421,16 @@ def report_turns(
             "name": name,
             "title": variant.title,
             "locality": variant.method.locality,
-            "precision": "fp32" if name == PUBLISHED else setting.resolved_precision,
+            "precision": variant.precision(setting),
             "images_per_second": spread(speeds),
         }
         if name in work:
             row["multiply_adds"] = work[name]
             row["efficiency"] = statistics.median(speeds) * work[name] / peak["convolution"]
-        if name in work and BACKPROP in work:
-            row["bound_over_backprop"] = work[BACKPROP] / work[name]
-        row |= {f"over_{r}": ratio(seconds[r], own) for r in (BACKPROP, PUBLISHED) if r in seconds}
-        rows.append(row)
+        if name in work and "backprop" in work:
+            row["bound_over_backprop"] = work["backprop"] / work[name]
+        others = [other for other in ("backprop", "published") if other in seconds]
+        rows.append(row | {f"over_{other}": ratio(seconds[other], own) for other in others})
     rounds = {"rounds": len(next(iter(seconds.values()))), "peak_multiply_adds_per_second": peak}
     return {"benchmark": benchmark, **setting.facts(), **rounds, "rows": rows}
 
@@ -527,32 +468,21 @@ def measure_memory(
     for placed in places:
         _ = placed.builder  # refuses an unknown network before anything is measured
     rows = []
-    for placed in places:
-        for variant in variants:
-            say(f"{placed.network}, {variant.title}")
-            rows.append(_memory_row(placed, variant, rounds))
-    references = {row["network"]: row for row in rows if row["name"] == BACKPROP}
+    for placed, variant in product(places, variants):
+        say(f"{placed.network}, {variant.title}")
+        measured = [training_memory(placed, variant) for _ in range(rounds)]
+        training = spread([found["training_bytes"] for found in measured])
+        row: Report = {"name": variant.name, "title": variant.title, "network": placed.network}
+        row |= {"locality": variant.method.locality, "training_bytes": training["median"]}
+        row |= {f"training_bytes_{end}": training[end] for end in ("low", "high")}
+        rows.append(row | {"saved_bytes": measured[0]["saved_bytes"]})
+    references = {row["network"]: row for row in rows if row["name"] == "backprop"}
     for row in rows:
         if row["network"] in references:
             reference = references[row["network"]]
             row["over_backprop"] = row["training_bytes"] / reference["training_bytes"]
             row["saved_over_backprop"] = row["saved_bytes"] / reference["saved_bytes"]
     return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
-
-
-def _memory_row(setting: Setting, variant: Variant, rounds: int) -> Report:
-    measured = [training_memory(setting, variant) for _ in range(rounds)]
-    training = spread([m["training_bytes"] for m in measured])
-    return {
-        "name": variant.name,
-        "title": variant.title,
-        "network": setting.network,
-        "locality": variant.method.locality,
-        "training_bytes": training["median"],
-        "training_bytes_low": training["low"],
-        "training_bytes_high": training["high"],
-        "saved_bytes": measured[0]["saved_bytes"],
-    }
 
 
 def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
@@ -562,10 +492,8 @@ def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
         RuntimeError: a process failed; the message has the last line that it wrote.
     """
     built, trained = (_in_own_process(setting, variant, steps) for steps in (0, MEMORY_STEPS))
-    return {
-        "training_bytes": trained["peak_bytes"] - built["peak_bytes"],
-        "saved_bytes": trained["saved_bytes"],
-    }
+    training = trained["peak_bytes"] - built["peak_bytes"]
+    return {"training_bytes": training, "saved_bytes": trained["saved_bytes"]}
 
 
 def _in_own_process(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
@@ -587,13 +515,13 @@ def _report(setting: Setting, variant: Variant, steps: int) -> None:
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with SavedBytes() as saved:
-        if variant.pipeline > 1 and isinstance(trainer, Learner):
+        if variant.pipeline > 1:
             saved.follow(trainer)
         variant.train(trainer, [(images, labels)] * steps)
     print(json.dumps({"peak_bytes": peak_memory_bytes(images.device), "saved_bytes": saved.most}))
 
 
-def _fill_optimizers(trainer: Trains) -> None:
+def _fill_optimizers(trainer: Learner) -> None:
     """Give optimizers their moments now, so that they count as part of the model and not of training."""
     for optimizer in trainer.optimizers.values():
         for group in optimizer.param_groups:
@@ -788,33 +716,30 @@ def measured_on(report: Report) -> str:
     """Return a line with hardware, versions, setting and date."""
     parts = [report["hardware"], f"PyTorch {report['versions']['torch']}", _setting_text(report)]
     if "peak_multiply_adds_per_second" in report:
-        peak = report["peak_multiply_adds_per_second"]
-        parts.append(
-            f"peak {peak['convolution'] / 1e9:.0f} (convolution) and {peak['matrix'] / 1e9:.0f} (matrix) "
-            "G multiply-adds/s"
-        )
+        peak = {
+            kind: f"{n / 1e9:.0f} ({kind})" for kind, n in report["peak_multiply_adds_per_second"].items()
+        }
+        parts.append(f"peak {peak['convolution']} and {peak['matrix']} G multiply-adds/s")
     return "; ".join([*parts, report["date"]])
 
 
 def _setting_text(report: Report) -> str:
     if report["benchmark"] == "accuracy":
-        config, precision = report["rows"][0]["config"], report["rows"][0]["precision"]
-        return (
-            f"{config['network']}, width {config['width']:g}, {config['data']['source']}, "
-            f"{config['epochs']} epochs, batch {config['batch_size']}, {precision}"
-        )
-    network = f"{report['network']}, width {report['width']:g}, "
+        row = report["rows"][0]
+        source = "{network}, width {width:g}, {data[source]}, {epochs} epochs, batch {batch_size}"
+        return f"{source.format(**row['config'])}, {row['precision']}"
     rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
-    if "steps_a_turn" in report:
-        rounds += f" of {report['steps_a_turn']} batches"
-    if "micro_batches" in report:
-        rounds += f", {report['micro_batches']} micro-batches, one thread a process"
-    return (
-        f"{'' if report['benchmark'] == 'memory' else network}"
-        f"{report['data'] + ', ' if 'data' in report else ''}"
-        f"images {'×'.join(map(str, report['image_shape']))}, batch {report['batch_size']}, "
-        f"{report['num_classes']} classes, {report['precision']}, {rounds}"
-    )
+    parts = [
+        "" if report["benchmark"] == "memory" else f"{report['network']}, width {report['width']:g}",
+        report.get("data"),
+        f"images {'×'.join(map(str, report['image_shape']))}, batch {report['batch_size']}",
+        f"{report['num_classes']} classes, {report['precision']}",
+        f"{rounds} of {report['steps_a_turn']} batches" if "steps_a_turn" in report else rounds,
+        f"{report['micro_batches']} micro-batches, one thread a process"
+        if "micro_batches" in report
+        else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def range_text(value: Mapping[str, float] | None, form: str, unit: str = "") -> str:

@@ -73,6 +73,8 @@ SHORT: dict[str, Method] = {
 COMPARISONS: dict[str, Method] = {name: get_method(name) for name in METHODS} | RIVALS | SHORT
 # Rows whose network is widened until it has the parameters of another method's, heads included.
 WIDENED: dict[str, Method] = {"backprop-muon-wide": SUPERFECTA}
+# In thousandths: no row is wider, and so much more width always adds a channel.
+MOST_WIDTH, A_CHANNEL = 4096, 64
 
 # Test accuracy on CIFAR-10, in percent, as each paper reports it for a network and a training of its own:
 # predsim's and backprop's are of VGG8B (Nøkland & Eidnes 2019); FF's, SymBa's (both of an MLP) and the
@@ -164,14 +166,9 @@ def width_with(parameters: int, method: Method, network: str, images: Images) ->
         return parameters_at(thousandths / 1000, method, network, images)
 
     # More width never has fewer parameters. Finer widths than thousandths round to the same channels.
-    high = 2
-    while count(high) < parameters:
-        high *= 2
-    above = bisect_left(range(high), parameters, key=count, lo=high // 2 + 1)
-    nearest = min((above - 1, above), key=lambda part: abs(count(part) - parameters))
-    while count(nearest - 1) == count(nearest):
-        nearest -= 1
-    return nearest / 1000
+    above = bisect_left(range(MOST_WIDTH), parameters, key=count, lo=2)
+    nearest = min(count(above - 1), count(above), key=lambda found: abs(found - parameters))
+    return bisect_left(range(above), nearest, key=count, lo=max(1, above - A_CHANNEL)) / 1000
 
 
 # Fields of a result of which a ratio to backprop's says something.
@@ -246,9 +243,8 @@ def comparison_table(rows: Sequence[RowSummary], thresholds: Sequence[float]) ->
 
 def accuracy_of(record: Record) -> str:
     """Return the accuracy of a record of :func:`compare` with its spread."""
-    if record["accuracy"] is None:
-        return NOT_MEASURED
-    return accuracy_text(Estimate(mean=record["accuracy"], deviation=record["deviation"], n=record["n"]))
+    mean, deviation, n = (record[name] for name in ("accuracy", "deviation", "n"))
+    return accuracy_text(None if mean is None else Estimate(mean=mean, deviation=deviation, n=n))
 
 
 def equal_work(rows: Sequence[RowSummary]) -> str:
@@ -274,17 +270,13 @@ def comparison_chart(rows: Sequence[RowSummary]) -> figures.Chart:
     """
     # The most accurate first, as the table has them.
     named = sorted(zip(compare(rows), rows, strict=True), key=lambda pair: _by_accuracy(pair[0]))
-    timed = {record["title"]: [run for run in row.runs if run.timed] for record, row in named}
-    curves = [
-        (
-            title,
-            [record["seconds"] for record in runs[0].history],
-            [record["validation_accuracy"] for record in runs[0].history],
-            runs[0].result["locality"] == "end-to-end",
-        )
-        for title, runs in timed.items()
-        if runs
-    ]
+    curves = []
+    for record, row in named:
+        for run in [run for run in row.runs if run.timed][:1]:
+            seconds, accuracy = (
+                [epoch[name] for epoch in run.history] for name in ("seconds", "validation_accuracy")
+            )
+            curves.append((record["title"], seconds, accuracy, run.result["locality"] == "end-to-end"))
     if not curves:
         raise ValueError(
             "a figure shows accuracy over seconds: no run here was timed; run seed 0 with times"

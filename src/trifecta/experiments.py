@@ -80,16 +80,10 @@ def plan(
     precision: str = "auto",
     pipeline: int = 1,
 ) -> list[PlannedRun]:
-    """Return the runs of recipes: all with the first seed, then all with the next.
+    """Return the runs of recipes at a budget: all with the first seed, then all with the next.
 
-    Args:
-        recipes: one for each row of a table.
-        budget: size of every run.
-        seeds: number of seeds, from 0.
-        locate: maps the recipe's data to where it is on this machine.
-        device: as in :class:`trifecta.RunConfig`.
-        precision: as in :class:`trifecta.RunConfig`.
-        pipeline: number of blocks that learn at the same time, for methods that allow it.
+    ``locate`` maps a recipe's data to where it is on this machine; ``device``, ``precision`` and
+    ``pipeline``, where the method allows it, are as in :class:`trifecta.RunConfig`.
 
     Raises:
         ValueError: a recipe has no such budget.
@@ -106,14 +100,9 @@ def plan(
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """Contents of a result file.
+    """Contents of a result file: the command that makes the run, its settings, result and history.
 
-    Attributes:
-        name: name of the run, see :class:`PlannedRun`.
-        command: command that makes it.
-        config: its settings, with the data set's name in place of a folder.
-        result: as ``result.json``, with the same change.
-        history: as ``history.jsonl``.
+    In place of the data's folder it has the data set's name.
     """
 
     name: str
@@ -197,15 +186,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """Runs, their result files, and the folder of unfinished runs.
+    """Runs, the folders of their result files (``out``) and of unfinished runs (``work``).
 
-    Attributes:
-        runs: what is to be there in the end.
-        out: folder of the result files.
-        work: folder of run folders; a run that was interrupted continues from there.
-        command: returns the command that makes a run, for its result file.
-        timed: whether result files hold times.
-        measure: returns further fields of a finished run's result.
+    ``command`` returns the command that makes a run, and ``measure`` further fields of its result; result
+    files hold times if they are ``timed``.
     """
 
     runs: Sequence[PlannedRun]
@@ -223,8 +207,7 @@ class Reproduction:
     def make(self, watch: Watch) -> Outcome:
         """Make the missing runs in order, with a result file each; one that fails does not stop the others.
 
-        Args:
-            watch: context around each run's training.
+        ``watch`` is the context of each run's training.
 
         Raises:
             Interrupted: the training was asked to stop; the next call continues it.
@@ -322,7 +305,7 @@ class RowSummary:
 
     recipe: Recipe
     budget: str
-    runs: Sequence[StoredRun]
+    runs: list[StoredRun]
 
     @cached_property
     def config(self) -> RunConfig:
@@ -374,14 +357,13 @@ class RowSummary:
 
 def summarise(runs: Sequence[PlannedRun], stored: Sequence[StoredRun]) -> list[RowSummary]:
     """Return a row for each recipe, in the order of ``runs``."""
-    recipes = {run.recipe.name: run for run in runs}
-    found = {name: [find(stored, run) for run in runs if run.recipe.name == name] for name in recipes}
-    return [
-        RowSummary(
-            recipe=run.recipe, budget=str(run.config.budget), runs=[one for one in found[name] if one]
-        )
-        for name, run in recipes.items()
-    ]
+    rows: dict[str, RowSummary] = {}
+    for run in runs:
+        empty = RowSummary(recipe=run.recipe, budget=str(run.config.budget), runs=[])
+        row = rows.setdefault(run.recipe.name, empty)
+        if (found := find(stored, run)) is not None:
+            row.runs.append(found)
+    return list(rows.values())
 
 
 def grid_effects(
@@ -399,14 +381,13 @@ def grid_effects(
         grids: accuracy by seed and level of every factor; seeds that lack a cell are left out.
         factors: levels of every factor, the base first.
     """
-    cells, seeds = list(product(*factors.values())), sorted({seed for seed, *_ in grids})
-    whole = [seed for seed in seeds if all((seed, *cell) in grids for cell in cells)]
-    if not whole:
+    cells, levels_of = list(product(*factors.values())), dict(enumerate(factors.values(), 1))
+    seeds = [seed for seed in {seed for seed, *_ in grids} if all((seed, *cell) in grids for cell in cells)]
+    if not seeds:
         return {}
     # Axis 0 is the seed, each other one a factor.
-    y = np.array([[grids[seed, *cell] for cell in cells] for seed in whole])
-    y = y.reshape(len(whole), *map(len, factors.values()))
-    levels_of = dict(enumerate(factors.values(), 1))
+    y = np.array([[grids[seed, *cell] for cell in cells] for seed in seeds])
+    y = y.reshape(len(seeds), *map(len, factors.values()))
 
     def gain(y: Any, axis: int, level: int) -> Any:
         return y.take([level], axis) - y.take([0], axis)
@@ -424,7 +405,7 @@ def grid_effects(
     for axis, levels in levels_of.items():
         others = set(levels_of) - {axis}
         effects[f"all, but {levels[0]} in place of {levels[-1]}"] = corner(*others) - corner(*levels_of)
-    by_seed = {name: effect.reshape(len(whole), -1).mean(1).tolist() for name, effect in effects.items()}
+    by_seed = {name: effect.reshape(len(seeds), -1).mean(1).tolist() for name, effect in effects.items()}
     return {name: estimate for name, values in by_seed.items() if (estimate := Estimate.of(values))}
 
 

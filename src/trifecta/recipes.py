@@ -20,7 +20,6 @@ from trifecta.losses import (
     Similarity,
     SupervisedContrastive,
     Symmetric,
-    Term,
     Threshold,
 )
 from trifecta.methods import Method, get_method
@@ -136,6 +135,8 @@ class ResultTable:
 
 # Title and method of each row by its name.
 Rows = Mapping[str, tuple[str, Method]]
+# Title and method of each row by its name, or its changes of a table's method, see :func:`varied`.
+Changes = Mapping[str, tuple[str, Method | dict[str, Any]]]
 
 
 def varied(part: Any, **changes: Any) -> Any:
@@ -145,6 +146,13 @@ def varied(part: Any, **changes: Any) -> Any:
         if is_dataclass(old) and isinstance(value, dict):
             changes[name] = varied(old, **value)
     return replace(part, **changes)
+
+
+def _changed(base: Method, rows: Changes) -> Rows:
+    return {
+        name: (title, change if isinstance(change, Method) else varied(base, **change))
+        for name, (title, change) in rows.items()
+    }
 
 
 def with_muon(method: Method) -> Method:
@@ -365,28 +373,25 @@ def _grid(network: str, data: str) -> ResultTable:
 #
 # Read-outs need no rows: every result holds the accuracy of all of them.
 
-_RUNNING = replace(TRIFECTA, normalization="running")
 _CONSTANT_RATE = {"learning_rate": 1e-3, "decay": "constant"}
-FACTOR_ROWS: Rows = {
-    "two-states": ("two Adam states a weight", varied(TRIFECTA, optimizer={"ownership": "objective"})),
-    "idle-last": ("last block idles at odd steps", varied(TRIFECTA, schedule={"trains_remainder": False})),
-    "restarts": ("partition starts anew every epoch", varied(TRIFECTA, schedule={"restarts": True})),
-    "constant-rate": ("learning rate 0.001, constant", varied(TRIFECTA, optimizer=_CONSTANT_RATE)),
+_FACTOR: Changes = {
+    "two-states": ("two Adam states a weight", {"optimizer": {"ownership": "objective"}}),
+    "idle-last": ("last block idles at odd steps", {"schedule": {"trains_remainder": False}}),
+    "restarts": ("partition starts anew every epoch", {"schedule": {"restarts": True}}),
+    "constant-rate": ("learning rate 0.001, constant", {"optimizer": _CONSTANT_RATE}),
     "published": ("all four, as published", published_trifecta()),
-    **{
-        f"alpha-{alpha}": (f"alpha {alpha}", replace(TRIFECTA, objective=Symmetric(alpha=alpha)))
-        for alpha in (1, 2, 8, 16)
-    },
-    "running": ("running statistics", _RUNNING),
+    **{f"alpha-{alpha}": (f"alpha {alpha}", {"objective": {"alpha": alpha}}) for alpha in (1, 2, 8, 16)},
+    "running": ("running statistics", {"normalization": "running"}),
     # Wrong labels that the network believes in, as Hinton 2022 proposes.
-    "hard-negatives": ("hard negatives", replace(TRIFECTA, negatives="hard")),
+    "hard-negatives": ("hard negatives", {"negatives": "hard"}),
     "elementwise": (
         "FF: layer norm with a gain an element, as published",
         _cell("threshold", "layer-elementwise", "layer-wise"),
     ),
-    "augmented": ("crops and rotations as published", TRIFECTA),
-    "constants": ("normalised by the published constants", TRIFECTA),
+    "augmented": ("crops and rotations as published", {}),
+    "constants": ("normalised by the published constants", {}),
 }
+FACTOR_ROWS = _changed(TRIFECTA, _FACTOR)
 _FACTOR_SOURCE = "the choices of the code of Dooms et al. 2023; the rows are ours"
 BATCH_SIZES = (1, 8, 32, 128, 512)
 
@@ -410,7 +415,9 @@ def _batch_size_recipes() -> list[Recipe]:
     arXiv 2205.10287), from the default at 128.
     """
     recipes = []
-    for size, (words, method) in product(BATCH_SIZES, {"batch": TRIFECTA, "running": _RUNNING}.items()):
+    for size, (words, method) in product(
+        BATCH_SIZES, {"batch": TRIFECTA, "running": FACTOR_ROWS["running"][1]}.items()
+    ):
         rate = method.optimizer.learning_rate * (size / 128) ** 0.5
         scaled = varied(method, optimizer={"learning_rate": rate})
         row = {f"batch-{size}-{words}": (f"batch {size}, {words} statistics", scaled)}
@@ -422,34 +429,27 @@ def _batch_size_recipes() -> list[Recipe]:
 # ---- Ablation of superfecta, alternatives to its techniques, and rivals with its optimizer.
 
 
-def _classified(title: str, **changes: Any) -> tuple[str, Method]:
-    return title, varied(SUPERFECTA, objective=changes)
-
-
-def _with_term(title: str, term: Term) -> tuple[str, Method]:
-    return title, replace(SUPERFECTA, objective=Combined(scoring=CLASSIFIER, terms=(term,)))
-
-
-SUPERFECTA_ROWS: Rows = {
-    "unchanged": ("superfecta", SUPERFECTA),
-    "adam": ("Adam in place of Muon", replace(SUPERFECTA, optimizer=OptimizerConfig())),
-    "linear": _classified("linear classifiers of normalised averages", hidden=0, normalized=True),
-    "raw-linear": _classified("linear classifiers of raw averages", hidden=0),
-    "normalized": _classified("with normalised averages", normalized=True),
-    "whole-maps": _classified("classifiers of whole maps", pool=1),
-    "class-groups": (
-        "class groups in place of classifiers",
-        replace(SUPERFECTA, objective=GroupCrossEntropy()),
+_LINEAR = {"hidden": 0, "normalized": True}
+_SUPERFECTA: Changes = {
+    "unchanged": ("superfecta", {}),
+    "adam": ("Adam in place of Muon", {"optimizer": OptimizerConfig()}),
+    "linear": ("linear classifiers of normalised averages", {"objective": _LINEAR}),
+    "raw-linear": ("linear classifiers of raw averages", {"objective": {"hidden": 0}}),
+    "normalized": ("with normalised averages", {"objective": {"normalized": True}}),
+    "whole-maps": ("classifiers of whole maps", {"objective": {"pool": 1}}),
+    "class-groups": ("class groups in place of classifiers", {"objective": GroupCrossEntropy()}),
+    "layer-norm": ("layer normalisation", {"normalization": "layer"}),
+    "overlapping": ("overlapping updates", {"schedule": OVERLAPPING}),
+    "contrast": (
+        "with a supervised-contrastive term",
+        {"objective": Combined(scoring=CLASSIFIER, terms=(SupervisedContrastive(weight=0.5),))},
     ),
-    "layer-norm": ("layer normalisation", replace(SUPERFECTA, normalization="layer")),
-    "overlapping": ("overlapping updates", replace(SUPERFECTA, schedule=OVERLAPPING)),
-    "contrast": _with_term("with a supervised-contrastive term", SupervisedContrastive(weight=0.5)),
-    "similarity": _with_term("with similarity matching", Similarity()),
-    "smoothing": _classified("with label smoothing 0.1", smoothing=0.1),
-    "freezing": (
-        "freezing from half of the run on",
-        varied(SUPERFECTA, optimizer={"freeze_from": 0.5}),
+    "similarity": (
+        "with similarity matching",
+        {"objective": Combined(scoring=CLASSIFIER, terms=(Similarity(),))},
     ),
+    "smoothing": ("with label smoothing 0.1", {"objective": {"smoothing": 0.1}}),
+    "freezing": ("freezing from half of the run on", {"optimizer": {"freeze_from": 0.5}}),
     "backprop-adam": ("backprop, Adam", BACKPROP),
     "backprop": ("backprop, Muon", with_muon(BACKPROP)),
     "backprop-classifier": (
@@ -458,6 +458,7 @@ SUPERFECTA_ROWS: Rows = {
     ),
     "trifecta": ("Trifecta, Muon", with_muon(TRIFECTA)),
 }
+SUPERFECTA_ROWS = _changed(SUPERFECTA, _SUPERFECTA)
 # Rows that are trained for long enough that augmentation pays: how far each is from backprop then.
 _LONGER = (
     *("unchanged", "linear", "overlapping", "freezing"),
@@ -470,25 +471,24 @@ _LONGER_BUDGETS = {
 
 # ---- Ablation of tierce: what each change from the Trifecta is worth.
 
-_TIERCE_ROWS: Rows = {
-    "unchanged": ("tierce", TIERCE),
+_EVERY_RESPONSE = {"pool": 0, "reads": "response"}
+_TIERCE: Changes = {
+    "unchanged": ("tierce", {}),
     "trifecta": ("Trifecta", TRIFECTA),
-    "trifecta-muon": ("Trifecta, Muon", replace(TRIFECTA, optimizer=TIERCE.optimizer)),
+    "trifecta-muon": ("Trifecta, Muon", with_muon(TRIFECTA)),
     "trifecta-top": (
         "Trifecta, goodness of the strongest activations",
         replace(TRIFECTA, objective=Symmetric(goodness="top-k")),
     ),
-    "every-position": ("every position", varied(TIERCE, objective={"pool": 0})),
-    "response": (
-        "every position of the response",
-        varied(TIERCE, objective={"pool": 0, "reads": "response"}),
-    ),
-    "small-alpha": ("alpha 16", varied(TIERCE, objective={"alpha": 16.0})),
-    "strict": ("blocks alone", replace(TIERCE, schedule=LAYER_WISE)),
-    "layer-norm": ("layer normalisation", replace(TIERCE, normalization="layer")),
-    "adam": ("Adam in place of Muon", replace(TIERCE, optimizer=OptimizerConfig())),
+    "every-position": ("every position", {"objective": {"pool": 0}}),
+    "response": ("every position of the response", {"objective": _EVERY_RESPONSE}),
+    "small-alpha": ("alpha 16", {"objective": {"alpha": 16.0}}),
+    "strict": ("blocks alone", {"schedule": LAYER_WISE}),
+    "layer-norm": ("layer normalisation", {"normalization": "layer"}),
+    "adam": ("Adam in place of Muon", {"optimizer": OptimizerConfig()}),
     "superfecta": ("superfecta", SUPERFECTA),
 }
+_TIERCE_ROWS = _changed(TIERCE, _TIERCE)
 
 # ---- The fast trunk, network *airbench* (Jordan 2024, arXiv 2404.00498).
 

@@ -18,7 +18,6 @@ from trifecta.bench import (
     WARM_UP_TURNS,
     AccumulatedLearner,
     CheckpointedLearner,
-    PublishedRule,
     SavedBytes,
     Setting,
     Turn,
@@ -30,13 +29,11 @@ from trifecta.bench import (
     seconds_to,
     select,
     take_turns,
-    training_memory,
     variant_of,
 )
 from trifecta.data import DataConfig
 from trifecta.learner import LocalStep
 from trifecta.network import LocalNetwork
-from trifecta.recipes import published_trifecta
 from trifecta.training import RunConfig
 
 TINY = Setting(width=0.05, image_shape=(1, 8, 8), num_classes=3, batch_size=6, precision="fp32")
@@ -107,7 +104,9 @@ def test_every_turn_has_so_many_steps_and_a_pipeline_takes_them_all(
     report = measure_speed(TINY, rows, rounds=1, steps=5, say=silent)
     assert report["steps_a_turn"] == 5
     blocks_a_turn = 6 * 5
-    assert list(Counter(map(id, trained)).values()) == 2 * [(WARM_UP_TURNS + 1) * blocks_a_turn]
+    # Copies on which work is counted take fewer steps.
+    *_, first, second = sorted(Counter(map(id, trained)).values())
+    assert first == second == (WARM_UP_TURNS + 1) * blocks_a_turn
 
 
 @pytest.mark.slow
@@ -129,22 +128,16 @@ def test_the_work_of_a_prediction_by_hand() -> None:
     assert prediction_multiply_adds(end_to_end) == sum(forward_multiply_adds(end_to_end)) + classifier
 
 
-def test_the_plain_published_rule_moves_weights_as_the_library_does() -> None:
-    # Of two classes only one is wrong, so that both draw the same negatives.
-    method = published_trifecta()
-    network = build_network(method, "small", sample_shape=(1, 8, 8), num_classes=2, width=0.05).double()
-    plain = PublishedRule(copy.deepcopy(network))
-    learner = Learner(network, steps_per_epoch=5)
-    images, labels = batch()
-    for step in range(8):
-        # Every epoch starts its partition anew.
-        plain.steps = step % 5
-        plain.step(images, labels % 2)
-        learner.step(images, labels % 2)
-    for name, expected in network.state_dict().items():
-        torch.testing.assert_close(plain.network.state_dict()[name], expected, msg=name)
+def test_the_published_rule_predicts_as_the_library_does() -> None:
+    """And learns by its code: the rule itself is pinned to the published one elsewhere."""
+    variant = VARIANTS["published"]
+    learner = variant.build(replace(TINY, precision="bf16"))
+    images, labels = TINY.batch()
+    variant.train(learner, [(images, labels)] * 2)
+    assert learner.precision == "fp32"
     with torch.no_grad():
-        torch.testing.assert_close(plain.predict(images), plain.network.eval()(images))
+        expected = learner.network.eval()(images)
+    torch.testing.assert_close(variant.predictor(learner, TINY)(images), expected)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "class-groups"])
@@ -211,32 +204,22 @@ def test_saved_bytes_count_shared_memory_once_and_forget_what_is_freed() -> None
 
 @pytest.mark.slow
 def test_memory_is_measured_in_processes_of_its_own() -> None:
-    rows = measure_memory(TINY, select("trifecta,backprop"), ["equal:6:4"], rounds=1, say=silent)["rows"]
-    assert [(row["network"], row["name"]) for row in rows] == [
-        ("equal:6:4", name) for name in ("trifecta", "backprop")
-    ]
-    assert rows[1]["over_backprop"] == 1
-    assert rows[0]["saved_over_backprop"] == rows[0]["saved_bytes"] / rows[1]["saved_bytes"]
-    assert rows[1]["saved_bytes"] == saved_bytes("backprop", 6)
-
-
-@pytest.mark.slow
-def test_the_memory_of_a_run_is_that_of_its_method_its_width_and_its_pipeline() -> None:
-    """Of a method that is no variant by its name."""
-    method = replace(get_method("backprop"), optimizer=get_method("superfecta").optimizer)
-    # A precision that is chosen by its speed may be another one in the process that measures.
+    """Of variants, and of a run whose method is none by its name."""
+    optimizer = get_method("superfecta").optimizer
+    method = replace(get_method("backprop"), optimizer=optimizer)
     config = RunConfig(
         data=DataConfig(source="digits"), method=method, width=0.2, batch_size=6, precision="fp32"
     )
     setting = Setting.of(config, (1, 8, 8), 3)
-    assert training_memory(setting, variant_of(config)).keys() == {"training_bytes", "saved_bytes"}
-    (row,) = measure_memory(setting, [variant_of(config)], ["small"], rounds=1, say=silent)["rows"]
-    assert row["over_backprop"] == 1
-    wide = replace(TINY, width=0.2)
-    trainer = VARIANTS["backprop-muon"].build(wide)
+    variants = [VARIANTS["trifecta"], variant_of(config)]
+    rows = measure_memory(setting, variants, ["small"], rounds=1, say=silent)["rows"]
+    assert [(row["network"], row["name"]) for row in rows] == [("small", "trifecta"), ("small", "backprop")]
+    assert rows[1]["over_backprop"] == 1
+    assert rows[0]["saved_over_backprop"] == rows[0]["saved_bytes"] / rows[1]["saved_bytes"]
+    trainer = VARIANTS["backprop-muon"].build(setting)
     with SavedBytes() as saved:
-        trainer.step(*wide.batch())
-    assert row["saved_bytes"] == saved.most
+        trainer.step(*setting.batch())
+    assert rows[1]["saved_bytes"] == saved.most
     assert variant_of(replace(config, pipeline=2)).pipeline == 2
 
 

@@ -107,9 +107,9 @@ def test_a_published_figure_stands_beside_the_methods_own_row_alone() -> None:
 
 
 def test_the_size_of_a_wide_row_is_found_from_the_images_if_nobody_tells_it() -> None:
-    (found,) = comparison_recipes(["backprop-muon-wide"], ["mlp"], DataConfig(source="digits"))
+    (found,) = comparison_recipes(["backprop-muon-wide"], ["small"], DataConfig(source="digits"))
     (told,) = comparison_recipes(
-        ["backprop-muon-wide"], ["mlp"], found.data, find_images=lambda: Images((1, 8, 8), 10)
+        ["backprop-muon-wide"], ["small"], found.data, find_images=lambda: Images((1, 8, 8), 10)
     )
     assert found.budgets == told.budgets
 
