@@ -192,7 +192,7 @@ MISTAKES = {
     "unknown loss": (["--set", "method.objective=symetric"], r"'symetric': did you mean symmetric"),
     "unknown setting": (["--set", "method.schedul.size=2"], r"'schedul': did you mean schedule"),
     "setting without value": (["--set", "method.dropout"], r"--set takes setting=value"),
-    "setting of a number": (["--set", "width.x=1"], r"width has no settings of its own"),
+    "setting of a number": (["--set", "width.x=1"], r"expected float, received {'x': 1} \(in width\)"),
     "setting of another type": (
         ["--set", "method.schedule.size=two"],
         r"expected int, received 'two' \(in method.schedule.size\)",

@@ -4,7 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -183,11 +183,7 @@ def from_plain(plain: Mapping[str, Any], *, imports: Imported = ()) -> RunConfig
 
 
 def read_config(path: Path, *, imports: Imported = ()) -> RunConfig:
-    """Read the settings in a YAML file: a run's ``config.yaml``, or some that are written by hand.
-
-    Raises:
-        ValueError: the file is missing or does not hold a run's settings.
-    """
+    """Read the settings in a YAML file: a run's ``config.yaml``, or some that are written by hand."""
     plain = read_yaml(path)
     if any([plain.pop("dataset", None), plain.pop("resolved", None)]):
         # How runs behaved before these were settings.
@@ -202,21 +198,17 @@ def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Imported 
     """Return ``config`` with settings changed by path, such as ``{"method.schedule.size": 2}``, in order.
 
     A part takes a name, which resets all of its settings: ``{"method.objective": "threshold",
-    "method.schedule": "overlapping:2", "augmentation": "crop-flip"}``.
-
-    Raises:
-        ValueError: an unknown setting (with the nearest ones), or a value that it does not take.
+    "method.schedule": "overlapping:2", "augmentation": "crop-flip"}``. Errors are those of
+    :func:`from_plain`.
     """
     plain, reader = to_plain(config), Reader(imports)
     for path, value in changes.items():
         *parents, last = path.split(".")
-        place, parent = plain, "config"
+        place = plain
         for name in parents:
-            place, parent = lookup(place, name, f"setting of {parent}"), name
-            if not isinstance(place, dict):
-                raise ValueError(f"{name} has no settings of its own: received {path}")
-        # Arguments of an optimizer have names that only it knows.
-        old = None if parent == "arguments" else lookup(place, last, f"setting of {parent}")
+            place[name] = place[name] if isinstance(place.get(name), dict) else {}
+            place = place[name]
+        old = place.get(last)
         if isinstance(value, str) and (last in _PARTS or (isinstance(old, dict) and "kind" in old)):
             hint = _PARTS.get(last, Objective)
             value = _plain(reader.read(value, hint), hint)
@@ -285,28 +277,20 @@ class _PlacedError(ValueError):
 
 
 class Reader:
-    """Reads values as the types that the fields of dataclasses declare.
-
-    Args:
-        imports: modules of your own whose parts the values may name.
-    """
+    """Reads values as the types of dataclasses' fields; they may name parts of the modules ``imports``."""
 
     def __init__(self, imports: Imported = ()) -> None:
         self._allowed = Imports(imports)
 
     def read(self, value: Any, hint: Any, place: str = "") -> Any:
-        """Return ``value``, plain or read already, as a ``hint``.
-
-        Raises:
-            ValueError: it cannot be one; the message ends with its place.
-        """
+        """Return ``value``, plain or read already, as a ``hint``; a ValueError that names its place."""
         try:
             return self._read(value, hint, place)
         except _PlacedError:
             raise
         except Exception as error:  # Also of a user's own part.
             error = self._allowed.advised(error) if isinstance(error, UnknownName) else error
-            told = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            told = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
             raise _PlacedError(f"{told} (in {place})" if place else told) from None
 
     def _read(self, value: Any, hint: Any, place: str) -> Any:
@@ -332,11 +316,7 @@ class Reader:
         if kind in _DECLARED:
             kind = _kind(str(settings.pop("kind", None)), kind, self._allowed)
         for name in settings:
-            lookup(_hints(kind), name, f"setting of {place}" if place else "setting")
-        defaults = [(own.name, own.default, own.default_factory) for own in fields(kind) if own.init]
-        missing = [name for name, *both in defaults if both == [MISSING, MISSING] and name not in settings]
-        if missing:
-            raise ValueError(f"missing: {', '.join(missing)}")
+            lookup(_hints(kind), name, f"setting of {place.rpartition('.')[2] or 'config'}")
         inside = f"{place}." if place else ""
         return kind(
             **{name: self.read(own, _hints(kind)[name], inside + name) for name, own in settings.items()}
@@ -401,11 +381,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the value of a YAML text.
-
-    Raises:
-        ValueError: it is no YAML, or as :func:`read_yaml`.
-    """
+    """Return the value of a YAML text; errors as of :func:`read_yaml`."""
     loader = yaml.SafeLoader if _SURROGATE.search(text) else _Loader
     try:
         _check_events(yaml.parse(text, Loader=loader))

@@ -39,11 +39,11 @@ _CHECKSUM, _EPOCH = "crc32", "epoch"
 # Types of the members that other code reads; those that may be None may be missing. A list is of blocks.
 _NUMBERS = list[float | None]
 EPOCH_KINDS: Mapping[str, Any] = {
-    "epoch": int,
     **dict.fromkeys(("seconds", "images_per_second"), float),
     **dict.fromkeys(("validation_accuracy", "evaluation_seconds"), float | None),
-    "loss": _NUMBERS,
     **dict.fromkeys(("first_loss", "block_accuracy", "positive_score", "negative_score"), _NUMBERS | None),
+    "epoch": int,
+    "loss": _NUMBERS,
 }
 _RESULT_KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("test_accuracy", "seconds", "images_per_second"), float),
@@ -73,9 +73,6 @@ class DatasetFacts:
         integer: whether samples are integer tokens.
         grey_range: greys of 16-bit training images that were mapped to 0 and 255; empty for 8 bits.
         rows: identifies the rows of the source's training split; empty if unknown.
-
-    Raises:
-        ValueError: the values cannot describe a data set.
     """
 
     sample_shape: SampleShape
@@ -101,11 +98,7 @@ class DatasetFacts:
 
     @property
     def image_shape(self) -> ImageShape:
-        """Shape (C, H, W) of an image.
-
-        Raises:
-            ValueError: the network was trained on something else.
-        """
+        """Shape (C, H, W) of an image; a ValueError for a network of something else."""
         if len(self.sample_shape) != 3 or self.integer:
             raise ValueError(
                 f"this run was trained on samples of shape {self.sample_shape}, not on image files: "
@@ -117,15 +110,10 @@ class DatasetFacts:
     @classmethod
     def of(cls, data: ImageData) -> "DatasetFacts":
         """Return the facts about ``data``."""
-        return cls(
-            sample_shape=data.sample_shape,
-            classes=data.classes,
-            mean=data.mean,
-            std=data.std,
-            integer=data.test.images.dtype == torch.int64,
-            grey_range=data.grey_range or (),
-            rows=data.rows,
-        )
+        same: Any = {
+            name: getattr(data, name) for name in ("sample_shape", "classes", "mean", "std", "rows")
+        }
+        return cls(**same, integer=data.test.images.dtype == torch.int64, grey_range=data.grey_range or ())
 
     @classmethod
     def from_plain(cls, plain: Any) -> "DatasetFacts":
@@ -139,9 +127,9 @@ class DatasetFacts:
 class RunFolder:
     """The files of one run, see ``docs/training.md``, and the lock on them.
 
-    Every file is written completely or not at all. Writing raises
-    :class:`trifecta.training.StorageError` if the file system fails. Binary files carry a checksum; files
-    that people edit do not.
+    Every file is written completely or not at all; a file system that fails is a
+    :class:`trifecta.training.StorageError`. What cannot be read is a ``ValueError``. Binary files carry a
+    checksum; files that people edit do not.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -160,9 +148,6 @@ class RunFolder:
         """Lock the folder against other processes, and create it if it is new.
 
         One thread may claim it again within its claim. The lock ends with the process at the latest.
-
-        Raises:
-            ValueError: another process holds the lock, or the folder cannot be written to.
         """
         try:
             self._lock.parent.mkdir(parents=True, exist_ok=True)
@@ -187,11 +172,7 @@ class RunFolder:
     def begin(self, config: RunConfig) -> Iterator[None]:
         """Claim the folder for a new run, which can be resumed from here on.
 
-        A run that fails before it has trained anything is removed again, so that its folder is free for the
-        next attempt.
-
-        Raises:
-            ValueError: as :meth:`claim` and :meth:`require_unused`.
+        A run that fails before it has trained anything is removed, so that the next attempt may use it.
         """
         self.require_unused()
         with self.claim():
@@ -227,11 +208,7 @@ class RunFolder:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a checkpoint to continue from.
-
-        Raises:
-            ValueError: the run has trained, and its checkpoint is gone.
-        """
+        """Whether there is a checkpoint to continue from; a ValueError if there was one."""
         if self.checkpoint.is_file() or self.previous.is_file():
             return True
         if self.history.is_file() or self.model.is_file():
@@ -246,21 +223,14 @@ class RunFolder:
     ) -> None:
         """Write settings, facts about the data once it is read, and what the run derived from both."""
         plain = to_plain(config)
-        if facts is not None:
-            plain["dataset"] = to_plain(facts)
-        if resolved is not None:
-            plain["resolved"] = dict(resolved)
+        plain |= {} if facts is None else {"dataset": to_plain(facts)}
+        plain |= {} if resolved is None else {"resolved": dict(resolved)}
         self._write_text(self.config, yaml_text(plain))
 
     def read_settings(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts | None]:
         """Return the settings of the run and the facts about its data, if it has read them.
 
-        Args:
-            imports: modules of your own whose parts the settings may name.
-
-        Raises:
-            ValueError: this is not a run folder, its settings cannot be used, or they name a part from
-                another module.
+        ``imports`` are modules of your own whose parts the settings may name.
         """
         facts = self._read_plain().get("dataset")
         config = read_config(self.config, imports=imports)
@@ -291,7 +261,7 @@ class RunFolder:
         self._write_text(self.history, "".join(f"{json.dumps(record)}\n" for record in records))
 
     def read_history(self) -> list[dict[str, Any]]:
-        """Return the record of every epoch so far; a line that is none is a ValueError."""
+        """Return the record of every epoch so far."""
         text = _read_text(self.history) if self.history.is_file() else ""
         lines = enumerate(text.split("\n"), 1)
         return [checked_record(line, f"{self.history}, line {k}") for k, line in lines if line.strip()]
@@ -301,11 +271,7 @@ class RunFolder:
         self._write_text(self.result, f"{json.dumps(result, indent=2)}\n")
 
     def read_result(self) -> dict[str, Any]:
-        """Return the result of the run.
-
-        Raises:
-            ValueError: the run has not ended, or the file holds no result.
-        """
+        """Return the result of the run, if it has ended."""
         if not self.result.is_file():
             self._read_plain()  # Raises if this is not a run folder.
             raise ValueError(f"{self.path} has no result.json: the run has not ended; resume it")
@@ -322,7 +288,7 @@ class RunFolder:
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
     def read_model(self) -> dict[str, Tensor]:
-        """Return weights and buffers by name; a missing or damaged file is a ValueError."""
+        """Return weights and buffers by name."""
         return self._read_model()[0]
 
     def model_epoch(self) -> int | None:
@@ -353,11 +319,7 @@ class RunFolder:
         self._write(self.checkpoint, lambda path: _save(whole, path))
 
     def read_checkpoint(self, device: torch.device) -> dict[str, Any]:
-        """Return the last checkpoint, or the one before it, with a warning, if the last is damaged.
-
-        Raises:
-            ValueError: neither can be read.
-        """
+        """Return the last checkpoint, or the one before it, with a warning, if the last is damaged."""
         try:
             return _read_checkpoint(self.checkpoint, device)
         except ValueError as error:
@@ -371,12 +333,9 @@ class RunFolder:
         try:
             write_atomically(file, write)
         except StorageError as error:
-            safe = (
-                f"the run is safe up to its last checkpoint, {self.checkpoint}: fix that, then resume it"
-                if self.previous.is_file()
-                else "nothing had been trained yet"
-            )
-            raise StorageError(f"{error}; {safe}") from None
+            safe = f"the run is safe up to its last checkpoint, {self.checkpoint}: fix that, then resume it"
+            told = safe if self.previous.is_file() else "nothing had been trained yet"
+            raise StorageError(f"{error}; {told}") from None
 
     def _write_text(self, file: Path, text: str) -> None:
         self._write(file, lambda path: path.write_text(text, encoding="utf-8"))
@@ -389,11 +348,7 @@ def _read_text(file: Path) -> str:
 def checked_record(
     record: str | Mapping[str, Any], where: str, kinds: Mapping[str, Any] = EPOCH_KINDS
 ) -> dict[str, Any]:
-    """Return a record, or the one in a JSON text, whose members have the types of ``kinds``.
-
-    Raises:
-        ValueError: it is no record, or a member has another type; names it.
-    """
+    """Return a record, or the one in a JSON text, whose members have the types of ``kinds``."""
     try:
         members = json.loads(record) if isinstance(record, str) else record
     except (ValueError, RecursionError) as error:

@@ -38,17 +38,11 @@ _OVERSHOOT = 0.5
 def network_for(
     config: RunConfig, facts: DatasetFacts, *, blocks: Iterable[nn.Module] | None = None
 ) -> LocalNetwork:
-    """Build the network of a run, with its initial weights; ``blocks`` are used as they are.
-
-    Raises:
-        ValueError: the network is neither named nor given, or as :class:`LocalNetwork`.
-    """
-    shape, num_classes = facts.sample_shape, len(facts.classes)
+    """Build the network of a run, with its initial weights; ``blocks`` are used as they are."""
+    shared: dict[str, Any] = {"sample_shape": facts.sample_shape, "num_classes": len(facts.classes)}
     if blocks is not None:
         with SeededDraws(config.seed):
-            return LocalNetwork(
-                blocks, config.method, sample_shape=shape, num_classes=num_classes, integer=facts.integer
-            )
+            return LocalNetwork(blocks, config.method, integer=facts.integer, **shared)
     if config.network == GIVEN:
         raise ValueError(
             "this run's blocks were made in Python and have no name: give them as network=, as when it was "
@@ -59,24 +53,12 @@ def network_for(
             "networks with names take floats: received integer tokens; give floats, or blocks of your own "
             "as network="
         )
-    network = build_network(
-        config.method,
-        config.network,
-        sample_shape=shape,
-        num_classes=num_classes,
-        width=config.width,
-        channels=config.channels,
-        seed=config.seed,
-    )
-    return in_channels_last(network)
+    size: dict[str, Any] = {name: getattr(config, name) for name in ("width", "channels", "seed")}
+    return in_channels_last(build_network(config.method, config.network, **size, **shared))
 
 
 def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy ``tensors`` from the file ``source`` into ``network``.
-
-    Raises:
-        ValueError: they are another network's; names the first that differs.
-    """
+    """Copy ``tensors`` from the file ``source`` into ``network``; a ValueError names what differs."""
     own = network.state_dict()
     # Weights of earlier versions have no temperature.
     tensors = {"temperature": torch.ones_like(own["temperature"]), **tensors}
@@ -101,10 +83,7 @@ def load_network(
     imports: Imported = (),
     blocks: Iterable[nn.Module] | None = None,
 ) -> tuple[LocalNetwork, DatasetFacts]:
-    """Load the trained network of a run, in evaluation mode, and the facts about its data.
-
-    Arguments and errors are those of :func:`load`.
-    """
+    """Load the trained network of a run, in evaluation mode, and the facts about its data."""
     config, facts = folder.read_config(imports=imports)
     network = network_for(config, facts, blocks=blocks)
     load_weights(network, folder.read_model(), folder.model)
@@ -179,20 +158,11 @@ class TrainedModel:
         return self._named(self.scores(images).argmax(1).tolist())
 
     def predict_proba(self, images: Images) -> Tensor:
-        """Return the probability of every class, (N, K) float64, on the CPU; rows sum to 1.
-
-        Softmax of :meth:`scores`, see :func:`trifecta.calibration.probabilities`.
-        """
+        """Return the probability of every class, (N, K) float64, on the CPU: the softmax of scores."""
         return probabilities(self.scores(images))
 
     def top_k(self, images: Images, k: int = 5) -> list[list[tuple[str, float]]]:
-        """Return the ``k`` likeliest classes of every image with their probabilities, likeliest first.
-
-        With fewer than ``k`` classes it returns all.
-
-        Raises:
-            ValueError: k below 1, or a network with a class at every position.
-        """
+        """Return the ``k`` likeliest classes of every image with their probabilities, likeliest first."""
         if k < 1:
             raise ValueError(f"k is a number of classes, 1 or more: received {k}")
         if self.network.label_shape:
@@ -204,15 +174,8 @@ class TrainedModel:
     def embeddings(self, images: Images, *, block: int | None = None) -> Tensor:
         """Return features of every image, (N, F), on the CPU, such as for a similarity search.
 
-        The features that the head of ``block`` reads, averaged over positions, see
-        :meth:`LocalNetwork.embeddings`.
-
-        Args:
-            images: N images.
-            block: index from 0, or from −1 backwards; None is the last block of the read-out.
-
-        Raises:
-            ValueError: no such block.
+        They are those that the head of ``block`` reads (from 0, or −1 backwards; None is the last of the
+        read-out), averaged over positions, see :meth:`LocalNetwork.embeddings`.
         """
         count = len(self.network.blocks)
         chosen = max(self.network.readout_blocks) if block is None else block
@@ -224,10 +187,9 @@ class TrainedModel:
     def scores(self, images: Images, *, on_scored: Callable[[int], None] = lambda images: None) -> Tensor:
         """Return the score of every class, (N, K), on the CPU; the highest predicts.
 
-        Scores are divided by the read-out's temperature, so that their softmax is the classes'
-        probabilities. With many classes, a method that tries labels scores unlikely ones −∞; see
-        :meth:`LocalNetwork.keep_labels`. ``on_scored`` is called after every batch with its number of
-        images.
+        Scores are divided by the read-out's temperature: their softmax is the classes' probabilities. With
+        many classes, a method that tries labels scores unlikely ones −∞, see
+        :meth:`LocalNetwork.keep_labels`. ``on_scored`` receives the number of images of every batch.
         """
         return self._rows(images, self.network, len(self.classes), on_scored)
 
@@ -243,17 +205,14 @@ class TrainedModel:
         shape, device, parts = self.facts.sample_shape, self.network.device, [torch.empty(0, width)]
         for batch in self._batches(images):
             if tuple(batch.shape[1:]) != shape:
-                raise ValueError(
-                    f"this network takes samples (N, {', '.join(map(str, shape))}): received "
-                    f"{tuple(batch.shape)}"
-                )
-            if not len(batch):
-                continue
-            _check_scale(batch, self.facts)
-            pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
-            with autocast(self.precision, device):
-                parts.append(compute(in_memory_format(pixels)).float().cpu())
-            on_done(len(batch))
+                takes = f"this network takes samples (N, {', '.join(map(str, shape))})"
+                raise ValueError(f"{takes}: received {tuple(batch.shape)}")
+            if len(batch):
+                _check_scale(batch, self.facts)
+                pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
+                with autocast(self.precision, device):
+                    parts.append(compute(in_memory_format(pixels)).float().cpu())
+                on_done(len(batch))
         return torch.cat(parts[1:] or parts)
 
     def _batches(self, images: Images) -> Iterator[Tensor]:

@@ -37,8 +37,8 @@ def fitted(config: RunConfig, data: ImageData) -> RunConfig:
     """Return ``config`` fitted to ``data``: to the shape of its labels, its size and its superclasses.
 
     Raises:
-        ValueError: a sample is not finite, unless such updates are skipped; the method has no form for
-            labels at every position; or as :func:`with_superclasses`.
+        ValueError: a sample is not finite, unless such updates are skipped; or the method has no form for
+            these data.
     """
     for name, images in _splits(data).items() if config.on_nan != "skip" else ():
         require_finite_samples(images.images, name)
@@ -55,11 +55,7 @@ def fitted(config: RunConfig, data: ImageData) -> RunConfig:
 
 
 def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
-    """Return ``config`` with superclasses found in the training images, if its method needs them.
-
-    Raises:
-        ValueError: the training images come from a loader.
-    """
+    """Return ``config`` with superclasses found in the training images, if its method needs them."""
     method = config.method
     if not method.finds_superclasses or method.superclasses:
         return config
@@ -105,11 +101,7 @@ def find_superclasses(images: Tensor, labels: Tensor, num_classes: int) -> Level
 
 
 def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
-    """Pass training images to the modules of ``network`` that have a ``fit_images`` method.
-
-    Raises:
-        ValueError: there is one, and the training images come from a loader.
-    """
+    """Pass training images to the modules of ``network`` that have a ``fit_images`` method."""
     modules: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
     if modules and data.loader is not None:
         raise ValueError(
@@ -125,33 +117,24 @@ def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
     """Return the weight of each class in the losses, (K,) float32; None if all weigh the same.
 
     ``balanced`` is ``N / (K · N_k)`` for the N_k samples of a class, over the K classes that have any.
-
-    Raises:
-        ValueError: weights of other classes, or balanced weights with unknown class counts.
     """
     weights = config.class_weights
-    if weights is None:
-        return None
     if isinstance(weights, Mapping):
         for name in weights:
             lookup(dict.fromkeys(data.classes), name, "class in class_weights")
         return torch.tensor([weights.get(name, 1.0) for name in data.classes])
     if not isinstance(weights, str):
-        if len(weights) != data.num_classes:
-            raise ValueError(
-                f"class_weights are a number for each of {data.num_classes} classes: received "
-                f"{len(weights)}"
-            )
-        return torch.tensor(weights)
-    if data.loader is None:
-        counts = torch.bincount(data.train.labels.flatten().cpu(), minlength=data.num_classes)
-    elif data.loader_counts is not None:
-        counts = torch.tensor(data.loader_counts)
-    else:
+        if weights is not None and len(weights) != data.num_classes:
+            rule = f"class_weights are a number for each of {data.num_classes} classes"
+            raise ValueError(f"{rule}: received {len(weights)}")
+        return None if weights is None else torch.tensor(weights)
+    if data.loader is not None and data.loader_counts is None:
         raise ValueError(
             "balanced class_weights need the classes of all training samples: received a loader; give "
             "a number for each class"
         )
+    labels = data.train.labels.flatten().cpu()
+    counts = torch.tensor(data.loader_counts or labels.bincount(minlength=data.num_classes).tolist())
     present = counts > 0
     balanced = counts.sum() / (present.sum() * counts.double())
     return torch.where(present, balanced, 1.0).float()
@@ -186,11 +169,7 @@ def statistics_batches(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
-    """Return shuffled, augmented batches of the training images, or those of their loader, on ``device``.
-
-    Raises:
-        ValueError: samples that are no images are to be augmented.
-    """
+    """Return shuffled, augmented batches of the training images, or those of their loader."""
     augments = config.augmentation != Augmentation()
     if data.loader is not None:
         if augments:

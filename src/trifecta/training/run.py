@@ -138,8 +138,8 @@ def resume(
         classes: class names, in label order.
         network: blocks in order.
         imports: modules of your own whose parts the run's settings may name.
-        callbacks: called while it trains.
-        progress: whether to show progress on standard error; None shows it on a terminal.
+        callbacks: as for :func:`train`, like the next.
+        progress: whether to show progress.
 
     Raises:
         ValueError: ``out`` is not a run, has no readable checkpoint, is in use by another process, or the
@@ -237,12 +237,10 @@ def _image_data(config: RunConfig, data: ImageData | Given | None, **others: Any
 def _finish_shown(trainer: Trainer, progress: bool | None) -> Run:
     """Finish a run, and show its progress if asked to, or if standard error is a terminal."""
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    with (
-        ConsoleProgress(trainer.config.epochs)
-        if progress or (progress is None and is_terminal)
-        else (nullcontext()) as shown
-    ):
-        trainer.callbacks += [shown] if shown else []
+    if not (is_terminal if progress is None else progress):
+        return finish(trainer)
+    with ConsoleProgress(trainer.config.epochs) as shown:
+        trainer.callbacks.append(shown)
         return finish(trainer)
 
 
@@ -259,17 +257,17 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
     calibrated_on = calibrate(trainer, repeat_up_to=repeat_up_to)
     calibrated = time.perf_counter()
     test = trainer.evaluate(trainer.data.test)
-    seconds = {"calibration_seconds": calibrated - began, "test_seconds": time.perf_counter() - calibrated}
+    test_seconds = time.perf_counter() - calibrated
     warn_of_stuck_blocks(trainer.history, test)
-    skipped, steps = trainer.learner.skipped, trainer.learner.steps
-    if skipped:
+    if skipped := trainer.learner.skipped:
         warnings.warn(
-            f"{len(skipped):,} of {steps:,} steps left weights as they were, as a loss or gradient was not "
-            f"finite; the first was step {min(skipped) + 1:,}",
+            f"{len(skipped):,} of {trainer.learner.steps:,} steps left weights as they were, as a loss or "
+            f"gradient was not finite; the first was step {min(skipped) + 1:,}",
             stacklevel=2,
         )
     with trainer.learner.whole():
-        result = _result(trainer, test, calibrated_on=calibrated_on, **seconds)
+        result = _result(trainer, test, test_seconds)
+        result |= {"calibrated_on": calibrated_on, "calibration_seconds": calibrated - began}
         if trainer.written is not None:
             trainer.written.write_model(trainer.network, epoch=trainer.kept_epoch)
             trainer.written.write_result(result)
@@ -291,14 +289,12 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
     """
     data, temperature = trainer.data, trainer.network.temperature
     temperature.fill_(1)
-    held_out = data.validation
-    found = fit_temperature(
-        *_scored(trainer, _some_training_images(trainer) if held_out is None else held_out)
-    )
-    source = "training" if held_out is None else "validation"
-    if held_out is None and LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to:
-        fold = _scored_by_second_network(trainer)
-        if fold is not None:
+    if data.validation is not None:
+        found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
+    else:
+        found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
+        can_repeat = LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to
+        if can_repeat and (fold := _scored_by_second_network(trainer)) is not None:
             found, source = max(found, fit_temperature(*fold)), "fold"
     temperature.fill_(trainer.processes.agreed(found))
     return source
@@ -377,24 +373,17 @@ def warn_of_stuck_blocks(history: Sequence[Record], measured: Evaluation) -> Non
         firsts = [record["first_loss"][block] for record in history if record.get("first_loss")]
         lasts = [record["loss"][block] for record in reversed(history)]
         first, last = (next((loss for loss in all_ if loss is not None), None) for all_ in (firsts, lasts))
-        both = positive.isfinite() & negative.isfinite()
+        both, why = positive.isfinite() & negative.isfinite(), ""
         if bool((positive == negative)[both].all()):
             why = "it is dead, all labels have the same score"
         elif first is not None and last is not None and last > first - LEAST_FALL * abs(first):
             why = f"its loss was {first:.3g} at first and is {last:.3g}"
-        else:
-            continue
-        warnings.warn(f"block {block} has learnt nothing: {accuracy:.1%} accuracy, {why}", stacklevel=3)
+        if why:
+            told = f"block {block} has learnt nothing: {accuracy:.1%} accuracy, {why}"
+            warnings.warn(told, stacklevel=3)
 
 
-def _result(
-    trainer: Trainer,
-    test: Evaluation,
-    *,
-    calibrated_on: str,
-    calibration_seconds: float,
-    test_seconds: float,
-) -> dict[str, Any]:
+def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str, Any]:
     """Return the contents of ``result.json``."""
     config, history, network, data = trainer.config, trainer.history, trainer.network, trainer.data
     seconds = sum(record["seconds"] for record in history)
@@ -404,7 +393,6 @@ def _result(
         "test_accuracy": test.accuracy,
         **{name: getattr(test, name) for name in measured},
         "temperature": float(network.temperature),
-        "calibrated_on": calibrated_on,
         "validation_accuracy": history[trainer.kept_epoch - 1]["validation_accuracy"],
         "readout_blocks": list(network.readout_blocks),
         "shortlist": None if network.shortlist is None else asdict(network.shortlist),
@@ -416,7 +404,6 @@ def _result(
         "kept_epoch": trainer.kept_epoch,
         "skipped_steps": len(trainer.learner.skipped),
         "seconds": seconds,
-        "calibration_seconds": calibration_seconds,
         "evaluation_seconds": test_seconds + sum(r.get("evaluation_seconds") or 0.0 for r in history),
         "total_seconds": trainer.total_seconds,
         "images_per_second": len(history) * trainer.batches.images_per_epoch / seconds,

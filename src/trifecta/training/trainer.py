@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
-from trifecta.data import Batches, ImageData, ImageSet, LoaderBatches, ReceivedBatches, load_data
+from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
 from trifecta.pipeline import Pipeline
@@ -85,34 +85,29 @@ class LossMeter:
         self.check_every = 1 if device.type == "cpu" else STEPS_UNCHECKED
 
     def add(self, step: int, losses: Sequence[Tensor | None]) -> None:
-        """Store the losses of one step, and check the latest as :meth:`check_finite` when it is time."""
+        """Store the losses of one step, and check the latest when it is time."""
         for block, loss in enumerate(losses):
             if loss is not None:
                 self.losses[step, block] = loss
                 self.closed[step, block] = True
-        if (step + 1) % self.check_every == 0:
-            latest = self.losses[: step + 1][-self.check_every :]
-            if not bool(latest.isfinite().all()):
-                self.check_finite()
+        latest = self.losses[: step + 1][-self.check_every :]
+        if (step + 1) % self.check_every == 0 and not bool(latest.isfinite().all()):
+            self.check_finite()
 
     def check_finite(self) -> None:
         """Raise a DivergenceError that names the block and step of the first loss that is not finite."""
         losses = self.losses.cpu()
-        bad = (~losses.isfinite() & self.closed).nonzero()
-        if len(bad):
-            step, block = bad[0].tolist()
+        for step, block in (~losses.isfinite() & self.closed).nonzero().tolist():
             value = losses[step, block].item()
             raise DivergenceError(f"the loss of block {block} became {value} at step {step + 1}")
 
     def summary(self) -> dict[str, list[float | None]]:
         """Return the mean loss of each block and its first one; None if it closed no window."""
-        losses, counts = self.losses.cpu(), self.closed.sum(0).tolist()
-        means = losses.double().sum(0) / self.closed.sum(0)
+        losses, counts = self.losses.cpu(), self.closed.sum(0)
         firsts = losses.gather(0, self.closed.int().argmax(0, keepdim=True))[0]
-        named = {"loss": means.tolist(), "first_loss": firsts.tolist()}
         return {
-            name: [value if count else None for value, count in zip(values, counts, strict=True)]
-            for name, values in named.items()
+            name: [value if count else None for value, count in zip(values.tolist(), counts, strict=True)]
+            for name, values in {"loss": losses.double().sum(0) / counts, "first_loss": firsts}.items()
         }
 
     def joined(self, total: Callable[[Tensor], Tensor]) -> "LossMeter":
@@ -123,14 +118,13 @@ class LossMeter:
 
     def load(self, losses: Tensor, closed: Tensor, blocks: range) -> None:
         """Restore the losses of ``blocks``; those of an epoch of another length are a ValueError."""
+        if self.losses.shape != losses.shape or closed.shape != losses.shape:
+            raise ValueError(
+                f"meter is of {len(losses)} steps per epoch, the data now has {len(self.losses)}: resume "
+                "with the data that the run was trained on"
+            )
         own = slice(blocks.start, blocks.stop)
-        for mine, theirs in ((self.losses, losses), (self.closed, closed)):
-            if mine.shape != theirs.shape:
-                raise ValueError(
-                    f"meter is of {len(theirs)} steps per epoch, the data now has {len(mine)}: resume with "
-                    "the data that the run was trained on"
-                )
-            mine[:, own].copy_(theirs[:, own])
+        self.losses[:, own], self.closed[:, own] = losses[:, own], closed[:, own]
 
 
 class Trainer:
@@ -216,26 +210,24 @@ class Trainer:
     def _prepare_steps(self) -> None:
         """Make the batches, and the learner that steps on them."""
         config, drawn = self.config, training_batches(self.config, self.data, self.device)
-        self.batches: Batches | LoaderBatches | ReceivedBatches = drawn
-        if not self.processes.draws_batches:
-            steps, images = drawn.steps_per_epoch, drawn.images_per_epoch
-            self.batches = ReceivedBatches(steps_per_epoch=steps, images_per_epoch=images)
+        steps, images = drawn.steps_per_epoch, drawn.images_per_epoch
+        received = ReceivedBatches(steps_per_epoch=steps, images_per_epoch=images)
+        self.batches = drawn if self.processes.draws_batches else received
         self.learner = self.processes.learner(
             self.network,
             generator=torch.Generator(self.device).manual_seed(config.seed),
             precision=config.precision,
-            total_steps=config.epochs * self.batches.steps_per_epoch,
-            steps_per_epoch=self.batches.steps_per_epoch,
+            total_steps=config.epochs * steps,
+            steps_per_epoch=steps,
             on_nan=config.on_nan,
         )
         self.pipeline: Pipeline | None = None
         if config.pipeline > 1 and self.device.type == "cpu" and config.method.pipelines:
             self.pipeline = Pipeline(self.learner, config.pipeline)
         elif config.pipeline > 1:
-            reason = f"with {config.method.name} every block waits for all others"
-            reason = (
-                reason if self.device.type == "cpu" else f"it is for CPUs, and the run is on {self.device}"
-            )
+            waits = f"with {config.method.name} every block waits for all others"
+            where = f"it is for CPUs, and the run is on {self.device}"
+            reason = waits if self.device.type == "cpu" else where
             warnings.warn(f"pipeline is ignored: {reason}", stacklevel=4)
 
     def _new_meter(self) -> LossMeter:
@@ -271,20 +263,16 @@ class Trainer:
             self._begin()
             warn_of_many_labels(self.network)
             self._notify("on_train_begin")
-            while self.epochs_done < self.config.epochs and not self.processes.agreed(
-                self.stop_after_epoch
-            ):
-                try:
+            try:
+                for _ in range(self.epochs_done, self.config.epochs):
+                    if self.processes.agreed(self.stop_after_epoch):
+                        break
                     self._train_epoch()
                     self._finish_epoch()
-                except DivergenceError as error:
-                    last_good = (
-                        f"the last good checkpoint is {self.folder.checkpoint}; " if self.folder else ""
-                    )
-                    raise DivergenceError(
-                        f"{error} of epoch {self.epochs_done + 1}; {last_good}try a lower "
-                        "learning_rate, or precision=fp32"
-                    ) from None
+            except DivergenceError as error:
+                last_good = f"the last good checkpoint is {self.folder.checkpoint}; " if self.folder else ""
+                remedy = f"{last_good}try a lower learning_rate, or precision=fp32"
+                raise DivergenceError(f"{error} of epoch {self.epochs_done + 1}; {remedy}") from None
             self._restore_kept_weights()
             self._notify("on_train_end")
 
@@ -312,9 +300,8 @@ class Trainer:
         set_statistics(self.network, self._running_statistics)
         self._running_statistics = {}
         batches = self._until_stopped(self._batches(self.epochs_done, self.batches_done))
-        for losses in (
-            self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
-        ):
+        steps = self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
+        for losses in steps:
             self.meter.add(self.batches_done, losses)
             self.batches_done += 1
             self._notify("on_step_end")
@@ -345,7 +332,6 @@ class Trainer:
 
     @property
     def _stops(self) -> bool:
-        """Whether the run stops after the step that is done."""
         return self.processes.stops(self.learner, self.stop_requested)
 
     def _finish_epoch(self) -> None:
@@ -378,8 +364,8 @@ class Trainer:
         return {
             "validation_accuracy": measured.accuracy,
             "block_accuracy": measured.block_accuracy,
-            "positive_score": [_mean_finite(scores) for scores in measured.positive],
-            "negative_score": [_mean_finite(scores) for scores in measured.negative],
+            "positive_score": list(map(_mean_finite, measured.positive)),
+            "negative_score": list(map(_mean_finite, measured.negative)),
             "evaluation_seconds": time.perf_counter() - began,
         }
 
@@ -439,36 +425,28 @@ class Trainer:
     # Checkpoints.
 
     def _save(self) -> None:
-        """Write the checkpoint and the history, if there is a folder, and keep the weights."""
+        """Write what the rest of the run depends on, if there is a folder, and keep the weights."""
         with self.learner.whole():
-            if self.folder is not None:
-                state = self._state()  # All processes take part.
+            if self.folder is not None:  # All processes take part.
+                meter = self.meter.joined(self.processes.total)
+                state = {
+                    "network": {**self.network.state_dict(), **self._running_statistics},
+                    "learner": self.learner.state_dict(),
+                    "position": {"epoch": self.epochs_done, "batch": self.batches_done},
+                    "history": self.history,
+                    "epoch_seconds": self.epoch_seconds,
+                    "total_seconds": self.total_seconds,
+                    "meter": {"losses": meter.losses, "closed": meter.closed},
+                }
                 if self.written is not None:
                     self.written.write_checkpoint(state)
                     self.written.write_history(self.history)
             self._keep_weights()
 
-    def _state(self) -> dict[str, Any]:
-        """Return everything that the rest of the run depends on."""
-        meter = self.meter.joined(self.processes.total)
-        return {
-            "network": {**self.network.state_dict(), **self._running_statistics},
-            "learner": self.learner.state_dict(),
-            "position": {"epoch": self.epochs_done, "batch": self.batches_done},
-            "history": self.history,
-            "epoch_seconds": self.epoch_seconds,
-            "total_seconds": self.total_seconds,
-            "meter": {"losses": meter.losses, "closed": meter.closed},
-        }
-
     @torch.inference_mode(False)
     @torch.enable_grad()
     def resume(self) -> None:
-        """Restore the state in the folder's checkpoint.
-
-        Raises:
-            ValueError: no checkpoint, a damaged one, or another run's.
-        """
+        """Restore the state in the folder's checkpoint; a damaged one or another run's is a ValueError."""
         assert self.folder is not None
         state = self.folder.read_checkpoint(self.device)
         try:
@@ -495,14 +473,10 @@ class Trainer:
 
     def _keep_weights(self) -> None:
         """Keep the current weights, unless those of an earlier epoch are better; needs all blocks here."""
-        is_within_epoch = self.batches_done > 0
-        if (
-            self.keeps_best
-            and self.kept_epoch
-            and (is_within_epoch or self._is_worse_than(self.kept_epoch))
-        ):
+        is_within = self.batches_done > 0
+        if self.keeps_best and self.kept_epoch and (is_within or self._is_worse_than(self.kept_epoch)):
             return
-        self.kept_epoch = 0 if is_within_epoch else self.epochs_done
+        self.kept_epoch = 0 if is_within else self.epochs_done
         if self.written is not None:
             self.written.write_model(self.network, epoch=self.kept_epoch)
         elif self.folder is None and self.keeps_best and self.processes.is_first:
@@ -539,9 +513,8 @@ class Trainer:
     @property
     def _lags(self) -> bool:
         """Whether running averages lag, so that predictions need estimated statistics."""
-        return self.config.statistics == "estimated" and bool(
-            lagging_norms(self.network, self.learner.steps)
-        )
+        lagging = lagging_norms(self.network, self.learner.steps)
+        return self.config.statistics == "estimated" and bool(lagging)
 
     def _estimate_statistics(self) -> None:
         """Give the network statistics to predict with, after an epoch."""
