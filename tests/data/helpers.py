@@ -11,6 +11,9 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
+
+from trifecta.data.decode import Encoded, decode_pieces, stacked
 
 Pixels = NDArray[np.uint8]
 
@@ -73,3 +76,10 @@ def hub_source(folder: Path, **test: Any) -> Path:
     labels = test.get("labels", [1, 0, 1, 0])
     write_hub(folder, "test", images, {"label": labels}, {"label": ["cat", "dog"]})
     return folder
+
+
+def decode(*images: Encoded, **options: Any) -> Tensor:
+    """Images of one size, (N, C, H, W)."""
+    return decode_pieces(
+        len(images), lambda: images, lambda shape, pieces, _: stacked(shape, pieces), **options
+    )

@@ -85,7 +85,7 @@ def test_flip_mirrors_the_chosen_images() -> None:
 
 
 def test_alternating_needs_flips() -> None:
-    with pytest.raises(ValueError, match="alternating says how images are flipped"):
+    with pytest.raises(ValueError, match="alternating changes flip, which is off: set flip too"):
         Augmentation(alternating=True)
 
 

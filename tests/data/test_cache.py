@@ -1,7 +1,7 @@
 import multiprocessing
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trifecta.data import DataConfig, ImageData, ImageSet, cache, load_data
 from trifecta.data import load as load_module
-from trifecta.data.cache import CachedImages, Consume, Decode, cache_folder, cached_images
+from trifecta.data.cache import CachedImages, Consume, cache_folder, cached_images
 from trifecta.data.decode import GreyRange, Pixels
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
@@ -29,7 +29,7 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 1, 4, 5), generator=torch.Generator().manual_seed(0)).byte()
 
 
-def decoder(images: Tensor, grey_range: GreyRange | None = None) -> Decode:
+def decoder(images: Tensor, grey_range: GreyRange | None = None) -> Callable[[Consume], CachedImages]:
     """Hands out the images in two pieces."""
 
     def decode(consume: Consume) -> CachedImages:
@@ -47,7 +47,7 @@ def never(*_: object, **__: object) -> CachedImages:
 def cached(images: Tensor | None, **changes: object) -> Tensor:
     """The images through the cache; None where they have to be in it."""
     decode = never if images is None else decoder(images)
-    return cached_images(IDENTITY | changes, 3 if images is None else len(images), decode).images
+    return cached_images(IDENTITY | changes, decode).images
 
 
 def entries() -> list[Path]:
@@ -92,14 +92,9 @@ def test_a_flipped_bit_is_told_and_the_images_are_decoded_again() -> None:
     assert torch.equal(cached(None), pixels())
 
 
-def test_an_entry_with_another_number_of_images_is_rewritten() -> None:
-    cached(pixels())
-    assert len(cached(pixels(4))) == 4
-
-
 def test_images_that_would_fill_memory_stay_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "MOST_OF_MEMORY", 0.0)
-    kept = cached_images(IDENTITY, 3, decoder(pixels()))
+    kept = cached_images(IDENTITY, decoder(pixels()))
     assert kept.in_file
     assert torch.equal(kept.images, pixels())
     every = ImageSet(kept.images, torch.tensor([0, 1, 2]), rows=torch.arange(3))
@@ -135,18 +130,18 @@ def test_images_that_no_disk_holds_are_not_begun() -> None:
 
     warned = pytest.warns(UserWarning, match="cannot be written .*No space left")
     with warned, pytest.raises(ValueError, match=r"3 images of .* would take .* GiB"):
-        cached_images(IDENTITY, 3, never_written)
+        cached_images(IDENTITY, never_written)
 
 
 def test_an_entry_appears_whole() -> None:
     def pieces() -> Iterator[Pixels]:
         yield pixels().numpy()
-        seen.append(len(list(cache_folder().glob("*.npy"))))
+        seen.append(len(list(cache_folder().glob("*.images"))))
 
     seen: list[int] = []
-    cached_images(IDENTITY, 3, lambda consume: consume((3, 1, 4, 5), pieces(), None))
+    cached_images(IDENTITY, lambda consume: consume((3, 1, 4, 5), pieces(), None))
     assert seen == [0]
-    assert [entry.suffix for entry in entries()] == [".npy"]
+    assert [entry.suffix for entry in entries()] == [".images"]
 
 
 def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +157,7 @@ def test_the_folder_follows_the_environment(tmp_path: Path, monkeypatch: pytest.
 def write_many_times(folder: str) -> None:
     os.environ["TRIFECTA_CACHE"] = folder
     for _ in range(30):
-        for file in cache_folder().glob("*.npy"):
+        for file in cache_folder().glob("*.images"):
             file.unlink(missing_ok=True)
         assert torch.equal(cached(pixels()), pixels())
 
@@ -176,7 +171,7 @@ def test_two_processes_may_write_one_entry() -> None:
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
-    assert [entry.suffix for entry in entries()] == [".npy"]
+    assert [entry.suffix for entry in entries()] == [".images"]
     assert torch.equal(cached(None), pixels())
 
 

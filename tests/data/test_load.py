@@ -75,7 +75,7 @@ def test_image_folders_with_splits(folder: Path) -> None:
 
 def test_an_image_folder_without_splits_is_held_out_from(folder: Path) -> None:
     write_classes(folder, {"a": [grey(k) for k in range(20)], "b": [grey(100 + k) for k in range(10)]})
-    with pytest.raises(ValueError, match=r"no split 'test', the source has train: .* hold_out=0.2"):
+    with pytest.raises(ValueError, match=r"no split 'test', the source has train .* hold_out=0.2"):
         load(folder)
     data = load(folder, hold_out=0.2)
     assert data.test.labels.tolist() == [0] * 4 + [1] * 2
@@ -133,7 +133,7 @@ def test_the_only_data_set_of_a_folder_is_taken_and_of_several_one_is_asked_for(
         ValueError, match=r"has cropped_digits, full_numbers: choose a data set with data.subset"
     ):
         load(folder)
-    with pytest.raises(ValueError, match=r"no folder digits in .*, whose folders are cropped_digits, "):
+    with pytest.raises(ValueError, match=r"no folder digits in .*, which has cropped_digits, "):
         load(folder, subset="digits")
 
 
@@ -196,7 +196,7 @@ def test_classes_without_an_image_are_said(folder: Path) -> None:
     ):
         load(folder)
     write_hub(folder, "test", [png(grey(k)) for k in range(5, 7)], {"label": [0, 2]}, names)
-    with pytest.raises(ValueError, match="test split has images of classes without a training image, c"):
+    with pytest.raises(ValueError, match=r"row 1 .* has label 'c', which is none of the 2 classes"):
         load(folder)
 
 

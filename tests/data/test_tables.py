@@ -85,10 +85,23 @@ def test_the_layout_of_a_competition(folder: Path) -> None:
     write_classes(folder, {"test": [grey(200 + k) for k in range(3)]})
     for name in ("train.csv", "sample_submission.csv"):
         (folder / name).write_text("id,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS))
-    with pytest.raises(ValueError, match=r"several tables, sample_submission.csv, train.csv: "):
+    for options in ({}, {"table": "train.csv"}):
+        with pytest.warns(
+            UserWarning, match=r"not used, .*: test/000.png, test/001.png, test/002.png; 1 .csv"
+        ):
+            assert labels(load(folder, **options)) == EXPECTED
+
+
+def test_one_of_several_tables_is_asked_for(folder: Path) -> None:
+    write(folder)
+    for name in ("labels.csv", "makers.csv"):
+        (folder / name).write_text("id,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS))
+    with pytest.raises(
+        ValueError, match=r"has labels.csv, makers.csv, not one of labels: data.table names"
+    ):
         load(folder)
-    with pytest.warns(UserWarning, match=r"not used, .*: test/000.png, test/001.png, test/002.png"):
-        assert labels(load(folder, table="train.csv")) == EXPECTED
+    with pytest.raises(ValueError, match=r"has no table others.csv, not one of labels: data.table names"):
+        load(folder, table="others.csv")
 
 
 def test_folders_win_unless_a_table_is_asked_for(folder: Path) -> None:
@@ -97,9 +110,7 @@ def test_folders_win_unless_a_table_is_asked_for(folder: Path) -> None:
     )
     rows = [f"{name}/00{k}.png,{'ab'[k % 2]}" for name in ("cat", "dog") for k in range(4)]
     (folder / "metadata.csv").write_text("\n".join(["file_name,photographer", *rows]) + "\n")
-    with pytest.warns(
-        UserWarning, match=r"1 .csv such as metadata.csv \(data.table takes labels from a table\)"
-    ):
+    with pytest.warns(UserWarning, match=r"1 .csv \(data.table takes labels from a table\)"):
         assert load(folder).classes == ("cat", "dog")
     assert labels(load(folder, table="metadata.csv")) == {
         10 * k + i: "ab"[i % 2] for k in range(2) for i in range(4)
@@ -120,12 +131,15 @@ def table(folder: Path, text: str) -> str:
     ("text", "message"),
     [
         ("file_name,label\n000.png,a\n999.png,b\n", "has '999.png', which is no image in its folder"),
-        ("file_name,label\n000.png,a\n000.png,b\n", "has 000.png twice: keep one line"),
+        (
+            "file_name,label\n000.png,a\n000.png,b\n",
+            "has '000.png', which is named twice: give each image's path once",
+        ),
         (
             "photo,label\n000.png,a\n",
             "no column of file names, such as file_name, among photo, label",
         ),
-        ("file_name,w\n000.png,a\n001.png,a\n", "two classes or more, column 'w' has 1 (a)"),
+        ("file_name,w\n000.png,a\n001.png,a\n", "two classes or more, column 'w' has a alone"),
         ("", "no column of file names, such as file_name, among "),
     ],
 )
@@ -136,7 +150,7 @@ def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> N
 def test_a_row_without_a_label_is_named_by_its_file(folder: Path) -> None:
     write(folder, 4)
     (folder / "labels.csv").write_text("id,label\n003,\n000,a\n001,b\n002,a\n")
-    with pytest.raises(ValueError, match=r"split 'train', 003\.png has label None"):
+    with pytest.raises(ValueError, match=r"split 'train', 003\.png has no label"):
         load(folder)
 
 

@@ -27,7 +27,7 @@ def pieces():
         piece[1::2] = 200
         yield piece
 
-images, in_file, _ = cache.cached_images({"any": 1}, COUNT, lambda consume: consume(SHAPE, pieces(), None))
+images, in_file, _ = cache.cached_images({"any": 1}, lambda consume: consume(SHAPE, pieces(), None))
 assert in_file
 whole = ImageSet(images, labels, rows=torch.arange(COUNT))
 rest, test = hold_out(whole, 0.001)

@@ -7,8 +7,8 @@ from trifecta.data.augment import normalize as normalize
 from trifecta.data.batches import Batches as Batches
 from trifecta.data.batches import ReceivedBatches as ReceivedBatches
 from trifecta.data.batches import evaluation_batches as evaluation_batches
+from trifecta.data.decode import read_images as read_images
 from trifecta.data.folder import find_images as find_images
-from trifecta.data.folder import read_images as read_images
 from trifecta.data.given import Given as Given
 from trifecta.data.given import LoaderBatches as LoaderBatches
 from trifecta.data.given import data_from as data_from

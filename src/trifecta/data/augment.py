@@ -4,6 +4,7 @@ Shapes: B images, C channels, H rows, W columns. Random numbers come from the ge
 order: shifts, angles, flips, cutout centres; what is switched off or given draws nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,15 +39,12 @@ class Augmentation:
     cutout: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "cutout"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is in pixels, 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.rotation <= 180:
-            raise ValueError(f"rotation is in degrees, 0 to 180, got {self.rotation}")
-        if self.alternating and not self.flip:
-            raise ValueError("alternating says how images are flipped, got flip false: set flip too")
-        if self.reflected and not self.crop_padding:
-            raise ValueError("reflected says how to pad a crop, got crop_padding 0: set crop_padding too")
+        for name, most in (("crop_padding", math.inf), ("cutout", math.inf), ("rotation", 180)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is 0 to {most}, got {getattr(self, name)}")
+        for name, needed in (("alternating", "flip"), ("reflected", "crop_padding")):
+            if getattr(self, name) and not getattr(self, needed):
+                raise ValueError(f"{name} changes {needed}, which is off: set {needed} too")
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -60,15 +58,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (images − mean) / std per channel, with uint8 images divided by 255 first.
+    """Return (images − mean) / std per channel, float32, with uint8 images divided by 255 first.
 
     Args:
         images: ``(B, C, H, W)``, uint8 or floating.
-        mean: of the C channels; empty for samples to return as they are, of any shape.
-        std: of the C channels.
-
-    Returns:
-        ``(B, C, H, W)`` float32.
+        mean: mean of each channel; empty to return samples of any shape as they are.
+        std: standard deviation of each channel.
     """
     if not mean:
         return images
@@ -95,18 +90,15 @@ def augment(
     Args:
         images: ``(B, C, H, W)`` uint8; samples of any kind where ``config`` changes nothing.
         config: the changes.
-        mean: of the C channels, in 0..1.
-        std: of the C channels, in 0..1.
+        mean: mean of each channel, in 0..1.
+        std: standard deviation of each channel, in 0..1.
         generator: on the images' device.
         mirrored: ``(B,)`` bool, the images to flip; None draws them.
 
     Returns:
         ``(B, C, H, W)`` float32, a new tensor.
     """
-    if config == Augmentation():
-        return normalize(images, mean, std)
-    batch, _, height, width = images.shape
-    device, padding = images.device, config.crop_padding
+    batch, device, padding = len(images), images.device, config.crop_padding
     if padding:
         shifts = torch.randint(-padding, padding + 1, (batch, 2), generator=generator, device=device)
         images = crop(images, shifts, padding, reflected=config.reflected)
@@ -120,7 +112,7 @@ def augment(
     result = normalize(images, mean, std)
     if config.cutout:
         centres = [
-            torch.randint(size, (batch,), generator=generator, device=device) for size in (height, width)
+            torch.randint(size, (batch,), generator=generator, device=device) for size in images.shape[2:]
         ]
         result = cut_out(result, torch.stack(centres, dim=1), config.cutout)
     return result
@@ -135,25 +127,24 @@ def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = Fals
         padding: the largest shift; below H and W where ``reflected``.
         reflected: read pixel i for pixel −i, as ``F.pad`` does for floats.
     """
-    batch, _, height, width = images.shape
+    height, width = images.shape[2:]
     if not reflected:
         padded = F.pad(images, (padding,) * 4)
     elif padding >= min(height, width):
         raise ValueError(f"reflected padding {padding} has to be smaller than the image, {height}×{width}")
     else:
+        positions = [
+            torch.arange(-padding, size + padding, device=images.device) for size in (height, width)
+        ]
         rows, columns = (
-            (
-                size
-                - 1
-                - (torch.arange(-padding, size + padding, device=images.device).abs() - size + 1).abs()
-            )
-            for size in (height, width)
+            size - 1 - (place.abs() - size + 1).abs()
+            for place, size in zip(positions, (height, width), strict=True)
         )
         padded = images[:, :, rows][:, :, :, columns]
     # A view of every possible crop: (B, C, 2p+1, 2p+1, H, W).
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     top, left = (shifts + padding).unbind(1)
-    return crops[torch.arange(batch, device=images.device), :, top, left]
+    return crops[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:

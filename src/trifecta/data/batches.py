@@ -25,10 +25,10 @@ class Batches:
         augmentation: random changes of every batch.
         mean: mean of each channel, in 0..1.
         std: standard deviation of each channel, in 0..1.
-        seed: of the order, 0 or more.
+        seed: seed of the order, 0 or more.
 
     Raises:
-        ValueError: the batch size is below 1 or above the number of images, or the seed is below 0.
+        ValueError: the batch size is below 1 or above the number of images.
     """
 
     images: ImageSet
@@ -40,14 +40,11 @@ class Batches:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_batch_size(self.batch_size)
-        if self.batch_size > len(self.images):
+        if not 1 <= self.batch_size <= len(self.images):
             raise ValueError(
-                f"a batch of {self.batch_size} is larger than the training set of "
-                f"{len(self.images)} images: use batch_size={len(self.images)} or less"
+                f"a batch has 1 to {len(self.images)} images, as many as there are to train on: received "
+                f"batch_size={self.batch_size}"
             )
-        if self.seed < 0:
-            raise ValueError(f"a seed is 0 or more, got {self.seed}: use seed={-self.seed}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,34 +59,19 @@ class Batches:
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return the batches of an epoch, images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
+        """Yield the batches of an epoch, images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
 
         Args:
-            index: of the epoch, from 0; together with the seed it decides the order.
+            index: number of the epoch, from 0; together with the seed it decides the order.
             start: number of batches to skip, without drawing anything for them.
             generator: for the augmentation, on the images' device.
-
-        Raises:
-            ValueError: ``start`` is not a batch of the epoch.
         """
-        if not 0 <= start <= self.steps_per_epoch:
-            raise ValueError(f"an epoch has {self.steps_per_epoch} batches, cannot start at {start}")
         order = epoch_order(len(self.images), seed=self.seed, epoch=index)
-        chosen = order[start * self.batch_size : self.steps_per_epoch * self.batch_size]
+        chosen = order[start * self.batch_size : self.images_per_epoch]
         # Indices lie where the images are, so that no batch waits for the device.
         device = self.images.labels.device
         mirrored = self._mirrored(index).to(device) if self.augmentation.alternating else None
-        return self._batches(chosen.to(device), generator, mirrored)
-
-    def _mirrored(self, epoch: int) -> Tensor:
-        """Return which images an epoch mirrors, ``(N,)`` bool: half of them in turn with the others."""
-        first = np.random.default_rng([self.seed, 0, 1]).random(len(self.images)) < 0.5
-        return torch.from_numpy(first ^ (epoch % 2 == 1))
-
-    def _batches(
-        self, order: Tensor, generator: torch.Generator, mirrored: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in order.view(-1, self.batch_size):
+        for indices in chosen.to(device).view(-1, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
                 batch.images.to(generator.device),
@@ -101,10 +83,15 @@ class Batches:
             )
             yield images, batch.labels.to(generator.device)
 
+    def _mirrored(self, epoch: int) -> Tensor:
+        """Return which images an epoch mirrors, ``(N,)`` bool: half of them in turn with the others."""
+        first = np.random.default_rng([self.seed, 0, 1]).random(len(self.images)) < 0.5
+        return torch.from_numpy(first ^ (epoch % 2 == 1))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedBatches:
-    """Batches that another process draws and sends: placeholders until they are received.
+    """Placeholders for the batches that another process draws and sends.
 
     Attributes:
         steps_per_epoch: number of whole batches in an epoch.
@@ -133,18 +120,6 @@ def epoch_order(count: int, *, seed: int, epoch: int) -> Tensor:
 def evaluation_batches(
     images: ImageSet, batch_size: int, mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Return every image once, in order, ``(B, C, H, W)`` float32, with labels ``(B,)`` int64.
-
-    The last batch may be smaller.
-
-    Raises:
-        ValueError: ``batch_size`` is below 1.
-    """
-    _check_batch_size(batch_size)
+    """Return every image once, in order, ``(B, C, H, W)`` float32, with labels ``(B,)`` int64."""
     pieces = images.in_order(batch_size)
     return ((normalize(piece.images, mean, std), piece.labels) for piece in pieces)
-
-
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise ValueError(f"a batch has at least 1 image, got {batch_size}: try batch_size=128")

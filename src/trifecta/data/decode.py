@@ -10,15 +10,17 @@ or 12 of them. All images of a data set have one depth: nothing tells how greys 
 
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from io import BytesIO
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,19 +33,22 @@ from trifecta._utils.extras import open_image, pillow, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+S = TypeVar("S")
 T = TypeVar("T")
-
-Pixels = NDArray[np.uint8]
-"""(H, W, C), C = 1 or 3."""
-
-Shape = tuple[int, int, int, int]
-"""(N, C, H, W)."""
-
+Pixels = NDArray[np.uint8]  # (n, C, H, W), or (H, W, C) of one image; C = 1 or 3
+Shape = tuple[int, int, int, int]  # (N, C, H, W)
+# Name of an image in messages, and its encoded bytes or its file.
 Encoded = tuple[str, bytes | Path]
-"""Name of an image in messages, and its encoded bytes or its file."""
+Read = Callable[[], Iterable[Encoded]]
 
-Read = Callable[[int, int], Iterable[Encoded]]
-"""Encoded images from one index up to another."""
+_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_IMAGES_PER_TASK, _BYTES_PER_TASK, _MOST_NAMED = 256, 2**25, 10
+# An image of the most pixels that are read takes no more, even without compression.
+_MOST_BYTES = 2**29
+# A 16-bit colour below it used 12 bits or fewer, of which Pillow keeps the upper 8 of 16.
+_LEAST_COLOUR = 16
+# Share of greys outside the training images' range from which on images have another scale.
+_MOST_OUTSIDE = 0.5
 
 
 class GreyRange(NamedTuple):
@@ -54,32 +59,25 @@ class GreyRange(NamedTuple):
     values: int = 0
 
 
-_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-_IMAGES_PER_TASK, _BYTES_PER_TASK = 256, 2**25
-MOST_NAMED = 10
-# An image of the most pixels that are read takes no more, even without compression.
-_MOST_BYTES = 2**29
-# A 16-bit colour below it used 12 bits or fewer, of which Pillow keeps the upper 8 of 16.
-_LEAST_COLOUR = 16
-# Share of greys outside the training images' range from which on images have another scale.
-_MOST_OUTSIDE = 0.5
-
-
-class UnreadableError(ValueError):
+class _UnreadableError(ValueError):
     """An image cannot be read."""
-
-
-class DeepError(UnreadableError):
-    """An image has 16-bit greys, and there is no range to scale them by."""
 
 
 class _ColourError(Exception):
     """There is colour behind images that were all grey."""
 
 
-def decode_images(count: int, read: Read, **options: Any) -> Tensor:
-    """Decode images into ``(N, C, H, W)`` uint8; arguments and errors as :func:`decode_pieces`."""
-    return decode_pieces(count, read, lambda shape, pieces, _: stacked(shape, pieces), **options)
+class _DeepError(Exception):
+    """There are 16-bit greys, and no range to scale them by."""
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How images are decoded; None keeps the size, takes colour where there is any, expects 8 bits."""
+
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    grey_range: GreyRange | None = None
 
 
 def decode_pieces(
@@ -87,227 +85,165 @@ def decode_pieces(
     read: Read,
     consume: Callable[[Shape, Iterator[Pixels], GreyRange | None], T],
     *,
-    image_size: tuple[int, int] | None,
+    image_size: tuple[int, int] | None = None,
     channels: int | None = None,
     grey_range: GreyRange | None = None,
-    finds_range: bool = False,
 ) -> T:
-    """Decode images in threads, a piece at a time, and return what ``consume`` makes of them.
+    """Decode ``count`` images in threads, a piece at a time, and return what ``consume`` makes of them.
 
-    Args:
-        count: number of images, at least 1.
-        read: gives the encoded images.
-        consume: takes (N, C, H, W), an iterator over pieces (n, C, H, W) uint8 in order, and the range of
-            16-bit greys. It is called again where a colour or 16-bit image comes behind others.
-        image_size: (height, width) in pixels to resize to; None keeps the size.
-        channels: 1 or 3; None gives 3 if any image has colour, else 1.
-        grey_range: of the 16-bit images of the training set; None for images of 8 bits.
-        finds_range: whether images may be of 16 bits, and decide the range themselves.
+    It takes their shape, an iterator over pieces in order, and the range of 16-bit greys, ``grey_range`` or
+    their own. It is called again where a colour or 16-bit image comes behind others.
 
     Raises:
         ValueError: images cannot be read, differ in size or depth, or have mostly greys outside of
             ``grey_range``.
     """
     pillow()
-    if image_size is not None:
-        sides = f"an image of {size_text(image_size)} pixels"
-        require_memory(8.0 * math.prod(image_size), sides, "use a smaller data.image_size")
-    job = _Job(count, read, image_size, channels, grey_range)
+    form = _Form(image_size, channels, grey_range)
     while True:
         try:
-            pieces = job.pieces()
+            pieces = _pieces(count, read, form)
             first = next(pieces)
-            return consume((count, *first.shape[1:]), chain([first], pieces), job.grey_range)
+            return consume((count, *first.shape[1:]), chain([first], pieces), form.grey_range)
         except _ColourError:
-            job = replace(job, channels=3)
-        except DeepError:
-            if job.grey_range is not None or not finds_range:
-                raise
-            job = replace(job, grey_range=_used_range(count, read))
-        except UnreadableError:
-            raise _all_unreadable(list(job.faults().values()), count) from None
+            form = replace(form, channels=3)
+        except _DeepError:
+            form = replace(form, grey_range=_used_range(read))
+        except _UnreadableError:
+            faults = listed([*unreadable_images(read, form).values()], "; ")
+            raise ValueError(f"{faults}: mend or remove them, or data.skip_unreadable=true") from None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Images to decode; see :func:`decode_pieces`."""
+def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
+    """Yield all images in order, (n, C, H, W), as many at a time as take little memory."""
 
-    count: int
-    read: Read
-    image_size: tuple[int, int] | None = None
-    channels: int | None = None
-    grey_range: GreyRange | None = None
+    def decoded(images: Iterable[Encoded]) -> list[tuple[str, Pixels, float]]:
+        return [(name, *_opened(name, data, partial(_pixels, form=form))) for name, data in images]
 
-    def decoded(self, start: int, stop: int) -> list[tuple[str, Pixels, float]]:
-        """Return the name, the pixels and the share of greys outside the range of some images."""
-        return [(name, *self._decode(name, data)) for name, data in self.read(start, stop)]
-
-    def _decode(self, name: str, data: bytes | Path) -> tuple[Pixels, float]:
-        return _opened(
-            name, data, lambda im: _pixels(im, name, self.image_size, self.channels, self.grey_range)
+    ((first, sample, _),) = decoded(islice(read(), 1))
+    size, channels, outside = sample.shape[:2], form.channels, 0.0
+    for images in in_threads(
+        decoded, read(), max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
+    ):
+        for name, image, share in images:
+            outside += share
+            if image.shape[:2] != size:
+                raise ValueError(
+                    f"images differ in size: {first} is {size_text(size)} pixels and {name} is "
+                    f"{size_text(image.shape)}: give one size, such as data.image_size={size[0]}x{size[1]}"
+                )
+        most = max(image.shape[2] for _, image, _ in images)
+        channels = channels or most
+        if most > channels:
+            raise _ColourError
+        piece = np.empty((len(images), channels, *size), np.uint8)
+        for row, (_, image, _) in zip(piece, images, strict=True):
+            row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
+        yield piece
+    if form.grey_range and outside > _MOST_OUTSIDE * count:
+        raise ValueError(
+            "images have greys of another range than the training images, which use "
+            f"{form.grey_range.low} to {form.grey_range.high} of 16 bits: {outside / count:.0%} of their "
+            "pixels lie outside; save all with one scale"
         )
 
-    def pieces(self) -> Iterator[Pixels]:
-        """Yield all images in order, (n, C, H, W), as many at a time as take little memory."""
-        ((first, sample, _),) = self.decoded(0, 1)
-        size, channels, outside = sample.shape[:2], self.channels, 0.0
-        step = max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
-        for images in in_threads(self.decoded, self.count, step):
-            for name, image, _ in images:
-                if image.shape[:2] != size:
-                    raise ValueError(
-                        f"images differ in size: {first} is {size_text(size)} pixels and {name} is "
-                        f"{size_text(image.shape)}: give one size, such as "
-                        f"data.image_size={size[0]}x{size[1]}"
-                    )
-            most = max(image.shape[2] for _, image, _ in images)
-            channels = channels or most
-            if most > channels:
-                raise _ColourError
-            outside += sum(share for *_, share in images)
-            piece = np.empty((len(images), channels, *size), np.uint8)
-            for row, (_, image, _) in zip(piece, images, strict=True):
-                row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
-            yield piece
-        if self.grey_range and outside > _MOST_OUTSIDE * self.count:
-            raise ValueError(
-                "images have greys of another range than the training images, which use "
-                f"{self.grey_range.low} to {self.grey_range.high} of 16 bits: {outside / self.count:.0%} "
-                "of their pixels lie outside; save all with one scale"
-            )
 
-    def faults(self) -> dict[int, str]:
-        """Return what is wrong with each image that cannot be read, by its index."""
-
-        def fault(name: str, data: bytes | Path) -> str:
-            try:
-                self._decode(name, data)
-            except UnreadableError as error:
-                return "" if isinstance(error, DeepError) else str(error)
-            return ""
-
-        def task(start: int, stop: int) -> list[str]:
-            return [fault(name, data) for name, data in self.read(start, stop)]
-
-        found = chain.from_iterable(in_threads(task, self.count, _IMAGES_PER_TASK))
-        return {index: text for index, text in enumerate(found) if text}
-
-
-def unreadable_images(count: int, read: Read) -> dict[int, str]:
-    """Return what is wrong with each image that cannot be read, by its index."""
-    pillow()
-    return _Job(count, read).faults()
-
-
-def _used_range(count: int, read: Read) -> GreyRange:
-    """Return the range of greys that 16-bit images use."""
-
-    def counted(start: int, stop: int) -> NDArray[np.int64]:
-        counts = np.zeros(2**16, np.int64)
-        for name, data in read(start, stop):
-            with suppress(UnreadableError):  # decoding says so
-                counts += _opened(name, data, _grey_counts)
-        return counts
-
-    tasks = in_threads(counted, count, _IMAGES_PER_TASK)
-    used = np.flatnonzero(sum(tasks, np.zeros(2**16, np.int64)))
-    return GreyRange(int(used[0]), int(used[-1]), len(used)) if len(used) else GreyRange(0, 2**16 - 1)
-
-
-def _grey_counts(image: "Image") -> NDArray[np.int64]:
-    greys = _greys(image).ravel() if _is_deep(image) else np.empty(0, np.int64)
-    return np.bincount(greys, minlength=2**16)
-
-
-def in_threads(task: Callable[[int, int], T], count: int, step: int) -> Iterator[T]:
-    """Run ``task`` on ranges of indices, few of them ahead of what is taken, and yield results in order."""
-    threads = os.cpu_count() or 1
+def in_threads(task: Callable[[list[S]], T], items: Iterable[S], step: int) -> Iterator[T]:
+    """Run ``task`` on ``step`` items at a time, not far ahead of what is taken; yield results in order."""
+    threads, left = os.cpu_count() or 1, iter(items)
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[T]] = deque()
-        for start in range(0, count, step):
-            waiting.append(pool.submit(task, start, min(start + step, count)))
+        while some := list(islice(left, step)):
+            waiting.append(pool.submit(task, some))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _all_unreadable(faults: Sequence[str], count: int) -> ValueError:
-    if len(faults) == 1:
-        return ValueError(f"{faults[0]}; mend or remove it, or data.skip_unreadable=true")
-    shown = listed([fault.removeprefix("cannot read image ") for fault in faults], "; ")
-    fix = "mend or remove them, or data.skip_unreadable=true"
-    return ValueError(f"cannot read {len(faults)} of {count:,} images: {shown}: {fix}")
+def unreadable_images(read: Read, form: _Form = _Form()) -> dict[int, str]:
+    """Return what is wrong with each image that cannot be read, by its index."""
+    pillow()
+
+    def fault(name: str, data: bytes | Path) -> str:
+        try:
+            with suppress(_DeepError):
+                _opened(name, data, partial(_pixels, form=form))
+        except _UnreadableError as error:
+            return str(error)
+        return ""
+
+    tasks = in_threads(lambda some: [fault(*image) for image in some], read(), _IMAGES_PER_TASK)
+    return {index: text for index, text in enumerate(chain.from_iterable(tasks)) if text}
 
 
-def listed(names: Sequence[str], separator: str = ", ") -> str:
-    """Return the first names of a list, and the number of the others."""
-    more = f"{separator}and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return f"{separator.join(names[:MOST_NAMED])}{more}"
+def _used_range(read: Read) -> GreyRange:
+    """Return the range of greys that 16-bit images use."""
+
+    def used(images: Iterable[Encoded]) -> set[int]:
+        found = set[int]()
+        for name, data in images:
+            with suppress(_UnreadableError):  # decoding says so
+                found |= _opened(
+                    name, data, lambda im: {*np.unique(_greys(im)).tolist()} if _is_deep(im) else set()
+                )
+        return found
+
+    every = set[int]().union(*in_threads(used, read(), _IMAGES_PER_TASK)) or {0, 2**16 - 1}
+    return GreyRange(min(every), max(every), len(every))
 
 
 def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
-    """Return what ``make`` makes of an image; whatever goes wrong is an UnreadableError that names it."""
+    """Return what ``make`` makes of an image; whatever goes wrong is an error that names it."""
     try:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         if size > _MOST_BYTES:
             raise ValueError(f"it takes {size:,} bytes, and an image has at most {_MOST_BYTES:,}")
         with open_image(BytesIO(data) if isinstance(data, bytes) else data) as image:
             return make(image)
-    except UnreadableError:
+    except _DeepError:
         raise
-    # Pillow's decoders raise whatever a broken file makes them trip over.
-    except Exception as error:
+    except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableError(f"cannot read image {name}: {reason}") from error
+        raise _UnreadableError(f"cannot read image {name}: {reason}") from error
 
 
-def _pixels(
-    image: "Image",
-    name: str,
-    image_size: tuple[int, int] | None,
-    channels: int | None,
-    grey_range: GreyRange | None,
-) -> tuple[Pixels, float]:
+def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
     """Return the pixels of an opened image, and the share of its greys outside the range."""
     is_deep, outside = _is_deep(image), 0.0
     has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
-    if is_deep and grey_range is None:
-        raise DeepError(f"image {name} has greys of 16 bits, and others beside it have 8: save all alike")
+    if is_deep and form.grey_range is None:
+        raise _DeepError
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
-    if not is_deep and grey_range is not None:
+    if not is_deep and form.grey_range is not None:
         raise ValueError("it has 8 bits, and others of its data set have greys of 16: save all alike")
     require("PIL.ImageOps").exif_transpose(image, in_place=True)
-    if grey_range is not None:
-        greys, (low, high, _) = _greys(image), grey_range
+    if form.grey_range is not None:
+        greys, (low, high, _) = _greys(image), form.grey_range
         outside = float(((greys < low) | (greys > high)).mean())
         width = max(1, high - low)
         scaled = ((greys.clip(low, high) - low) * 255 + width // 2) // width  # rounded
         image = pillow().fromarray(scaled.astype(np.uint8))
     else:
-        mode = "L" if _is_grey(image) else "RGB"
+        palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
+        is_grey = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
+        mode = "L" if is_grey or image.mode in _GREY_MODES else "RGB"
         if image.has_transparency_data:
             white = pillow().new("RGBA", image.size, "white")
             image = pillow().alpha_composite(white, image.convert("RGBA"))
         image = image.convert(mode)
     if has_deep_colour and 0 < np.asarray(image).max() < _LEAST_COLOUR:
         raise ValueError("of its 16 bits a colour it uses the lower ones alone: save it with 8 bits")
-    if channels is not None:
-        image = image.convert("L" if channels == 1 else "RGB")
-    if image_size is not None and image.size != image_size[::-1]:
-        image = image.resize(image_size[::-1], pillow().Resampling.BICUBIC)
+    if form.channels is not None:
+        image = image.convert("L" if form.channels == 1 else "RGB")
+    if form.image_size is not None and image.size != form.image_size[::-1]:
+        image = image.resize(form.image_size[::-1], pillow().Resampling.BICUBIC)
     return np.asarray(image).reshape(image.height, image.width, -1), outside
 
 
 def _is_deep(image: "Image") -> bool:
     return image.mode.startswith("I")
-
-
-def _is_grey(image: "Image") -> bool:
-    palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
-    has_grey_palette = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
-    return image.mode in _GREY_MODES or has_grey_palette
 
 
 def _greys(image: "Image") -> NDArray[np.int64]:
@@ -317,17 +253,19 @@ def _greys(image: "Image") -> NDArray[np.int64]:
     return values
 
 
+def listed(names: Sequence[str], separator: str = ", ") -> str:
+    """Return the first names of a list, and the number of the others."""
+    more = f"{separator}and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return f"{separator.join(names[:_MOST_NAMED])}{more}"
+
+
 def size_text(shape: Sequence[int]) -> str:
     """Return (height, width, …) as ``height×width``."""
     return f"{shape[0]}×{shape[1]}"
 
 
 def stacked(shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
-    """Put pieces together, ``(N, C, H, W)`` uint8.
-
-    Raises:
-        ValueError: they do not fit into memory.
-    """
+    """Put pieces together, ``(N, C, H, W)`` uint8, if they fit into memory."""
     size = f"{shape[0]:,} images of {size_text(shape[2:])} pixels"
     require_memory(math.prod(shape), size, "use a smaller data.image_size")
     images, filled = np.empty(shape, np.uint8), 0
@@ -335,3 +273,39 @@ def stacked(shape: Shape, pieces: Iterator[Pixels]) -> Tensor:
         images[filled : filled + len(piece)] = piece
         filled += len(piece)
     return torch.from_numpy(images)
+
+
+def read_images(
+    paths: Sequence[Path], *, image_shape: tuple[int, int, int], grey_range: Sequence[int] | None = None
+) -> Tensor:
+    """Decode files to the shape (C, H, W) that a network takes, ``(N, C, H, W)`` uint8; C is 1 or 3.
+
+    ``grey_range`` are the 16-bit greys of the training images that became 0 and 255, None for 8 bits.
+
+    Raises:
+        ValueError: a file cannot be read, or greys have another depth or range than the training images'.
+    """
+    channels, *size = image_shape
+    if channels not in {1, 3}:
+        raise ValueError(f"image files have 1 or 3 channels, the network takes {channels}")
+    images, found = decode_pieces(
+        len(paths),
+        lambda: [(str(path), path) for path in paths],
+        lambda shape, pieces, used: (stacked(shape, pieces), used),
+        image_size=(size[0], size[1]),
+        channels=channels,
+        grey_range=None if grey_range is None else GreyRange(*grey_range),
+    )
+    if found is not None and grey_range is None:
+        raise ValueError("images have greys of 16 bits, and the training images have 8: save all alike")
+    if grey_range is not None and (narrow := narrow_greys(images, grey_range)):
+        warnings.warn(f"{narrow}: are they on the training images' scale?", stacklevel=3)
+    return images
+
+
+def narrow_greys(images: Tensor, grey_range: Sequence[int]) -> str:
+    """Describe scaled 16-bit images that use less than a 16th of the training images' range, if they do."""
+    if np.ptp(images.numpy()) >= 16:
+        return ""
+    used = f"they use less than a 16th of {grey_range[0]} to {grey_range[1]}"
+    return f"images have greys of another range than the training images: {used}"

@@ -1,4 +1,4 @@
-"""Labelled images in memory or in a file, how they are divided, and the statistics that normalise them."""
+"""Labelled samples in memory or in a file, how they are divided, and what normalises them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,8 +21,7 @@ class ImageSet:
     Attributes:
         images: ``(N, C, H, W)`` uint8, floating-point samples ``(N, …)``, or integer tokens ``(N, T)``.
         labels: ``(N,)`` int64 class indices, or ``(N, …)`` with one per position.
-        rows: ``(N,)`` indices into ``images`` that are a memory-mapped file and stay on disk until they are
-            selected; None where ``images`` are in memory.
+        rows: ``(N,)`` indices into ``images`` where these are a memory-mapped file; None in memory.
     """
 
     images: Tensor
@@ -30,8 +29,6 @@ class ImageSet:
     rows: Tensor | None = None
 
     def __post_init__(self) -> None:
-        kinds = (torch.uint8, torch.int64)
-        assert self.images.dtype in kinds or self.images.is_floating_point(), self.images.dtype
         assert self.labels.dtype == torch.int64, self.labels.dtype
         assert self.images.ndim == 4 or self.images.dtype != torch.uint8, self.images.shape
         assert len(self.labels) == len(self.images if self.rows is None else self.rows), self.labels.shape
@@ -43,7 +40,7 @@ class ImageSet:
         """Move images in memory to ``device``; images in a file stay there."""
         return self if self.rows is not None else ImageSet(self.images.to(device), self.labels.to(device))
 
-    def select(self, indices: Tensor) -> "ImageSet":
+    def select(self, indices: Tensor | slice) -> "ImageSet":
         """Return the images at ``indices`` ``(M,)``, in that order, in memory."""
         rows = indices if self.rows is None else self.rows[indices]
         return ImageSet(self.images[rows], self.labels[indices])
@@ -56,11 +53,7 @@ class ImageSet:
 
     def in_order(self, size: int) -> Iterator["ImageSet"]:
         """Yield all images in order, ``size`` at a time, in memory."""
-        for start in range(0, len(self), size):
-            piece = slice(start, start + size)
-            yield ImageSet(
-                self.images[piece if self.rows is None else self.rows[piece]], self.labels[piece]
-            )
+        return (self.select(slice(start, start + size)) for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,8 +157,9 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
     """
     if images.labels.ndim > 1:
         count = len(images) - round(fraction * len(images))
-        return images.part(torch.arange(count)), images.part(torch.arange(count, len(images)))
-    kept, held_out = stratified_split(images.labels, fraction)
+        kept, held_out = torch.arange(count), torch.arange(count, len(images))
+    else:
+        kept, held_out = stratified_split(images.labels, fraction)
     return images.part(kept), images.part(held_out)
 
 
@@ -177,10 +171,9 @@ class ChannelStatistics(NamedTuple):
 
 
 def channel_statistics(images: ImageSet) -> ChannelStatistics:
-    """Return the mean and the standard deviation of each channel of uint8 images, in 0..1.
+    """Return the exact mean and standard deviation of each channel of uint8 images, in 0..1.
 
-    Both come exactly from the counts of a channel's 256 levels. The deviation is at least 1/255, so that a
-    constant channel can be divided by it.
+    The deviation is at least 1/255, so that a constant channel can be divided by it.
     """
     counts = torch.zeros(images.images.shape[1], 256, dtype=torch.int64)
     for piece in images.in_order(_PIECE):

@@ -1,41 +1,31 @@
 """Images named by a configuration: sources, splits, and the checks before training."""
 
 import difflib
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import require
 from trifecta.data.cache import cached_images
-from trifecta.data.decode import GreyRange, decode_pieces, listed, size_text, unreadable_images
-from trifecta.data.folder import ARCHIVES, TABLES, list_folder, narrow_greys
-from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
-from trifecta.data.rows import (
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Classes,
-    Rows,
-    chunk_rows,
-    class_indices,
-    digest,
-    find_classes,
-    find_image_column,
-    find_label_column,
-    split_of,
-    table_chunks,
+from trifecta.data.decode import (
+    GreyRange,
+    decode_pieces,
+    listed,
+    narrow_greys,
+    size_text,
+    unreadable_images,
 )
+from trifecta.data.folder import ARCHIVES, TABLES, TEST, TRAIN, VALIDATION, list_folder, split_of
+from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
+from trifecta.data.rows import Rows, class_names, find_image_column, find_labels, label_indices
 
 HUB_TIMEOUT_SECONDS = 10
 # Fewer grey levels are worth a warning where 16-bit images have more.
@@ -52,8 +42,8 @@ class DataConfig:
         source: a local folder (one folder of images per class, or Parquet files), a Hugging Face Hub id, or
             a name in :data:`SOURCES` such as ``digits`` (a folder of that name is ``./digits``).
         subset: configuration of a data set that has several, such as ``cropped_digits``.
-        image_column: column of images; None finds it by its type.
-        label_column: column of labels; None finds it by its type.
+        image_column: column of images; None finds it by its values.
+        label_column: column of labels; None finds it by its name and values.
         table: file with the labels of a folder of images, such as ``labels.csv``: a column ``file_name``
             (or ``id``) and one of labels; None takes a sub-folder for a class, and looks for a table where
             there are fewer than two.
@@ -89,33 +79,33 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         # YAML has lists only; equal configurations must stay equal.
-        for name in ("image_size", "mean", "std"):
-            values = getattr(self, name)
-            if values is not None:
-                plain = tuple(values) if name == "image_size" else tuple(map(float, values))
-                object.__setattr__(self, name, plain)
-        if not self.source:
-            raise ValueError("data.source is empty: give a folder, a Hub id or 'digits'")
-        if self.train_split == self.test_split:
-            raise ValueError(
-                f"training and test split must differ, got '{self.test_split}' for both: choose another "
-                "data.test_split, or data.hold_out=0.2"
-            )
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"data.validation is 0 or more and below 1, got {self.validation}: try 0.1")
-        if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise ValueError(f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2")
-        size = self.image_size
-        if size is not None and (len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size)):
-            raise ValueError(f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32")
-        mean, std = self.mean or (), self.std or ()
-        is_given = self.mean is not None or self.std is not None
+        for name, kind in (("image_size", None), ("mean", float), ("std", float)):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(map(kind, values) if kind else values))
+        size, mean, std = self.image_size or (1, 1), self.mean or (), self.std or ()
         in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
-        if is_given and (not mean or len(mean) != len(std) or not in_range):
-            raise ValueError(
-                "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
-                f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out"
-            )
+        has_both = bool(mean) and len(mean) == len(std)
+        rules = {
+            "data.source is empty: give a folder, a Hub id or 'digits'": bool(self.source),
+            f"training and test split must differ, got '{self.test_split}' for both: choose another "
+            "data.test_split, or data.hold_out=0.2": self.train_split != self.test_split,
+            f"data.validation is 0 or more and below 1, got {self.validation}: try 0.1": 0
+            <= self.validation
+            < 1,
+            f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2": (
+                self.hold_out is None or 0 < self.hold_out < 1
+            ),
+            f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32": (
+                len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size)
+            ),
+            "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
+            f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out": (
+                (has_both and in_range) or (self.mean, self.std) == (None, None)
+            ),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise ValueError(rule)
 
 
 PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
@@ -126,8 +116,7 @@ PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
 }
 """Constants by data set in the published code of Dooms et al. (2023), the Trifecta, for a ``DataConfig``.
 
-Not all are those of the training images: CIFAR-10's deviations are smaller than the images' own 0.247,
-0.243 and 0.262.
+CIFAR-10's deviations are smaller than the images' own 0.247, 0.243 and 0.262.
 """
 
 
@@ -138,14 +127,11 @@ class MissingSourceError(ValueError):
 def load_digits(config: DataConfig) -> ImageData:
     """Load the 1,797 grey handwritten digits of 8×8 pixels, with their 17 levels spread over 0..255.
 
-    A fifth is held out as the test split, or ``config.hold_out``. Other sizes are bicubic, without
-    aliasing.
+    A fifth is held out as the test split, or ``config.hold_out``. Resizing is bicubic, without aliasing.
     """
     digits = require("sklearn.datasets").load_digits()
     pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
     if config.image_size is not None:
-        needed = 8.0 * len(pixels) * math.prod(config.image_size)  # resized in floating point
-        require_memory(needed, "digits of that size", "use a smaller data.image_size")
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     images = ImageSet(pixels.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(digits.target).long())
     train, test = hold_out(images, config.hold_out or 0.2)
@@ -154,50 +140,45 @@ def load_digits(config: DataConfig) -> ImageData:
 
 SOURCES: dict[str, Callable[[DataConfig], ImageData]] = {"digits": load_digits}
 """Loaders of the sources that have a name, before normalisation; all others are folders and Hub ids."""
-# The other settings are about columns and splits.
-_NAMED_FIELDS = {"source", "hold_out", "image_size", "validation", "mean", "std"}
+# Settings about columns and splits, which a source with a name does not have.
+_ROWS_FIELDS = (
+    "subset",
+    "image_column",
+    "label_column",
+    "table",
+    "train_split",
+    "test_split",
+    "skip_unreadable",
+)
 
 
 def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> ImageData:
     """Load, decode and divide a source.
 
     The test split is the source's own, or ``hold_out`` of the training split. The validation split is the
-    source's own, else ``validation`` of what remains. What is held out is stratified, see
-    :func:`stratified_split`. The mean and standard deviation are the configuration's, or else those of the
-    images that are left to train on.
+    source's own, else ``validation`` of what remains, both stratified. The mean and standard deviation are
+    the configuration's, or else those of the images that are left to train on.
 
     Raises:
-        ValueError: there is no such source; a split, images or labels are missing; an image cannot be read;
-            images differ in size or depth; a label is outside the classes, or of a class without training
-            images; there is one class; or the configuration's ``mean`` and ``std`` are of another number of
-            channels.
+        ValueError: the source, its labels or its images cannot be used; says which, and the fix.
         ImportError: the extra ``data`` is not installed.
     """
     data = _load(config)
+    splits = (TEST,) if data.validation is None else (TEST, VALIDATION)
     if data.validation is None and config.validation:
         train, validation = hold_out(data.train, config.validation)
         data = replace(data, train=train, validation=validation)
-    _check_classes(data)
+    _warn_of_classes(data, splits)
     _warn_of_shared(data.train, data.test)
-    given, channels = ChannelStatistics(config.mean or (), config.std or ()), data.train.images.shape[1]
-    statistics = given if given.mean else channel_statistics(data.train)
+    channels, statistics = data.train.images.shape[1], channel_statistics(data.train)
+    if config.mean and config.std:
+        statistics = ChannelStatistics(config.mean, config.std)
     if len(statistics.mean) != channels:
         raise ValueError(
-            f"mean and std have one value per channel, got {len(given.mean)} for images of {channels}: "
-            f"give {channels}, or leave both out to take those of the training images"
+            f"mean and std have one value per channel, got {len(statistics.mean)} for images of "
+            f"{channels}: give {channels}, or leave both out to take those of the training images"
         )
     return replace(data, mean=statistics.mean, std=statistics.std).to(device)
-
-
-def _load(config: DataConfig) -> ImageData:
-    if config.source not in SOURCES:
-        return _load_rows(config)
-    plain = DataConfig(source=config.source)
-    names = [field.name for field in fields(config) if field.name not in _NAMED_FIELDS]
-    other = [f"data.{name}" for name in names if getattr(config, name) != getattr(plain, name)]
-    if other:
-        raise ValueError(f"{config.source} has no columns and no splits: received {', '.join(other)}")
-    return SOURCES[config.source](config)
 
 
 def load_split(
@@ -212,10 +193,10 @@ def load_split(
     """Load one split alone, for a network that knows its classes already.
 
     Args:
-        config: of the source, whose classes may be some of ``classes``, in any order.
+        config: a source, whose classes may be some of ``classes``, in any order.
         split: its name; None takes the test split (held out again where it was), or the only one.
         classes: names, in the order of the network's scores.
-        channels: of the network's images; grey images become colour for 3.
+        channels: channels of the network's images; grey images become colour for 3.
         grey_range: as ``ImageData``'s, of the training images.
         trained_on: ``ImageData.rows`` of the network's training; empty where it is not known.
 
@@ -235,9 +216,18 @@ def load_split(
                 "out: bring the folder back as it was, or give other test images"
             )
     else:
-        images, names = _load_one(config, split, grey_range, trained_on)
-    unknown = [name for name in names if name not in classes]
-    if unknown:
+        splits = open_source(config)
+        name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
+        rows = _split(splits, name, "another split")
+        labels = find_labels(rows, config.label_column)
+        if split is None and trained_on == labels.identity:
+            raise ValueError(
+                f"{config.source} has the images that the network was trained on, and no test split: name "
+                f"the split '{name}' to measure on them all the same"
+            )
+        scale, names = None if grey_range is None else GreyRange(*grey_range), labels.classes
+        images, _ = _images(rows, config, labels.indices, grey_range=scale)
+    if unknown := [name for name in names if name not in classes]:
         raise ValueError(
             f"the network knows {len(classes)} classes ({listed(classes)}): received {listed(unknown)} "
             "too; evaluate on data with the same classes"
@@ -247,73 +237,51 @@ def load_split(
     return _with_channels(images, max(channels, images.images.shape[1]))
 
 
-def _load_one(
-    config: DataConfig, split: str | None, grey_range: Sequence[int] | None, trained_on: str
-) -> tuple[ImageSet, tuple[str, ...]]:
-    splits = open_source(config)
-    name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
-    rows = _split(splits, name, "another split")
-    column, found = find_image_column(rows, config.image_column), _labels_of(rows, config)
-    if split is None and trained_on == found.identity:
-        raise ValueError(
-            f"{config.source} has the images that the network was trained on, and no test split: name the "
-            f"split '{name}' to measure on them all the same"
-        )
-    scale = None if grey_range is None else GreyRange(*grey_range)
-    images, _ = _images(rows, column, config, found.indices, grey_range=scale)
-    if scale is not None and (narrow := narrow_greys(_some_pixels(images), scale)):
-        raise ValueError(f"{config.source}: {narrow}; save all with one scale")
-    return images, found.classes.names
-
-
 def is_same_training(config: DataConfig, trained_on: str) -> bool:
     """Whether a source has the training rows that ``trained_on`` identifies, wherever they lie now."""
     if not trained_on or config.source in SOURCES:
         return False
     try:
         rows = _split(open_source(replace(config, skip_unreadable=False)), config.train_split, "")
-        return _labels_of(rows, config).identity == trained_on
+        return find_labels(rows, config.label_column).identity == trained_on
     except ValueError:
         return False
 
 
-class _Labels(NamedTuple):
-    """Labels of rows as class indices, and the number of rows with a digest of their files and labels."""
-
-    column: str
-    classes: Classes
-    indices: Tensor
-    identity: str
-
-
-def _labels_of(rows: Rows, config: DataConfig) -> _Labels:
-    column = find_label_column(rows, config.label_column)
-    classes = find_classes(rows, column)
-    indices = class_indices(rows, column, classes)
-    texts = [rows.split, *rows.files, "", *classes.names, indices.numpy().tobytes().hex()]
-    return _Labels(column, classes, indices, f"{len(rows)} rows, {digest(texts)}")
+def _load(config: DataConfig) -> ImageData:
+    if config.source not in SOURCES:
+        return _load_rows(config)
+    plain = DataConfig(source=config.source)
+    other = [f"data.{name}" for name in _ROWS_FIELDS if getattr(config, name) != getattr(plain, name)]
+    if other:
+        raise ValueError(f"{config.source} has no columns and no splits: received {', '.join(other)}")
+    return SOURCES[config.source](config)
 
 
 def _load_rows(config: DataConfig) -> ImageData:
     """Load a folder or a data set of the Hub."""
     splits = open_source(config)
     training = _split(splits, config.train_split, "train_split to name another")
-    image_column, found = find_image_column(training, config.image_column), _labels_of(training, config)
-    used = _used(splits, config)
+    config = replace(config, image_column=find_image_column(training, config.image_column))
+    found = find_labels(training, config.label_column)
+    trained = torch.unique(found.indices).tolist()
+    if len(trained) < 2:
+        raise ValueError(
+            f"training needs images of two classes or more, column '{found.column}' has "
+            f"{found.classes[trained[0]]} alone: choose another with data.label_column, or add images"
+        )
     # All labels before the first image: a mistake in them shows at once.
-    labels = {part: class_indices(rows, found.column, found.classes) for part, rows in used.items()}
-    whole, grey_range = _images(training, image_column, config, found.indices, finds_range=True)
+    index, named = {found.classes[k]: k for k in trained}, training.columns[found.column]
+    used = _used(splits, config)
+    labels = {part: label_indices(rows, found.column, index, named) for part, rows in used.items()}
+    whole, grey_range = _images(training, config, found.indices, is_training=True)
     sets = {TRAIN: whole}
     for part, rows in used.items():
-        sets[part], _ = _images(rows, image_column, config, labels[part], grey_range=grey_range)
-        size, other = (tuple(images.images.shape[-2:]) for images in (whole, sets[part]))
-        if other != size:
-            raise ValueError(
-                f"training images are {size_text(size)} pixels and {part} images {size_text(other)}: give "
-                f"one size, such as data.image_size={size[0]}x{size[1]}"
-            )
-    if grey_range is not None:
-        _check_levels(sets, grey_range)
+        sets[part], _ = _images(rows, config, labels[part], grey_range=grey_range)
+    sizes = {part: size_text(images.images.shape[2:]) for part, images in sets.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{part} images are {size} pixels" for part, size in sizes.items())
+        raise ValueError(f"{told}: give one size, such as data.image_size={sizes[TRAIN].replace('×', 'x')}")
     # Grey becomes colour where another split has colour.
     channels = max(images.images.shape[1] for images in sets.values())
     sets = {part: _with_channels(images, channels) for part, images in sets.items()}
@@ -323,7 +291,7 @@ def _load_rows(config: DataConfig) -> ImageData:
         train=sets[TRAIN],
         validation=sets.get(VALIDATION),
         test=sets[TEST],
-        classes=found.classes.names,
+        classes=found.classes,
         grey_range=None if grey_range is None else grey_range[:2],
         rows=found.identity,
     )
@@ -347,75 +315,56 @@ def _used(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
     taken = [_split(splits, config.train_split, ""), *used.values()]
     if config.validation and VALIDATION in splits and splits[VALIDATION] not in taken:
         used[VALIDATION] = splits[VALIDATION]
-    unused = [(name, rows) for name, rows in splits.items() if rows not in [*taken, *used.values()]]
-    if unused:
-        said = ", ".join(f"{name} ({len(rows):,} images)" for name, rows in unused)
-        warnings.warn(f"splits of {config.source} that are not used: {said}", stacklevel=5)
+        taken.append(splits[VALIDATION])
+    if unused := [f"{name} ({len(rows):,} images)" for name, rows in splits.items() if rows not in taken]:
+        warnings.warn(f"splits of {config.source} that are not used: {', '.join(unused)}", stacklevel=5)
     return used
 
 
 def _split(splits: Mapping[str, Rows], name: str, fix: str) -> Rows:
     """Return the split called ``name``, or what it stands for, as ``val`` for ``validation``."""
     rows = splits.get(name, splits.get(split_of(name)))
-    if rows is None:
-        raise ValueError(f"no split '{name}', the source has {', '.join(splits)}: use {fix}")
-    if not len(rows):
-        raise ValueError(f"split '{name}' has no images: use {fix}")
+    if rows is None or not len(rows):
+        there = ", ".join(name for name, rows in splits.items() if len(rows))
+        raise ValueError(f"no split '{name}', the source has {there} with images: use {fix}")
     return rows
 
 
 def _images(
     rows: Rows,
-    column: str,
     config: DataConfig,
     labels: Tensor,
     *,
     grey_range: GreyRange | None = None,
-    finds_range: bool = False,
+    is_training: bool = False,
 ) -> tuple[ImageSet, GreyRange | None]:
     """Return the images of a split, from the cache if they are there, and the range of their greys."""
+    column = find_image_column(rows, config.image_column)
     identity: dict[str, object] = {
-        "rows": rows.content(),
+        "rows": [rows.content(), len(rows), *sorted(rows.left_out)],
         "column": column,
         "image_size": config.image_size,
+        "grey_range": grey_range and grey_range[:2],
     }
-    images, in_file, found = cached_images(
-        identity if grey_range is None else {**identity, "grey_range": grey_range[:2]},
-        len(rows),
-        lambda consume: decode_pieces(
-            len(rows),
-            partial(rows.encoded, column),
-            consume,
-            image_size=config.image_size,
-            grey_range=grey_range,
-            finds_range=finds_range,
-        ),
-    )
-    if found is not None and grey_range is None and not finds_range:
-        raise ValueError(f"split '{rows.split}' has greys of 16 bits, and training has 8: save all alike")
-    return ImageSet(images, labels, rows=torch.arange(len(labels)) if in_file else None), found
-
-
-def _check_levels(sets: Mapping[str, ImageSet], grey_range: GreyRange) -> None:
-    """Check that 16-bit greys of all splits fill the training images' range; say if few levels are left."""
-    levels = {part: len(np.unique(_some_pixels(images))) for part, images in sets.items()}
-    for part, images in sets.items():
-        if levels[part] * 16 < levels[TRAIN] or narrow_greys(_some_pixels(images), grey_range):
-            raise ValueError(
-                f"{part} images have greys of another range than the training images, which use "
-                f"{grey_range.low} to {grey_range.high} of 16 bits: {levels[part]} of {levels[TRAIN]} "
-                "levels are left; save all with one scale"
-            )
-    if levels[TRAIN] < min(_FEW_LEVELS, grey_range.values):
+    read, size = partial(rows.images, column), config.image_size
+    decode = partial(decode_pieces, len(rows), read, image_size=size, grey_range=grey_range)
+    pixels, in_file, found = cached_images(identity, decode)
+    images = ImageSet(pixels, labels, rows=torch.arange(len(labels)) if in_file else None)
+    if found is None:
+        return images, None
+    some = images.select(torch.arange(0, len(images), max(1, len(images) // 1000))).images
+    levels = len(np.unique(some))
+    if is_training and levels < min(_FEW_LEVELS, found.values):
         warnings.warn(
-            f"16-bit images: of {grey_range.values:,} greys from {grey_range.low} to {grey_range.high}, "
-            f"{levels[TRAIN]} are left in 8 bits: clip what lies far from the others, and save them again",
+            f"16-bit images: of {found.values:,} greys from {found.low} to {found.high}, {levels} are "
+            "left in 8 bits: clip what lies far from the others, and save them again",
             stacklevel=5,
         )
-
-
-def _some_pixels(images: ImageSet) -> Tensor:
-    return images.select(torch.arange(0, len(images), max(1, len(images) // 1000))).images
+    if not is_training and grey_range is None:
+        raise ValueError(f"split '{rows.split}' has greys of 16 bits, and training has 8: save all alike")
+    if grey_range is not None and (narrow := narrow_greys(some, grey_range)):
+        raise ValueError(f"split '{rows.split}' of {config.source}: {narrow}; save all with one scale")
+    return images, found
 
 
 def _warn_of_shared(train: ImageSet, test: ImageSet) -> None:
@@ -425,83 +374,46 @@ def _warn_of_shared(train: ImageSet, test: ImageSet) -> None:
     known = {hash(image.tobytes()) for image in train.images.numpy()}
     count = sum(hash(image.tobytes()) in known for image in test.images.numpy())
     if count >= max(_SHARED, _SHARED_SHARE * len(test)):
-        warnings.warn(
-            f"{count:,} of {len(test):,} test images are training images too, pixel by pixel: the test "
-            "accuracy is too high",
-            stacklevel=3,
-        )
+        told = f"{count:,} of {len(test):,} test images are training images too, pixel by pixel"
+        warnings.warn(f"{told}: the test accuracy is too high", stacklevel=3)
 
 
-def _check_classes(data: ImageData) -> None:
-    """Check that two classes have training images, and so have those of other splits."""
-
-    def counted(images: ImageSet) -> Tensor:
-        return torch.bincount(images.labels, minlength=data.num_classes)
-
-    def named(chosen: Tensor) -> str:
-        return listed([data.classes[index] for index in chosen.nonzero().flatten().tolist()])
-
-    counts = counted(data.train)
-    if (counts > 0).sum() < 2:
-        raise ValueError(
-            f"training needs images of two classes or more, only one of {data.num_classes} has any: choose "
-            "another data.label_column, or add images of others"
-        )
-    for part, images in (("test", data.test), ("validation", data.validation)):
-        if images is not None and (unseen := named((counted(images) > 0) & (counts == 0))):
-            raise ValueError(
-                f"the {part} split has images of classes without a training image, {unseen}: add images of "
-                "them to the training split, or take them out"
-            )
-    said = {
-        "without a test image": (counted(data.test) == 0) & (counts > 0),
-        "without a training image": counts == 0,
-        "with a single training image": counts == 1,
-    }
+def _warn_of_classes(data: ImageData, splits: Sequence[str]) -> None:
+    """Say which classes have no image in one of the splits, or none or a single one to train on."""
+    counts = {split: torch.tensor(count) for split, count in data.counts.items()}
+    trained = counts[TRAIN]
+    said = {f"without a {split} image": (counts[split] == 0) & (trained > 0) for split in splits}
+    said |= {"without a training image": trained == 0, "with a single training image": trained == 1}
     for what, chosen in said.items():
         if chosen.any():
-            warnings.warn(f"classes {what}: {named(chosen)}", stacklevel=3)
+            names = [data.classes[index] for index in chosen.nonzero().flatten().tolist()]
+            warnings.warn(f"classes {what}: {listed(names)}", stacklevel=3)
 
 
 def open_source(config: DataConfig) -> dict[str, Rows]:
-    """Return the splits of a folder, read without the network, or a data set of the Hub, undecoded.
-
-    Raises:
-        MissingSourceError: there is no such source.
-        ValueError: there is no such subset, or it cannot be read.
-        ImportError: a library that it takes is not installed.
-    """
+    """Return the splits of a folder, read without the network, or a data set of the Hub, undecoded."""
     folder = _local_folder(config.source)
     if folder is not None:
-        if config.subset is not None and not (folder / config.subset).is_dir():
+        inner = folder / (config.subset or "")
+        if not inner.is_dir():
+            there = listed(_folders(folder)) or "none"
             raise ValueError(
-                f"no folder {config.subset} in {folder}, whose folders are "
-                f"{listed(_folders(folder)) or 'none'}: choose another data.subset"
+                f"no folder {config.subset} in {folder}, which has {there}: choose another data.subset"
             )
-        found = list_folder((folder / (config.subset or "")).resolve(), config.table)
+        found = list_folder(inner.resolve(), config.table)
         usual = [split for split in (TRAIN, VALIDATION, TEST) if split in found]
         splits = {split: found[split] for split in dict.fromkeys([*usual, *sorted(found)])}
     elif config.table is not None:
         raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
     else:
         splits = _from_hub(config.source, config.subset)
-    return {
-        name: _readable(rows, config) if config.skip_unreadable else rows for name, rows in splits.items()
-    }
-
-
-def _readable(rows: Rows, config: DataConfig) -> Rows:
-    """Return the rows whose image can be read."""
-    column = find_image_column(rows, config.image_column)
-    failed = unreadable_images(len(rows), partial(rows.encoded, column))
-    if not failed:
-        return rows
-    warnings.warn(
-        f"{len(failed)} of {len(rows):,} images of split '{rows.split}' are left out: "
-        f"{listed(list(failed.values()), '; ')}",
-        stacklevel=6,
-    )
-    return rows.select([index for index in range(len(rows)) if index not in failed])
+    for name, rows in splits.items() if config.skip_unreadable else ():
+        failed = unreadable_images(partial(rows.images, find_image_column(rows, config.image_column)))
+        splits[name] = replace(rows, left_out=frozenset(failed))
+        if failed:
+            told = f"{len(failed)} of {len(rows):,} images of split '{name}' are left out"
+            warnings.warn(f"{told}: {listed([*failed.values()], '; ')}", stacklevel=6)
+    return splits
 
 
 def _local_folder(source: str) -> Path | None:
@@ -510,10 +422,10 @@ def _local_folder(source: str) -> Path | None:
     if path.is_dir():
         return path.resolve()
     if path.exists():
-        fix = "give the folder that it lies in"
-        if path.suffix.lower() in TABLES:
+        fix, suffix = "give the folder that it lies in", path.suffix.lower()
+        if suffix in TABLES:
             fix = f"give data.source={path.parent} and data.table={path.name}"
-        elif path.suffix.lower() in ARCHIVES:
+        elif suffix in ARCHIVES:
             fix = "unpack it, and give the folder of images"
         raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {fix}")
     if not source.startswith((".", "/", "~")) and source.count("/") <= 1:
@@ -533,72 +445,42 @@ def _folders(parent: Path) -> list[str]:
 
 def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
     datasets, hub = require("datasets"), require("huggingface_hub")
-    offline = not _hub_answers(source)
+    config, was_offline = datasets.config, datasets.config.HF_HUB_OFFLINE
+    missing = (hub.utils.RepositoryNotFoundError, hub.utils.HFValidationError)
     try:
-        with _quiet(offline=offline):
-            splits = datasets.load_dataset(source, subset)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
+        try:  # Once: ``load_dataset`` would try for half a minute.
+            hub.HfApi().dataset_info(source, timeout=HUB_TIMEOUT_SECONDS)
+        except missing:
+            raise
+        except Exception:  # no network, a proxy that refuses: what was loaded before still works
+            config.HF_HUB_OFFLINE = True
+        splits = datasets.load_dataset(source, subset)
+    except (*missing, datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         # Only the cause names a broken file.
-        broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
-        told = error.__cause__ if broken and error.__cause__ else error
-        cannot, reason = f"cannot load '{source}' from the Hugging Face Hub", " ".join(str(told).split())
-        if isinstance(told, ConnectionError):
-            raise MissingSourceError(
-                f"{cannot}: there is no such folder in {Path.cwd()}, and the Hub cannot be reached: check "
-                "the spelling, or connect to the network"
-            ) from error
-        asks = "BuilderConfig" in reason or "Config name is missing" in reason
-        fix = ": choose one with data.subset" if asks else ""
-        raise ValueError(f"{cannot}: {reason.rstrip('.')}{fix}") from error
-    config = datasets.config
+        is_broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        told = " ".join(str(error.__cause__ if is_broken else error).split())
+        raise MissingSourceError(
+            f"no folder '{source}' in {Path.cwd()}, and it cannot be loaded from the Hugging Face Hub "
+            f"({told:.300}): check the spelling and data.subset, connect to the network, or log in with "
+            "`hf auth login`"
+        ) from error
+    finally:
+        config.HF_HUB_OFFLINE = was_offline
     caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, hub.constants.HF_HUB_CACHE)
     folders = tuple(path for cache in caches for path in (Path(cache).absolute(), Path(cache).resolve()))
     return {name: _hub_rows(name, split, folders) for name, split in splits.items()}
 
 
 def _hub_rows(name: str, split: Any, folders: tuple[Path, ...]) -> Rows:
-    table = split.data.table
-    # The fingerprint follows the version of the data set.
-    return chunk_rows(name, table.schema, table_chunks(table), folders, lambda: str(split._fingerprint))
+    def read(column: str) -> Iterator[Any]:
+        for batch in split.data.table.to_batches():
+            yield from batch.column(column).to_pylist()
 
-
-def _hub_answers(source: str) -> bool:
-    """Ask the Hub for ``source``, once: ``load_dataset`` would try for half a minute.
-
-    Raises:
-        MissingSourceError: the Hub answers that it has no such data set, or that it may not be read.
-    """
-    hub = require("huggingface_hub")
-    try:
-        hub.HfApi().dataset_info(source, timeout=HUB_TIMEOUT_SECONDS)
-    except (hub.utils.RepositoryNotFoundError, hub.utils.HFValidationError) as error:
-        raise MissingSourceError(
-            f"no folder '{source}' in {Path.cwd()}, and no data set of that name on the Hugging Face Hub "
-            "that you can read: check the spelling, or log in with `hf auth login` if it is private"
-        ) from error
-    except Exception:  # no network, a proxy that refuses, offline mode: what was loaded before still works
-        return False
-    return True
-
-
-@contextmanager
-def _quiet(*, offline: bool) -> Iterator[None]:
-    """Silence ``datasets``, whose errors are raised as well, and keep it to its cache if ``offline``."""
-    datasets, logging = require("datasets"), require("datasets.utils.logging")
-    config = datasets.config
-    level, was_offline = logging.get_verbosity(), config.HF_HUB_OFFLINE
-    # An environment variable that decides about the bars has the last word.
-    switches = (
-        config.HF_DATASETS_DISABLE_PROGRESS_BARS is None and not datasets.are_progress_bars_disabled()
+    return Rows(
+        split=name,
+        columns=class_names(split.data.table.schema),
+        count=split.num_rows,
+        read=read,
+        content=lambda: str(split._fingerprint),  # follows the version of the data set
+        folders=folders,
     )
-    logging.set_verbosity(logging.CRITICAL)
-    config.HF_HUB_OFFLINE = was_offline or offline
-    if switches:
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        config.HF_HUB_OFFLINE = was_offline
-        if switches:
-            datasets.enable_progress_bars()

@@ -3,72 +3,29 @@
 import hashlib
 import json
 import os
-import re
 import warnings
-from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate, chain
+from itertools import chain, islice
 from pathlib import Path
-from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trifecta._utils.checks import require_memory
 from trifecta._utils.extras import open_image, require
-from trifecta.data.decode import Encoded, in_threads
+from trifecta.data.decode import Encoded, in_threads, listed
 
-T = TypeVar("T")
-
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
-SPLITS = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), VALIDATION),
-    **dict.fromkeys(("test", "testing"), TEST),
-}
-"""Splits by the names that people give them, in lower case."""
 # Of columns and of mappings, the likeliest first.
 IMAGE_NAMES = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
 LABEL_NAMES = ("label", "labels", "target", "targets", "class", "y")
-LABEL_KINDS = ("class", "integer", "text")
-
-# Kinds of columns by Arrow's names of their types.
-_KINDS = {
-    "integer": r"(u?int\d+|bool)$",
-    "text": r"(large_)?string$",
-    "binary": r"(large_)?binary$",
-    "image": r"struct<(.*, )?bytes: (large_)?binary\b",
-}
 # The description of a Parquet file, at its end, holds the names of its classes.
 _MOST_FOOTER_BYTES = 2**26
+_ROWS_AT_ONCE = 256
 # No head has that many classes of which training images show but a tenth.
 _MOST_UNSEEN = 1000
-# Rows in which an encoded image is looked for.
-_TRIED = 100
-
-
-def split_of(name: str) -> str:
-    """Return the split that a name stands for: ``Val`` is ``validation``; any other name is itself."""
-    return SPLITS.get(name.lower(), name)
-
-
-class Column(NamedTuple):
-    """Content of a column.
-
-    Attributes:
-        kind: ``image``, ``class`` (integers with names), ``integer``, ``text``, ``binary`` or ``other``.
-        type: for messages.
-        names: class names, for ``class``.
-    """
-
-    kind: str
-    type: str
-    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,68 +34,54 @@ class Rows:
 
     Attributes:
         split: its name.
-        columns: by name.
-        count: number of rows.
-        values: returns all values of a column.
-        encoded: returns the images of a column from one row up to another.
+        columns: names of the classes of each column, empty where it names none.
+        count: number of rows, with those that are left out.
+        read: returns all values of a column in order; an image is bytes, a path, or a mapping of one.
         content: returns a digest of everything that the pixels depend on.
-        files: of each row, or of all together, relative to the source; they identify the rows.
+        files: file of each row, or all files together, relative to the source; they identify the rows.
+        folders: folders in which a file that a row names must lie.
+        left_out: rows that are left out.
     """
 
     split: str
-    columns: Mapping[str, Column]
+    columns: Mapping[str, tuple[str, ...]]
     count: int
-    values: Callable[[str], Sequence[Any]]
-    encoded: Callable[[str, int, int], list[Encoded]]
+    read: Callable[[str], Iterable[Any]]
     content: Callable[[], str]
     files: Sequence[str] = ()
+    folders: tuple[Path, ...] = ()
+    left_out: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
-        return self.count
+        return self.count - len(self.left_out)
 
-    def __str__(self) -> str:
-        return ", ".join(f"{name} ({column.type})" for name, column in self.columns.items())
+    def kept(self, values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the value of each row that is not left out."""
+        return ((row, value) for row, value in enumerate(values) if row not in self.left_out)
 
-    def select(self, kept: Sequence[int]) -> "Rows":
-        """Return the rows at ``kept``, ascending."""
+    def first(self, column: str) -> Any:
+        """Return the first value of a column that is not missing, of a hundred rows."""
+        return next((value for value in islice(self.read(column), 100) if value is not None), None)
 
-        def encoded(column: str, start: int, stop: int) -> list[Encoded]:
-            wanted = kept[start:stop]
-            every = self.encoded(column, wanted[0], wanted[-1] + 1)
-            return [every[index - wanted[0]] for index in wanted]
-
-        def values(column: str) -> list[Any]:
-            every = self.values(column)
-            return [every[index] for index in kept]
-
-        return replace(
-            self,
-            count=len(kept),
-            values=values,
-            encoded=encoded,
-            content=lambda: digest([self.content(), *map(str, kept)]),
-            files=[self.files[index] for index in kept] if len(self.files) == self.count else self.files,
-        )
-
-
-def file_rows(
-    split: str,
-    folder: Path,
-    files: Sequence[str],
-    labels: Mapping[str, Sequence[Any]],
-    columns: Mapping[str, Column],
-) -> Rows:
-    """Return rows of image files in ``folder`` with ``labels``, columns of one value per file."""
-    paths = [folder / file for file in files]
-    return Rows(
-        split=split,
-        columns={"image": Column("image", "Image"), **columns},
-        count=len(files),
-        values=labels.__getitem__,
-        encoded=lambda _, start, stop: [(str(path), path) for path in paths[start:stop]],
-        content=lambda: sampled(paths, pieces=16, size=2**11),
-        files=files,
-    )
+    def images(self, column: str) -> Iterator[Encoded]:
+        """Yield the encoded images of a column."""
+        for row, value in self.kept(self.read(column)):
+            where = f"in row {row} of split '{self.split}'"
+            data = value if isinstance(value, dict) else {"bytes": value, "path": value}
+            path = data.get("path")
+            if isinstance(data.get("bytes"), bytes):
+                yield where, data["bytes"]
+            elif isinstance(path, Path):
+                yield str(path), path
+            elif not isinstance(path, str):
+                raise ValueError(f"there is no image {where}")
+            # By its name alone: links in a folder are the user's own.
+            elif {*self.folders}.isdisjoint(Path(os.path.abspath(path)).parents):  # noqa: PTH100
+                raise ValueError(
+                    f"the image {where} is a file outside the source, {path!r:.100}: it is not read"
+                )
+            else:
+                yield path, Path(path)
 
 
 def digest(texts: Iterable[str]) -> str:
@@ -165,275 +108,182 @@ def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
             return "unreadable"
         return f"{status.st_size} {status.st_mtime_ns} {total.hexdigest()}"
 
-    tasks = in_threads(lambda start, stop: [*map(facts, files[start:stop])], len(files), 256)
-    return digest(chain.from_iterable(tasks))
-
-
-class Chunk(NamedTuple):
-    """Part of an Arrow table: its number of rows, and a function that reads one of its columns."""
-
-    rows: int
-    read: Callable[[str], Any]
+    return digest(chain.from_iterable(in_threads(lambda some: [*map(facts, some)], files, 256)))
 
 
 def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
-    """Return the rows of Parquet files, or Arrow files of ``Dataset.save_to_disk``, in their order.
-
-    Raises:
-        ValueError: one cannot be read, or they have different columns.
-    """
+    """Return the rows of Parquet files, or Arrow files of ``Dataset.save_to_disk``, in their order."""
     paths = [folder / file for file in files]
-    opened = [_readable(path, _opened) for path in paths]
-    first = opened[0][0]
-    for path, (schema, _) in zip(paths, opened, strict=True):
-        if not schema.equals(first) or columns_of(schema) != columns_of(first):
+    schemas, counts = zip(*map(_described, paths), strict=True)
+    for path, schema in zip(paths, schemas, strict=True):
+        if not schema.equals(schemas[0]) or class_names(schema) != class_names(schemas[0]):
             raise ValueError(f"{path} has other columns or classes than {paths[0]}: one split has the same")
-    chunks = [chunk for _, own in opened for chunk in own]
-    rows = chunk_rows(split, first, chunks, (folder,), lambda: sampled(paths, pieces=64, size=2**20))
-    return replace(rows, files=files)
-
-
-def chunk_rows(
-    split: str, schema: Any, chunks: Sequence[Chunk], folders: tuple[Path, ...], content: Callable[[], str]
-) -> Rows:
-    """Return the rows of chunks, whose images may be files in ``folders``."""
-    starts = [0, *accumulate(chunk.rows for chunk in chunks)]
-    lock = Lock()
-
-    # Threads ask for neighbouring rows, which mostly lie in one chunk.
-    @lru_cache(maxsize=2)
-    def read(index: int, column: str) -> Any:
-        return chunks[index].read(column)
-
-    def cells(column: str, start: int, stop: int) -> Iterator[Any]:
-        for index in range(bisect_right(starts, start) - 1, len(chunks)):
-            if starts[index] >= stop:
-                return
-            with lock:
-                whole = read(index, column)
-            skipped = max(start - starts[index], 0)
-            yield from whole.slice(skipped, stop - starts[index] - skipped).to_pylist()
-
     return Rows(
         split=split,
-        columns=columns_of(schema),
-        count=starts[-1],
-        values=lambda column: [value for chunk in chunks for value in chunk.read(column).to_pylist()],
-        encoded=lambda column, start, stop: [
-            _encoded(value, f"in row {row} of split '{split}'", folders)
-            for row, value in enumerate(cells(column, start, stop), start)
-        ],
-        content=content,
+        columns=class_names(schemas[0]),
+        count=sum(counts),
+        read=lambda column: chain.from_iterable(_values(path, column) for path in paths),
+        content=lambda: sampled(paths, pieces=64, size=2**20),
+        files=files,
+        folders=(folder,),
     )
 
 
-def table_chunks(table: Any) -> list[Chunk]:
-    """Return the record batches of an Arrow table, which stay on disk where it is memory-mapped."""
-    return [Chunk(batch.num_rows, batch.column) for batch in table.to_batches()]
-
-
-def _opened(path: Path) -> tuple[Any, list[Chunk]]:
-    """Return the schema and the chunks of a file."""
-    arrow = require("pyarrow")
-    if path.suffix.lower() == ".arrow":
-        table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
-        table.validate(full=True)
-        return table.schema, table_chunks(table)
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 8))
-        footer_bytes = int.from_bytes(file.read(4), "little")
-    if footer_bytes > _MOST_FOOTER_BYTES:
-        raise ValueError(f"its description takes {footer_bytes:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
-    parquet = require("pyarrow.parquet").ParquetFile(path)
-    groups = [parquet.metadata.row_group(group) for group in range(parquet.num_row_groups)]
-    reads = [partial(_row_group, path, group, one.total_byte_size) for group, one in enumerate(groups)]
-    return parquet.schema_arrow, list(map(Chunk, [group.num_rows for group in groups], reads))
-
-
-def _row_group(path: Path, group: int, needed: int, column: str) -> Any:
-    require_memory(needed, f"a row group of {path}", "write it with smaller row groups")
-    opened = require("pyarrow.parquet").ParquetFile
-    return _readable(path, lambda file: opened(file).read_row_group(group, [column]).column(column))
-
-
-def _readable(path: Path, read: Callable[[Path], T]) -> T:
-    """Return what ``read`` makes of a file; errors name it."""
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name a file in the errors of reading it."""
     try:
-        return read(path)
+        yield
     except (require("pyarrow").ArrowException, OSError, ValueError, OverflowError) as error:
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split()).rstrip('.')}") from error
 
 
-def columns_of(schema: Any) -> dict[str, Column]:
-    """Return the columns of an Arrow schema, by their types and the metadata of ``datasets``."""
-    try:
-        features = dict(json.loads(schema.metadata[b"huggingface"])["info"]["features"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        features = {}
-    columns = {field.name: _column(field.type, features.get(field.name)) for field in schema}
-    if len(columns) < len(schema):
+def _described(path: Path) -> tuple[Any, int]:
+    """Return the schema and the number of rows of a file."""
+    with _naming(path):
+        if path.suffix.lower() == ".arrow":
+            reader = _arrow_stream(path)
+            return reader.schema, sum(batch.num_rows for batch in reader)
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 8))
+            size = int.from_bytes(file.read(4), "little")
+        if size > _MOST_FOOTER_BYTES:
+            raise ValueError(f"its description takes {size:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
+        parquet = require("pyarrow.parquet").ParquetFile(path)
+        return parquet.schema_arrow, parquet.metadata.num_rows
+
+
+def _values(path: Path, column: str) -> Iterator[Any]:
+    with _naming(path):
+        if path.suffix.lower() == ".arrow":
+            batches = _arrow_stream(path)
+        else:
+            parquet = require("pyarrow.parquet").ParquetFile(path)
+            batches = parquet.iter_batches(_ROWS_AT_ONCE, columns=[column])
+        for batch in batches:
+            batch.validate(full=True)
+            yield from batch.column(column).to_pylist()
+
+
+def _arrow_stream(path: Path) -> Any:
+    arrow = require("pyarrow")
+    return arrow.ipc.open_stream(arrow.memory_map(str(path)))
+
+
+def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Return the class names of each column of an Arrow schema, from the metadata of ``datasets``."""
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(schema.names, ())
+    if len(names) < len(schema):
         raise ValueError(f"two columns have the same name, of {', '.join(schema.names)}")
-    return columns
-
-
-def _column(dtype: Any, noted: Any) -> Column:
-    text = str(dtype.value_type if str(dtype).startswith("dictionary") else dtype)
-    kind = next((kind for kind, pattern in _KINDS.items() if re.match(pattern, text)), "other")
-    noted = noted if isinstance(noted, dict) else {}
-    names = noted.get("names")
-    if noted.get("_type") == "ClassLabel" and kind == "integer" and isinstance(names, list):
-        return Column("class", "ClassLabel", tuple(map(str, names)))
-    if noted.get("_type") == "Image" or kind == "image":
-        return Column("image", "Image" if noted else "struct")
-    return Column(kind, text.partition("<")[0])
-
-
-def _encoded(value: Any, where: str, folders: tuple[Path, ...]) -> Encoded:
-    data = value.get("bytes") if isinstance(value, dict) else value
-    path = value.get("path") if isinstance(value, dict) else value
-    if isinstance(data, bytes):
-        return where, data
-    if not isinstance(path, str):
-        raise ValueError(f"there is no image {where}")
-    # By its name alone: links in a folder are the user's own.
-    whole = Path(os.path.abspath(path))  # noqa: PTH100  (resolve would follow links)
-    if not any(whole.is_relative_to(folder) for folder in folders):
-        raise ValueError(f"the image {where} is a file outside the source, {path!r:.100}: it is not read")
-    return path, Path(path)
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        named = {name: noted["names"] for name, noted in features.items() if noted["_type"] == "ClassLabel"}
+        return names | {name: tuple(map(str, own)) for name, own in named.items() if name in names}
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return names
 
 
 def find_image_column(rows: Rows, chosen: str | None) -> str:
-    """Return the column of images: ``chosen``, or the one whose type and first value say so.
-
-    Raises:
-        ValueError: ``chosen`` is not a column of images, or there is none.
-    """
-    found = [name for name in rows.columns if _is_image(rows, name)]
+    """Return the column of images: ``chosen``, or the one whose first value is an image."""
+    found = [name for name in rows.columns if _is_image(rows.first(name))]
     usual = [name for name in IMAGE_NAMES if name in found]
     return _choose(rows, chosen, found, usual[:1] or found, "image")
 
 
-def _is_image(rows: Rows, name: str) -> bool:
-    """Whether a column is of images, or of bytes whose first value is one."""
-    if rows.columns[name].kind != "binary":
-        return rows.columns[name].kind == "image"
-    for row in range(min(len(rows), _TRIED)):
-        try:
-            ((_, content),) = rows.encoded(name, row, row + 1)
-        except ValueError:  # there is none in this row
-            continue
-        try:
-            open_image(BytesIO(content) if isinstance(content, bytes) else content).close()
-        except Exception:  # whatever broken bytes make Pillow trip over
-            return False
-        return True
-    return False
+def _is_image(value: Any) -> bool:
+    if not isinstance(value, bytes):
+        return isinstance(value, Path) or (isinstance(value, dict) and "bytes" in value)
+    try:
+        open_image(BytesIO(value)).close()
+    except Exception:  # whatever broken bytes make Pillow trip over
+        return False
+    return True
 
 
-def find_label_column(rows: Rows, chosen: str | None) -> str:
+def _find_label_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of labels.
 
     It is ``chosen``; else the one of named classes, that with the most classes if there are several; else a
     column of integers or text with a usual name for labels; else the only one of integers or text in which
     a value repeats.
-
-    Raises:
-        ValueError: ``chosen`` cannot be labels, or there is no such column.
     """
-    by_kind = {kind: [n for n, c in rows.columns.items() if c.kind == kind] for kind in LABEL_KINDS}
-    named = sorted(by_kind["class"], key=lambda name: -len(rows.columns[name].names))
-    plain = [*by_kind["integer"], *by_kind["text"]]
-    usual = [name for kind in ("integer", "text") for name in LABEL_NAMES if name in by_kind[kind]]
+    named = [name for name, names in rows.columns.items() if names]
+    named.sort(key=lambda name: -len(rows.columns[name]))
+    firsts = {name: rows.first(name) for name in rows.columns if name not in named}
+    integers, texts = ([name for name in firsts if isinstance(firsts[name], kind)] for kind in (int, str))
+    plain = [*integers, *texts]
+    usual = [name for names in (integers, texts) for name in LABEL_NAMES if name in names]
     best = named or usual[:1]
     if chosen is None and not best:
-        repeated = [name for name in plain if len(set(values := rows.values(name))) < len(values)]
+        repeated = [name for name in plain if len(set(rows.read(name))) < rows.count]
         best = [*repeated, *(name for name in plain if name not in repeated)] if len(repeated) == 1 else []
     return _choose(rows, chosen, [*named, *plain], best, "label")
 
 
 def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequence[str], what: str) -> str:
     """Return the chosen column of those that fit, or else the best, with a warning if there are others."""
-    field = f"data.{what}_column"
-    if chosen is not None:
-        if chosen not in rows.columns:
-            raise ValueError(f"{field}: no column '{chosen}' among {rows}")
-        if chosen not in fitting:
-            raise ValueError(f"{field}: column '{chosen}' cannot be {what}s; columns: {rows}")
-        return chosen
-    if not best:
+    field, there = f"data.{what}_column", ", ".join(rows.columns)
+    if chosen is not None and chosen not in fitting:
+        raise ValueError(f"{field}: there is no column '{chosen}' of {what}s among {there}")
+    if chosen is None and not best:
         raise ValueError(
-            f"no column that is surely of {what}s among {rows}: choose one with {field}, or keep the "
+            f"no column that is surely of {what}s among {there}: choose one with {field}, or keep the "
             "images in one folder per class, with two classes or more"
         )
-    if len(best) > 1:
-        others = ", ".join(best)
-        warnings.warn(
-            f"{what}s are taken from column '{best[0]}', of {others}: choose another with {field}",
-            stacklevel=4,
-        )
-    return best[0]
+    if chosen is None and len(best) > 1:
+        told = f"{what}s are taken from column '{best[0]}', of {', '.join(best)}"
+        warnings.warn(f"{told}: choose another with {field}", stacklevel=4)
+    return chosen or best[0]
 
 
-class Classes(NamedTuple):
-    """Label values of a column and their names, both in class order."""
+class Labels(NamedTuple):
+    """Labels of rows: column, class names, indices into these (N,) int64, and identity of the rows."""
 
-    values: Sequence[Any]
-    names: tuple[str, ...]
+    column: str
+    classes: tuple[str, ...]
+    indices: Tensor
+    identity: str
 
 
-def find_classes(training: Rows, column: str) -> Classes:
-    """Return the classes that ``column`` names, or else its distinct values, sorted.
-
-    Raises:
-        ValueError: there are fewer than two classes, or far more than the rows show.
-    """
-    used = set(training.values(column)) - {None}
-    names = training.columns[column].names
-    values: Sequence[Any] = range(len(names)) if names else sorted(used)
-    names = names or tuple(map(str, values))
-    if len(names) < 2:
+def find_labels(rows: Rows, chosen: str | None) -> Labels:
+    """Return the labels of a split, of the classes that the column names, or else of its values, sorted."""
+    column = _find_label_column(rows, chosen)
+    used = {value for _, value in rows.kept(rows.read(column))} - {None}
+    classes = rows.columns[column] or tuple(map(str, sorted(used)))
+    if len(classes) > max(_MOST_UNSEEN, 10 * len(used)):
         raise ValueError(
-            f"training needs two classes or more, column '{column}' has {len(names)} "
-            f"({', '.join(names)}): choose another with data.label_column, or add images of others"
-        )
-    twice, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"column '{column}' names two classes '{twice}': give each a name of its own")
-    if len(names) > max(_MOST_UNSEEN, 10 * len(used)):
-        raise ValueError(
-            f"column '{column}' names {len(names):,} classes, and the images are of {len(used):,}: name "
+            f"column '{column}' names {len(classes):,} classes, and the images are of {len(used):,}: name "
             "those alone, or choose another with data.label_column"
         )
-    return Classes(values, names)
+    indices = label_indices(rows, column, {name: k for k, name in enumerate(classes)})
+    has_each = len(rows.files) == rows.count
+    files = [file for _, file in rows.kept(rows.files)] if has_each else rows.files
+    texts = [rows.split, *files, "", *classes, indices.numpy().tobytes().hex()]
+    return Labels(column, classes, indices, f"{len(rows)} rows, {digest(texts)}")
 
 
-def class_indices(rows: Rows, column: str, classes: Classes) -> Tensor:
-    """Return labels ``(N,)`` int64 as indices into ``classes``; named classes are matched by name.
-
-    Raises:
-        ValueError: a label is missing or is none of ``classes``; names its file, or its row, from 0.
-    """
+def label_indices(rows: Rows, column: str, index: Mapping[str, int], named: Sequence[str] = ()) -> Tensor:
+    """Return labels ``(N,)`` int64 by their names; integers have ``named``, or the column's own names."""
     if column not in rows.columns:
         raise ValueError(
-            f"split '{rows.split}' has no column '{column}', as the training split has, but {rows}: give "
-            "it one, or choose another with data.test_split"
+            f"split '{rows.split}' has no column '{column}', as the training split has, but "
+            f"{', '.join(rows.columns)}: give it one, or choose another with data.test_split"
         )
-    labels, own = rows.values(column), rows.columns[column].names
-    if len(labels) != len(rows):
-        raise ValueError(f"column '{column}' of split '{rows.split}' is damaged: {len(labels)} values")
-    index = {value: number for number, value in enumerate(classes.names if own else classes.values)}
-    if own:
-        index = {number: index[name] for number, name in enumerate(own) if name in index}
-    found = [index.get(label, -1) for label in labels]
-    if -1 in found:
-        row = found.index(-1)
-        place = rows.files[row] if len(rows.files) == len(rows) else f"row {row} (from 0)"
-        label, known = labels[row], classes.values
-        if label in range(len(own)):
-            label, known = own[label], classes.names
-        raise ValueError(
-            f"labels outside the classes: split '{rows.split}', {place} has label {label!r}, but the "
-            f"{len(known)} classes are labelled {known[0]!r} to {known[-1]!r}: choose a split with the "
-            "same labels (data.test_split) or another data.label_column"
-        )
+    named, found = rows.columns[column] or named, []
+    for row, value in rows.kept(rows.read(column)):
+        name = None if value is None else str(value)
+        if named and isinstance(value, int):
+            name = named[value] if 0 <= value < len(named) else None
+        if name is None or name not in index:
+            place = rows.files[row] if len(rows.files) == rows.count else f"row {row} (from 0)"
+            raise unknown_label(f"split '{rows.split}', {place}", name or value, list(index))
+        found.append(index[name])
     return torch.tensor(found, dtype=torch.int64)
+
+
+def unknown_label(where: str, label: Any, classes: Sequence[str] = ()) -> ValueError:
+    """Return the error of a label that is missing or none of the training classes."""
+    if label is None or label != label:
+        return ValueError(f"{where} has no label ({label}): give it one, or leave it out")
+    known = f"none of the {len(classes)} classes of training ({listed(classes)})" if classes else "no class"
+    return ValueError(f"{where} has label {label!r:.60}, which is {known}: leave it out, or train on some")
