@@ -88,7 +88,7 @@ class ClassGroupNorm(nn.Module):
     def _mean(self, x: Tensor) -> Tensor:
         """Return the mean over each channel's group, (N, C, …) → (N, C, 1 …)."""
         per_channel = x.flatten(2).mean(2) if x.ndim > 2 else x
-        sums = per_channel.new_zeros(len(x), self.num_classes).index_add(1, self.groups, per_channel)
+        sums = per_channel.new_zeros(x.shape[0], self.num_classes).index_add(1, self.groups, per_channel)
         return (sums / self.sizes)[:, self.groups].view(*x.shape[:2], *[1] * (x.ndim - 2))
 
 
