@@ -77,7 +77,7 @@ def rows_of_an_estimator(seed: int, epoch: int) -> np.ndarray[Any, Any]:
     found.partial_fit(x[:2], y[:2], classes=[0, 1])
     other = build_network(found.network_.method, "mlp", sample_shape=SHAPE, num_classes=2, width=0.01)
     found.network_, found.n_iter_ = other, epoch
-    found._begin_stream()
+    found._begin(images())
     found.partial_fit(x, y)
     return nn.utils.parameters_to_vector(other.parameters()).detach().numpy()
 

@@ -119,6 +119,20 @@ def test_networks_of_ones_own_are_exported(method: str, tmp_path: Path) -> None:
         export(model, tmp_path / "other.pt2", format="torch", preprocess=True)
 
 
+@pytest.mark.filterwarnings("ignore:method trifecta tries each of 30 labels")
+def test_a_graph_tries_every_label_and_says_so_if_the_network_tries_a_shortlist(tmp_path: Path) -> None:
+    config = RunConfig(method=get_method("trifecta"), width=0.05, epochs=1, batch_size=12, precision="fp32")
+    train(config, data=(bytes_of(60), torch.arange(60) % 30), out=tmp_path / "run")
+    model = load(tmp_path / "run")
+    with pytest.warns(UserWarning, match="the graph tries every label, and this network a shortlist"):
+        file = export(model, tmp_path / "model.pt2", format="torch")
+    images = bytes_of(5)
+    scores = torch.export.load(file).module()(as_trained(model, images))
+    assert not torch.allclose(scores, model.scores(images), atol=1e-5)
+    model.network.keep_labels(0)
+    assert torch.allclose(scores, model.scores(images), atol=1e-5)
+
+
 def test_nothing_is_overwritten_and_formats_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

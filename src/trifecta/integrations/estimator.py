@@ -3,6 +3,8 @@
 Shapes: N rows; F features, or images (C, H, W); K classes.
 """
 
+# ruff: noqa: E402, N803
+
 from __future__ import annotations
 
 import copy
@@ -30,11 +32,11 @@ from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.run import calibrate
 
 require("sklearn", install='"trifecta[sklearn]"')
-from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
-from sklearn.utils import check_random_state  # noqa: E402
-from sklearn.utils.class_weight import compute_class_weight  # noqa: E402
-from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
-from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 AUTO = "auto"
 # Default width for images, and for tables: 128 of the 2,000 units of ``mlp``.
@@ -103,7 +105,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.validation_fraction, self.patience = validation_fraction, patience
         self.class_weight, self.random_state, self.device = class_weight, random_state, device
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> TrifectaClassifier:  # noqa: N803
+    def fit(self, X: ArrayLike, y: ArrayLike) -> TrifectaClassifier:
         """Train from scratch.
 
         Args:
@@ -113,40 +115,25 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: values that are not finite, fewer than two classes, or settings that no run can use.
         """
-        samples, y = self._validated(X, y, least=2)
-        self._set_classes(y)
-        self._fit_scale(samples)
+        samples, y = self._validated(X, y, is_first=True)
+        self.classes_ = np.unique(y)
+        self._begin(samples)
         train, validation = self._rows(samples, y), None
         if self.early_stopping:
             train, validation = hold_out(train, self.validation_fraction)
         names = tuple(str(label) for label in self.classes_)
         data = ImageData(train=train, validation=validation, test=train, classes=names, mean=(), std=())
-        network, width = self._network_and_width(samples)
-        config = RunConfig(
-            method=self._method(),
-            network=network,
-            width=width,
-            epochs=self.epochs,
-            batch_size=min(self.batch_size, len(train)),
-            seed=self._draw_seed(),
-            device=self.device,
-            precision="fp32",
-            class_weights=self._class_weights(y),
-        )
+        config = replace(self._config(samples, y), batch_size=min(self.batch_size, len(train)))
         callbacks = [EarlyStopping(self.patience)] if self.early_stopping else []
         trainer = Trainer(config, data=data, callbacks=callbacks)
         trainer.fit()
         calibrate(trainer, repeat_up_to=len(train))
         self.network_: LocalNetwork = trainer.network.eval()
         self.history_, self.n_iter_ = trainer.history, len(trainer.history)
-        self._begin_stream()
         return self
 
     def partial_fit(
-        self,
-        X: ArrayLike,  # noqa: N803
-        y: ArrayLike,
-        classes: ArrayLike | None = None,
+        self, X: ArrayLike, y: ArrayLike, classes: ArrayLike | None = None
     ) -> TrifectaClassifier:
         """Learn from more rows, each once, at a constant rate; continue from what was learnt before.
 
@@ -160,12 +147,11 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises:
             ValueError: no classes at the first call, or others than before; a single row at the first call.
         """
-        first = not hasattr(self, "network_")
-        samples, y = self._validated(X, y, least=1, reset=first)
-        if first:
-            self._build(samples, classes)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
-            raise ValueError(f"classes stay those of the first call, {self.classes_}: received {classes}")
+        is_first = not hasattr(self, "network_")
+        samples, y = self._validated(X, y, is_first=is_first)
+        _check_partial_fit_first_call(self, classes)
+        if is_first:
+            self._build(samples)
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"y has classes that the first call did not name: {unknown}")
@@ -173,12 +159,12 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_iter_ += 1
         return self
 
-    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return class scores (N, K); of two classes the second's minus the first's, (N,)."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
-    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return probabilities (N, K): the softmax of class scores over a fitted temperature.
 
         ``fit`` fits it on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
@@ -189,22 +175,16 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
         return shares
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return labels (N,)."""
         best = self._scores(X).argmax(1)
         labels: NDArray[Any] = self.classes_[best]
         return labels
 
-    def _validated(
-        self,
-        X: ArrayLike,  # noqa: N803
-        y: ArrayLike,
-        *,
-        least: int,
-        reset: bool = True,
-    ) -> tuple[Tensor, NDArray[Any]]:
+    def _validated(self, X: ArrayLike, y: ArrayLike, *, is_first: bool) -> tuple[Tensor, NDArray[Any]]:
+        least = 2 if is_first else 1
         rows, targets = validate_data(
-            self, X, y, reset=reset, dtype=np.float32, allow_nd=True, ensure_min_samples=least
+            self, X, y, reset=is_first, dtype=np.float32, allow_nd=True, ensure_min_samples=least
         )
         check_classification_targets(targets)
         return self._as_samples(rows), targets
@@ -220,19 +200,41 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return samples.view(-1, *self.image_shape)
 
-    def _set_classes(self, labels: ArrayLike) -> None:
-        self.classes_ = np.unique(labels)
+    def _begin(self, samples: Tensor) -> None:
+        """Fit the scale of columns or channels, and forget all other rows."""
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs at least 2 classes: received 1 class in y")
-
-    def _fit_scale(self, samples: Tensor) -> None:
-        """Fit the mean and deviation of each column, or each channel of images."""
-        dims = [0, *range(2, samples.ndim)]
-        wide = samples.double()
+        dims, wide = [0, *range(2, samples.ndim)], samples.double()
         self.mean_ = wide.mean(dims, keepdim=True)[0].float()
         deviation = wide.std(dims, correction=0, keepdim=True)[0]
         # A constant column stays 0.
         self.scale_ = torch.where(deviation > 1e-12, deviation, 1.0).float()
+        self._learner_state: dict[str, Any] | None = None
+        self._scored: list[tuple[Tensor, Tensor]] = []
+        self._seen: tuple[Tensor, Tensor] | None = None
+        self._running_statistics: dict[str, Tensor] = {}
+
+    def _config(self, samples: Tensor, y: NDArray[Any]) -> RunConfig:
+        """Return the settings of a run on such rows; ``y`` (N,) decides ``balanced`` weights."""
+        method = self.method if isinstance(self.method, Method) else get_method(self.method)
+        if self.learning_rate is not None:
+            method = replace(method, optimizer=replace(method.optimizer, learning_rate=self.learning_rate))
+        network, weights = self.network, None
+        if network == AUTO:
+            network = "small" if samples.ndim == 4 else "mlp"
+        width = _TABLE_WIDTH if network == "mlp" else _IMAGE_WIDTH
+        if self.class_weight is not None:
+            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y).tolist()
+        return RunConfig(
+            method=method,
+            network=network,
+            width=width if self.width is None else self.width,
+            epochs=self.epochs,
+            seed=self._draw_seed(),
+            device=self.device,
+            precision="fp32",
+            class_weights=None if weights is None else tuple(weights),
+        )
 
     def _scaled(self, samples: Tensor) -> Tensor:
         return ((samples - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND)
@@ -241,70 +243,33 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
         return ImageSet(self._scaled(samples), labels)
 
-    def _method(self) -> Method:
-        method = self.method if isinstance(self.method, Method) else get_method(self.method)
-        if self.learning_rate is None:
-            return method
-        return replace(method, optimizer=replace(method.optimizer, learning_rate=self.learning_rate))
-
-    def _network_and_width(self, samples: Tensor) -> tuple[str | NetworkBuilder, float]:
-        network = self.network
-        if network == AUTO:
-            network = "small" if samples.ndim == 4 else "mlp"
-        default = _TABLE_WIDTH if network == "mlp" else _IMAGE_WIDTH
-        return network, default if self.width is None else self.width
-
-    def _class_weights(self, y: NDArray[Any]) -> tuple[float, ...] | None:
-        """Return the weight of each class, (K,); ``y`` (N,) decides ``balanced`` ones."""
-        if self.class_weight is None:
-            return None
-        weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
-        return tuple(float(weight) for weight in weights)
-
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
 
-    def _build(self, samples: Tensor, classes: ArrayLike | None) -> None:
+    def _build(self, samples: Tensor) -> None:
         """Build an untrained network for rows such as ``samples``."""
-        if classes is None:
-            raise ValueError("the first call of partial_fit needs all classes: give classes=…")
-        if len(samples) < 2:
-            raise ValueError(
-                "the first call of partial_fit fits the scale of the columns, which needs at least 2 rows: "
-                "received 1"
-            )
         if isinstance(self.class_weight, str):
             raise ValueError(
                 f"partial_fit knows no rows but those that it is given: received class_weight "
                 f"{self.class_weight!r}; give a dictionary"
             )
-        self._set_classes(classes)
-        self._fit_scale(samples)
-        method = self._method()
-        network, width = self._network_and_width(samples)
+        self._begin(samples)
+        config = self._config(samples, self.classes_)
+        optimizer = replace(config.method.optimizer, decay="constant", freeze_from=1.0)
         self.network_ = build_network(
-            replace(method, optimizer=replace(method.optimizer, decay="constant", freeze_from=1.0)),
-            network,
+            replace(config.method, optimizer=optimizer),
+            config.network,
             sample_shape=tuple(samples.shape[1:]),
             num_classes=len(self.classes_),
-            width=width,
-            seed=self._draw_seed(),
+            width=config.width,
+            seed=config.seed,
         ).to(resolve_device(self.device))
-        weights = self._class_weights(self.classes_)
-        if weights is not None:
-            self.network_.weigh_classes(torch.tensor(weights, device=self.network_.device))
+        if config.class_weights is not None:
+            self.network_.weigh_classes(torch.tensor(config.class_weights, device=self.network_.device))
         self.history_, self.n_iter_ = [], 0
-        self._begin_stream()
-
-    def _begin_stream(self) -> None:
-        """Start without a state of the learner, scores, or rows to estimate statistics from."""
-        self._learner_state: dict[str, Any] | None = None
-        self._scored: list[tuple[Tensor, Tensor]] = []
-        self._seen: tuple[Tensor, Tensor] | None = None
-        self._running_statistics: dict[str, Tensor] = {}
 
     def _learn(self, rows: ImageSet) -> None:
-        """Learn from every row once."""
+        """Learn from every row once, and fit the temperature to the later half of the latest scores."""
         network, device, seed = self.network_, self.network_.device, self._draw_seed()
         generator = torch.Generator(device).manual_seed(seed)
         learner = Learner(network, generator=generator)
@@ -327,14 +292,10 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self._estimate_statistics(samples, labels, learner.steps)
         self._learner_state = learner.state_dict()
         network.eval()
-        self._fit_temperature()
-
-    def _fit_temperature(self) -> None:
-        """Fit the temperature to the later half of the scores so far, at most the latest thousand."""
-        scores, labels = (torch.cat(parts) for parts in zip(*self._scored, strict=True))
-        self._scored = [(scores[-2 * _RECENT :], labels[-2 * _RECENT :])]
-        count = min(_RECENT, -(-len(labels) // 2))
-        self.network_.temperature.fill_(fit_temperature(scores[-count:], labels[-count:]))
+        scores, labels = (torch.cat(parts)[-2 * _RECENT :] for parts in zip(*self._scored, strict=True))
+        self._scored = [(scores, labels)]
+        count = -(-len(labels) // 2)
+        network.temperature.fill_(fit_temperature(scores[-count:], labels[-count:]))
 
     def _estimate_statistics(self, samples: Tensor, labels: Tensor, steps: int) -> None:
         """Estimate batch normalization's statistics on the latest rows while running averages lag."""
@@ -348,7 +309,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._running_statistics = estimate_statistics(self.network_, [self._seen], steps=steps)
 
     @torch.inference_mode()
-    def _scores(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
+    def _scores(self, X: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self, "network_")
         rows = validate_data(self, X, reset=False, dtype=np.float32, allow_nd=True)
         samples = self._scaled(self._as_samples(rows))

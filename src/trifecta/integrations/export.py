@@ -1,12 +1,10 @@
-"""Export of a trained network as one graph, to ONNX or to PyTorch's exported programs.
-
-Shapes: N samples (N, …); K classes.
-"""
+"""A trained network as one graph, for ONNX or PyTorch's exported programs. Shapes: N samples; K classes."""
 
 import copy
 import json
 import logging
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,33 +35,26 @@ class WholeNetwork(nn.Module):
         self, network: LocalNetwork, *, mean: tuple[float, ...] = (), std: tuple[float, ...] = ()
     ) -> None:
         super().__init__()
-        self.network = network.eval()
-        self.takes_bytes = bool(mean)
-        if self.takes_bytes:
-            self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1))
-            self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1))
+        self.network, self.takes_bytes = network.eval(), bool(mean)
+        self.register_buffer("pixel_mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("pixel_std", torch.tensor(std).view(-1, 1, 1))
 
     def forward(self, samples: Tensor) -> Tensor:
         """Return class scores, (N, …) → (N, K)."""
         if self.takes_bytes:
             samples = (samples.float() / 255 - self.pixel_mean) / self.pixel_std
-        network, count = self.network, samples.shape[0]
+        network, count, classes = self.network, samples.shape[0], self.network.num_classes
+        labels = torch.arange(classes, device=samples.device).repeat(count)
         if network.label_input is not None:
-            labels = torch.arange(network.num_classes, device=samples.device).repeat(count)
-            labelled = network.labelled(samples.repeat_interleave(network.num_classes, 0), labels)
-            return self._scores(labelled).view(count, network.num_classes)
-        if network.image_pairs is not None:
-            samples = network.image_pairs.neutral(samples)
-        return self._scores(samples)
-
-    def _scores(self, x: Any) -> Tensor:
-        """Sum the scores of the blocks that predict, and leave out the blocks behind them."""
-        network, parts = self.network, []
+            samples = samples.repeat_interleave(classes, 0)
+        x: Any = network.prediction_input(samples, labels)
+        parts = []
         for k in range(max(network.readout_blocks) + 1):
             features, x = network.pass_block(k, x)
             if k in network.readout_blocks:
                 parts.append(network.head(k).scores(features))
-        return torch.stack(parts).sum(0) / network.temperature
+        scores = torch.stack(parts).sum(0) / network.temperature
+        return scores if network.label_input is None else scores.view(count, classes)
 
 
 def export(
@@ -133,22 +124,20 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, notes: dict[
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: dict[str, str]) -> None:
     require("onnxscript", install='"trifecta[export]"')
     logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    try:
+    with warnings.catch_warnings(), ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        # It names operators of libraries that are not installed.
+        stack.callback(logger.setLevel, logger.level)
         logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # The exporter's optimizer would drop the 1e-8 under a root.
-            converted = torch.onnx.export(
-                program,
-                input_names=["samples"],
-                output_names=["scores"],
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-    finally:
-        logger.setLevel(level)
+        # The exporter's optimizer would drop the 1e-8 under a root.
+        converted = torch.onnx.export(
+            program,
+            input_names=["samples"],
+            output_names=["scores"],
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
     assert converted is not None
     converted.model.metadata_props.update(notes)
     converted.save(path, external_data=False)

@@ -13,6 +13,31 @@ require("huggingface_hub", install='"trifecta[hub]"')
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # noqa: E402
 
 _NEEDED, _WELCOME = ("config.yaml", "model.safetensors"), ("result.json", "report.html")
+_CARD = """---
+library_name: trifecta
+pipeline_tag: image-classification
+tags:
+- local-learning
+- {method}
+---
+
+# {method}
+
+Trained block by block, without end-to-end backpropagation, by trifecta.
+
+| | |
+|---|---|
+{table}
+
+Classes: {classes}
+
+```python
+from trifecta.integrations.hub import HubModel
+
+model = HubModel.from_pretrained("THIS_REPOSITORY")
+model.predict(["image.png"])
+```
+"""
 
 
 class HubModel(ModelHubMixin):
@@ -35,11 +60,7 @@ class HubModel(ModelHubMixin):
     """
 
     def __init__(
-        self,
-        folder: str | Path,
-        *,
-        imports: Iterable[str | ModuleType] = (),
-        device: str = "auto",
+        self, folder: str | Path, *, imports: Iterable[str | ModuleType] = (), device: str = "auto"
     ) -> None:
         # The mixin would save these arguments, including a path of this machine.
         self._hub_mixin_config = None
@@ -54,9 +75,23 @@ class HubModel(ModelHubMixin):
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """Return a description of the run, from its ``result.json``."""
-        folder = RunFolder(self.folder)
+        folder, network = RunFolder(self.folder), self.model.network
         result = folder.read_result() if folder.result.is_file() else {}
-        return ModelCard(_card(self.model, result))
+        rows = {
+            "method": network.method.name,
+            "crosses a block": network.method.locality,
+            "test accuracy": f"{result['test_accuracy']:.2%}" if "test_accuracy" in result else None,
+            "log loss": f"{result['log_loss']:.3f}" if "log_loss" in result else None,
+            "data": result.get("data"),
+            "network": f"{result['network']}, width {result['width']:g}" if result else None,
+            "epochs": result.get("epochs"),
+            "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
+            "hardware": result.get("hardware"),
+            "date": result.get("date"),
+        }
+        table = "\n".join(f"| {k} | {'not known' if v is None else v} |" for k, v in rows.items())
+        classes = ", ".join(self.model.classes[:100])
+        return ModelCard(_CARD.format(method=network.method.name, table=table, classes=classes))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         for name in (*_NEEDED, *_WELCOME):
@@ -65,57 +100,12 @@ class HubModel(ModelHubMixin):
                 shutil.copyfile(source, save_directory / name)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        proxies: Any = None,  # this and the next argument come from huggingface_hub before 1.0
-        resume_download: Any = None,
-        **own: Any,
-    ) -> "HubModel":
-        if Path(model_id).is_dir():
-            return cls(model_id, **own)
-        folder = snapshot_download(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=[*_NEEDED, *_WELCOME],
-        )
-        return cls(folder, **own)
-
-
-def _card(model: TrainedModel, result: dict[str, Any]) -> str:
-    """Return a model's card, in Markdown."""
-    method = model.network.method.name
-    accuracy = f"{100 * result['test_accuracy']:.2f}%" if "test_accuracy" in result else "not measured"
-    rows = {
-        "method": method,
-        "crosses a block": model.network.method.locality,
-        "test accuracy": accuracy,
-        "log loss": f"{result['log_loss']:.3f}" if "log_loss" in result else "not measured",
-        "data": result.get("data", "not known"),
-        "network": f"{result['network']}, width {result['width']:g}" if result else "not known",
-        "epochs": result.get("epochs", "not known"),
-        "parameters": f"{sum(p.numel() for p in model.network.parameters()):,}",
-        "hardware": result.get("hardware", "not known"),
-        "date": result.get("date", "not known"),
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
-    names = ", ".join(model.classes[:100])
-    return (
-        "---\nlibrary_name: trifecta\npipeline_tag: image-classification\n"
-        f"tags:\n- local-learning\n- {method}\n---\n\n# {method}\n\n"
-        "Trained block by block, without end-to-end backpropagation, by trifecta.\n\n"
-        f"| | |\n|---|---|\n{table}\n\nClasses: {names}\n\n"
-        "```python\nfrom trifecta.integrations.hub import HubModel\n\n"
-        'model = HubModel.from_pretrained("THIS_REPOSITORY")\n'
-        'model.predict(["image.png"])\n```\n'
-    )
+    def _from_pretrained(cls, *, model_id: str, **given: Any) -> "HubModel":
+        """Load a folder, or a snapshot of a repository; ``given`` are the mixin's arguments, then ours."""
+        names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        download = {name: given.pop(name) for name in names}
+        for name in ("proxies", "resume_download"):  # huggingface_hub before 1.0
+            given.pop(name, None)
+        if not Path(model_id).is_dir():
+            model_id = snapshot_download(model_id, allow_patterns=[*_NEEDED, *_WELCOME], **download)
+        return cls(model_id, **given)

@@ -1,7 +1,4 @@
-"""Training under Lightning's ``Trainer``.
-
-Shapes: B samples (B, …); K classes.
-"""
+"""Training under Lightning's ``Trainer``. Shapes: B samples (B, …); K classes."""
 
 import sys
 import warnings
@@ -25,7 +22,6 @@ PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 # The learner's precision for each of the Trainer's. float16 is missing, because it needs scaled losses.
 PRECISIONS = {"32-true": "fp32", "64-true": "fp32", "bf16-mixed": "bf16"}
-_STATE, _RUNNING, _SEEN = "learner", "running_statistics", "seen"
 
 
 def _library() -> Any:
@@ -58,11 +54,8 @@ class LocalLearningModule(LightningModule):
 
     Attributes:
         learner: the learner, from the start of a fit; None before.
-        running_statistics: of batch normalizations, by name, with which training goes on while the network
-            has estimated ones to predict with, see :func:`trifecta.estimate_statistics`.
-
-    Raises:
-        ValueError: ``total_steps`` below 1.
+        running_statistics: statistics of batch normalizations, by name, with which training goes on while
+            the network has estimated ones to predict with, see :func:`trifecta.estimate_statistics`.
     """
 
     def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
@@ -84,11 +77,7 @@ class LocalLearningModule(LightningModule):
         return scores
 
     def configure_callbacks(self) -> "list[Callback]":
-        """Check the Trainer's settings; add no callback.
-
-        Raises:
-            ValueError: a setting that blocks with losses of their own cannot follow.
-        """
+        """Validate the Trainer's settings; add no callback."""
         if self.trainer.state.fn == "fit":
             _check_settings(self.trainer)
         return []
@@ -114,8 +103,8 @@ class LocalLearningModule(LightningModule):
         self._seen = []
         # A checkpoint whose weights start another run has another number of steps.
         if saved is not None and saved["steps"] == step:
-            self.running_statistics = saved.get(_RUNNING, {})
-            self._seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get(_SEEN, [])]
+            self.running_statistics = saved.get("running_statistics", {})
+            self._seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get("seen", [])]
             self.learner.load_state_dict(saved)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -139,13 +128,13 @@ class LocalLearningModule(LightningModule):
         self.log_dict(by_name, on_step=True, on_epoch=True, batch_size=len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Set the statistics for predictions and checkpoints."""
-        self._estimate_statistics()
+        """Estimate statistics for predictions and checkpoints."""
+        self.on_validation_start()
         self._seen = []
 
-    def on_validation_start(self) -> None:
-        """Set the statistics for predictions."""
-        self._estimate_statistics()
+    def on_train_end(self) -> None:
+        """Estimate them after a run that went on from its very last step, so that no epoch ended."""
+        self.on_train_epoch_end()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the accuracy of a batch."""
@@ -164,16 +153,16 @@ class LocalLearningModule(LightningModule):
         """Add the state of the learner, except for optimizers, which Lightning saves."""
         if self.learner is not None:
             state = self.learner.state_dict()
-            checkpoint[_STATE] = {name: value for name, value in state.items() if name != "optimizers"}
-            checkpoint[_STATE][_RUNNING] = self.running_statistics
-            checkpoint[_STATE][_SEEN] = self._seen
+            del state["optimizers"]
+            state |= {"running_statistics": self.running_statistics, "seen": self._seen}
+            checkpoint["learner"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the state of the learner until a fit starts."""
-        self._saved = checkpoint.get(_STATE)
+        self._saved = checkpoint.get("learner")
 
-    def _estimate_statistics(self) -> None:
-        """Estimate the statistics of batch normalizations while their running averages lag."""
+    def on_validation_start(self) -> None:
+        """Estimate statistics for predictions while running averages lag."""
         if self.learner is None or not self._seen or self.running_statistics:
             return
         # Lightning validates in inference mode, and training could not use the tensors made there.
@@ -212,11 +201,7 @@ class LocalLearningModule(LightningModule):
 
 
 def _pair(batch: Any) -> tuple[Tensor, Tensor]:
-    """Return samples and labels.
-
-    Raises:
-        ValueError: the batch is not a pair of tensors.
-    """
+    """Return samples and labels; raise a ``ValueError`` if they are not a pair of tensors."""
     if isinstance(batch, tuple | list) and [isinstance(part, Tensor) for part in batch] == [True, True]:
         return batch[0], batch[1]
     raise ValueError(
@@ -227,17 +212,6 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
 
 def _check_settings(trainer: "Trainer") -> None:
     """Raise a ``ValueError`` for settings of the Trainer that the learner cannot follow."""
-    if trainer.gradient_clip_val:
-        raise ValueError(
-            "every block has gradients of its own, which are not clipped together: received "
-            f"gradient_clip_val={trainer.gradient_clip_val}; clip in on_before_optimizer_step, see "
-            "docs/integrations.md"
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            "every block learns from every batch: received "
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches}; use larger batches"
-        )
     if not isinstance(trainer.strategy, LIBRARY.strategies.SingleDeviceStrategy):
         raise ValueError(
             f"training is on one device: received strategy {type(trainer.strategy).__name__}; use "
