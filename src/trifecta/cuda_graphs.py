@@ -9,8 +9,7 @@ Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks, W windows.
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,16 +27,8 @@ _OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, Muon)
 WARM_UP = 3
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A step in memory of its own.
-
-    Attributes:
-        replay: runs it again.
-        images: where its batch goes.
-        labels: likewise.
-        losses: (W,), where the losses of its windows come out.
-    """
+class Recorded(NamedTuple):
+    """What runs a step again, and the memory of its batch and of its windows' losses (W,)."""
 
     replay: Callable[[], None]
     images: Tensor
@@ -54,17 +45,17 @@ def fastest_learner(network: LocalNetwork, **options: Any) -> Learner:
 class CudaGraphLearner(Learner):
     """A :class:`Learner` that records a step of each kind once, and then replays it; on CUDA.
 
-    Steps are of one kind where their windows, frozen blocks and shapes of the batch are the same. They
-    compute what those of :class:`Learner` do. Where a step cannot be recorded, such as with a block that
+    Steps are of one kind if their windows, frozen blocks and shapes of the batch are the same. They
+    compute what those of :class:`Learner` do. If a step cannot be recorded, such as with a block that
     reads a value back to Python, a warning says so and kernels are launched one by one.
 
     Attributes:
-        records: whether to; set it to False to launch every step.
+        records: whether to record; set it to False to launch every step.
         recordings: number of steps that were recorded.
 
     Args:
-        network: the network, already on its device.
-        options: of :class:`Learner`, for which :meth:`takes` is true.
+        network: network on its device.
+        options: options of :class:`Learner`, for which :meth:`takes` is true.
     """
 
     def __init__(self, network: LocalNetwork, **options: Any) -> None:
@@ -72,7 +63,7 @@ class CudaGraphLearner(Learner):
         self._recorded: dict[Hashable, Recorded] = {}
         self._seen: Counter[Hashable] = Counter()
         self._is_recording, self.records, self.recordings = False, True, 0
-        # Frozen blocks and, where it matters, the epoch.
+        # Number of frozen blocks, and the epoch if heads follow it.
         self._recorded_at = (0, 0)
         heads = [network.head(k) for k in network.scored_blocks]
         self._follows_epochs = any(type(head).set_epoch is not Head.set_epoch for head in heads)
@@ -97,7 +88,12 @@ class CudaGraphLearner(Learner):
         if not self.records:
             return super().step(images, labels)
         windows = self._next_windows()
-        self._drop_outdated(windows)
+        # No step will replay recordings of fewer frozen blocks, or of another epoch.
+        epoch = self.steps // self.steps_per_epoch if self._follows_epochs and self.steps_per_epoch else 0
+        now = (windows[0].first if windows else len(self.network.blocks), epoch)
+        if self._recorded_at != now:
+            self._recorded_at = now
+            self._recorded.clear()
         layouts = ((batch.shape, batch.stride(), batch.dtype) for batch in (images, labels))
         kind = (tuple(windows), *layouts, self.precision)
         self._seen[kind] += 1
@@ -109,14 +105,6 @@ class CudaGraphLearner(Learner):
                 return super().step(images, labels)
             self._recorded[kind] = recorded
         return self._replay(self._recorded[kind], windows, images, labels)
-
-    def _drop_outdated(self, windows: list[Window]) -> None:
-        """Drop recordings that no step will replay: of fewer frozen blocks, or of another epoch."""
-        epoch = self.steps // self.steps_per_epoch if self._follows_epochs and self.steps_per_epoch else 0
-        now = (windows[0].first if windows else len(self.network.blocks), epoch)
-        if self._recorded_at != now:
-            self._recorded_at = now
-            self._recorded.clear()
 
     def _replay(
         self, recorded: Recorded, windows: list[Window], images: Tensor, labels: Tensor
@@ -145,7 +133,7 @@ class CudaGraphLearner(Learner):
         return losses
 
     def _record(self, images: Tensor, labels: Tensor) -> Recorded | None:
-        """Record the next step, which changes nothing; None where that cannot be done."""
+        """Record the next step, which changes nothing; return None if that cannot be done."""
         images, labels, number = images.clone(), labels.clone(), self.steps
         before = None if self.generator is None else self.generator.get_state()
 
@@ -195,8 +183,7 @@ class CudaGraphLearner(Learner):
         self._rates = []
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
-                group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
-                group["capturable"] = True
+                group |= {"lr": torch.tensor(float(group["lr"]), device=self.device), "capturable": True}
                 self._rates.append((group, group["lr"]))
 
     def _follow_rates(self) -> None:
@@ -216,7 +203,7 @@ class CudaGraphLearner(Learner):
         state = super().state_dict()
         for optimizer in state["optimizers"].values():
             for group in optimizer["param_groups"]:
-                group["lr"], group["capturable"] = float(group["lr"]), False
+                group |= {"lr": float(group["lr"]), "capturable": False}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -224,6 +211,6 @@ class CudaGraphLearner(Learner):
         # Recorded steps point to the state that is replaced.
         self.forget()
         for group, rate in self._rates:
-            group["lr"], group["capturable"] = float(rate), False
+            group |= {"lr": float(rate), "capturable": False}
         super().load_state_dict(state)
         self._hold_rates()

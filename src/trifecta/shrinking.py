@@ -66,7 +66,7 @@ def shrink(
     folder = RunFolder(out)
     with folder.begin(config):
         trainer = Trainer(config, folder=folder, data=source.data)
-        copy_kept(source.network.cpu(), trainer.network.cpu(), [indices.cpu() for indices in kept])
+        copy_kept(source.network.cpu(), trainer.network.cpu(), kept)
         trainer.network.to(trainer.device)
         return finish(trainer, repeat_up_to=0)
 
@@ -88,7 +88,7 @@ def _check(config: RunConfig, network: LocalNetwork) -> None:
 
 
 def _smaller(source: Trainer, keep: float) -> RunConfig:
-    """Return the configuration of the largest network with at most a share ``keep`` of the parameters.
+    """Return the settings of the largest network with at most a share ``keep`` of the parameters.
 
     Hidden units of classifiers are reduced first, down to a sixteenth: they have most of the parameters,
     and no other block reads them.
@@ -104,9 +104,14 @@ def _smaller(source: Trainer, keep: float) -> RunConfig:
     ]
     sizes += [(units, whole) for units in sorted({hidden * step // 32 for step in range(3, 33)})]
 
+    def resized(size: tuple[int, list[int]]) -> RunConfig:
+        objective = config.method.objective
+        if isinstance(objective, CrossEntropy) and objective.hidden:
+            objective = replace(objective, hidden=max(1, size[0]))
+        return replace(config, channels=tuple(size[1]), method=replace(config.method, objective=objective))
+
     def parameters(size: tuple[int, list[int]]) -> int:
-        network = network_for(_resized(config, *size), source.facts)
-        return sum(p.numel() for p in network.parameters())
+        return sum(p.numel() for p in network_for(resized(size), source.facts).parameters())
 
     limit = keep * sum(p.numel() for p in source.network.parameters())
     fitting = bisect_right(sizes, limit, key=parameters)
@@ -114,14 +119,7 @@ def _smaller(source: Trainer, keep: float) -> RunConfig:
         raise ValueError(
             f"no network of these blocks is as small as {keep:g} of the whole: give a larger keep"
         )
-    return _resized(config, *sizes[fitting - 1])
-
-
-def _resized(config: RunConfig, hidden: int, channels: list[int]) -> RunConfig:
-    objective = config.method.objective
-    if isinstance(objective, CrossEntropy) and objective.hidden:
-        objective = replace(objective, hidden=max(1, hidden))
-    return replace(config, channels=tuple(channels), method=replace(config.method, objective=objective))
+    return resized(sizes[fitting - 1])
 
 
 def _mean_importance(source: Trainer) -> list[Tensor]:
@@ -134,17 +132,12 @@ def _mean_importance(source: Trainer) -> list[Tensor]:
 
 
 def channel_importance(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[Tensor]:
-    """Return how much each channel matters to its block's own loss, L × (C,).
+    """Return how much each channel matters to its block's own loss on samples and labels, L × (C,).
 
     ``mean |features_c · ∂loss/∂features_c|`` over samples and positions, a first-order estimate of the
     change of the loss without the channel. No gradient leaves the block. Source: Molchanov et al. 2017,
     *Pruning convolutional neural networks for resource efficient inference* (arXiv 1611.06440), with the
     block's loss in place of the network's.
-
-    Args:
-        network: network with a head on every block.
-        samples: input of the network, (N, …).
-        labels: (N,).
     """
     network.eval()
     generator = torch.Generator(samples.device).manual_seed(0)
@@ -168,17 +161,13 @@ def kept_channels(network: LocalNetwork, importance: list[Tensor], counts: list[
     """
     kept = []
     for k, (values, count) in enumerate(zip(importance, counts, strict=True)):
-        if not any(isinstance(module, GroupHead) for module in network.head(k).modules()):
-            kept.append(values.topk(count).indices.sort().values)
-            continue
-        classes = network.num_classes
-        groups = channel_groups(len(values), classes)
-        sizes = channel_groups(count, classes).bincount(minlength=classes).tolist()
-        members = [(groups == c).nonzero().flatten() for c in range(classes)]
-        best = [
-            own[values[own.to(values.device)].topk(n).indices.cpu()]
-            for own, n in zip(members, sizes, strict=True)
-        ]
+        has_groups = any(isinstance(module, GroupHead) for module in network.head(k).modules())
+        classes, values = network.num_classes if has_groups else 1, values.cpu()
+        before, after = channel_groups(len(values), classes), channel_groups(count, classes)
+        best = []
+        for c in range(classes):
+            own = (before == c).nonzero().flatten()
+            best.append(own[values[own].topk(int((after == c).sum())).indices])
         kept.append(torch.cat(best).sort().values)
     return kept
 
@@ -189,17 +178,12 @@ def copy_kept(source: LocalNetwork, target: LocalNetwork, kept: list[Tensor]) ->
 
     Heads that do not read averages of channels are not copied.
 
-    Args:
-        source: trained network.
-        target: network with equally many blocks, each with as many channels as are kept.
-        kept: indices of the kept channels of each block of ``source``.
+    ``kept`` are the indices of the kept channels of each block of ``source``, as many as ``target`` has.
     """
     if source.label_input is not None and target.label_input is not None:
         target.label_input.load_state_dict(source.label_input.state_dict())
-    received: Tensor | None = None
     for k, (old, new) in enumerate(zip(source.blocks, target.blocks, strict=True)):
-        _copy_block(old, new, received, kept[k])
-        received = kept[k]
+        _copy_block(old, new, kept[k - 1] if k else None, kept[k])
         if k in source.scored_blocks:
             _copy_head(source.head(k), target.head(k), kept[k])
 
@@ -215,10 +199,9 @@ def _copy_block(old: nn.Module, new: nn.Module, received: Tensor | None, kept: T
         inputs = (received.unsqueeze(1) * positions + torch.arange(positions)).flatten()
     _copy_linear(weights, target, inputs, kept)
     order = [name for name, _ in old.named_children()]
-    at_output = order.index("normalize") > order.index("weights")
-    _copy_norm(
-        old.get_submodule("normalize"), new.get_submodule("normalize"), kept if at_output else inputs
-    )
+    is_behind = order.index("normalize") > order.index("weights")
+    norm, smaller_norm = old.get_submodule("normalize"), new.get_submodule("normalize")
+    _copy_norm(norm, smaller_norm, kept if is_behind else inputs)
 
 
 def _copy_norm(old: nn.Module, new: nn.Module, entries: Tensor) -> None:

@@ -77,9 +77,7 @@ def test_what_still_learns_gets_the_gradient_that_it_would_get_anyway() -> None:
 
 
 def test_freezing_needs_a_decay() -> None:
-    with pytest.raises(
-        ValueError, match="freeze_from is a share of the run, above 0 and up to 1: received 0"
-    ):
+    with pytest.raises(ValueError, match="freeze_from is a share of the run above 0: received"):
         OptimizerConfig(freeze_from=0)
     with pytest.raises(ValueError, match="use cosine"):
         OptimizerConfig(freeze_from=0.5, decay="constant")

@@ -194,11 +194,6 @@ def test_matrices_of_blocks_are_hidden_and_classifiers_are_not(ownership: str) -
         assert all(("momentum" in state) is by_muon for state in states), name
 
 
-def test_what_muon_does_not_take_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"weight_decay is Adam's: received 0\.1"):
-        OptimizerConfig(algorithm="muon", weight_decay=0.1)
-
-
 def test_a_copied_or_pickled_learner_goes_on_as_the_original() -> None:
     network = build_network(
         get_method("superfecta"), "small", sample_shape=SHAPE, num_classes=3, width=0.05

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from trifecta._utils.references import check_part
+from trifecta._utils.references import check_part, lookup
 from trifecta.optim.muon import Muon
 
 OWNERSHIPS = ("weight", "objective")
-# Named algorithms; "adam" is AdamW where weight_decay > 0.
 ALGORITHMS: dict[str, type[torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "muon": Muon}
 MUON_ARGUMENTS = ("momentum", "normalized", "matched", "adam_scale", "rounds")
 DECAYS = ("cosine", "linear", "constant")
@@ -38,10 +37,13 @@ class OptimizerConfig:
             your own may be attached to the optimizers of a :class:`trifecta.Learner`.
         weight_decay: of Adam; decoupled, per step and learning rate.
         ownership: ``weight`` or ``objective``, see this module.
-        freeze_from: the share of the run after which the first block stays as it is and costs a forward
-            pass only; later blocks follow at equal distances, the last at the end. Each block's learning
-            rate decays to its own end. 1 freezes none. Source: Brock et al. 2017, FreezeOut
-            (arXiv 1706.04983), for backprop, where a block can only freeze after all before it.
+        freeze_from: share of the run after which the first block stays as it is and costs a forward pass
+            only; later blocks follow at equal distances, the last at the end. Each block's learning rate
+            decays to its own end. 1 freezes none. Source: Brock et al. 2017, FreezeOut (arXiv 1706.04983),
+            for backprop, where a block can only freeze after all before it.
+
+    Raises:
+        ValueError: settings that no optimizer takes.
     """
 
     algorithm: str | Callable[..., torch.optim.Optimizer] = "adam"
@@ -54,17 +56,10 @@ class OptimizerConfig:
     freeze_from: float = 1.0
 
     def __post_init__(self) -> None:
-        """Reject settings that no optimizer takes."""
-        if self.ownership not in OWNERSHIPS:
-            raise ValueError(
-                f"optimizer ownership is {' or '.join(OWNERSHIPS)}: received '{self.ownership}'"
-            )
+        """Validate the settings."""
         check_part(ALGORITHMS, self.algorithm, "optimizer")
-        if self.algorithm != "adam" and self.weight_decay:
-            raise ValueError(
-                f"weight_decay is Adam's: received {self.weight_decay} with another optimizer; give it in "
-                "arguments where the optimizer has one"
-            )
+        lookup(dict.fromkeys(OWNERSHIPS), self.ownership, "optimizer ownership")
+        lookup(dict.fromkeys(DECAYS), self.decay, "decay")
         taken = MUON_ARGUMENTS if self.algorithm == "muon" else ()
         unknown = [name for name in self.arguments if name not in taken]
         if unknown and isinstance(self.algorithm, str):
@@ -72,23 +67,20 @@ class OptimizerConfig:
                 f"arguments are for an optimizer of your own, or muon's {', '.join(MUON_ARGUMENTS)}: "
                 f"received {', '.join(unknown)} with {self.algorithm}"
             )
-        if self.decay not in DECAYS:
+        if self.algorithm != "adam" and self.weight_decay:
             raise ValueError(
-                f"a decay is {', '.join(DECAYS[:-1])} or {DECAYS[-1]}: received '{self.decay}'"
+                f"weight_decay is Adam's: received {self.weight_decay} with another optimizer; give it in "
+                "arguments where the optimizer has one"
             )
-        if not 0 < self.freeze_from <= 1:
+        if not 0 < self.freeze_from <= 1 or not self.learning_rate > 0 or self.weight_decay < 0:
             raise ValueError(
-                f"freeze_from is a share of the run, above 0 and up to 1: received {self.freeze_from}"
+                "the learning rate must be above 0, weight decay at least 0, and freeze_from is a share of "
+                f"the run above 0: received {self.learning_rate}, {self.weight_decay}, {self.freeze_from}"
             )
         if self.freeze_from < 1 and self.decay == "constant":
             raise ValueError(
                 "a block freezes when its learning rate has decayed: received freeze_from "
                 f"{self.freeze_from} with decay constant; use cosine or linear"
-            )
-        if not self.learning_rate > 0 or self.weight_decay < 0:
-            raise ValueError(
-                "the learning rate must be above 0 and weight decay at least 0: received "
-                f"{self.learning_rate} and {self.weight_decay}"
             )
 
     def rate(self, progress: float, *, end: float = 1.0) -> float:
@@ -118,19 +110,15 @@ class OptimizerConfig:
         if callable(self.algorithm):
             return self.algorithm(parameters, lr=self.learning_rate, **self.arguments)
         if self.algorithm == "muon":
-            return Muon(_grouped(parameters, hidden), lr=self.learning_rate, **self.arguments)
+            matrices, own = set(hidden), list(parameters)
+            groups = [
+                {"params": [p for p in own if (p in matrices) == is_hidden], "orthogonalized": is_hidden}
+                for is_hidden in (True, False)
+            ]
+            groups = [group for group in groups if group["params"]]
+            return Muon(groups, lr=self.learning_rate, **self.arguments)
         if self.weight_decay:
             return torch.optim.AdamW(
                 parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True
             )
         return torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
-
-
-def _grouped(parameters: Iterable[nn.Parameter], hidden: Collection[nn.Parameter]) -> list[dict[str, Any]]:
-    """Split parameters into groups for :class:`Muon`."""
-    matrices, own = set(hidden), list(parameters)
-    groups = [
-        {"params": [p for p in own if (p in matrices) == is_hidden], "orthogonalized": is_hidden}
-        for is_hidden in (True, False)
-    ]
-    return [group for group in groups if group["params"]]

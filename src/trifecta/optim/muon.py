@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
-MOMENTUM = 0.95
 # Root mean square of an update's entries, that of Adam's usual step: the two share a learning rate.
 UPDATE_RMS = 0.2
 # Rounds of x ← a·x + b·(x xᵀ)x + c·(x xᵀ)²x take singular values in (0, 1] to about 1.
@@ -32,17 +31,17 @@ class Muon(torch.optim.Adam):
     Args:
         params: parameters, which Adam steps, or groups of them; a group with ``"orthogonalized": True`` has
             matrices of hidden layers, which Muon steps. Leave gains, biases and classifiers to Adam.
-        lr: the learning rate of both.
-        momentum: the share of the past in Muon's momentum, 0 to 1.
-        normalized: whether matrices are brought to norm ``sqrt(O)`` before every step. For matrices behind
-            which a normalisation stands their norm means nothing, but it grows, and steps of one size turn
-            a longer matrix less: so the learning rate would decay by itself. Source: Jordan 2024, the
-            published code of *airbench94_muon*.
+        lr: learning rate of both.
+        momentum: share of the past in Muon's momentum, 0 to 1.
+        normalized: whether matrices are brought to norm ``sqrt(O)`` before every step. The norm of a matrix
+            in front of a normalization means nothing, but it grows, and steps of one size turn a longer
+            matrix less: the learning rate would decay by itself. Source: Jordan 2024, the published code
+            of *airbench94_muon*.
         matched: whether a step is as long as Adam's usual one, by the factor ``0.2 · sqrt(max(O, I))``.
-            Without, a step is ``lr · orthogonalised(…)``: with ``normalized``, lr is the share of a matrix
+            Without it a step is ``lr · orthogonalised(…)``: if ``normalized``, lr is the share of a matrix
             that a step replaces, whatever its shape. Source as of ``normalized``.
         adam_scale: Adam's learning rate, as a multiple of ``lr``.
-        rounds: of :func:`orthogonalised`, 1 or more; few leave small singular values small.
+        rounds: rounds of :func:`orthogonalised`, 1 or more; few leave small singular values small.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Muon(torch.optim.Adam):
         params: ParamsT,
         *,
         lr: float = 3e-3,
-        momentum: float = MOMENTUM,
+        momentum: float = 0.95,
         normalized: bool = False,
         matched: bool = True,
         adam_scale: float = 1.0,
@@ -63,6 +62,7 @@ class Muon(torch.optim.Adam):
             )
         super().__init__(params, lr=lr, fused=True)
         own = {
+            "orthogonalized": False,
             "momentum": momentum,
             "normalized": normalized,
             "matched": matched,
@@ -71,7 +71,7 @@ class Muon(torch.optim.Adam):
         }
         for group in self.param_groups:
             # In the groups, so that copies and checkpoints have them.
-            group |= {"orthogonalized": False} | own | group
+            group |= own | group
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -97,8 +97,8 @@ class Muon(torch.optim.Adam):
     def _adam_rates(self) -> Iterator[None]:
         """Give every group Adam's learning rate for a while."""
         rates = [group["lr"] for group in self.param_groups]
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            group["lr"] = rate * group.get("adam_scale", 1.0)
+        for group in self.param_groups:
+            group["lr"] = group["lr"] * group.get("adam_scale", 1.0)
         try:
             yield
         finally:
@@ -106,11 +106,11 @@ class Muon(torch.optim.Adam):
                 group["lr"] = rate
 
     def _step_orthogonalized(self, weight: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, momentum = self.state[weight], group.get("momentum", MOMENTUM)
+        # Checkpoints of earlier versions have no settings.
+        state, momentum = self.state[weight], group.get("momentum", 0.95)
         if not state:
             # Adam looks for a step in every state that it loads.
-            state["step"] = torch.zeros(())
-            state["momentum"] = torch.zeros_like(weight)
+            state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - momentum)
         matrix = gradient.lerp(state["momentum"], momentum).flatten(1)
@@ -126,31 +126,30 @@ class Muon(torch.optim.Adam):
 
 
 def orthogonalised(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """The nearest matrix whose singular values are all 1, but roughly so: 0.7 to 1.2; (O, I) → (O, I).
+    """Return roughly the nearest matrix whose singular values are all 1: 0.7 to 1.2; (O, I) → (O, I).
 
     Newton–Schulz iteration in float32 or wider; a matrix of zeros stays one. Every round multiplies x from
     the left by ``z = a + b·g + c·g²`` of its Gram matrix ``g = x xᵀ``, and all of these commute. So the
     rounds run on the Gram matrix, the smaller one, and x is multiplied once, by the product of all z.
     """
     x: Tensor = matrix.float() if matrix.dtype.itemsize < 4 else matrix
-    wide = x.shape[0] <= x.shape[1]
+    is_tall = x.shape[0] > x.shape[1]
     # Squared singular values near 0 grow by a² a round: in half precision their rounding errors do too.
     with torch.autocast(x.device.type, enabled=False):
-        x = _by_gram(x if wide else x.T, rounds)
-    return (x if wide else x.T).to(matrix.dtype)
+        x = _by_gram(x.T if is_tall else x, rounds)
+    return (x.T if is_tall else x).to(matrix.dtype)
 
 
 def _by_gram(x: Tensor, rounds: int) -> Tensor:
     """:func:`orthogonalised` for (R, C) with R ≤ C."""
     # Before its squares are taken, which of a small gradient would be 0.
     x = x / x.norm().clamp(min=torch.finfo(x.dtype).tiny)
-    gram = x @ x.T
-    product = None
-    for last in (*[False] * (rounds - 1), True):
+    gram, product = x @ x.T, None
+    for number in range(rounds):
         z = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
         z.diagonal().add_(_A)
         product = z if product is None else product @ z
-        if not last:
+        if number < rounds - 1:
             gram = gram @ (z @ z)
     assert product is not None
     return product @ x
