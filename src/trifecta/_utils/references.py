@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
 from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -43,13 +44,10 @@ def nearest(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
 def _likeness(word: str, name: str) -> float:
     one, other = (text.lower().strip("-").replace("_", "-") for text in (word, name))
     parts = re.split("[-:.]", other)
-    if one == other:
-        return 1.0
-    if len(one) > 1 and one == "".join(part[:1] for part in parts):
-        return 0.95
-    if min(len(one), len(other)) > 2 and (other.startswith(one) or one.startswith(other) or one in parts):
-        return 0.9
-    return SequenceMatcher(None, one, other).ratio()
+    is_initials = len(one) > 1 and one == "".join(part[:1] for part in parts)
+    is_part = other.startswith(one) or one.startswith(other) or one in parts
+    likeness = SequenceMatcher(None, one, other).ratio()
+    return max(likeness, 0.95 * is_initials, 0.9 * (is_part and min(len(one), len(other)) > 2))
 
 
 def suggestion(word: str, known: Iterable[str], otherwise: str = "") -> str:
@@ -136,12 +134,12 @@ class Imports:
         module_name, _, name = reference.rpartition(":")
         module_name = Path(module_name).stem if module_name.endswith(".py") else module_name
         module: Any = self._module(module_name, reference)
-        found = module
-        for part in name.split("."):
-            if not hasattr(found, part):
-                hint = suggestion(part, [own for own in vars(found) if not own.startswith("_")])
-                raise ValueError(f"{module_name} has no {name}: received {reference}{hint and f'; {hint}'}")
-            found = getattr(found, part)
+        try:
+            found = attrgetter(name)(module)
+        except AttributeError:
+            hint = suggestion(name, [own for own in vars(module) if not own.startswith("_")])
+            message = f"{module_name} has no {name}: received {reference}"
+            raise ValueError(f"{message}; {hint}" if hint else message) from None
         kind = found if isinstance(found, type) else type(found)
         is_allowed = module_name != _OPTIMIZERS or (kind is found and issubclass(kind, module.Optimizer))
         if not is_allowed or not _defines(module, found):
