@@ -8,7 +8,8 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -99,8 +100,6 @@ SHAPE = option("--image-shape", callback=read_sizes, default="3x32x32", metavar=
 CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
 SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
 FIGURE = option("--figure", type=PATH, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
-
-
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
@@ -151,11 +150,9 @@ def subcommand(*options: Decorator) -> Callable[[Callable[..., None]], click.Com
     setting("seed", group="Training"),
     setting("on_nan", metavar="WHAT", group=RARE),
     *(DEVICE, PRECISION),
+    option("--processes", type=COUNT, metavar="N", group="Machine", help="Start and use N processes."),
     option(
-        "--processes", type=COUNT, metavar="N", group="Machine", help="Train in N processes started here."
-    ),
-    option(
-        "--parallel", metavar="HOW", group="Machine", help="data, layers, or DxL: D replicas of L stages."
+        "--parallel", metavar="HOW", group="Machine", help="data, layers, or D replicas of L stages: DxL."
     ),
     option("--sync-batch-norm", is_flag=True, group=RARE, help="Batch statistics of all replicas."),
     option("--timeout", type=float, metavar="S", group=RARE, help="Wait for other processes: 60 seconds."),
@@ -214,9 +211,7 @@ def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.R
     option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", help="A setting of these images."),
     option("--split", metavar="NAME", help="Another split.  [default: the run's test split]"),
     *(DEVICE, setting("precision", shown="the run's", group="Machine"), SHORTLIST),
-    option(
-        "--views", default="none", metavar="NAME", help="Mean over flip or flip-shift: 2 or 6 × the work."
-    ),
+    option("--views", default="none", metavar="NAME", help="Mean over flip or flip-shift (2 or 6 × work)."),
     *(IMPORT, AS_JSON),
 )
 def evaluate(run: Path, **options: Any) -> None:
@@ -230,7 +225,7 @@ def evaluate(run: Path, **options: Any) -> None:
     if done < config.epochs and not folder.result.is_file():
         warnings.warn(
             f"{run} has trained {done} of {config.epochs} epochs: these are its weights so far; go on "
-            f"with trifecta.resume('{run}')",
+            f"with trifecta.resume({str(run)!r})",
             stacklevel=2,
         )
     source, images = _images_of(run, config, facts, options)
@@ -575,7 +570,7 @@ def _make_missing(
     """Run what is missing, unless it is only to be shown; return what failed, by run."""
     from rich.console import Console
 
-    from trifecta.progress import table_watch
+    from trifecta.progress import watched
 
     if options["show"]:
         return {}
@@ -585,10 +580,17 @@ def _make_missing(
     def command(run: Any) -> str:
         return f"{name} {row(run)} --budget {run.config.budget} --seeds {run.config.seed + 1}"
 
+    @contextmanager
+    def watch(run: Any, trainer: "trifecta.Trainer") -> Iterator[None]:
+        console.print(f"[{next(numbers)}/{len(runs)}] {run.name}", markup=False, highlight=False)
+        with watched(trainer, console):
+            yield
+
     where = {"out": options["out"], "work": options["work"], "timed": not options["untimed"]}
     makes = trifecta.experiments.Reproduction(runs=runs, command=command, **where, **more)
+    numbers = itertools.count(len(runs) - len(makes.missing()) + 1)
     try:
-        outcome = makes.make(table_watch(console, total=len(runs), done=len(runs) - len(makes.missing())))
+        outcome = makes.make(watch)
     except trifecta.training.Interrupted as stop:
         again = f"{stop}; the same command goes on from there"
         raise trifecta.training.Interrupted(again) from stop.__cause__

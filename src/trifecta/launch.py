@@ -110,7 +110,7 @@ def _advising(folder: RunFolder, processes: Processes) -> Iterator[None]:
 
 
 def _interrupted(what: object, folder: RunFolder) -> Interrupted:
-    return Interrupted(f"{what}; continue with: trifecta.resume('{folder.path}')")
+    return Interrupted(f"{what}; continue with: trifecta.resume({str(folder.path)!r})")
 
 
 def _new_folder(config: RunConfig | None) -> Path:

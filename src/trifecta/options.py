@@ -180,7 +180,7 @@ class Group(click.Group):
 
 def _suggestion(name: str, known: Sequence[str], otherwise: str) -> str:
     synonyms = [own for own, others in _SYNONYMS.items() if name in others and own in known]
-    return suggestion(*synonyms or [name], known, otherwise)
+    return suggestion((synonyms or [name])[0], known, otherwise)
 
 
 def unknown_option(error: click.NoSuchOption) -> str:
@@ -219,22 +219,12 @@ def in_options(message: str, command: click.Command) -> str:
     """
     message = message.replace("see trifecta.RECIPES", "see trifecta list --recipes")
     message = re.sub(r"imports=\['([^']+)'\]", r"--import \1", message)
-    message = re.sub(r"trifecta\.resume\('([^']*)'\)", lambda found: _resume_command(found[1]), message)
+    resume = r"""trifecta\.resume\((["'])(.*?)\1\)"""
+    message = re.sub(resume, lambda found: _resume_command(found[2]), message)
     options = {p.name or "": p.opts[0] for p in command.params if p.opts[0].startswith("--")}
     options |= {p.path: p.opts[0] for p in command.params if isinstance(p, Option) and p.path}
     options |= {"data.source": options["data"]} if "data" in options else {}
-    pieces, text, dropped = ["", *_BETWEEN.split(message)], "", ""
-    for separator, piece in zip(pieces[::2], pieces[1::2], strict=True):
-        spelled, is_possible = _spelled(piece, options)
-        dropped = dropped or separator
-        if not text or is_possible or _STATED.search(piece):
-            text, dropped = f"{text}{dropped}{spelled}", ""
-    return text
-
-
-def _spelled(piece: str, options: Mapping[str, str]) -> tuple[str, bool]:
-    """Return a piece with options for fields, and whether the command has all of them."""
-    missing = []
+    missing: list[str] = []
 
     def spell(found: re.Match[str]) -> str:
         name, value = found[1], found[2]
@@ -248,7 +238,13 @@ def _spelled(piece: str, options: Mapping[str, str]) -> tuple[str, bool]:
         missing.append(path)
         return found[0]
 
-    return _FIELD.sub(spell, piece), not missing
+    pieces, text, dropped = ["", *_BETWEEN.split(message)], "", ""
+    for separator, piece in zip(pieces[::2], pieces[1::2], strict=True):
+        missing.clear()
+        spelled, dropped = _FIELD.sub(spell, piece), dropped or separator
+        if not text or not missing or _STATED.search(piece):
+            text, dropped = f"{text}{dropped}{spelled}", ""
+    return text
 
 
 def _resume_command(run: str) -> str:

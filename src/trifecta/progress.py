@@ -1,6 +1,5 @@
 """Progress on a terminal, and signals that stop a training with a checkpoint."""
 
-import itertools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,7 +8,6 @@ from functools import partial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trifecta.experiments import PlannedRun, Watch
 from trifecta.options import Terminated
 from trifecta.training import Trainer
 from trifecta.training.callbacks import ConsoleProgress
@@ -67,16 +65,3 @@ def watched(trainer: Trainer, console: Console) -> Iterator[None]:
         if received == [signal.SIGTERM]:
             stop.__cause__ = Terminated()
         raise
-
-
-def table_watch(console: Console, *, total: int, done: int) -> Watch:
-    """Return a context around each training of a table, of which ``done`` runs exist, that shows it."""
-    numbers = itertools.count(done + 1)
-
-    @contextmanager
-    def watch(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
-        console.print(f"[{next(numbers)}/{total}] {run.name}", markup=False, highlight=False)
-        with watched(trainer, console):
-            yield
-
-    return watch

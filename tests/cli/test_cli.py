@@ -12,15 +12,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from command import run
 from run_files import edit_config
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load, train
 from trifecta.cli import main
+from trifecta.options import Terminated
+from trifecta.progress import watched
 from trifecta.recipes import RECIPES, TABLES
 from trifecta.training import RunFolder, read_config, to_plain
 from trifecta.training.config import changed, parse_yaml
@@ -472,6 +477,25 @@ def test_a_signal_while_an_error_is_told_ends_without_a_traceback() -> None:
     program = SIGNALLED.format(number=15, place="cli.tell", arguments=["nosuch"])
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (143, "")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(2, KeyboardInterrupt), (15, Terminated)])
+def test_the_first_signal_stops_a_training_after_its_batch_and_the_second_at_once(
+    number: int, kind: type[BaseException]
+) -> None:
+    trainer: Any = SimpleNamespace(config=RunConfig(), callbacks=[], stop_requested=False)
+    before = signal.getsignal(number)
+
+    def twice() -> None:
+        with watched(trainer, Console(quiet=True)):
+            os.kill(os.getpid(), number)
+            assert trainer.stop_requested
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+
+    with pytest.raises(kind):
+        twice()
+    assert signal.getsignal(number) is before
 
 
 def test_a_config_that_was_cut_short_is_refused_wherever_it_was_cut(

@@ -121,6 +121,11 @@ EVERY = ["--data", "--epochs", "--batch-size", "--set assigned", "--import"]
             [],
             "it has not ended: trifecta train --resume 'my runs/a'",
         ),
+        (
+            """stopped; continue with: trifecta.resume("my sister's")""",
+            [],
+            """stopped; continue with: trifecta train --resume 'my sister'"'"'s'""",
+        ),
     ],
 )
 def test_messages_name_options_that_the_command_has(message: str, options: list[str], told: str) -> None:
