@@ -133,7 +133,7 @@ def table(folder: Path, text: str) -> str:
         ("file_name,label\n000.png,a\n999.png,b\n", "has '999.png', which is no image in its folder"),
         (
             "file_name,label\n000.png,a\n000.png,b\n",
-            "has '000.png', which is named twice: give each image's path once",
+            "has two lines for 000.png in labels.csv: keep one",
         ),
         (
             "photo,label\n000.png,a\n",

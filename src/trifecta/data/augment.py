@@ -58,12 +58,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Return (images − mean) / std per channel, float32, with uint8 images divided by 255 first.
+    """Return (images − mean) / std per channel, float32, with uint8 ``(B, C, H, W)`` divided by 255 first.
 
-    Args:
-        images: ``(B, C, H, W)``, uint8 or floating.
-        mean: mean of each channel; empty to return samples of any shape as they are.
-        std: standard deviation of each channel.
+    Samples of any shape are returned as they are if ``mean`` is empty.
     """
     if not mean:
         return images
@@ -92,11 +89,8 @@ def augment(
         config: the changes.
         mean: mean of each channel, in 0..1.
         std: standard deviation of each channel, in 0..1.
-        generator: on the images' device.
+        generator: source of random numbers, on the images' device.
         mirrored: ``(B,)`` bool, the images to flip; None draws them.
-
-    Returns:
-        ``(B, C, H, W)`` float32, a new tensor.
     """
     batch, device, padding = len(images), images.device, config.crop_padding
     if padding:
@@ -119,13 +113,9 @@ def augment(
 
 
 def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = False) -> Tensor:
-    """Read every pixel (y, x) from (y + dy, x + dx), black or mirrored outside of the image.
+    """Read every pixel (y, x) from (y + dy, x + dx), black or else ``reflected`` outside of the image.
 
-    Args:
-        images: ``(B, C, H, W)``.
-        shifts: ``(B, 2)`` int64, (dy, dx) in pixels, each in [−padding, padding].
-        padding: the largest shift; below H and W where ``reflected``.
-        reflected: read pixel i for pixel −i, as ``F.pad`` does for floats.
+    ``shifts`` ``(B, 2)`` int64 are (dy, dx) in pixels, each in [−padding, padding].
     """
     height, width = images.shape[2:]
     if not reflected:
@@ -151,11 +141,8 @@ def rotate(images: Tensor, degrees: Tensor) -> Tensor:
     """Rotate every image about its centre as Pillow's ``Image.rotate``: nearest neighbour, black outside.
 
     Pixel (y, x), whose centre is (y + ½, x + ½), is read from the pixel that its centre was turned from, in
-    fixed-point numbers of 1/65536, which hold sides of up to 16383 pixels.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        degrees: ``(B,)``; positive is counter-clockwise.
+    fixed-point numbers of 1/65536, which hold sides of up to 16383 pixels. Positive ``degrees`` ``(B,)``
+    are counter-clockwise.
     """
     batch, channels, height, width = images.shape
     # Apple's GPUs have no float64; in float32 some six pixels in a million are not Pillow's.

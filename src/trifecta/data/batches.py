@@ -19,16 +19,7 @@ class Batches:
     The last, incomplete batch of an epoch is dropped, so that all steps have the same shapes and weigh
     images alike; another epoch's order drops other images.
 
-    Attributes:
-        images: training images.
-        batch_size: images per batch.
-        augmentation: random changes of every batch.
-        mean: mean of each channel, in 0..1.
-        std: standard deviation of each channel, in 0..1.
-        seed: seed of the order, 0 or more.
-
-    Raises:
-        ValueError: the batch size is below 1 or above the number of images.
+    ``mean`` and ``std`` are of each channel, in 0..1; the ``seed`` is of the order.
     """
 
     images: ImageSet
@@ -91,12 +82,7 @@ class Batches:
 
 @dataclass(frozen=True, kw_only=True)
 class ReceivedBatches:
-    """Placeholders for the batches that another process draws and sends.
-
-    Attributes:
-        steps_per_epoch: number of whole batches in an epoch.
-        images_per_epoch: number of images in whole batches.
-    """
+    """Placeholders for the batches that another process draws and sends."""
 
     steps_per_epoch: int
     images_per_epoch: int

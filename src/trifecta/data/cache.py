@@ -52,13 +52,9 @@ def cache_folder() -> Path:
 def cached_images(identity: dict[str, object], decode: Callable[[Consume], CachedImages]) -> CachedImages:
     """Read images from the cache, or decode and keep them.
 
-    Images that would fill memory are a read-only tensor whose storage is the file. Processes may do this at
-    once, as a file appears whole or not at all. A damaged file, and a folder that cannot be written, give a
-    warning.
-
-    Args:
-        identity: what the pixels depend on, as plain values.
-        decode: hands decoded images to a function, and returns its result.
+    The pixels depend on ``identity``; ``decode`` hands them to a function and returns its result. Images
+    that would fill memory are a read-only tensor whose storage is the file. Processes may do this at once,
+    as a file appears whole or not at all. A damaged file or a folder that cannot be written is a warning.
     """
     text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
     file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.images"

@@ -9,6 +9,7 @@ import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -248,6 +249,8 @@ def _table_splits(
         lines += [(file, own, values) for file, values in _labelled(folder, name, there)]
     lines.sort(key=itemgetter(0))
     files = [file for file, *_ in lines]
+    if twice := [file for file, following in pairwise(files) if file == following]:
+        raise ValueError(f"{folder} has two lines for {twice[0]} in {listed(tables)}: keep one")
     names = dict.fromkeys(name for *_, values in lines for name in values)
     columns = {name: _typed([values.get(name) for *_, values in lines]) for name in names}
     told = [TRAIN] * len(files)
@@ -284,24 +287,13 @@ def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[
             path, below = PurePosixPath(image), PurePosixPath(image).relative_to(inside)
             for key in (image, str(below), str(below.with_suffix("")), path.name, path.stem):
                 known[unicodedata.normalize("NFC", key)].add(image)
-    seen = set[str]()
     for line in lines:
-        value = line.pop(named)
+        value = line.pop(named, None)
         wanted = unicodedata.normalize("NFC", str(value).strip().replace("\\", "/").removeprefix("./"))
-        found = known[wanted] - seen
-        if len(found) != 1:
-            which = (
-                "named twice"
-                if known[wanted] & seen
-                else "several images"
-                if found
-                else "no image in its folder"
-            )
-            raise ValueError(
-                f"table {table} has {value!r:.100}, which is {which}: give each image's path once"
-            )
-        seen |= found
-        yield found.pop(), {key: value for key, value in line.items() if key != "image"}
+        if len(known[wanted]) != 1:
+            which = f"{len(known[wanted]) or 'no'} image in its folder"
+            raise ValueError(f"table {table} has {value!r:.100}, which is {which}: give paths of images")
+        yield min(known[wanted]), {key: value for key, value in line.items() if key != "image"}
 
 
 def read_table(file: Path) -> list[dict[str, Any]]:

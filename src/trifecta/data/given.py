@@ -65,14 +65,9 @@ class LoaderBatches:
 
     The loader's own sampler decides the order; only :class:`EpochOrder` makes a resumed run repeat it.
 
-    Attributes:
-        loader: loader with a length, of batches of samples (B, …) and labels (B,).
-        device: where batches are to go.
-        classes: class names, for labels that are names.
-        mean: mean of each channel to normalise bytes by, in 0..1.
-        std: standard deviation of each channel; likewise.
-        checked: whether samples that are not finite are an error.
-        expected: classes of other splits, of which the first epoch must show some.
+    Bytes are normalised by ``mean`` and ``std``, and labels that are names become indices into ``classes``.
+    Samples that are not finite are an error if ``checked``. Classes that are ``expected``, as other splits
+    have them, and that the first epoch does not show are said.
     """
 
     loader: DataLoader[Any]
@@ -269,7 +264,7 @@ def _looked_at(loader: DataLoader[Any]) -> _Split:
     is_whole = isinstance(sampler, EpochOrder | SequentialSampler | RandomSampler)
     is_whole = is_whole and not getattr(sampler, "replacement", False)
     try:
-        with shared.kept():
+        with shared.preserved():
             shared.seed(0)
             first = _joined(islice(iter(loader), 1), "train, batch 1")
             if not is_plain or not is_whole or len(sampler) != len(items):

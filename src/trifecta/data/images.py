@@ -117,18 +117,14 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
     """Hold out ``round(fraction · N)`` samples, the same fraction of every class as far as possible.
 
     Every class gives the whole part of its share, and those with the largest remainders give one more. A
-    class never gives its last sample, so that fewer are held out where classes are tiny.
-
-    Args:
-        labels: ``(N,)`` int64.
-        fraction: above 0 and below 1.
-        seed: of the choice within each class.
+    class never gives its last sample, so that fewer are held out where classes are tiny. The ``seed`` is
+    of the choice within each class.
 
     Returns:
         Indices of the samples kept and of those held out, each ascending, on the CPU.
 
     Raises:
-        ValueError: ``fraction`` is out of range, or would hold out nothing.
+        ValueError: ``fraction`` is not above 0 and below 1, or would hold out nothing.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction to hold out is above 0 and below 1, got {fraction}")

@@ -85,27 +85,22 @@ class DataConfig:
         size, mean, std = self.image_size or (1, 1), self.mean or (), self.std or ()
         in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
         has_both = bool(mean) and len(mean) == len(std)
-        rules = {
-            "data.source is empty: give a folder, a Hub id or 'digits'": bool(self.source),
-            f"training and test split must differ, got '{self.test_split}' for both: choose another "
-            "data.test_split, or data.hold_out=0.2": self.train_split != self.test_split,
-            f"data.validation is 0 or more and below 1, got {self.validation}: try 0.1": 0
-            <= self.validation
-            < 1,
-            f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2": (
-                self.hold_out is None or 0 < self.hold_out < 1
-            ),
-            f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32": (
-                len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size)
-            ),
-            "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
-            f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out": (
-                (has_both and in_range) or (self.mean, self.std) == (None, None)
-            ),
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(rule)
+        if not self.source:
+            raise ValueError("data.source is empty: give a folder, a Hub id or 'digits'")
+        if self.train_split == self.test_split:
+            told = f"training and test split must differ, got '{self.test_split}' for both"
+            raise ValueError(f"{told}: choose another data.test_split, or data.hold_out=0.2")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation is 0 or more and below 1, got {self.validation}: try 0.1")
+        if self.hold_out is not None and not 0 < self.hold_out < 1:
+            raise ValueError(f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2")
+        if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
+            raise ValueError(f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32")
+        if (self.mean, self.std) != (None, None) and not (has_both and in_range):
+            raise ValueError(
+                "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
+                f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out"
+            )
 
 
 PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
@@ -190,15 +185,10 @@ def load_split(
     grey_range: Sequence[int] | None = None,
     trained_on: str = "",
 ) -> ImageSet:
-    """Load one split alone, for a network that knows its classes already.
+    """Load one split alone, for a network that knows its ``classes`` and was ``trained_on`` some rows.
 
-    Args:
-        config: a source, whose classes may be some of ``classes``, in any order.
-        split: its name; None takes the test split (held out again where it was), or the only one.
-        classes: names, in the order of the network's scores.
-        channels: channels of the network's images; grey images become colour for 3.
-        grey_range: as ``ImageData``'s, of the training images.
-        trained_on: ``ImageData.rows`` of the network's training; empty where it is not known.
+    Without a name, it is the test split (held out again where it was), or the only one. Grey images become
+    colour for 3 ``channels``; ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
 
     Raises:
         ValueError: as ``load_data``, or the source has a class that is none of ``classes``, or images that
@@ -210,10 +200,10 @@ def load_split(
         data = _load(config)
         images, names = data.test, data.classes
         if trained_on and data.rows and trained_on != data.rows:
+            then, now = (rows.partition(",")[0] for rows in (trained_on, data.rows))
             raise ValueError(
-                f"{config.source} has changed since the network was trained ({trained_on.split(',')[0]} "
-                f"then, {data.rows.split(',')[0]} now), so that images it was trained on would be held "
-                "out: bring the folder back as it was, or give other test images"
+                f"{config.source} has changed since the network was trained ({then} then, {now} now), so "
+                "that training images would be held out: bring back the folder as it was, or give others"
             )
     else:
         splits = open_source(config)
@@ -260,8 +250,8 @@ def _load(config: DataConfig) -> ImageData:
 
 def _load_rows(config: DataConfig) -> ImageData:
     """Load a folder or a data set of the Hub."""
-    splits = open_source(config)
-    training = _split(splits, config.train_split, "train_split to name another")
+    parts = _parts(open_source(config), config)
+    training = parts[TRAIN]
     config = replace(config, image_column=find_image_column(training, config.image_column))
     found = find_labels(training, config.label_column)
     trained = torch.unique(found.indices).tolist()
@@ -272,12 +262,12 @@ def _load_rows(config: DataConfig) -> ImageData:
         )
     # All labels before the first image: a mistake in them shows at once.
     index, named = {found.classes[k]: k for k in trained}, training.columns[found.column]
-    used = _used(splits, config)
-    labels = {part: label_indices(rows, found.column, index, named) for part, rows in used.items()}
-    whole, grey_range = _images(training, config, found.indices, is_training=True)
-    sets = {TRAIN: whole}
-    for part, rows in used.items():
-        sets[part], _ = _images(rows, config, labels[part], grey_range=grey_range)
+    labels = {part: label_indices(rows, found.column, index, named) for part, rows in parts.items()}
+    sets, greys = dict[str, ImageSet](), None
+    for part, rows in parts.items():
+        is_training = part == TRAIN
+        sets[part], used = _images(rows, config, labels[part], grey_range=greys, is_training=is_training)
+        greys = used if is_training else greys
     sizes = {part: size_text(images.images.shape[2:]) for part, images in sets.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{part} images are {size} pixels" for part, size in sizes.items())
@@ -292,7 +282,7 @@ def _load_rows(config: DataConfig) -> ImageData:
         validation=sets.get(VALIDATION),
         test=sets[TEST],
         classes=found.classes,
-        grey_range=None if grey_range is None else grey_range[:2],
+        grey_range=None if greys is None else greys[:2],
         rows=found.identity,
     )
 
@@ -302,23 +292,23 @@ def _with_channels(images: ImageSet, channels: int) -> ImageSet:
     return replace(images, images=wide if images.rows is not None else wide.contiguous())
 
 
-def _used(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
-    """Return the splits to test on, unless that is held out, and to validate on; say which are not used."""
-    used = {}
+def _parts(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
+    """Return the splits to train, test and validate on, as far as there are; say which are not used."""
+    parts = {TRAIN: _split(splits, config.train_split, "train_split to name another")}
     if config.hold_out is None:
-        used[TEST] = _split(splits, config.test_split, "test_split to name another, or hold_out=0.2")
+        parts[TEST] = _split(splits, config.test_split, "test_split to name another, or hold_out=0.2")
     elif config.test_split in splits or split_of(config.test_split) in splits:
         raise ValueError(
             f"{config.source} has a split '{config.test_split}' of its own: drop data.hold_out, or name a "
             "split that it lacks with data.test_split to hold images out all the same"
         )
-    taken = [_split(splits, config.train_split, ""), *used.values()]
-    if config.validation and VALIDATION in splits and splits[VALIDATION] not in taken:
-        used[VALIDATION] = splits[VALIDATION]
-        taken.append(splits[VALIDATION])
-    if unused := [f"{name} ({len(rows):,} images)" for name, rows in splits.items() if rows not in taken]:
-        warnings.warn(f"splits of {config.source} that are not used: {', '.join(unused)}", stacklevel=5)
-    return used
+    if config.validation and VALIDATION in splits and splits[VALIDATION] not in parts.values():
+        parts[VALIDATION] = splits[VALIDATION]
+    left = {name: rows for name, rows in splits.items() if rows not in parts.values()}
+    if left:
+        told = ", ".join(f"{name} ({len(rows):,} images)" for name, rows in left.items())
+        warnings.warn(f"splits of {config.source} that are not used: {told}", stacklevel=5)
+    return parts
 
 
 def _split(splits: Mapping[str, Rows], name: str, fix: str) -> Rows:
