@@ -18,6 +18,7 @@ from trifecta.schedules import LAYER_WISE, Schedule
 
 NONE = "none"
 NEGATIVES = ("uniform", "hard")
+READS = ("output", "unpooled", "response")
 INPUTS: dict[str, type[nn.Module] | None] = {**LABEL_INPUTS, NONE: None, **IMAGE_PAIRS}
 
 
@@ -70,6 +71,8 @@ class Method:
         loss = self.objective
         if isinstance(loss, str | type):
             raise ValueError(f"an objective is an object such as CrossEntropy(): received {loss!r}")
+        if loss.reads not in READS:
+            raise ValueError(f"an objective reads {', '.join(READS)}: received {loss.reads!r}")
         check_part(INPUTS, self.label_input, "label input")
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")

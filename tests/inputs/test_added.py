@@ -24,7 +24,8 @@ class Tokens(nn.Module):
         self.positions, self.embedding = nn.Embedding(4, 6), nn.Embedding(9, 6)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        embedded: Tensor = self.embedding(tokens) + self.positions(torch.arange(tokens.shape[1]))
+        positions = self.positions(torch.arange(tokens.shape[1])) + self.positions(input=torch.tensor(0))
+        embedded: Tensor = positions + self.embedding(tokens)
         return embedded
 
 
@@ -57,9 +58,10 @@ def test_an_embedded_label_joins_every_token_and_nothing_else() -> None:
     labelled = label_input(tokens, LABELS)
     assert torch.equal(labelled[:, :-1], tokens)
     added = label_input.embeddings(LABELS).unsqueeze(1)
-    torch.testing.assert_close(front(labelled), block(tokens) + added)
+    alone = block(tokens)
+    torch.testing.assert_close(front(labelled), alone + added)
     # The block by itself is as it was.
-    assert torch.equal(block(tokens), block.embedding(tokens) + block.positions(torch.arange(4)))
+    assert torch.equal(block(tokens), alone)
 
 
 def test_the_embedding_of_the_tokens_is_found_among_others() -> None:

@@ -83,6 +83,7 @@ def test_losses_stay_finite_where_an_exponential_overflows() -> None:
     far = torch.tensor([1e4])
     assert symmetric_loss(-far, far, alpha=4.0).item() == pytest.approx(8e4)
     assert threshold_loss(-far, far, threshold=2.0).item() == pytest.approx(1e4)
+    assert symmetric_loss(far, -far) == threshold_loss(far, -far) == 0
 
 
 def moments_of(activations: Tensor) -> ChannelSums:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,7 +38,7 @@ from trifecta.losses import (
 from trifecta.losses.combined import CoarseHead, deviations
 from trifecta.losses.functional import position_loss
 from trifecta.losses.goodness import ChannelSums
-from trifecta.losses.head import Head, build_head
+from trifecta.losses.head import Bounded, Head, bounded, build_head, units
 from trifecta.losses.pairs import PairHead
 from trifecta.losses.probed import position_goodness
 from trifecta.nn.shapes import FeatureShape
@@ -206,9 +207,9 @@ def test_terms_are_told_the_epoch_and_others_are_left_alone() -> None:
     assert contrast.temperature == pytest.approx(0.1 + 0.1 * (1 + math.cos(math.pi / 2)) / 2)
 
 
-def test_a_list_of_terms_becomes_a_tuple() -> None:
-    terms: Any = [Similarity()]
-    assert Combined(terms=terms).terms == (Similarity(),)
+def test_lists_become_tuples() -> None:
+    assert Combined(terms=[Similarity()]).terms == (Similarity(),)  # type: ignore[arg-type]
+    assert PositionThresholds(positive=[1.0]).positive == (1.0,)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -415,7 +416,9 @@ def test_heads_of_half_precision_score_in_float32(objective: Objective) -> None:
 def test_targets_are_made_in_the_precision_of_the_feedback() -> None:
     head, a = LocalTargets().head(SHAPE, CLASSES), features()
     head.receive(torch.linspace(-1, 1, 15).view(5, CLASSES).bfloat16())
-    assert head.loss(a.bfloat16().float(), LABELS).dtype == torch.float32
+    expected = head.loss(a.bfloat16().float(), LABELS)
+    assert expected.dtype == torch.float32
+    assert torch.equal(head.loss(a.bfloat16(), LABELS), expected)
     head.receive(torch.linspace(-1, 1, 15).view(5, CLASSES).double())
     assert head.double().loss(a, LABELS).dtype == torch.float64
 
@@ -450,8 +453,9 @@ def test_a_temperature_falls_by_a_line_and_then_by_a_cosine() -> None:
     assert found == pytest.approx(line + cosine)
 
 
-def test_a_temperature_may_fall_for_one_epoch() -> None:
+def test_a_temperature_may_fall_for_one_epoch_and_ends_where_the_cosine_begins() -> None:
     assert Temperature(epochs=1).at(0, 1) == 0.8
+    assert Temperature().at(50, 100) == 0.2
 
 
 BOUNDS: list[tuple[Callable[..., Any], str, float | None, float | None]] = [
@@ -495,15 +499,29 @@ def test_settings_within_their_bounds_and_no_others(
             kind(**{name: value})
 
 
-def test_thresholds_are_of_one_block_at_least() -> None:
-    none: Any = ()
-    for name in ("positive", "negative", "penalty"):
-        with pytest.raises(
-            ValueError, match=f"^{name} is a number for each block, one at least: received none"
-        ):
-            PositionThresholds(**{name: none})
+def test_a_bounded_field_has_its_default_and_a_size_has_bounds() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Sized(Bounded):
+        share: float = bounded(0.5, 0, 1)
+        size: int = units(3)
+        many: int = units(7, 2)
+
+    assert Sized() == Sized(share=0.5, size=3, many=7)
+    Sized(share=1, size=2**20, many=2)
+    for wrong in ({"share": 1.1}, {"size": 0}, {"size": 2**20 + 1}, {"many": 1}):
+        with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is a number from"):
+            Sized(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_objective_without_a_head_says_what_to_write() -> None:
+    class Headless(Objective):
+        pass
+
+    message = "write head(self, feature_shape, num_classes), which returns a trifecta.Head"
+    with pytest.raises(NotImplementedError, match=f"^{re.escape(message)}$"):
+        Headless().head(SHAPE, CLASSES)
 
 
 def test_groups_say_which_goodness_they_do_not_know() -> None:
-    with pytest.raises(ValueError, match="group goodness"):
+    with pytest.raises(ValueError, match=r"^unknown group goodness 'mean-sqare'"):
         GroupCrossEntropy(goodness="mean-sqare").head(SHAPE, CLASSES)

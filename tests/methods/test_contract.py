@@ -32,15 +32,15 @@ def take_steps(network: LocalNetwork, images: Tensor, labels: Tensor, steps: int
         learner.step(images, labels)
 
 
-@pytest.mark.parametrize(("method", "classes"), crossed(METHODS, [2, 100]))
-def test_two_to_a_hundred_classes(method: str, classes: int) -> None:
-    network = network_of(method, classes=classes, width=0.8 if classes == 100 else 0.03)
+@pytest.mark.parametrize(("method", "classes"), crossed(METHODS, [2, 32]))
+def test_two_and_many_classes(method: str, classes: int) -> None:
+    network = network_of(method, classes=classes, width=0.25 if classes == 32 else 0.03)
     images, labels = batch(classes, size=4)
     take_steps(network, images, labels)
     scores = network.eval()(images)
     assert scores.shape == (4, classes)
     # A method that tries labels goes on with the 20 likeliest.
-    kept = 20 if network.method.tries_labels and classes == 100 else classes
+    kept = 20 if network.method.tries_labels and classes == 32 else classes
     assert scores.isfinite().sum(1).tolist() == [kept] * 4
 
 
@@ -55,23 +55,17 @@ def test_every_network(method: str, network: str) -> None:
 
 
 @pytest.mark.parametrize("method", methods())
-def test_double_precision_stays_double(method: str) -> None:
-    network = network_of(method).double()
+def test_a_seed_decides_everything_and_double_precision_stays_double(method: str) -> None:
     images, labels = batch()
-    take_steps(network, images.double(), labels)
-    assert all(p.dtype == torch.float64 for p in network.parameters())
-    assert network.eval()(images.double()).dtype == torch.float64
-
-
-@pytest.mark.parametrize("method", methods())
-def test_a_seed_decides_everything(method: str) -> None:
-    states = []
+    networks = []
     for noise in range(2):
         torch.manual_seed(noise)
-        network = network_of(method)
-        take_steps(network, *batch())
-        states.append(network.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
+        networks.append(network_of(method).double())
+        take_steps(networks[-1], images.double(), labels)
+    states = [network.state_dict().values() for network in networks]
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert all(p.dtype == torch.float64 for p in networks[0].parameters())
+    assert networks[0].eval()(images.double()).dtype == torch.float64
 
 
 @pytest.mark.parametrize("method", methods(quick=FEW[:2]))
@@ -85,10 +79,14 @@ def test_a_method_learns(method: str) -> None:
     labels = torch.arange(48) % 3
     images = torch.randn(3, 1, 8, 8, generator=draw)[labels] * 2
     images = images + torch.randn(images.shape, generator=draw) / 2
-    for _ in range(120):
-        learner.step(images, labels)
-    network.eval()
-    accuracy = (network(images).argmax(1) == labels).double().mean().item()
+    accuracy = 0.0
+    for _ in range(12):
+        for _ in range(10):
+            learner.step(images, labels)
+        with torch.no_grad():
+            accuracy = (network.eval()(images).argmax(1) == labels).double().mean().item()
+        if accuracy > 0.6:
+            break
     assert accuracy > 0.6  # chance is 0.33; plain FF is the slow one
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
+from steps import step_with
 from trifecta import Learner, LocalNetwork, build_network, get_method
 from trifecta.inputs.image_pairs import standardized, standardized_pair
 from trifecta.losses import (
@@ -535,16 +536,15 @@ class TestForwardForward:
             fill(network.get_parameter(f"blocks.{k}.weights.bias"), 711 + k, 0.1)
         return network
 
-    def test_losses_and_gradients(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        wrong = wrong_labels_of(0, 6)
-        monkeypatch.setattr("trifecta.learner.wrong_labels", lambda *_: wrong)
+    def test_losses_and_gradients(self) -> None:
         network, seen = self.network(), []
 
         def keep(optimizer: torch.optim.Optimizer) -> None:
             seen.append([p.grad for group in optimizer.param_groups for p in group["params"]])
 
         learner = Learner(network, step_optimizer=keep)
-        losses = learner.step(tensor(720, 6, 1, 28, 28, shift=1), labels_of(0, 6))
+        images = tensor(720, 6, 1, 28, 28, shift=1)
+        losses = step_with(learner, images, labels_of(0, 6), wrong_labels_of(0, 6))
         for k, loss in enumerate(losses):
             assert loss is not None
             # The code keeps its losses in float32.

@@ -104,7 +104,7 @@ def _ahead(images: Tensor, offset: Tensor) -> Tensor:
 
 def standardized(x: Tensor, eps: float = 1e-10) -> Tensor:
     """Scale each sample to zero mean and unit deviation (n − 1) over all features, (N, …) → (N, …)."""
-    wide = (x.float() if x.dtype.itemsize < 4 else x).flatten(1)
+    wide = x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
     centred = wide - wide.mean(1, keepdim=True)
     return (centred / (eps + centred.std(1, keepdim=True))).view(x.shape)
 

@@ -247,7 +247,7 @@ def token_embedding(block: nn.Module, tokens: Tensor) -> nn.Embedding | None:
 
     def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         assert isinstance(module, nn.Embedding)
-        if args and isinstance(args[0], Tensor) and args[0].shape == tokens.shape:
+        if args and args[0].shape == tokens.shape:
             found.append(module)
 
     handles = [m.register_forward_hook(note) for m in block.modules() if isinstance(m, nn.Embedding)]

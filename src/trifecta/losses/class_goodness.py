@@ -38,8 +38,8 @@ class GroupHead(Head):
         self.goodness = part_of(GROUP_GOODNESS, objective.goodness, "group goodness")
         self.reads_channel_sums = self.goodness in READ_CHANNEL_SUMS
         self.temperature = objective.temperature
-        member = F.one_hot(channel_groups(site.feature_shape[0], site.num_classes), site.num_classes).bool()
-        self.register_buffer("groups", member, persistent=False)
+        groups = channel_groups(site.feature_shape[0], site.num_classes)
+        self.register_buffer("groups", F.one_hot(groups).bool(), persistent=False)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         """Return class scores, (N, …) → (N, K)."""
@@ -73,8 +73,7 @@ class _ProjectionHead(Head):
         # Standardised per sample: a random projection of the common level would be noise in every class.
         goodness = F.layer_norm(goodness, goodness.shape[1:])
         with torch.autocast(goodness.device.type, enabled=False):
-            logits = goodness @ self.projection.to(goodness.dtype)
-            return logits * self.log_scale.exp().to(goodness.dtype)
+            return goodness @ self.projection.to(goodness.dtype) * self.log_scale.exp()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +136,8 @@ class _LabelGoodnessHead(Head):
         self.shifts = _drawn(site, max(1, self.pool), 0.1)
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
-        wide = at_least_float32(averages(features, self.pool))
-        return self.alpha * label_goodness(wide, self.shifts.to(wide.dtype))
+        means = at_least_float32(averages(features, self.pool))
+        return self.alpha * label_goodness(means, self.shifts)
 
 
 def _drawn(site: Site, patches: int, deviation: float) -> nn.Parameter:
@@ -160,12 +159,6 @@ class LabelGoodness(SiteObjective):
     alpha: float = bounded(128.0, 1e-9)  # factor of the goodness
     pool: int = units(4, least=0)  # P of P×P patch means, each with shifts of its own; 0 for all positions
     reads: str = "output"  # after the block's activation and pool, or "response": before both
-
-    def __post_init__(self) -> None:
-        """Validate the numbers and ``reads``."""
-        super().__post_init__()
-        if self.reads not in ("output", "response"):
-            raise ValueError(f"reads is output or response: received {self.reads!r}")
 
 
 def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class _PredictionHead(Head):
         inputs = math.prod(site.feature_shape)
         if positions := len(site.feature_shape) - 1:
             kernel, padding, inputs = limited_pool(site.feature_shape, objective.at_most)
-            self.pool = AVERAGE_POOLS[positions](kernel, kernel, padding)
+            self.pool = AVERAGE_POOLS[positions](kernel, padding=padding)
         self.classifier = nn.Linear(inputs, site.num_classes)
         nn.init.zeros_(self.classifier.weight)
 

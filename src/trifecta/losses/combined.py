@@ -46,8 +46,8 @@ class _CombinedHead(Head):
         positives = features[: len(labels)]
         shared: Tensor = _ScaledGradient.apply(positives, self.objective.share)  # type: ignore[no-untyped-call]
         loss = self.objective.weight * self.scoring.loss(shared, labels)
-        for term, module in zip(self.objective.terms, self.terms, strict=True):
-            loss = loss + term.weight * module(features if term.pairs else positives, labels)
+        for k, term in enumerate(self.objective.terms):
+            loss = loss + term.weight * self.terms[k](features if term.pairs else positives, labels)
         return loss
 
     @property
@@ -88,11 +88,6 @@ class Combined(SiteObjective):
     # Of the scoring loss's gradient that the block receives; the scoring head learns from all of it.
     share: float = bounded(1.0, 0, 1)
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Validate the share; a list of terms becomes a tuple."""
-        super().__post_init__()
-        object.__setattr__(self, "terms", tuple(self.terms))
 
     @property
     def pairs(self) -> bool:
@@ -176,17 +171,15 @@ class Temperature(Bounded):
 
 
 class _ContrastiveModule(nn.Module):
-    def __init__(
-        self, objective: "SupervisedContrastive", feature_shape: FeatureShape, classes: int
-    ) -> None:
+    def __init__(self, term: "SupervisedContrastive", shape: FeatureShape, num_classes: int) -> None:
         super().__init__()
-        channels, dimensions = feature_shape[0], len(feature_shape) - 1
-        self.schedule, self.temperature = objective.temperature, objective.temperature.first
+        channels, dimensions = shape[0], len(shape) - 1
+        self.schedule, self.temperature = term.temperature, term.temperature.first
         pool = 4 if channels <= 100 else 2 if channels <= 400 else 1
-        self.normalize = ClassGroupNorm(channels, classes)
+        self.normalize = ClassGroupNorm(channels, num_classes)
         self.averages = ADAPTIVE_POOLS[dimensions](pool) if dimensions else nn.Identity()
-        self.projection = nn.Linear(channels * pool**dimensions, objective.features, bias=False)
-        self.projected_norm = nn.BatchNorm1d(objective.features)
+        self.projection = nn.Linear(channels * pool**dimensions, term.features, bias=False)
+        self.projected_norm = nn.BatchNorm1d(term.features)
 
     def set_epoch(self, epoch: int, epochs: int) -> None:
         self.temperature = self.schedule.at(epoch, epochs)

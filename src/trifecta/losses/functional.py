@@ -99,7 +99,7 @@ def supervised_contrastive_loss(features: Tensor, labels: Tensor, *, temperature
     with torch.autocast(features.device.type, enabled=False):
         z = F.normalize(at_least_float32(features))
         logits = z @ z.T / temperature
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    itself = torch.ones_like(labels, dtype=torch.bool).diag()
     log_share = logits.masked_fill(itself, -torch.inf).log_softmax(1)
     same = (labels.unsqueeze(0) == labels.unsqueeze(1)) & ~itself
     return -(log_share.masked_fill(~same, 0).sum(1) / same.sum(1).clamp(min=1)).mean()
@@ -122,7 +122,7 @@ def unsettled(coefficient: Tensor, settled: float) -> Tensor:
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Widen half-precision values, for sums and softmax."""
-    return values.float() if values.dtype.itemsize < 4 else values
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _softplus(excess: Tensor, settled: float) -> Tensor:

@@ -8,7 +8,7 @@ pairs (positives first), (B, …) for the others.
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Protocol
 
@@ -198,13 +198,15 @@ def units(default: int, least: int = 1) -> Any:
 
 
 class Bounded:
-    """A dataclass that rejects numbers outside the bounds of its fields."""
+    """A dataclass that rejects numbers outside the bounds of its fields; lists become tuples."""
 
     def __post_init__(self) -> None:
         """Validate the numbers."""
         for one in fields(self):  # type: ignore[arg-type]
-            least, most = one.metadata.get("bounds", (None, None))
             value = getattr(self, one.name)
+            if isinstance(value, list):
+                object.__setattr__(self, one.name, tuple(value))
+            least, most = one.metadata.get("bounds", (None, None))
             if least is not None and not least <= value <= most:
                 raise ValueError(
                     f"{one.name} is a number from {least:.9g} to {most:.9g}: received {value!r:.40}"
@@ -217,12 +219,11 @@ class SiteObjective(Bounded, Objective):
     A head that depends on the site of its block is declared by ``head_at = SiteObjective.build``.
     """
 
-    head_class: ClassVar[type[Any]]
+    head_class: ClassVar[Callable[..., Head]]
 
     def build(self, site: Site) -> Head:
         """Return the head of a block."""
-        head: Head = self.head_class(self, site)
-        return head
+        return self.head_class(self, site)
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Return the head for features ``(N, *feature_shape)``, as for the only block of a network."""

@@ -102,14 +102,6 @@ class PositionThresholds(SiteObjective):
     penalty: tuple[float, ...] = (0.0012, 0.0007, 0.0005)
     pool: int = units(4, least=0)
 
-    def __post_init__(self) -> None:
-        """Reject empty tuples; lists become tuples."""
-        super().__post_init__()
-        for name in ("positive", "negative", "penalty"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            if not getattr(self, name):
-                raise ValueError(f"{name} is a number for each block, one at least: received none")
-
 
 def position_goodness(response: Tensor) -> Tensor:
     """Return ``mean_c relu(response_c)²`` by position, (N, C, …) → (N, positions), (N, C) → (N, 1)."""
