@@ -45,10 +45,9 @@ site: .venv/installed
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 	grep -q -e '--epochs' build/site/reference/command-line.html && ! grep -q '–set' build/site/reference/command-line.html
 
-# Changes of the core that no test notices: an hour or two. It goes on where it was stopped.
+# Changes of the core that no test notices: half an hour.
 mutants: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run
-	$(BIN)/python benchmarks/mutants.py benchmarks/results/mutants_$$(date -u +%F).json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py benchmarks/results/mutants_$$(date -u +%F).json
 
 # Kills, long runs and wrong input, far more of each than the tests have; takes long.
 soak: .venv/installed

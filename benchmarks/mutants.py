@@ -1,26 +1,41 @@
-"""Sum up `mutmut run`: how many changes of the core a test notices, and which it does not.
+"""Count the changes of the core that a test notices, and list those that none does.
 
-    python benchmarks/mutants.py MUTANTS.json        # after `mutmut run`, in the same folder
+    OMP_NUM_THREADS=1 python benchmarks/mutants.py MUTANTS.json 'trifecta.losses.*' 'trifecta.inputs.*'
 
-A mutant that no test notices is listed with its change and, where one of ``REASONS`` fits, why none
-does.
+mutmut writes the changes into ``mutants/``. Each is tried in this process by the tests that call the
+changed function: first the one that noticed the function's last change, then the fastest, for five seconds
+at most. A change that no test notices is listed with why none does, where one of ``REASONS`` fits. What
+runs only while a module is imported counts as ``no tests``.
 """
 
 import json
+import os
 import platform
 import re
-import subprocess
+import shlex
+import signal
 import sys
-from collections import Counter
+import time
+import warnings
+from collections import Counter, defaultdict
+from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from fnmatch import fnmatch
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
+from mutmut.__main__ import create_mutants, store_lines_covered_by_tests
+from mutmut.configuration import config
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.mutation.trampoline import set_mutant_under_test
+from mutmut.state import state
+from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
 
-from trifecta._utils.devices import describe_device
-from trifecta.training.run import versions
-
-CAUGHT = ("killed", "timeout", "caught by type check", "segfault")
+# Seconds that a test may take to be used, that all tests of one mutant may take, and until one hangs.
+LONGEST, BUDGET, HANGS = 1.0, 5.0, 30
 # A change that touches nothing but what fits one of these, and why no test tells it from the original.
 REASONS = {
     r",? *device=[\w.]*": "the tests have no device but the CPU",
@@ -59,30 +74,121 @@ REASONS = {
 }
 
 
+class HangsError(BaseException):
+    """A test that takes too long."""
+
+
+class Mutants:
+    """A pytest plugin that runs the collected tests once for each mutant that they can notice.
+
+    Args:
+        names: of the mutants.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.states = names, dict[str, str]()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Try every mutant."""
+        signal.signal(signal.SIGALRM, _hang)
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r"block \d+ has learnt nothing")
+        callers = _callers(session.items)
+        for name in self.names:
+            tests = callers.get(name.rpartition("__mutmut_")[0], [])
+            os.environ["MUTANT_UNDER_TEST"] = name
+            self.states[name] = "survived" if tests else "no tests"
+            deadline = time.monotonic() + BUDGET
+            for test in tests:
+                if not _passes(test):
+                    self.states[name] = "killed"
+                    tests.insert(0, tests.pop(tests.index(test)))
+                    break
+                if time.monotonic() > deadline:
+                    break
+            print(self.states[name], name, flush=True)
+        return True
+
+
+def _callers(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    """Return the tests that call each function, fastest first."""
+    os.environ["MUTANT_UNDER_TEST"] = "stats"
+    timed: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
+    for number, item in enumerate(items):
+        state()._stats.clear()
+        start = time.monotonic()
+        if not _passes(item):
+            print(f"left out, as it fails without a change: {item.nodeid}")
+        elif (seconds := time.monotonic() - start) < LONGEST:
+            for function in state()._stats:
+                timed[function].append((seconds, number))
+    return {name: [items[number] for _, number in sorted(tests)] for name, tests in timed.items()}
+
+
+def _passes(item: Any) -> bool:
+    item._initrequest()
+    signal.alarm(HANGS)
+    try:
+        item.session._setupstate.setup(item)
+        item.runtest()
+    except pytest.skip.Exception:
+        return True
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever a changed function raises
+        return False
+    finally:
+        signal.alarm(0)
+        item.session._setupstate.teardown_exact(None)
+    return True
+
+
+def _hang(*_: object) -> None:
+    raise HangsError
+
+
 def main() -> int:
-    """Read mutmut's results, write the summary; the exit status."""
-    results = _mutmut("results", "--all", "true")
-    states = dict(line.strip().split(": ", 1) for line in results.splitlines() if ": " in line)
+    """Generate and try mutants, write the summary; the exit status."""
+    out, patterns = Path(sys.argv[1]).resolve(), sys.argv[2:] or ["*"]
+    set_mutant_under_test("mutant_generation")
+    Path("mutants").mkdir(exist_ok=True)
+    with redirect_stdout(StringIO()):
+        copy_src_dir()
+        copy_also_copy_files()
+        setup_source_paths()
+        store_lines_covered_by_tests()
+        create_mutants(1)
+    metas = [json.loads(file.read_text()) for file in sorted(Path("mutants").rglob("*.meta"))]
+    names = [name for meta in metas for name in meta["exit_code_by_key"]]
+    plugin = Mutants([name for name in names if any(fnmatch(name, pattern) for pattern in patterns)])
+    os.chdir("mutants")
+    selected = [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection]
+    pytest.main(["-q", "-n0", "--rootdir=.", *selected], plugins=[plugin])
+    os.chdir("..")
+    os.environ["MUTANT_UNDER_TEST"] = ""
+    # From the changed copy, as anything of the package that is imported earlier would be tested.
+    from trifecta._utils.devices import describe_device
+    from trifecta.training.run import versions
+
     modules: dict[str, Counter[str]] = {}
-    for name, state in states.items():
-        modules.setdefault(_module(name), Counter())[state] += 1
-    survivors = [_survivor(name) for name, state in states.items() if state in ("survived", "no tests")]
-    checked = sum(
-        count for name in modules for state, count in modules[name].items() if state != "not checked"
-    )
-    caught = sum(modules[name][state] for name in modules for state in CAUGHT)
+    for name, found in plugin.states.items():
+        modules.setdefault(_module(name), Counter())[found] += 1
+    caught = sum(counts["killed"] for counts in modules.values())
+    survivors = [_survivor(name) for name, found in plugin.states.items() if found != "killed"]
     whole = {
-        "command": "make mutants",
+        "command": f"python benchmarks/mutants.py {shlex.join([out.name, *patterns])}",
         "hardware": f"{describe_device(torch.device('cpu'))}; {platform.system()}",
         "versions": versions(),
         "date": datetime.now(UTC).date().isoformat(),
-        "mutants": checked,
+        "mutants": len(plugin.states),
         "caught": caught,
         "modules": {name: dict(counts) for name, counts in sorted(modules.items())},
         "survivors": survivors,
     }
-    Path(sys.argv[1]).write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    print(f"{caught} of {checked} mutants caught ({100 * caught / checked:.1f}%)")
+    out.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    print(f"{caught} of {len(plugin.states)} mutants caught ({100 * caught / len(plugin.states):.1f}%)")
     return 0
 
 
@@ -92,7 +198,7 @@ def _module(mutant: str) -> str:
 
 
 def _survivor(mutant: str) -> dict[str, str]:
-    shown = _mutmut("show", mutant)
+    shown = get_diff_for_mutant(mutant)
     lines = [line for line in shown.splitlines() if re.match(r"[-+](?![-+])", line)]
     before, after = ("".join(line[1:] for line in lines if line[0] == sign) for sign in "-+")
     reasons = (why for part, why in REASONS.items() if _without(part, before) == _without(part, after))
@@ -101,11 +207,6 @@ def _survivor(mutant: str) -> dict[str, str]:
 
 def _without(part: str, code: str) -> str:
     return re.sub(rf"{part}|[\s,]", "", code)
-
-
-def _mutmut(*arguments: str) -> str:
-    command = [sys.executable, "-m", "mutmut", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 if __name__ == "__main__":

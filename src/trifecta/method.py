@@ -28,8 +28,7 @@ class Method:
 
     Attributes:
         name: as in ``trifecta list``.
-        objective: the local loss; declares whether it compares pairs, scores classes, and needs the
-            network's error.
+        objective: the local loss.
         label_input: how a label enters (``channel``, ``pattern``, ``overlay`` or a subclass of
             :class:`LabelInput`), ``none``, or pairs made of images alone (``other-image``, ``masked-mix``
             or a subclass of :class:`ImagePairs`).
@@ -41,8 +40,7 @@ class Method:
         schedule: which blocks learn together at which step.
         negatives: wrong labels of negatives, ``uniform`` or ``hard`` (those that the network believes in,
             which costs a prediction of every image).
-        superclasses: levels of coarse targets, coarsest first, each with the superclass of every class,
-            numbered from 0. The levels and then the classes share the blocks equally
+        superclasses: levels of coarse targets, coarsest first, each with the superclass of every class
             (:func:`trifecta.losses.combined.coarsened`); empty for classes throughout.
         finds_superclasses: whether training first finds them in its images if none are given
             (:func:`trifecta.training.preparation.find_superclasses`).
@@ -147,7 +145,7 @@ class Method:
     @property
     def pipelines(self) -> bool:
         """Whether a step can begin before the previous one is done, as far as the method goes."""
-        return not (self.schedule.size == 0 or self.steered_by_later_blocks)
+        return self.schedule.size > 0 and not self.steered_by_later_blocks
 
     @property
     def steered_by_later_blocks(self) -> bool:

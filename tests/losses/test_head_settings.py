@@ -510,7 +510,7 @@ def test_a_bounded_field_has_its_default_and_a_size_has_bounds() -> None:
     Sized(share=1, size=2**20, many=2)
     for wrong in ({"share": 1.1}, {"size": 0}, {"size": 2**20 + 1}, {"many": 1}):
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is a number from"):
-            Sized(**wrong)  # type: ignore[arg-type]
+            Sized(**wrong)
 
 
 def test_an_objective_without_a_head_says_what_to_write() -> None:
@@ -519,7 +519,7 @@ def test_an_objective_without_a_head_says_what_to_write() -> None:
 
     message = "write head(self, feature_shape, num_classes), which returns a trifecta.Head"
     with pytest.raises(NotImplementedError, match=f"^{re.escape(message)}$"):
-        Headless().head(SHAPE, CLASSES)
+        Headless().head(SHAPE, CLASSES)  # type: ignore[abstract]
 
 
 def test_groups_say_which_goodness_they_do_not_know() -> None:

@@ -43,8 +43,8 @@ def hard_labels(labels: Tensor, scores: Tensor, generator: torch.Generator | Non
 class LabelInput(nn.Module, ABC):
     """Shows a label to the network.
 
-    Inherit from it and give the class to ``Method(label_input=…)``, which calls it with ``sample_shape``
-    and ``num_classes``.
+    Inherit from it and give the class to ``Method(label_input=…)``. It is called with ``sample_shape`` and
+    ``num_classes``, which it keeps.
 
     Attributes:
         extra_channels: number of channels that it adds to a sample.
@@ -61,7 +61,7 @@ class LabelInput(nn.Module, ABC):
 
     def __init__(self, sample_shape: SampleShape, num_classes: int) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.sample_shape, self.num_classes = tuple(sample_shape), num_classes
 
     @classmethod
     def input_shape(cls, sample_shape: SampleShape, num_classes: int) -> SampleShape:
@@ -96,7 +96,7 @@ class LabelChannel(LabelInput):
 
     def __init__(self, sample_shape: SampleShape, num_classes: int) -> None:
         super().__init__(sample_shape, num_classes)
-        self.picture_shape = _picture_shape(sample_shape)
+        self.picture_shape = _picture_shape(self.sample_shape)
         self.pictures = nn.Embedding(num_classes, math.prod(self.picture_shape))
         self.pictures.requires_grad_(self.is_learned)
 
