@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from trifecta import CrossEntropy, Method, Symmetric, get_method
+from trifecta import CrossEntropy, Head, Method, Objective, Symmetric, get_method
 from trifecta.losses import LabelGoodness, LocalTargets
 from trifecta.network import build_network
+from trifecta.nn.blocks import BlockStyle
+from trifecta.nn.shapes import FeatureShape
 from trifecta.schedules import DEEPLY_SUPERVISED, LAYER_WISE
 
 PAIRS = (
@@ -16,6 +18,15 @@ PAIRS = (
     "none there: received loss {} with label input {}; change one of them"
 )
 COARSE = "superclasses need a loss that scores classes from a block alone: received loss {}"
+
+
+class Own(Objective):
+    """An objective without a kind."""
+
+    def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
+        raise NotImplementedError
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("ff", {"dropout": 1.0}, "dropout is a share, 0 or more and below 1: received 1.0"),
     ("ff", {"dropout": -0.1}, "dropout is a share, 0 or more and below 1: received -0.1"),
@@ -37,6 +48,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "an objective reads output, unpooled, response: received 'input'",
     ),
     ("pred", {"label_input": "channel"}, PAIRS.format("local-prediction", "channel")),
+    ("pred", {"objective": Own(), "label_input": "channel"}, PAIRS.format("Own", "channel")),
+    ("ff", {"label_input": "chanel"}, "unknown label input 'chanel': did you mean channel?"),
+    ("ff", {"normalization": "lenth"}, "unknown normalization 'lenth': did you mean length?"),
+    ("ff", {"activation": "triangel"}, "unknown activation 'triangel': did you mean triangle?"),
     ("pred", {"label_input": "masked-mix"}, PAIRS.format("local-prediction", "masked-mix")),
     ("pred", {"objective": Symmetric()}, PAIRS.format("symmetric", "none")),
     ("scff", {"label_input": "none"}, PAIRS.format("position-thresholds", "none")),
@@ -82,6 +97,15 @@ def test_a_name_is_no_method() -> None:
 )
 def test_a_label_may_add_channels(name: str, shape: tuple[int, ...]) -> None:
     assert get_method(name).input_shape([1, 8, 8], 3) == shape  # type: ignore[arg-type]
+
+
+def test_a_label_may_add_columns() -> None:
+    assert replace(get_method("ff"), label_input="overlay").input_shape((2,), 3) == (5,)
+
+
+def test_blocks_have_the_methods_style() -> None:
+    style = BlockStyle(normalization="none", activation="triangle", dropout=0.5, num_classes=3)
+    assert replace(get_method("scff"), dropout=0.5).block_style(3) == style
 
 
 def test_a_loss_of_one_label_a_sample_has_no_form_for_positions() -> None:

@@ -27,11 +27,16 @@ def test_names_and_numbers_choose_blocks() -> None:
     assert select_blocks("last-half", scored) == (2, 5)
     assert select_blocks("last-half", (0, 1, 2)) == (1, 2)
     assert select_blocks("5, 1", scored) == (1, 5)
+    assert select_blocks("5,0,1,2", scored) == select_blocks("chosen", scored) == scored
 
 
 @pytest.mark.parametrize(
     ("readout", "message"),
-    [("3", r"such as 2,3: received '3'; choose from \[0, 1\]"), ("lats", "received 'lats'"), ("", "''")],
+    [
+        ("3", r"such as 2,3: received '3'; choose from \[0, 1\]"),
+        ("lats", "^a read-out is last, last-half, all-but-first, all, chosen or numbers .* 'lats'"),
+        ("", "''"),
+    ],
 )
 def test_other_read_outs_are_refused(readout: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -98,6 +103,7 @@ def test_a_shortlist_comes_before_the_last_block_of_the_read_out() -> None:
 
 def test_the_best_labels_of_every_image_go_on() -> None:
     scores = torch.tensor([[1.0, 9.0, 3.0, 2.0], [8.0, 0.0, 5.0, 6.0]])
+    assert best_rows(scores.to("meta"), 2)[0].device.type == "meta"
     rows, kept = best_rows(scores, 2)
     assert kept.tolist() == [[1, 2], [0, 3]]
     assert rows.tolist() == [1, 2, 4, 7]

@@ -241,12 +241,6 @@ def test_deep_supervision_is_the_sum_of_the_losses_of_all_blocks() -> None:
     assert all(gradient.any() for gradient in gradients)
 
 
-def test_deep_supervision_has_one_state_a_weight() -> None:
-    method = get_method("deep-supervision")
-    with pytest.raises(ValueError, match="use weight"):
-        replace(method, optimizer=OptimizerConfig(ownership="objective"))
-
-
 def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_alone() -> None:
     method = replace(get_method("trifecta"), negatives="hard")
     network = build_network(method, "small", sample_shape=SHAPE, num_classes=CLASSES, width=0.05)
@@ -261,11 +255,6 @@ def test_hard_negatives_are_what_the_network_believes_and_leave_its_statistics_a
     shown = [network.labelled(images, torch.full_like(labels, k)) for k in range(CLASSES)]
     carried = torch.stack([(negative == one).flatten(1).all(1) for one in shown], 1).float().argmax(1)
     assert (carried != labels).all()
-
-
-def test_only_labels_can_be_hard() -> None:
-    with pytest.raises(ValueError, match="use negatives uniform"):
-        replace(get_method("backprop"), negatives="hard")
 
 
 def test_a_learner_without_a_generator_is_saved_and_restored() -> None:

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from command import run
 from trifecta.data import DataConfig, ImageData
 from trifecta.learner import Learner
-from trifecta.losses import CrossEntropy, Site
+from trifecta.losses import Combined, CrossEntropy, Similarity, Site
 from trifecta.losses.combined import CoarseHead, coarsened
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
@@ -79,6 +80,11 @@ def test_levels_share_the_blocks() -> None:
     assert found == [*[levels[0]] * 2, *[levels[1]] * 2]
     assert heads[4:] == [plain, plain]
     assert coarsened(plain, sites[0], ()) is plain
+    combined: Any = Combined(terms=(Similarity(),)).head(SHAPE, 4)
+    scoring = combined.scoring
+    assert coarsened(combined, sites[0], levels) is combined
+    assert combined.scoring.head is scoring
+    assert combined.scoring.superclasses.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -508,6 +508,7 @@ def test_a_bounded_field_has_its_default_and_a_size_has_bounds() -> None:
 
     assert Sized() == Sized(share=0.5, size=3, many=7)
     Sized(share=1, size=2**20, many=2)
+    Sized(share=0, size=1)
     for wrong in ({"share": 1.1}, {"size": 0}, {"size": 2**20 + 1}, {"many": 1}):
         with pytest.raises(ValueError, match=f"^{next(iter(wrong))} is a number from"):
             Sized(**wrong)
