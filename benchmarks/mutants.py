@@ -1,11 +1,12 @@
 """Count the changes of the core that a test notices, and list those that none does.
 
-    OMP_NUM_THREADS=1 python benchmarks/mutants.py MUTANTS.json 'src/trifecta/losses/*'
+    OMP_NUM_THREADS=1 python benchmarks/mutants.py MUTANTS.json 'src/trifecta/losses/*' -- tests/losses
 
-mutmut writes the changes of some files, or of all in its ``only_mutate``, into ``mutants/``. Each is tried
-in this process by the tests that call the changed function: first the one that noticed the function's last
-change, then the fastest, for twenty seconds at most. A change that no test notices is listed with why none
-does, where one of ``REASONS`` fits. What runs only while a module is imported counts as ``no tests``.
+mutmut writes the changes of the given files into ``mutants/``; files and tests are those of mutmut's settings
+where none are given. Each change is tried in this process by the tests that call the changed function: first
+the one that noticed the function's last change, then the fastest, for twenty seconds at most. A change that
+no test notices is listed with why none does, where one of ``REASONS`` fits. What runs only while a module is
+imported counts as ``no tests``.
 """
 
 import json
@@ -143,7 +144,10 @@ def _hang(*_: object) -> None:
 
 def main() -> int:
     """Generate and try mutants, write the summary; the exit status."""
-    out, config().only_mutate = Path(sys.argv[1]).resolve(), sys.argv[2:] or config().only_mutate
+    out, files, tests = Path(sys.argv[1]).resolve(), sys.argv[2:], list[str]()
+    if "--" in files:
+        files, tests = files[: files.index("--")], files[files.index("--") + 1 :]
+    config().only_mutate = files or config().only_mutate
     set_mutant_under_test("mutant_generation")
     shutil.rmtree("mutants", ignore_errors=True)
     Path("mutants").mkdir()
@@ -156,7 +160,7 @@ def main() -> int:
     metas = [json.loads(file.read_text()) for file in sorted(Path("mutants").rglob("*.meta"))]
     plugin = Mutants([name for meta in metas for name in meta["exit_code_by_key"]])
     os.chdir("mutants")
-    selected = [*config().pytest_add_cli_args, *config().pytest_add_cli_args_test_selection]
+    selected = [*config().pytest_add_cli_args, *(tests or config().pytest_add_cli_args_test_selection)]
     pytest.main(["-q", "-n0", "--rootdir=.", "--tb=native", *selected], plugins=[plugin])
     os.chdir("..")
     os.environ["MUTANT_UNDER_TEST"] = ""

@@ -82,9 +82,10 @@ def test_levels_share_the_blocks() -> None:
     assert coarsened(plain, sites[0], ()) is plain
     combined: Any = Combined(terms=(Similarity(),)).head(SHAPE, 4)
     scoring = combined.scoring
-    assert coarsened(combined, sites[0], levels) is combined
-    assert combined.scoring.head is scoring
-    assert combined.scoring.superclasses.tolist() == [0, 0, 1, 1]
+    coarse: Any = coarsened(combined, sites[0], levels)
+    assert coarse is combined
+    assert coarse.scoring.head is scoring
+    assert coarse.scoring.superclasses.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
