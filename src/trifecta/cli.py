@@ -559,7 +559,7 @@ def experiment(results: str, work: str) -> tuple[Decorator, ...]:
     )
 
 
-def _planned(recipes: Any, options: Options, **how: Any) -> list[Any]:
+def _planned(options: Options, recipes: Any, **how: Any) -> list[Any]:
     chosen = given(options, "seeds", "device", "precision", "pipeline")
     return trifecta.experiments.plan(recipes, **chosen, **how)
 
@@ -626,18 +626,13 @@ def reproduce(
     from trifecta.experiments import print_reproduction, write_pages
     from trifecta.recipes import TABLES, get_table, in_folder
 
-    def locate(data: "trifecta.DataConfig") -> "trifecta.DataConfig":
-        return in_folder(data, data_root)
-
     def row(table: str, run: Any) -> str:
         return f"{table} --rows {run.recipe.name}"
 
     tables = TABLES if table is None else {table: get_table(table)}
     failed: dict[str, str] = {}
-    plans = {
-        name: _planned(one.rows(rows), options, budget=budget or one.budget, locate=locate)
-        for name, one in tables.items()
-    }
+    where = partial(_planned, options, locate=partial(in_folder, root=data_root))
+    plans = {name: where(one.rows(rows), budget=budget or one.budget) for name, one in tables.items()}
     for name, runs in plans.items():
         failed |= _make_missing(runs, partial(row, name), options)
     stored = trifecta.experiments.read_results(options["out"])
@@ -681,11 +676,7 @@ def compare(data: str, **options: Any) -> None:
     named = trifecta.DataConfig(source=data_name(data))
     rows = (options["methods"], options["networks"], named)
     recipes = comparison.comparison_recipes(*rows, find_images=find_images)
-
-    def locate(config: "trifecta.DataConfig") -> "trifecta.DataConfig":
-        return replace(config, source=data)
-
-    runs = _planned(recipes, options, budget=options["budget"], locate=locate)
+    runs = _planned(options, recipes, budget=options["budget"], locate=partial(replace, source=data))
     failed = _make_missing(runs, row, options, measure=_memory_of)
     made = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(options["out"]))
     if options["as_json"]:
