@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from trifecta._utils.checks import require_memory
-from trifecta._utils.draws import SeededDraws, unseeded
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
 from trifecta.inputs.label_inputs import LabelEmbedding, build_input
 from trifecta.kernels import infer_block, infer_first_block, inference_block
@@ -22,7 +21,14 @@ from trifecta.losses import ChannelSums, Head, Site
 from trifecta.method import Method
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block
 from trifecta.nn.cutting import Blocks, features_of, map_tensors, next_input
-from trifecta.nn.drawing import SharedGenerators, is_known_to_draw, preserved_state, seed_from
+from trifecta.nn.drawing import (
+    SeededDraws,
+    SharedGenerators,
+    is_known_to_draw,
+    preserved_state,
+    seed_from,
+    unseeded,
+)
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
 from trifecta.nn.probing import channels_first, drawing_blocks, trace_blocks
 from trifecta.nn.shapes import SampleShape

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta._utils.checks import MOST_UNITS
-from trifecta._utils.draws import SeededDraws
 from trifecta._utils.references import blamed, own_parts
+from trifecta.nn.drawing import SeededDraws
 from trifecta.nn.shapes import FeatureShape
 
 # Labels of the batch that a user's own head is tried on.

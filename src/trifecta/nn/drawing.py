@@ -1,4 +1,4 @@
-"""Random numbers that a user's modules draw from the generators of the process."""
+"""Random numbers: from a seed, or from the generators of the process, which a user's modules draw from."""
 
 import os
 import pickle
@@ -6,14 +6,18 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import RLock
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from trifecta.nn.blocks import Dropout
 
+# Modules draw from PyTorch's own generators within it.
+unseeded = _disable_current_modes
 _DRAWING = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 _WITH_DROPOUT = (nn.MultiheadAttention, nn.RNNBase)
 # Held by the thread that has seeded the generators, until they are restored.
@@ -28,6 +32,40 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+class SeededDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Give random operations of this thread generators from a seed, one per device, unless they have one.
+
+    PyTorch's own generators belong to the process, so that threads would change each other's numbers.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._seed = seed
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation."""
+        kwargs = dict(kwargs or {})
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+            if not _takes_generator(func):
+                func = getattr(func.overloadpacket, "generator", func)
+            if _takes_generator(func):
+                given = args[0].device if args and isinstance(args[0], Tensor) else kwargs.get("device")
+                kwargs["generator"] = self._generator(torch.device(given or "cpu"))
+        return func(*args, **kwargs)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if device.type == "meta":  # Nothing is drawn there.
+            device = torch.device("cpu")
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+
+def _takes_generator(func: Any) -> bool:
+    return any(argument.name == "generator" for argument in func._schema.arguments)
 
 
 class SharedGenerators:

@@ -21,10 +21,10 @@ from trifecta._utils.devices import (
     resolve_device,
     resolved_precision,
 )
-from trifecta._utils.draws import SeededDraws
 from trifecta.calibration import probabilities
 from trifecta.data import normalize, read_images, samples_of
 from trifecta.network import LocalNetwork, build_network
+from trifecta.nn.drawing import SeededDraws
 from trifecta.training.config import GIVEN, Imported, RunConfig, read_yaml
 from trifecta.training.evaluation import BATCH_SIZE
 from trifecta.training.folder import DatasetFacts, RunFolder
