@@ -7,17 +7,15 @@ up in any order. On a CPU nothing is recorded.
     python benchmarks/compare_graphs.py RESULTS.jsonl [METHOD …]
 """
 
-import argparse
 import json
-from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 
+from recording import append, command_line
 from trifecta import METHODS, Learner, build_network, get_method
-from trifecta._utils.devices import describe_device, in_memory_format, resolve_device
+from trifecta._utils.devices import in_memory_format, resolve_device
+from trifecta.bench import conditions
 from trifecta.cuda_graphs import CudaGraphLearner, fastest_learner
-from trifecta.training.run import versions
 
 STEPS, BATCH, SHAPE, CLASSES = 24, 64, (3, 32, 32), 10
 
@@ -53,8 +51,7 @@ def difference(losses: list[list[float]], others: list[list[float]]) -> float:
 
 def main() -> None:
     """Compare, and write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
+    parser = command_line(__doc__, "results")
     parser.add_argument("methods", nargs="*", default=list(METHODS))
     options = parser.parse_args()
     device = resolve_device("auto")
@@ -67,12 +64,9 @@ def main() -> None:
             "recordings": learner.recordings if isinstance(learner, CudaGraphLearner) else 0,
             "replayed": difference(replayed, launched),
             "launched_again": difference(again, launched),
-            "hardware": describe_device(device),
-            "versions": versions(),
-            "date": datetime.now(UTC).date().isoformat(),
+            **conditions(device),
         }
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(options.results, row)
         print(json.dumps(row), flush=True)
 
 

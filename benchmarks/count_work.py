@@ -9,15 +9,12 @@ machine; in bf16, AMX pads channels.
 FOLDER is one of cifar10, mnist and fashion_mnist, and its name says which rows there are.
 """
 
-import argparse
 import fnmatch
-import json
 from dataclasses import replace
-from pathlib import Path
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from conditions import conditions
+from recording import append, command_line, conditions_of
 from search_airbench import configured
 from time_to_accuracy import ALL_IMAGES, ROWS, take_steps
 from trifecta.data import DataConfig, load_data
@@ -34,9 +31,7 @@ def epoch_multiply_adds(trainer: Trainer) -> float:
 
 def main() -> None:
     """Read the arguments, count, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
+    parser = command_line(__doc__, "folder", "results")
     parser.add_argument("rows", nargs="*", default=["*"], metavar="ROW", help="a name, or a pattern")
     options = parser.parse_args()
     data = load_data(DataConfig(source=str(options.folder)))
@@ -50,10 +45,9 @@ def main() -> None:
             "command": f"python benchmarks/count_work.py FOLDER RESULTS.jsonl '{name}'",
             "row": name,
             "multiply_adds_per_epoch": epoch_multiply_adds(trainer),
-            **conditions(trainer),
+            **conditions_of(trainer),
         }
-        with options.results.open("a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        append(options.results, row)
         print(f"{name}: {row['multiply_adds_per_epoch'] / 1e12:.2f}e12", flush=True)
 
 

@@ -12,11 +12,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
@@ -25,9 +23,8 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from recording import HERE
 from trifecta import TrifectaClassifier
-from trifecta._utils.devices import describe_device
-from trifecta.training.run import versions
 
 FOLDS, SEEDS = 5, (0, 1)
 DATA: dict[str, Callable[..., Any]] = {
@@ -50,13 +47,13 @@ CLASSIFIERS: dict[str, Callable[[int], Any]] = {
 
 def main() -> int:
     """Measure, a line for each data set and classifier; the exit status."""
-    lines = []
+    made, lines = {"command": "python benchmarks/estimators.py", "seeds": list(SEEDS), **HERE}, []
     for data, load in DATA.items():
         rows, labels = load(return_X_y=True)
         for name, make in CLASSIFIERS.items():
             measured = measure(make, rows, labels) | {"data": data, "classifier": name}
             print(json.dumps(measured), flush=True)
-            lines.append(json.dumps(measured | facts()))
+            lines.append(json.dumps(measured | made))
     Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
     return 0
 
@@ -79,18 +76,6 @@ def measure(make: Callable[[int], Any], rows: Any, labels: Any) -> dict[str, flo
         "log_loss": statistics.mean(losses),
         "fits": len(accuracies),
         "seconds": statistics.median(seconds),
-    }
-
-
-def facts() -> dict[str, Any]:
-    """What it was measured on."""
-    return {
-        "command": "python benchmarks/estimators.py",
-        "hardware": describe_device(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "seeds": list(SEEDS),
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

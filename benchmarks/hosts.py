@@ -6,8 +6,6 @@ Each run is `benchmarks/several_hosts.sh`, four epochs of superfecta on the digi
 counted; and one process on one host for comparison, on as many threads as each of the hosts has: one.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from recording import append, command_line
 from trifecta.training import RunFolder
 
 RATES = ("10gbit", "1gbit", "300mbit", "100mbit")
@@ -51,16 +50,13 @@ def measure(rate: str | None, layout: str) -> dict[str, Any]:
 
 def main() -> None:
     """Read the arguments, run, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
-    options = parser.parse_args()
+    options = command_line(__doc__, "results").parse_args()
     cases: list[tuple[str | None, str]] = [(None, "one process")]
     cases += [(rate, layout) for rate in RATES for layout in LAYOUTS]
     for rate, layout in cases:
         row = measure(rate, layout)
         row["command"] = "python benchmarks/hosts.py RESULTS.jsonl"
-        with options.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(options.results, row)
         print(f"{rate}, {layout}: {row['images_per_second']:.0f} images/s", flush=True)
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from recording import HERE
 from trifecta import DataConfig, Run, RunConfig, get_method, load_data, train
-from trifecta._utils.devices import describe_device
 from trifecta.bench import prediction_multiply_adds
 from trifecta.data import ImageSet
 from trifecta.training.evaluation import evaluate
-from trifecta.training.run import versions
 
 TRAIN, TEST = 30_000, 2_000
 LABELS = (0, 50, 20, 10, 5)
@@ -44,9 +43,7 @@ def main() -> int:
             "test_images": TEST,
             "settings": {"network": config.network, "width": config.width, "epochs": config.epochs},
             "training_seconds": done.result["seconds"],
-            "hardware": describe_device(torch.device("cpu")),
-            "versions": versions(),
-            "date": done.result["date"],
+            **HERE,
         }
         for labels in LABELS if config.method.tries_labels else (None,):
             lines.append(facts | measured(done, ImageSet(*test), labels))

@@ -7,12 +7,10 @@ by default it may keep blocks of up to 32 MiB.
     python benchmarks/memory_airbench.py RESULTS.jsonl [--rounds 3] [--return-above 1048576]
 """
 
-import argparse
-import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
+from recording import append, command_line
 from returned_blocks import MMAP_THRESHOLD
 from trifecta.bench import Setting, bench_table, measure_memory, variant_of
 from trifecta.recipes import get_recipe
@@ -22,9 +20,7 @@ ROWS = ("backprop", "superfecta", "superfecta-threes", "superfecta-modules")
 
 def main() -> None:
     """Measure every row, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = command_line(__doc__, "results", rounds=3)
     parser.add_argument("--return-above", type=int, metavar="BYTES")
     options = parser.parse_args()
     command = f"python benchmarks/memory_airbench.py RESULTS.jsonl --rounds {options.rounds}"
@@ -36,8 +32,7 @@ def main() -> None:
     setting = Setting(network="airbench", batch_size=1000, precision="bf16")
     report = measure_memory(setting, variants, ["airbench"], rounds=options.rounds, say=print)
     report["command"] = command
-    with options.results.open("a") as file:
-        file.write(json.dumps(report) + "\n")
+    append(options.results, report)
     for cells in bench_table(report)[1]:
         print(" | ".join(cells))
 

@@ -91,4 +91,4 @@ def _channels(values: Sequence[float]) -> Tensor:
 
 
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], [*ALONE, *ON_TOP], measure)
+    search(__file__, __doc__, [*ALONE, *ON_TOP], measure)

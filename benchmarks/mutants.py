@@ -21,13 +21,11 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from contextlib import redirect_stdout
-from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from _pytest.runner import runtestprotocol
 from mutmut.__main__ import create_mutants, store_lines_covered_by_tests
 from mutmut.configuration import config
@@ -165,8 +163,7 @@ def main() -> int:
     os.chdir("..")
     os.environ["MUTANT_UNDER_TEST"] = ""
     # From the changed copy, as anything of the package that is imported earlier would be tested.
-    from trifecta._utils.devices import describe_device
-    from trifecta.training.run import versions
+    from recording import HERE
 
     modules: dict[str, Counter[str]] = {}
     for name, found in plugin.states.items():
@@ -175,9 +172,8 @@ def main() -> int:
     survivors = [_survivor(name) for name, found in plugin.states.items() if found != "killed"]
     whole = {
         "command": f"python benchmarks/mutants.py {shlex.join([out.name, *sys.argv[2:]])}",
-        "hardware": f"{describe_device(torch.device('cpu'))}; {platform.system()}",
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **HERE,
+        "system": platform.system(),
         "mutants": len(plugin.states),
         "caught": caught,
         "modules": {name: dict(counts) for name, counts in sorted(modules.items())},

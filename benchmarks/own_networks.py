@@ -12,21 +12,17 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
 import gpt  # noqa: E402
 import vit  # noqa: E402
+from recording import HERE  # noqa: E402
 from trifecta import Run  # noqa: E402
-from trifecta._utils.devices import describe_device  # noqa: E402
-from trifecta.training.run import versions  # noqa: E402
 
 IMAGE_METHODS = ("superfecta", "mono-forward", "trifecta", "deep-supervision", "backprop")
 TEXT_METHODS = ("superfecta", "mono-forward", "deep-supervision", "backprop")
@@ -84,13 +80,8 @@ def memory(method: str, batch_size: int) -> dict[str, Any]:
 
 def write(file: Path, rows: list[dict[str, Any]], seconds: float) -> None:
     """Write what is measured so far, with what it was measured on."""
-    facts = {
-        "command": f"python benchmarks/own_networks.py CIFAR10 FILE.jsonl --seconds {seconds:g}",
-        "hardware": describe_device(torch.device("cpu")),
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    command = f"python benchmarks/own_networks.py CIFAR10 FILE.jsonl --seconds {seconds:g}"
+    facts = {"command": command, **HERE}
     file.write_text("".join(json.dumps(row | facts, ensure_ascii=False) + "\n" for row in rows))
     print(json.dumps(rows[-1]), flush=True)
 

@@ -34,4 +34,4 @@ def measure(folder: Path, name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    search(__file__, (__doc__ or "").splitlines()[0], VARIANTS, measure)
+    search(__file__, __doc__, VARIANTS, measure)

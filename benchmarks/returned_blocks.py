@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from recording import append
 from speed_airbench import RECIPES
 from trifecta.bench import Setting, measure_speed, spread, variant_of
 from trifecta.recipes import get_recipe
@@ -78,8 +79,7 @@ def main() -> None:
         "rows": rows,
         **SETTING.facts(),
     }
-    with options.results.open("a") as file:
-        file.write(json.dumps(report) + "\n")
+    append(options.results, report)
 
 
 if __name__ == "__main__":

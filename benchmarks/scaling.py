@@ -5,18 +5,17 @@ Every process has one thread. Rows take turns, each in processes of its own; the
     python benchmarks/scaling.py RESULTS.jsonl [--rows one,layers,1f1b] [--processes 2] …
 """
 
-import argparse
-import json
 import logging
 import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from multiprocessing import get_context
 from typing import Any
 
 from end_to_end_ranks import INTERLEAVED, SINGLE
+from recording import append, command_line
 from scaling_rank import Order, measure
 from trifecta._utils.references import lookup
 from trifecta.bench import Say, Setting, measured_on, range_text, ratio, spread
@@ -172,8 +171,10 @@ def launch(run: Callable[..., Any], ranks: int, *arguments: Any) -> list[Any]:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        start_method="spawn",
+        start_method="forkserver",
     )
+    # Imported once, and not again by every process.
+    get_context("forkserver").set_forkserver_preload(["trifecta.bench", "torch.distributed.pipelining"])
     # What it has to say stands in its error, too.
     for name in ("torch.distributed", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -244,8 +245,7 @@ def _mebibytes(values: Iterable[float]) -> str:
 
 def main() -> None:
     """Read the arguments, measure, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
+    parser = command_line(__doc__, "results")
     parser.add_argument("--rows", help="comma-separated; all by default")
     parser.add_argument("--method", default="superfecta")
     numbers = {"processes": 2, "micro_batches": 4, "steps": 16, "rounds": 5, "batch_size": 128}
@@ -261,8 +261,7 @@ def main() -> None:
     )
     report = measure_scaling(setting, rows=select_rows(rows), say=print, **options)
     report["command"] = f"python benchmarks/scaling.py RESULTS.jsonl {shlex.join(sys.argv[2:])}".strip()
-    with results.open("a") as file:
-        file.write(json.dumps(report) + "\n")
+    append(results, report)
     print_table(*cells_of(report["rows"], scaling_columns()), note=measured_on(report))
 
 

@@ -1,6 +1,5 @@
 """What the searches share: variants on validation images, a line each in a result file."""
 
-import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -10,32 +9,20 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from conditions import conditions
+from recording import append, command_line, conditions_of
 from trifecta.training import RunConfig, Trainer
 from trifecta.training.trainer import Callback
 
 Measure = Callable[[Path, str], dict[str, Any]]
 
 
-def search(
-    script: str,
-    description: str,
-    variants: Iterable[str],
-    measure: Measure,
-) -> None:
+def search(script: str, doc: str | None, variants: Iterable[str], measure: Measure) -> None:
     """Read the arguments, run the variants that the result file lacks, append a line for each.
 
-    Several of these at once share the work.
-
-    Args:
-        script: its file.
-        description: of the command.
-        variants: their names.
-        measure: runs a variant on the data in a folder and returns what its line has.
+    Several of these at once share the work. ``script`` and ``doc`` are the file and docstring of the
+    command; ``measure`` runs a variant on the data in a folder and returns what its line has.
     """
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
+    parser = command_line(doc, "folder", "results")
     parser.add_argument("patterns", nargs="*", default=["*"])
     options = parser.parse_args()
     for name in variants:
@@ -46,7 +33,9 @@ def search(
             with lock.acquire(timeout=0):
                 if name not in _done(options.results):
                     command = f"python benchmarks/{Path(script).name} FOLDER RESULTS.jsonl '{name}'"
-                    _append(options.results, command, name, measure(options.folder, name))
+                    row = {"command": command, "variant": name, **measure(options.folder, name)}
+                    append(options.results, row)
+                    print(f"{name}: {row['validation_accuracy'][-1]:.2%}", flush=True)
         except Timeout:
             continue
 
@@ -65,17 +54,10 @@ def accuracies(trainer: Trainer) -> dict[str, Any]:
         "validation_accuracy": [record["validation_accuracy"] for record in trainer.history],
         "block_accuracy": trainer.history[-1]["block_accuracy"],
         "readout_accuracy": trainer.evaluate(trainer.data.validation).readout_accuracy,
-        **conditions(trainer),
+        **conditions_of(trainer),
     }
 
 
 def _done(results: Path) -> set[str]:
     lines = results.read_text().splitlines() if results.exists() else []
     return {json.loads(line)["variant"] for line in lines}
-
-
-def _append(results: Path, command: str, name: str, measured: dict[str, Any]) -> None:
-    row = {"command": command, "variant": name, **measured}
-    with results.open("a") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{name}: {row['validation_accuracy'][-1]:.2%}", flush=True)

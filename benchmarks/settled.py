@@ -3,24 +3,20 @@
 python benchmarks/settled.py RUN RESULTS.jsonl [--shares 0.1,0.3] [--rounds 7]
 """
 
-import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from recording import append, command_line
 from trifecta.bench import (
-    BACKPROP,
     STEPS_A_TURN,
     VARIANTS,
     Report,
     Say,
     Setting,
-    Trains,
     Turn,
     Variant,
     data_name,
@@ -65,21 +61,21 @@ def measure_settled(folder: RunFolder, shares: Sequence[float], *, rounds: int, 
         for images, labels in islice(drawn, BATCHES)
     ]
     rows = [_row(folder, setting, config.method, share) for share in (0.0, *shares)]
-    rows.append((VARIANTS[BACKPROP], VARIANTS[BACKPROP].build(setting)))
+    rows.append((VARIANTS["backprop"], VARIANTS["backprop"].build(setting)))
     turns: dict[str, Turn] = {row.name: _turn(trainer, batches) for row, trainer in rows}
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     # What is skipped depends on the data: only rows that skip nothing have their work counted.
     work = {
         row.name: step_multiply_adds(trainer.network, batch_size=setting.batch_size, kernels=True)
         for row, trainer in rows
-        if row.name in ("settled-0", BACKPROP)
+        if row.name in ("settled-0", "backprop")
     }
     images = STEPS_A_TURN * setting.batch_size
     report = report_turns("settled", setting, [row for row, _ in rows], seconds, work, images)
     return report | {"data": data_name(config.data.source), "epochs": config.epochs}
 
 
-def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> tuple[Variant, Trains]:
+def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> tuple[Variant, Learner]:
     assert isinstance(method.objective, PAIRS)
     objective = replace(method.objective, skip_settled=share)
     still = replace(method.optimizer, learning_rate=1e-9)
@@ -93,7 +89,7 @@ def _row(folder: RunFolder, setting: Setting, method: Method, share: float) -> t
     return Variant(name=f"settled-{share:g}", title=title, method=method), learner
 
 
-def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def _turn(trainer: Learner, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable[[], None]:
     endless = cycle(batches)
 
     def turn() -> None:
@@ -105,17 +101,14 @@ def _turn(trainer: Trains, batches: Sequence[tuple[Tensor, Tensor]]) -> Callable
 
 def main() -> None:
     """Measure, and append the report to the result file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("results", type=Path)
+    parser = command_line(__doc__, "run", "results")
     parser.add_argument("--shares", default="0.1,0.3")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     shares = [float(share) for share in options.shares.split(",")]
     report = measure_settled(RunFolder(options.run), shares, rounds=options.rounds, say=print)
     report["command"] = f"python benchmarks/settled.py RUN RESULTS.jsonl --shares {options.shares}"
-    with options.results.open("a") as file:
-        file.write(json.dumps(report) + "\n")
+    append(options.results, report)
 
 
 if __name__ == "__main__":

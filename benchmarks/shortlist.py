@@ -3,11 +3,11 @@
 python benchmarks/shortlist.py RESULTS.jsonl RUN
 """
 
-import argparse
-import json
 from pathlib import Path
 
-from trifecta._utils.devices import describe_device, resolve_device
+from recording import append, command_line
+from trifecta._utils.devices import resolve_device
+from trifecta.bench import conditions
 from trifecta.data import load_data
 from trifecta.training import RunFolder, evaluate, load_network
 from trifecta.training.model import run_precision
@@ -15,10 +15,7 @@ from trifecta.training.model import run_precision
 
 def main() -> None:
     """Evaluate with all labels, then with fewer and fewer, and append one line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("run", type=Path)
-    given = parser.parse_args()
+    given = command_line(__doc__, "results", "run").parse_args()
     folder = RunFolder(given.run)
     config, facts = folder.read_config()
     device = resolve_device(config.device)
@@ -32,7 +29,6 @@ def main() -> None:
         precision = run_precision(folder, device)
         measured = evaluate(network, test, mean=facts.mean, std=facts.std, precision=precision)
         accuracy[labels] = measured.accuracy
-    result = json.loads((given.run / "result.json").read_text())
     row = {
         "command": "python benchmarks/shortlist.py RESULTS.jsonl RUN",
         "data": Path(config.data.source).name,
@@ -40,13 +36,10 @@ def main() -> None:
         "width": config.width,
         "epochs": config.epochs,
         "seed": config.seed,
-        "hardware": describe_device(device),
-        "versions": result["versions"],
-        "date": result["date"],
+        **conditions(device),
         "accuracy": accuracy,
     }
-    with given.results.open("a") as results:
-        results.write(f"{json.dumps(row)}\n")
+    append(given.results, row)
 
 
 if __name__ == "__main__":

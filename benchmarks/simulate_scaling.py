@@ -9,11 +9,9 @@ Predicted from blocks measured on this machine and links that are stated, not me
 """
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +21,15 @@ import torch.distributed as dist
 from block_times import block_times
 from emulated import Emulation
 from emulated import measure as measure_emulated
+from recording import HERE, append
 from scaling import launch
 from scaling_rank import Order, measure
 from simulation import BlockTimes, Link, local_seconds, pipeline_seconds
 from trifecta import get_method
-from trifecta._utils.devices import describe_device
 from trifecta.bench import Setting
 from trifecta.parallel.plan import Layout
 from trifecta.parallel.processes import joined
 from trifecta.schedules import LAYER_WISE, Schedule
-from trifecta.training.run import versions
 
 PAIRS = Schedule(size=2, overlapping=True)
 ROUNDS, STEPS = 3, 8
@@ -281,16 +278,10 @@ def main() -> None:
     parser.add_argument("what", choices=("check", "predict"))
     parser.add_argument("results", type=Path)
     options = parser.parse_args()
-    made = {
-        "command": f"python benchmarks/simulate_scaling.py {options.what} RESULTS.jsonl",
-        "hardware": describe_device(torch.device("cpu")),
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
-    }
+    made = {"command": f"python benchmarks/simulate_scaling.py {options.what} RESULTS.jsonl", **HERE}
     rows = check() if options.what == "check" else predict()
-    with options.results.open("a") as file:
-        for row in rows:
-            file.write(json.dumps(made | row, ensure_ascii=False) + "\n")
+    for row in rows:
+        append(options.results, made | row)
 
 
 if __name__ == "__main__":

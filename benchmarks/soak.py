@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,10 +23,9 @@ import torch
 from fuzz import Fuzzer
 from kills import MOMENTS, kill_loop
 from longevity import growth, many_steps, many_trainings
+from recording import HERE, command_line
 from trifecta import DataConfig, RunConfig, get_method, load_data
-from trifecta._utils.devices import describe_device
 from trifecta.data import ImageData
-from trifecta.training.run import versions
 
 KILLED = (
     ("trifecta", 1),
@@ -45,8 +43,7 @@ Part = dict[str, Any]
 
 def main() -> int:
     """Run what is asked for, write the file; the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("file", type=Path)
+    parser = command_line(__doc__, "file")
     for name, count in (
         ("kills", 50),
         ("steps", 20_000),
@@ -70,9 +67,7 @@ def main() -> int:
         "parts": {name: _together(parts) for name, parts in found.items()},
         "seconds": round(time.perf_counter() - began),
         "processes": given.processes,
-        "hardware": describe_device(torch.device("cpu")),
-        "versions": versions(),
-        "date": datetime.now(UTC).date().isoformat(),
+        **HERE,
     }
     given.file.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(part["failed"] for part in record["parts"].values()))

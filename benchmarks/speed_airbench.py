@@ -5,11 +5,9 @@ Rows take turns on a machine that does nothing else; a report for each width is 
     python benchmarks/speed_airbench.py RESULTS.jsonl [--rounds 7]
 """
 
-import argparse
-import json
 from dataclasses import replace
-from pathlib import Path
 
+from recording import append, command_line
 from trifecta.bench import Setting, bench_table, measure_speed, variant_of
 from trifecta.recipes import get_recipe
 
@@ -19,18 +17,14 @@ RECIPES = ("fast-superfecta", "fast-backprop")
 
 def main() -> None:
     """Measure every width, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    options = command_line(__doc__, "results", rounds=7).parse_args()
     variants = [variant_of(get_recipe(f"{recipe}-airbench-cifar10")("full")) for recipe in RECIPES]
     variants = [replace(variant, title=variant.name) for variant in variants]
     for width in WIDTHS:
         setting = Setting(network="airbench", width=width, batch_size=1000, precision="bf16")
         report = measure_speed(setting, variants, rounds=options.rounds, say=lambda _: None)
         report["command"] = f"python benchmarks/speed_airbench.py RESULTS.jsonl --rounds {options.rounds}"
-        with options.results.open("a") as file:
-            file.write(json.dumps(report) + "\n")
+        append(options.results, report)
         for cells in bench_table(report)[1]:
             print(f"width {width:g}: {' | '.join(cells)}", flush=True)
 

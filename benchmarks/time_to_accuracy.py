@@ -10,14 +10,13 @@ Rows *all images* train on the validation split too, as published figures do, so
 FOLDER is one of cifar10, mnist and fashion_mnist, and its name says which rows there are.
 """
 
-import argparse
 import fnmatch
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conditions import conditions
+from recording import append, command_line, conditions_of
 from search_airbench import NARROW, QUARTER, THREES, TWO_MODULES, configured, end_to_end, local
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.methods import tierce
@@ -126,7 +125,7 @@ def measure(config: RunConfig, data: ImageData) -> dict[str, Any]:
         "test_readout_accuracy": readouts,
         "locality": config.method.locality,
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
-        **conditions(trainer),
+        **conditions_of(trainer),
     }
 
 
@@ -139,9 +138,7 @@ def take_steps(trainer: Trainer, steps: int) -> None:
 
 def main() -> None:
     """Read the arguments, run what is missing, append."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("results", type=Path)
+    parser = command_line(__doc__, "folder", "results")
     parser.add_argument("rows", nargs="*", metavar="ROW", help="a name, or a pattern with * in it")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_intermixed_args()
@@ -164,8 +161,7 @@ def main() -> None:
             )
             measured = measure(config, loaded[splits[name]])
             row = {"command": command, "row": name, "seed": seed, **measured}
-            with options.results.open("a") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            append(options.results, row)
             views = ", ".join(f"{view} {value:.2%}" for view, value in row["test_accuracy"].items())
             print(f"{name}, seed {seed}: {row['seconds']:.1f} s, test {views}", flush=True)
 
