@@ -1,6 +1,7 @@
 """Fixtures: small images that can be learned, and caches that leave nothing behind."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -60,10 +61,12 @@ def _private_caches(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path_factory.getbasetemp() / "trifecta-cache"))
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
     """Whether files survive a power cut is no test's business, and a disk takes its time."""
-    monkeypatch.setattr(files, "_flush", lambda path: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_flush", lambda path: None)
+        yield
 
 
 @pytest.fixture
@@ -133,10 +136,12 @@ STRIPES = "stripes-folder"
 _LOADED: dict[DataConfig, ImageData] = {}
 
 
-@pytest.fixture(autouse=True)
-def _counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _counted_once() -> Iterator[None]:
     """Runs of equal networks cost the same: it is counted once a process."""
-    monkeypatch.setattr(run, "counts", _counts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "counts", _counts)
+        yield
 
 
 def _counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None) -> dict[str, Any]:

@@ -447,21 +447,19 @@ def test_other_data_is_refused(stopped: Path, stripes: ImageData) -> None:
 def test_a_run_whose_data_moved_is_resumed(
     stripes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, new = tmp_path / "stripes-folder", tmp_path / "elsewhere"
+    old, new, run = tmp_path / "stripes-folder", tmp_path / "elsewhere", tmp_path / "run"
     shutil.copytree(stripes_folder, old)
-    config = replace(SMALL, epochs=1, data=DataConfig(source=str(old)))
-    train(config, out=tmp_path / "run")
+    config = replace(SMALL, network="mlp", width=0.01, epochs=1, data=DataConfig(source=str(old)))
+    train(config, out=run)
     old.rename(new)
-    resume(tmp_path / "run", epochs=2, data=new)
-    main_config, _ = RunFolder(tmp_path / "run").read_config()
-    assert main_config.data == DataConfig(source=str(new))
-    command = ["train", "--resume", str(tmp_path / "run"), "--epochs", "3", "--data"]
+    resume(run, epochs=2, data=new)
+    assert RunFolder(run).read_config()[0].data == DataConfig(source=str(new))
     (new / "train/vertical/0000.png").rename(new / "train/diagonal/0000.png")
+    command = ["train", "--resume", str(run), "--epochs", "3", "--data", str(new)]
     with pytest.raises(SystemExit, match="2"):
-        main([*command, str(new)])
+        main(command)
     assert "the data is not what" in capsys.readouterr().err
-    new.joinpath("train/diagonal/0000.png").rename(new / "train/vertical/0000.png")
-    new.rename(old)
+    (new / "train/diagonal/0000.png").rename(new / "train/vertical/0000.png")
     with pytest.raises(SystemExit, match="0"):
-        main([*command, str(old)])
-    assert len(RunFolder(tmp_path / "run").read_history()) == 3
+        main(command)
+    assert len(RunFolder(run).read_history()) == 3

@@ -1,17 +1,27 @@
 """A run ends with the weights of its best epoch, or of its last one where that is asked for."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from sklearn.datasets import load_wine
 from torch import Tensor
 
+from command import run as run_command
+from kills import differences
 from stopping import StopAt
 from trifecta import Callback, EarlyStopping, RunConfig, Trainer, TrifectaClassifier, get_method, load
 from trifecta import resume as go_on
 from trifecta.data import ImageData
+from trifecta.progress import watched
 from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, evaluate, train
 from trifecta.training.evaluation import choose_blocks, score
 from trifecta.training.run import finish, resumed_trainer
@@ -40,6 +50,19 @@ class Spoil(Callback):
 SPOILT = (3 * STEPS, 4 * STEPS)
 
 
+@pytest.fixture(scope="module")
+def spoilt(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run, Spoil]:
+    """A run whose second epoch is its best, and its weights at each epoch's end."""
+    folder, spoil = tmp_path_factory.mktemp("kept") / "run", Spoil(*SPOILT)
+    return folder, train(CONFIG, data=stripes, out=folder, callbacks=[spoil]), spoil
+
+
+@pytest.fixture
+def copied(spoilt: tuple[Path, Run, Spoil], tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return Path(shutil.copytree(spoilt[0], tmp_path / "run"))
+
+
 def accuracies(run: Run) -> list[float]:
     return [record["validation_accuracy"] for record in run.trainer.history]
 
@@ -54,23 +77,19 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert all(torch.equal(value, expected[n]) for n, value in found.items() if n != "temperature")
 
 
-@pytest.mark.parametrize("in_folder", [True, False])
-def test_the_best_epoch_is_kept(in_folder: bool, stripes: ImageData, tmp_path: Path) -> None:
-    spoil = Spoil(*SPOILT)
-    run = train(CONFIG, data=stripes, out=tmp_path if in_folder else None, callbacks=[spoil])
+def test_the_best_epoch_is_kept(spoilt: tuple[Path, Run, Spoil], copied: Path, stripes: ImageData) -> None:
+    _, run, spoil = spoilt
     assert accuracies(run)[1] > max(accuracies(run)[2:])
     assert run.result["kept_epoch"] == 2
     assert run.result["epochs"] == 4
     assert run.result["validation_accuracy"] == accuracies(run)[1]
-    assert_same(run.network.state_dict(), spoil.at_end[1])
     measured = evaluate(run.network, run.trainer.data.test, mean=stripes.mean, std=stripes.std)
     assert run.test_accuracy == measured.accuracy
-    if in_folder:
-        looked_at = resumed_trainer(tmp_path, data=stripes, writes=False)
-        assert_same(looked_at.network.state_dict(), spoil.at_end[1])
-        assert_same(model_of(tmp_path), spoil.at_end[1])
-        loaded = load(tmp_path)
-        assert_same(loaded.network.state_dict(), spoil.at_end[1])
+    looked_at = resumed_trainer(copied, data=stripes, writes=False).network.state_dict()
+    in_memory = train(CONFIG, data=stripes, callbacks=[Spoil(*SPOILT)]).network.state_dict()
+    loaded = load(copied).network.state_dict()
+    for found in (run.network.state_dict(), in_memory, looked_at, model_of(copied), loaded):
+        assert_same(found, spoil.at_end[1])
 
 
 def test_the_last_is_kept_where_that_is_asked_for_or_nothing_is_validated(
@@ -92,7 +111,9 @@ def test_the_last_is_kept_where_that_is_asked_for_or_nothing_is_validated(
 
 
 def test_of_equals_the_latest_is_kept(stripes: ImageData) -> None:
-    run = train(replace(CONFIG, epochs=8), data=stripes)
+    assert stripes.validation is not None
+    one = replace(stripes, validation=stripes.validation.part(torch.arange(1)))
+    run = train(replace(CONFIG, epochs=3), data=one)
     found = accuracies(run)
     best = [epoch for epoch, accuracy in enumerate(found, 1) if accuracy == max(found)]
     assert len(best) > 1
@@ -107,20 +128,64 @@ def test_of_equals_the_latest_is_kept(stripes: ImageData) -> None:
         *(pytest.param(n, marks=pytest.mark.slow) for n in (STEPS + 1, 3 * STEPS, 4 * STEPS - 1)),
     ],
 )
-def test_it_is_kept_through_a_stop(stop: int, stripes: ImageData, tmp_path: Path) -> None:
-    whole = train(CONFIG, data=stripes, out=tmp_path / "whole", callbacks=[Spoil(*SPOILT)])
-    trainer = Trainer(
-        CONFIG,
-        data=stripes,
-        folder=RunFolder(tmp_path / "stopped"),
-        callbacks=[Spoil(*SPOILT), StopAt(stop)],
-    )
+def test_it_is_kept_through_a_stop(
+    stop: int, spoilt: tuple[Path, Run, Spoil], stripes: ImageData, tmp_path: Path
+) -> None:
+    whole_folder, whole, _ = spoilt
+    callbacks = [Spoil(*SPOILT), StopAt(stop)]
+    trainer = Trainer(CONFIG, data=stripes, folder=RunFolder(tmp_path), callbacks=callbacks)
     with pytest.raises(Interrupted):
         finish(trainer)
-    again = go_on(tmp_path / "stopped", data=stripes, callbacks=[Spoil(*SPOILT)])
+    again = go_on(tmp_path, data=stripes, callbacks=[Spoil(*SPOILT)])
     assert again.result["kept_epoch"] == whole.result["kept_epoch"] == 2
-    assert_same(model_of(tmp_path / "stopped"), model_of(tmp_path / "whole"))
+    assert_same(model_of(tmp_path), model_of(whole_folder))
     assert again.test_accuracy == whole.test_accuracy
+
+
+class Terminate(Callback):
+    """Sends this process SIGTERM at a step, or before the images of an epoch are scored."""
+
+    def __init__(self, *, step: int = -1, scoring: int = -1) -> None:
+        self.step, self.scoring = step, scoring
+
+    def on_step_end(self, trainer: Trainer) -> None:
+        if trainer.learner.steps == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_evaluation_begin(self, trainer: Trainer, images: int) -> None:
+        if trainer.epochs_done + 1 == self.scoring:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+# In the epoch behind the best one, at its last batch, and while the best one is scored.
+@pytest.mark.parametrize(
+    "moment",
+    [
+        {"step": 2 * STEPS + 1},
+        pytest.param({"step": 3 * STEPS}, marks=pytest.mark.slow),
+        {"scoring": 2},
+    ],
+)
+def test_a_signal_leaves_early_stopping_as_it_was(
+    moment: dict[str, int], stripes: ImageData, tmp_path: Path
+) -> None:
+    def callbacks() -> list[Callback]:
+        return [Spoil(*SPOILT, 5 * STEPS), EarlyStopping(2)]
+
+    config = replace(CONFIG, epochs=9)
+    whole = train(config, data=stripes, out=tmp_path / "whole", callbacks=callbacks())
+    trainer = Trainer(
+        config,
+        data=stripes,
+        folder=RunFolder(tmp_path / "stopped"),
+        callbacks=[*callbacks(), Terminate(**moment)],
+    )
+    with watched(trainer, Console(quiet=True)), pytest.raises(Interrupted):
+        finish(trainer)
+    again = go_on(tmp_path / "stopped", data=stripes, callbacks=callbacks())
+    assert 2 < len(accuracies(whole)) < 9
+    assert differences(tmp_path / "whole", tmp_path / "stopped") == []
+    assert_same(again.network.state_dict(), whole.network.state_dict())
 
 
 def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> None:
@@ -137,27 +202,47 @@ def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> 
         go_on(tmp_path / "run", epochs=5, data=stripes)
 
 
-def test_it_is_brought_back_to_a_finished_run(stripes: ImageData, tmp_path: Path) -> None:
-    run = train(CONFIG, data=stripes, out=tmp_path, callbacks=[Spoil(*SPOILT)])
-    again = go_on(tmp_path, data=stripes)
+@pytest.mark.slow
+def test_a_command_that_was_terminated_goes_on_as_if_it_had_not_been(
+    stripes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--data", stripes_folder, "--network", "mlp", "--width", "0.01", "--epochs", "20"]
+    assert run_command(capsys, "train", *small, "--precision", "fp32", "--out", tmp_path / "whole")[0] == 0
+    stopped = tmp_path / "stopped"
+    words = [sys.executable, "-m", "trifecta", "train", *small, "--precision", "fp32", "--out", stopped]
+    with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True) as process:
+        while len(RunFolder(stopped).read_history()) < 2:
+            time.sleep(0.01)
+        process.terminate()
+        told = process.communicate()[1]
+    assert (process.returncode, "continue with: trifecta train --resume" in told) == (143, True), told
+    assert len(RunFolder(stopped).read_history()) < 20
+    assert run_command(capsys, "train", "--resume", stopped)[0] == 0
+    assert differences(tmp_path / "whole", stopped) == []
+
+
+def test_it_is_brought_back_to_a_finished_run(
+    spoilt: tuple[Path, Run, Spoil], copied: Path, stripes: ImageData
+) -> None:
+    again = go_on(copied, data=stripes)
     assert again.result["kept_epoch"] == 2
-    assert again.test_accuracy == run.test_accuracy
-    assert_same(again.network.state_dict(), run.network.state_dict())
+    assert again.test_accuracy == spoilt[1].test_accuracy
+    assert_same(again.network.state_dict(), spoilt[1].network.state_dict())
 
 
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
-def test_lost_weights_are_said(damage: str, stripes: ImageData, tmp_path: Path) -> None:
-    spoil = Spoil(*SPOILT)
-    train(CONFIG, data=stripes, out=tmp_path, callbacks=[spoil])
-    model = RunFolder(tmp_path).model
+def test_lost_weights_are_said(
+    damage: str, spoilt: tuple[Path, Run, Spoil], copied: Path, stripes: ImageData
+) -> None:
+    model = RunFolder(copied).model
     if damage == "missing":
         model.unlink()
     else:
         model.write_bytes(model.read_bytes()[:-8] + b"\0" * 8)
     with pytest.warns(UserWarning, match="the weights of the best epoch are lost"):
-        again = go_on(tmp_path, data=stripes)
+        again = go_on(copied, data=stripes)
     assert again.result["kept_epoch"] == 4
-    assert_same(model_of(tmp_path), spoil.at_end[3])
+    assert_same(model_of(copied), spoilt[2].at_end[3])
 
 
 class Poison(Callback):

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from matrix import crossed
+from matrix import KINDS, crossed
 from stopping import StopAt
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
-from trifecta.methods import METHODS, Method, get_method
+from trifecta.methods import Method, get_method
 from trifecta.network import build_network
 from trifecta.training import (
     DivergenceError,
@@ -55,7 +55,7 @@ def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("method", "batches"),
     [
-        *crossed(METHODS, [12], quick=("superfecta", "rec-lra")),
+        *crossed(KINDS, [12], quick=("superfecta", "rec-lra")),
         *(pytest.param("trifecta", batches, marks=pytest.mark.slow) for batches in (2, 5)),
     ],
 )
