@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.checks import require_memory
+from trifecta._utils.devices import require_memory
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
 from trifecta.inputs.label_inputs import LabelEmbedding, build_input
 from trifecta.kernels import infer_block, infer_first_block, inference_block

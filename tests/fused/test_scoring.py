@@ -9,7 +9,7 @@ from torch import Tensor
 from matrix import methods
 from trifecta import build_network, get_method
 from trifecta import network as prediction
-from trifecta._utils import checks as chunks
+from trifecta._utils import devices as chunks
 from trifecta.inputs.label_inputs import LABEL_INPUTS
 from trifecta.kernels import FusedBlock, infer_block
 from trifecta.learner import training_input

@@ -13,7 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from trifecta import Learner, build_network, get_method
 from trifecta import window as window_loss_module
-from trifecta._utils import checks as chunks
+from trifecta._utils import devices as chunks
 from trifecta._utils.devices import autocast
 from trifecta.kernels import FusedBlock, fused_blocks, run_window
 from trifecta.losses import Symmetric

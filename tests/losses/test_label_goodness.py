@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from trifecta._utils import checks as chunks
+from trifecta._utils import devices as chunks
 from trifecta.losses import LabelGoodness
 from trifecta.losses.class_goodness import label_goodness
 from trifecta.losses.functional import symmetric_loss

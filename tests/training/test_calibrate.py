@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from trifecta import METHODS, Learner, RunConfig, RunFolder, build_network, get_method, load, resume, train
-from trifecta._utils.checks import tensor_checksum
+from trifecta._utils.files import tensor_checksum
 from trifecta.calibration import calibration_error, fit_temperature, log_loss, probabilities
 from trifecta.data import ImageData, ImageSet
 from trifecta.data.images import hold_out

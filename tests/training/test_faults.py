@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stopping import StopAt
-from trifecta._utils.checks import tensor_checksum
-from trifecta._utils.files import StorageError, write_atomically
+from trifecta._utils.files import StorageError, tensor_checksum, write_atomically
 from trifecta.cli import main
 from trifecta.data import DataConfig, ImageData, ImageSet
 from trifecta.training import (

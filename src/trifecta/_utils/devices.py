@@ -1,4 +1,4 @@
-"""Devices, memory layout and precision."""
+"""Devices, their memory and precision."""
 
 import os
 import platform
@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 _Network = TypeVar("_Network", bound=nn.Module)
+Rows = slice | Tensor
+# Memory that a piece of work may take.
+_CPU_BYTES, _DEVICE_BYTES = 4 * 2**20, 256 * 2**20
 
 if hasattr(os, "register_at_fork"):
     # OpenMP's other threads are not copied, and would be waited for.
@@ -80,6 +83,41 @@ def peak_memory_bytes(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if platform.system() == "Darwin" else peak * 1024
+
+
+def memory_bytes() -> int | None:
+    """Return the memory that this process may use; None if the machine does not tell."""
+    try:
+        limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    except (AttributeError, ValueError, OSError):
+        return None
+    with suppress(OSError, ValueError):  # The limit of a container, if there is one.
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+def require_memory(needed: float, what: str, fix: str) -> None:
+    """Raise ValueError if the machine has fewer than ``needed`` bytes; say what takes them, and the fix."""
+    there = memory_bytes()
+    if there is not None and needed > there:
+        raise ValueError(
+            f"{what} would take {needed / 2**30:,.0f} GiB, and this machine has {there / 2**30:,.0f}: {fix}"
+        )
+
+
+def chunk_rows(count: int, bytes_per_row: int, device: torch.device) -> list[slice]:
+    """Return slices of nearly equal size that cover ``count`` rows, each small enough for the device."""
+    budget = _CPU_BYTES if device.type == "cpu" else _DEVICE_BYTES
+    pieces = -(-count // max(1, budget // bytes_per_row))
+    rows = -(-count // max(1, pieces))
+    return [slice(start, min(start + rows, count)) for start in range(0, count, max(1, rows))]
+
+
+def chunk_kept(kept: Tensor | None, count: int, bytes_per_row: int, device: torch.device) -> list[Rows]:
+    """Return the same over ``count`` rows, or over the indices (R,) int64 of those that are ``kept``."""
+    if kept is None:
+        return list(chunk_rows(count, bytes_per_row, device))
+    return [kept[rows] for rows in chunk_rows(len(kept), bytes_per_row, device)]
 
 
 def resolved_precision(precision: str, device: torch.device) -> str:

@@ -1,11 +1,15 @@
-"""Files that are written completely or not at all."""
+"""Files that are written completely or not at all, and checksums of what they hold."""
 
 import os
 import re
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
+
+import torch
+from torch import Tensor
 
 
 class StorageError(OSError):
@@ -56,3 +60,13 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def tensor_checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Return the CRC-32 of names, dtypes, shapes and values, as 8 hexadecimal digits."""
+    checksum = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        checksum = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), checksum)
+        checksum = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().tobytes(), checksum)
+    return f"{checksum:08x}"

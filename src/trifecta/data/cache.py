@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trifecta._utils.checks import memory_bytes
+from trifecta._utils.devices import memory_bytes
 from trifecta._utils.files import write_atomically
 from trifecta.data.decode import GreyRange, Pixels, Shape, stacked
 

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trifecta._utils.checks import require_memory
+from trifecta._utils.devices import require_memory
 from trifecta._utils.extras import open_image, pillow, require
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trifecta._utils.checks import chunk_rows
+from trifecta._utils.devices import chunk_rows
 from trifecta.kernels.block import (
     FusedBlock,
     channel_sums,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trifecta._utils.checks import Rows, chunk_kept
+from trifecta._utils.devices import Rows, chunk_kept
 from trifecta.kernels.block import (
     FusedBlock,
     Parameters,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta._utils.checks import chunk_rows
+from trifecta._utils.devices import chunk_rows
 from trifecta._utils.references import part_of
 from trifecta.losses.functional import at_least_float32
 from trifecta.losses.goodness import (

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta._utils.checks import MOST_UNITS
 from trifecta._utils.references import blamed, own_parts
 from trifecta.nn.drawing import SeededDraws
-from trifecta.nn.shapes import FeatureShape
+from trifecta.nn.shapes import MOST_UNITS, FeatureShape
 
 # Labels of the batch that a user's own head is tried on.
 TRIAL_LABELS = (0, 0, 1, 1)

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
-from trifecta._utils.checks import chunk_rows
-from trifecta._utils.devices import has_amx
+from trifecta._utils.devices import chunk_rows, has_amx
 
 # Numbers of two bytes in a row of an AMX tile.
 _TILE = 32

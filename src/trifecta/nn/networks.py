@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta._utils.checks import MOST_UNITS
 from trifecta._utils.references import lookup
 from trifecta.nn.blocks import PLAIN, BlockStyle, Dropout, ResidualBlock, conv_block, linear_block
 from trifecta.nn.convolution import Convolution3x3
-from trifecta.nn.shapes import SampleShape
+from trifecta.nn.shapes import MOST_UNITS, SampleShape
 
 # Smallest width at which a channel is still rounded up to one.
 LEAST_WIDTH = 0.25

@@ -10,6 +10,8 @@ ImageShape = tuple[int, int, int]
 SampleShape = tuple[int, ...]
 # A block's features: (C, …) with any positions, or (F,).
 FeatureShape = tuple[int, ...]
+# Most units of a layer, pool or projection.
+MOST_UNITS = 2**20
 
 
 def channel_groups(channels: int, num_classes: int) -> Tensor:

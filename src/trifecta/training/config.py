@@ -1,5 +1,6 @@
 """The settings of a run: plain data that decides everything, its YAML, and changes by path."""
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,7 +25,6 @@ from typing import (
 
 import yaml
 
-from trifecta._utils.checks import require_finite
 from trifecta._utils.devices import PRECISIONS
 from trifecta._utils.references import Imports, UnknownName, check_part, lookup, reference_of
 from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
@@ -124,7 +124,7 @@ class RunConfig:
         """Replace names by parts, and validate every field."""
         for name, hint in _hints(RunConfig).items():
             object.__setattr__(self, name, Reader().read(getattr(self, name), hint, name))
-        require_finite(self)
+        _require_finite(self)
         for name, choices in _CHOICES.items():
             lookup(dict.fromkeys(choices), getattr(self, name), name)
         for name, least in _LEAST.items():
@@ -144,6 +144,17 @@ class RunConfig:
                 "a read-out is chosen on validation images: received method.readout=chosen with "
                 "data.validation=0; give data.validation=0.1, or name the blocks"
             )
+
+
+def _require_finite(value: Any, name: str = "") -> None:
+    """Raise ValueError that names a number in dataclasses, sequences or mappings that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} is a finite number: received {value}")
+    members = dict(enumerate(value)) if isinstance(value, tuple | list) else value
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {field.name: getattr(value, field.name) for field in fields(value)}
+    for key, member in members.items() if isinstance(members, dict) else ():
+        _require_finite(member, f"{name}.{key}" if name else str(key))
 
 
 def _class_weights(weights: Any) -> ClassWeights:

@@ -18,8 +18,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from trifecta._utils.checks import tensor_checksum
-from trifecta._utils.files import StorageError, is_leftover, remove_leftovers, write_atomically
+from trifecta._utils.files import (
+    StorageError,
+    is_leftover,
+    remove_leftovers,
+    tensor_checksum,
+    write_atomically,
+)
 from trifecta.data import ImageData
 from trifecta.network import LocalNetwork
 from trifecta.nn.shapes import ImageShape, SampleShape

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trifecta._utils.checks import tensor_checksum
 from trifecta._utils.extras import require
+from trifecta._utils.files import tensor_checksum
 from trifecta._utils.references import lookup
 from trifecta.data import (
     Augmentation,
