@@ -2,11 +2,11 @@
 
     OMP_NUM_THREADS=1 python benchmarks/mutants.py MUTANTS.json 'src/trifecta/losses/*' -- tests/losses
 
-mutmut writes the changes of the given files into ``mutants/``; files and tests are those of mutmut's settings
-where none are given. Each change is tried in this process by the tests that call the changed function: first
-the one that noticed the function's last change, then the fastest, for twenty seconds at most. A change that
-no test notices is listed with why none does, where one of ``REASONS`` fits. What runs only while a module is
-imported counts as ``no tests``.
+mutmut writes the changes of the given files into ``mutants/``; files and tests are those of mutmut's
+settings where none are given. Each change is tried in this process by the tests that call the changed
+function: first the one that noticed the function's last change, then the fastest, for twenty seconds at
+most. A change that no test notices is listed with why none does, where one of ``REASONS`` fits. What
+runs only while a module is imported counts as ``no tests``.
 """
 
 import json

@@ -208,8 +208,8 @@ class Variant:
     """Row of a benchmark: a method, and how it trains and predicts.
 
     ``learner`` is called as :class:`trifecta.Learner`. A ``plain`` variant is what people run today: eager
-    float32 in the default layout, and a full pass for every label to predict. A ``shortlist`` predicts from
-    the better half of the labels. ``pipeline`` blocks learn at the same time.
+    float32, weights in the default layout, a full pass for every label to predict. A ``shortlist`` predicts
+    from the better half of the labels. ``pipeline`` blocks learn at the same time.
     """
 
     name: str
@@ -239,7 +239,7 @@ class Variant:
             deque(Pipeline(learner, self.pipeline).steps(batches), maxlen=0)
             return
         for images, labels in batches:
-            learner.step(images.contiguous() if self.plain else images, labels)
+            learner.step(images, labels)
 
     def predictor(self, learner: Learner, setting: Setting) -> Callable[[Tensor], Tensor]:
         """Return a function from images (B, C, H, W) to class scores (B, K)."""
@@ -259,7 +259,7 @@ def _plain_scores(network: LocalNetwork, images: Tensor) -> Tensor:
     """Return the last block's goodness for every label, (B, C, H, W) → (B, K)."""
     scores = []
     for label in range(network.num_classes):
-        x = network.labelled(images.contiguous(), torch.full((len(images),), label, device=images.device))
+        x = network.labelled(images, torch.full((len(images),), label, device=images.device))
         for block in network.blocks:
             x = block(x)
         scores.append(x.square().flatten(1).mean(1))
@@ -304,11 +304,7 @@ def variant_of(config: RunConfig) -> Variant:
 
 
 def select(names: str | None) -> list[Variant]:
-    """Return the variants of a comma-separated list, or the usual ones for None.
-
-    Raises:
-        ValueError: one of them does not exist; the message names the nearest.
-    """
+    """Return the variants of a comma-separated list, or the usual ones for None."""
     if names is None:
         return [variant for variant in _USUAL if not variant.shortlist]
     return [lookup(VARIANTS, name.strip(), "variant") for name in names.split(",")]
@@ -486,11 +482,7 @@ def measure_memory(
 
 
 def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
-    """Measure ``training_bytes``, above the model, and ``saved_bytes``, the most that graphs held.
-
-    Raises:
-        RuntimeError: a process failed; the message has the last line that it wrote.
-    """
+    """Measure ``training_bytes``, above the model, and ``saved_bytes``, the most that graphs held."""
     built, trained = (_in_own_process(setting, variant, steps) for steps in (0, MEMORY_STEPS))
     training = trained["peak_bytes"] - built["peak_bytes"]
     return {"training_bytes": training, "saved_bytes": trained["saved_bytes"]}

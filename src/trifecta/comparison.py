@@ -100,18 +100,19 @@ def comparison_recipes(
     *,
     find_images: Callable[[], Images] | None = None,
 ) -> list[Recipe]:
-    """Return a recipe for each row and network, by network and then by row.
+    """Return a recipe for each row, a name in ``COMPARISONS``, on each network, by network.
 
-    Rows are names in ``COMPARISONS``. If one of them is widened, its width depends on the images:
-    ``find_images`` returns their shape; without it ``data`` is loaded.
-
-    Raises:
-        ValueError: there is no such row or network; the message names the nearest ones.
+    The width of a widened row depends on the images: ``find_images`` tells what they are; without it
+    ``data`` is loaded. An unknown row or network raises a ValueError with the nearest names.
     """
     for network in networks:
         get_network(network)
     name = data.source.rpartition("/")[2]
-    published = PUBLISHED_CIFAR10 if name == "cifar10" else {}
+    published = {
+        row: Published(accuracy=accuracy, source="its paper, for a network of its own", tolerance=0.0)
+        for row, accuracy in PUBLISHED_CIFAR10.items()
+        if name == "cifar10"
+    }
     return [
         Recipe(
             name=f"compared-{row}-{network}-{name}",
@@ -119,11 +120,7 @@ def comparison_recipes(
             base=RunConfig(data=data, method=lookup(COMPARISONS, row, "method"), network=network),
             budgets=_widened(row, network, find_images or partial(_images, data)),
             source="ours: all methods on equal work",
-            published=None
-            if row not in published
-            else Published(
-                accuracy=published[row], source="its paper, for a network of its own", tolerance=0.0
-            ),
+            published=published.get(row),
         )
         for network in networks
         for row in rows
@@ -214,10 +211,7 @@ def compare(rows: Sequence[RowSummary], thresholds: Sequence[float] = ()) -> lis
 
 
 def comparison_table(rows: Sequence[RowSummary], thresholds: Sequence[float]) -> Cells:
-    """Return heading and cells, the most accurate row first and what was not measured last.
-
-    The column of figures that papers report is there if any row has one.
-    """
+    """Return heading and cells, the most accurate row first and what was not measured last."""
     records = sorted(compare(rows, thresholds), key=_by_accuracy)
     one = len({row.recipe.base.network for row in rows}) == 1
     published = any(record["published"] is not None for record in records)
@@ -263,11 +257,7 @@ def equal_work(rows: Sequence[RowSummary]) -> str:
 
 
 def comparison_chart(rows: Sequence[RowSummary]) -> figures.Chart:
-    """Return a chart of validation accuracy over seconds, a line for the first timed seed of each row.
-
-    Raises:
-        ValueError: no run was timed.
-    """
+    """Return a chart of validation accuracy over seconds: each row's first timed seed, one at least."""
     # The most accurate first, as the table has them.
     named = sorted(zip(compare(rows), rows, strict=True), key=lambda pair: _by_accuracy(pair[0]))
     curves = []

@@ -63,11 +63,10 @@ class PlannedRun:
         return f"{self.recipe.name}_{self.config.budget}_seed-{self.config.seed}"
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Settings as a result file holds them: the data set's name in place of a folder."""
-        as_read: dict[str, Any] = json.loads(json.dumps(to_plain(self.config)))
-        as_read["data"]["source"] = self.recipe.data.source
-        return as_read
+    def named(self) -> RunConfig:
+        """Configuration with the data set's name in place of its folder."""
+        assert self.config.data is not None
+        return replace(self.config, data=replace(self.config.data, source=self.recipe.data.source))
 
 
 def plan(
@@ -119,9 +118,7 @@ class StoredRun:
 
 def find(stored: Iterable[StoredRun], run: PlannedRun) -> StoredRun | None:
     """Return the result of a run, whatever machine made it; None if its settings were others."""
-    wanted = _without_machine(run.config)
-    assert wanted.data is not None
-    wanted = replace(wanted, data=replace(wanted.data, source=run.recipe.data.source))
+    wanted = _without_machine(run.named)
     # Files from before these were settings.
     older = {"keep": "last", "statistics": wanted.statistics}
     named = (one for one in stored if one.name == run.name)
@@ -143,11 +140,7 @@ def _without_machine(config: RunConfig) -> RunConfig:
 
 
 def read_results(folder: Path) -> list[StoredRun]:
-    """Return the contents of every result file in ``folder``, by name.
-
-    Raises:
-        ValueError: a file is no result file; the message names it.
-    """
+    """Return the contents of every result file in ``folder``, by name; name one that is damaged."""
     stored = []
     for path in sorted(folder.glob("*_seed-*.json")):
         try:
@@ -259,7 +252,7 @@ class Reproduction:
         stored = StoredRun(
             name=run.name,
             command=self.command(run),
-            config=run.settings,
+            config=to_plain(run.named),
             result=kept(result | self.measure(run, trainer) | {"data": run.recipe.data.source}),
             history=[kept(record) for record in trainer.history],
         )

@@ -7,6 +7,7 @@ A :class:`Recipe`, called with a budget and a seed, returns the full configurati
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from trifecta.losses import (
     Similarity,
     SupervisedContrastive,
     Symmetric,
+    Term,
     Threshold,
 )
 from trifecta.methods import Method, get_method
@@ -60,15 +62,8 @@ class Published:
 class Recipe:
     """Experiment that a budget and a seed turn into the full configuration of a run.
 
-    A run keeps its last weights, so its result depends on no choice among epochs.
-
-    Attributes:
-        name: name in ``trifecta list --recipes``.
-        title: heading of the table row.
-        base: configuration without its size.
-        budgets: sizes by name, smallest first.
-        source: paper that describes the experiment, or what asked for it here.
-        published: figure to compare with; None where none could be verified.
+    ``base`` lacks the size; ``budgets`` have it by name, smallest first. ``source`` is a paper, or what
+    asked for the experiment here. A run keeps its last weights, so it depends on no choice among epochs.
     """
 
     name: str
@@ -85,11 +80,7 @@ class Recipe:
         return self.base.data
 
     def __call__(self, budget: str | None = None, *, seed: int = 0) -> RunConfig:
-        """Return the configuration of a run at ``budget``, by default the largest.
-
-        Raises:
-            ValueError: the recipe has no such budget.
-        """
+        """Return the configuration of a run at ``budget``, by default the largest."""
         name = list(self.budgets)[-1] if budget is None else budget
         size: dict[str, Any] = dict(vars(lookup(self.budgets, name, f"budget of {self.name}")))
         share = size.pop("validation")
@@ -104,14 +95,9 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultTable:
-    """Recipes that are run and shown together.
+    """Recipes that are run and shown together, by default at ``budget``.
 
-    Attributes:
-        name: name given to ``trifecta reproduce``.
-        title: heading.
-        recipes: one recipe a row.
-        budget: default budget.
-        cells: level of every factor of ``FACTORS`` by recipe name; empty unless the table is a grid.
+    ``cells`` are the levels of every factor of ``FACTORS`` by recipe name, if the table is a grid.
     """
 
     name: str
@@ -121,11 +107,7 @@ class ResultTable:
     cells: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def rows(self, pattern: str) -> list[Recipe]:
-        """Return the recipes whose names match a pattern with ``*`` and ``?``.
-
-        Raises:
-            ValueError: no name matches.
-        """
+        """Return the recipes whose names match a pattern with ``*`` and ``?``, one at least."""
         matching = [recipe for recipe in self.recipes if fnmatchcase(recipe.name, pattern)]
         if not matching:
             names = ", ".join(recipe.name for recipe in self.recipes)
@@ -263,15 +245,10 @@ EQUAL_SECONDS = 1.75
 
 
 def published_trifecta() -> Method:
-    """Return the Trifecta with every choice of the published code.
-
-    Two Adam states a weight, a last block that idles, a partition that starts anew every epoch, no decay.
-    """
+    """Return the Trifecta with every choice of the published code, see ``FACTOR_ROWS``."""
     optimizer = OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective")
-    method: Method = varied(
-        TRIFECTA, optimizer=optimizer, schedule={"trains_remainder": False, "restarts": True}
-    )
-    return method
+    schedule = replace(OVERLAPPING, trains_remainder=False, restarts=True)
+    return replace(TRIFECTA, optimizer=optimizer, schedule=schedule)
 
 
 def published_ff() -> Method:
@@ -400,24 +377,17 @@ def _factor_recipes() -> list[Recipe]:
     """Return the unchanged Trifecta, whose runs are the grid's, and one recipe for each changed factor."""
     unchanged = replace(_grid("small", "cifar10").recipes[-1], title="unchanged: alpha 4")
     *rows, augmented, constants = _recipes("factor-", FACTOR_ROWS, source=_FACTOR_SOURCE)
-    return [
-        unchanged,
-        *rows,
-        augmented.resized(augmentation=_CROP_ROTATE),
-        varied(constants, base={"data": published_data("cifar10")}),
-    ]
+    cropped = augmented.resized(augmentation=_CROP_ROTATE)
+    return [unchanged, *rows, cropped, varied(constants, base={"data": published_data("cifar10")})]
 
 
 def _batch_size_recipes() -> list[Recipe]:
     """Return a recipe of one epoch for each batch size, with statistics of the batch and with running ones.
 
-    The learning rate of Adam goes with the square root of the batch size (Malladi et al. 2022,
-    arXiv 2205.10287), from the default at 128.
+    The learning rate goes with the square root of the batch size (Malladi et al. 2022, arXiv 2205.10287).
     """
-    recipes = []
-    for size, (words, method) in product(
-        BATCH_SIZES, {"batch": TRIFECTA, "running": FACTOR_ROWS["running"][1]}.items()
-    ):
+    recipes, methods = [], {"batch": TRIFECTA, "running": FACTOR_ROWS["running"][1]}
+    for size, (words, method) in product(BATCH_SIZES, methods.items()):
         rate = method.optimizer.learning_rate * (size / 128) ** 0.5
         scaled = varied(method, optimizer={"learning_rate": rate})
         row = {f"batch-{size}-{words}": (f"batch {size}, {words} statistics", scaled)}
@@ -429,7 +399,12 @@ def _batch_size_recipes() -> list[Recipe]:
 # ---- Ablation of superfecta, alternatives to its techniques, and rivals with its optimizer.
 
 
+def _with(term: Term) -> Combined:
+    return Combined(scoring=CLASSIFIER, terms=(term,))
+
+
 _LINEAR = {"hidden": 0, "normalized": True}
+_CLASSIFIED = replace(BACKPROP, objective=CLASSIFIER)
 _SUPERFECTA: Changes = {
     "unchanged": ("superfecta", {}),
     "adam": ("Adam in place of Muon", {"optimizer": OptimizerConfig()}),
@@ -442,20 +417,14 @@ _SUPERFECTA: Changes = {
     "overlapping": ("overlapping updates", {"schedule": OVERLAPPING}),
     "contrast": (
         "with a supervised-contrastive term",
-        {"objective": Combined(scoring=CLASSIFIER, terms=(SupervisedContrastive(weight=0.5),))},
+        {"objective": _with(SupervisedContrastive(weight=0.5))},
     ),
-    "similarity": (
-        "with similarity matching",
-        {"objective": Combined(scoring=CLASSIFIER, terms=(Similarity(),))},
-    ),
+    "similarity": ("with similarity matching", {"objective": _with(Similarity())}),
     "smoothing": ("with label smoothing 0.1", {"objective": {"smoothing": 0.1}}),
     "freezing": ("freezing from half of the run on", {"optimizer": {"freeze_from": 0.5}}),
     "backprop-adam": ("backprop, Adam", BACKPROP),
     "backprop": ("backprop, Muon", with_muon(BACKPROP)),
-    "backprop-classifier": (
-        "backprop, Muon, the same classifier",
-        with_muon(replace(BACKPROP, objective=CLASSIFIER)),
-    ),
+    "backprop-classifier": ("backprop, Muon, the same classifier", with_muon(_CLASSIFIED)),
     "trifecta": ("Trifecta, Muon", with_muon(TRIFECTA)),
 }
 SUPERFECTA_ROWS = _changed(SUPERFECTA, _SUPERFECTA)
@@ -478,7 +447,7 @@ _TIERCE: Changes = {
     "trifecta-muon": ("Trifecta, Muon", with_muon(TRIFECTA)),
     "trifecta-top": (
         "Trifecta, goodness of the strongest activations",
-        replace(TRIFECTA, objective=Symmetric(goodness="top-k")),
+        varied(TRIFECTA, objective={"goodness": "top-k"}),
     ),
     "every-position": ("every position", {"objective": {"pool": 0}}),
     "response": ("every position of the response", {"objective": _EVERY_RESPONSE}),
@@ -529,15 +498,12 @@ _FAST_EPOCHS = {"backprop": 10, "superfecta-threes": 24}
 
 
 def _fast_recipes() -> list[Recipe]:
-    recipes = []
+    recipes, source = [], "ours, on the trunk of Jordan 2024, arXiv 2404.00498"
+    size = partial(Budget, batch_size=1000, augmentation=FAST_AUGMENTATION)
     for name, row in _FAST_ROWS.items():
         epochs = _FAST_EPOCHS.get(name, 16)
-        sizes = {"quick": (0.25, 1), "cpu": (0.5, epochs // 2), "full": (1.0, epochs)}
-        budgets = {
-            budget: Budget(width=width, epochs=count, batch_size=1000, augmentation=FAST_AUGMENTATION)
-            for budget, (width, count) in sizes.items()
-        }
-        source = "ours, on the trunk of Jordan 2024, arXiv 2404.00498"
+        cpu, full = size(width=0.5, epochs=epochs // 2), size(width=1.0, epochs=epochs)
+        budgets = {"quick": size(width=0.25, epochs=1), "cpu": cpu, "full": full}
         recipes += _recipes("fast-", {name: row}, source=source, network="airbench", budgets=budgets)
     return recipes
 

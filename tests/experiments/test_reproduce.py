@@ -13,7 +13,7 @@ from trifecta.data import DataConfig
 from trifecta.experiments import PlannedRun, Reproduction, find, plan, read_results, summarise
 from trifecta.methods import get_method
 from trifecta.recipes import Budget, Published, Recipe, ResultTable
-from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer
+from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, to_plain
 
 
 def tiny_recipe(name: str, source: Path, *, epochs: int = 1) -> Recipe:
@@ -93,7 +93,7 @@ def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_pa
     assert path.name.startswith("ff-stripes_quick_seed-0_")
     assert path.name.endswith(f"_{whole['result']['date']}.json")
     assert {"hardware", "versions", "seed", "budget", "date", "precision"} <= set(whole["result"])
-    assert whole["config"] == runs[0].settings
+    assert whole["config"] == json.loads(json.dumps(to_plain(runs[0].named)))
     assert whole["command"] == f"make {whole['name']}"
     assert len(whole["history"]) == whole["result"]["epochs"] == 1
     result = RunFolder(tmp_path / "work" / runs[0].name).read_result()
