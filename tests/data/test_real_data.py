@@ -49,10 +49,11 @@ def test_fashion_mnist_validates_on_the_same_images_of_every_class() -> None:
 
 @pytest.mark.slow
 def test_cifar10() -> None:
-    data = load("cifar10", validation=0.0)
-    assert (len(data.train), len(data.test)) == (50000, 10000)
+    with pytest.warns(UserWarning, match=r"not used: test \(10,000 images\)"):
+        data = load("cifar10", validation=0.0, test_split="none", hold_out=0.001)
+    assert (len(data.train), len(data.test)) == (49950, 50)
     assert data.sample_shape == (3, 32, 32)
     assert data.classes[:4] == ("airplane", "automobile", "bird", "cat")
-    assert data.train.labels.bincount().tolist() == [5000] * 10
+    assert data.train.labels.bincount().tolist() == [4995] * 10
     assert data.mean == pytest.approx(PUBLISHED_STATISTICS["cifar10"].mean, abs=1e-4)
     assert data.std == pytest.approx([0.2470, 0.2435, 0.2616], abs=1e-4)

@@ -5,14 +5,14 @@ import io
 import json
 import os
 import re
-import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
+from unicodedata import normalize
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import listed
@@ -25,6 +25,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 """Splits by the names that people give them, in lower case."""
+# An image relative to the folder, its split, and its labels and other values.
+Line = tuple[str, str, dict[str, Any]]
 TABLES = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 # Columns of file names, in lower case, the likeliest first.
@@ -51,12 +53,7 @@ def split_of(name: str) -> str:
 
 
 def find_images(path: Path) -> list[Path]:
-    """Return the file ``path``, or all image files below the folder ``path`` but hidden ones, sorted.
-
-    Raises:
-        ValueError: there is nothing at ``path``, or no image.
-        ImportError: Pillow is not installed.
-    """
+    """Return the file ``path``, or all image files below the folder ``path`` but hidden ones, sorted."""
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -93,24 +90,26 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     if kinds["rows"]:
         return _data_splits(folder, kinds["rows"])
     if not images:
-        raise ValueError(f"{folder} has no images{_instead([*kinds['other'], *tables])}")
-    folders = _split_folders(images)
-    used = list[str]()
-    splits = _class_splits(folder, images, folders, has_table=bool(tables)) if table is None else None
-    if splits is None:
+        there = _counted([*kinds["other"], *tables])
+        told = f"{folder} has no images or Parquet files{there and f', only {there}'}"
+        raise ValueError(f"{told}: give a folder with images, and unpack an archive")
+    folders, used = _split_folders(images), list[str]()
+    lines = _folder_lines(folder, images, folders, has_table=bool(tables)) if table is None else []
+    if not lines:
         used = _chosen_tables(folder, tables, table)
-        splits = _table_splits(folder, images, folders, used)
-    used += [file for rows in splits.values() for file in rows.files]
-    unused += sorted(set(images) - set(used))
+        lines = _table_lines(folder, images, folders, used)
+    unused += sorted(set(images) - {file for file, *_ in lines})
+    others = sorted(file for file in {*tables, *kinds["other"]} - set(used) if not _ABOUT.match(file))
     said = [listed(sorted(unused))] if unused else []
-    if others := [
-        file for file in sorted({*tables, *kinds["other"]} - set(used)) if not _ABOUT.match(file)
-    ]:
+    if others:
         hint = " (data.table takes labels from a table)" if set(others) & set(tables) else ""
         said.append(_counted(others) + hint)
     if said:
         warnings.warn(f"not used, of what is in {folder}: {'; '.join(said)}", stacklevel=5)
-    return splits
+    by_split = defaultdict[str, list[Line]](list)
+    for line in lines:
+        by_split[line[1]].append(line)
+    return {split: _file_rows(folder, split, own, has_classes=not used) for split, own in by_split.items()}
 
 
 def _suffix(file: str) -> str:
@@ -122,12 +121,19 @@ def _counted(files: Sequence[str]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(10))
 
 
-def _instead(files: Sequence[str]) -> str:
-    """Describe what a folder without images has."""
-    for archive in files:
-        if archive.lower().endswith(ARCHIVES):
-            return f", but the archive {archive}: unpack it, and give its folder"
-    return f" or Parquet files{f', only {_counted(files)}' if files else ''}: give a folder with images"
+def _file_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: bool) -> Rows:
+    """Return rows of image files; the labels of folders name classes."""
+    paths, names = [folder / file for file, *_ in lines], dict.fromkeys(chain(*(own for *_, own in lines)))
+    columns = {name: [own.get(name) for *_, own in lines] for name in names}
+    return Rows(
+        split=split,
+        columns={name: tuple(sorted(set(columns[name]))) if has_classes else () for name in names}
+        | {"image": ()},
+        count=len(lines),
+        read={**columns, "image": paths}.__getitem__,
+        content=lambda: sampled(paths, pieces=16, size=2**11),
+        files=[file for file, *_ in lines],
+    )
 
 
 def _walk(
@@ -150,9 +156,7 @@ def _walk(
         if name.lower() in _IGNORED or (not is_folder and name.startswith("._")):
             continue
         if is_folder and _UNREADABLE.search(name):
-            raise ValueError(
-                f"folder {below + name!a} of {str(folder)!a} has a name that cannot be shown: rename it"
-            )
+            raise ValueError(f"folder {below + name!a} has a name that cannot be shown: rename it")
         if is_folder:
             yield from _walk(folder, f"{below}{name}/", (*parents, itself), unused)
         elif is_file:
@@ -177,49 +181,29 @@ def _split_folders(images: Sequence[str]) -> dict[str, str]:
     return folders
 
 
-def _class_splits(
+def _folder_lines(
     folder: Path, images: Sequence[str], folders: Mapping[str, str], *, has_table: bool
-) -> dict[str, Rows] | None:
-    """Return splits whose classes are folders; None where there is a table and no split has two of them."""
-    level, by_split = 1 + bool(folders), defaultdict[str, list[str]](list)
-    for image in images:
-        if image.count("/") == level:
-            by_split[folders.get(image.partition("/")[0], TRAIN)].append(image)
-    splits = {}
-    for split, files in by_split.items():
-        # Equal names in other bytes of Unicode are one class.
-        labels = [unicodedata.normalize("NFC", PurePosixPath(file).parent.name) for file in files]
-        splits[split] = _file_rows(split, folder, files, {"label": labels}, tuple(sorted(set(labels))))
-    if has_table and all(len(rows.columns["label"]) < 2 for rows in splits.values()):
-        return None
+) -> list[Line]:
+    """Return images whose classes are folders; none where there is a table and no split has two of them."""
+    level = 1 + bool(folders)
+    # Equal names in other bytes of Unicode are one class.
+    lines: list[Line] = [
+        (image, folders.get(image.split("/")[0], TRAIN), {"label": normalize("NFC", image.split("/")[-2])})
+        for image in images
+        if image.count("/") == level
+    ]
+    classes = {(split, own["label"]) for _, split, own in lines}
+    if has_table and max(Counter(split for split, _ in classes).values(), default=0) < 2:
+        return []
     deepest = max(images, key=lambda image: image.count("/"))
-    if not splits or deepest.count("/") > level:
+    if not lines or deepest.count("/") > level:
         parent = deepest.rpartition("/")[0] or "the folder itself"
         raise ValueError(
             f"no labels: images of {folder} lie in {parent}, and a class is a sub-folder of it, or "
             "of train/ and test/ in it: give the folder that the classes lie in, put the images into one "
             "folder per class, with two classes or more, or give a table of file_name,label (data.table)"
         )
-    return splits
-
-
-def _file_rows(
-    split: str,
-    folder: Path,
-    files: Sequence[str],
-    labels: Mapping[str, Sequence[Any]],
-    classes: tuple[str, ...] = (),
-) -> Rows:
-    """Return rows of image files with columns of labels, which ``classes`` may name."""
-    paths = [folder / file for file in files]
-    return Rows(
-        split=split,
-        columns={"image": (), **dict.fromkeys(labels, classes)},
-        count=len(files),
-        read={**labels, "image": paths}.__getitem__,
-        content=lambda: sampled(paths, pieces=16, size=2**11),
-        files=files,
-    )
+    return lines
 
 
 def _chosen_tables(folder: Path, tables: Sequence[str], chosen: str | None) -> list[str]:
@@ -234,10 +218,10 @@ def _chosen_tables(folder: Path, tables: Sequence[str], chosen: str | None) -> l
     return usual or found
 
 
-def _table_splits(
+def _table_lines(
     folder: Path, images: Sequence[str], folders: Mapping[str, str], tables: Sequence[str]
-) -> dict[str, Rows]:
-    """Return splits whose labels are in tables.
+) -> list[Line]:
+    """Return images whose labels are in tables.
 
     A split is told by a table's name such as ``train.csv``, the images' folder, or a column ``split``.
     """
@@ -248,26 +232,21 @@ def _table_splits(
         there = [image for image in images if image.startswith(within)]
         lines += [(file, own, values) for file, values in _labelled(folder, name, there)]
     lines.sort(key=itemgetter(0))
-    files = [file for file, *_ in lines]
-    if twice := [file for file, following in pairwise(files) if file == following]:
+    if twice := [file for (file, *_), (following, *_) in pairwise(lines) if file == following]:
         raise ValueError(f"{folder} has two lines for {twice[0]} in {listed(tables)}: keep one")
-    names = dict.fromkeys(name for *_, values in lines for name in values)
+    names = dict.fromkeys(chain(*(values for *_, values in lines)))
     columns = {name: _typed([values.get(name) for *_, values in lines]) for name in names}
-    told = [TRAIN] * len(files)
+    told = [TRAIN] * len(lines)
     if any(str(value).lower() in SPLITS for value in columns.get("split", [])):
         told = [split_of(str(value)) for value in columns.pop("split")]
-    by_split = defaultdict[str, list[int]](list)
-    for row, (file, own, _) in enumerate(lines):
-        by_split[own or folders.get(file.partition("/")[0]) or told[row]].append(row)
-    return {
-        split: _file_rows(
-            split,
-            folder,
-            [files[row] for row in rows],
-            {name: [values[row] for row in rows] for name, values in columns.items()},
+    return [
+        (
+            file,
+            own or folders.get(file.partition("/")[0]) or told[row],
+            {name: values[row] for name, values in columns.items()},
         )
-        for split, rows in by_split.items()
-    }
+        for row, (file, own, _) in enumerate(lines)
+    ]
 
 
 def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -286,10 +265,10 @@ def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[
         if image.startswith(f"{inside}/" if inside else ""):
             path, below = PurePosixPath(image), PurePosixPath(image).relative_to(inside)
             for key in (image, str(below), str(below.with_suffix("")), path.name, path.stem):
-                known[unicodedata.normalize("NFC", key)].add(image)
+                known[normalize("NFC", key)].add(image)
     for line in lines:
         value = line.pop(named, None)
-        wanted = unicodedata.normalize("NFC", str(value).strip().replace("\\", "/").removeprefix("./"))
+        wanted = normalize("NFC", str(value).strip().replace("\\", "/").removeprefix("./"))
         if len(known[wanted]) != 1:
             which = f"{len(known[wanted]) or 'no'} image in its folder"
             raise ValueError(f"table {table} has {value!r:.100}, which is {which}: give paths of images")

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -412,11 +413,9 @@ def _local_folder(source: str) -> Path | None:
     if path.is_dir():
         return path.resolve()
     if path.exists():
-        fix, suffix = "give the folder that it lies in", path.suffix.lower()
-        if suffix in TABLES:
-            fix = f"give data.source={path.parent} and data.table={path.name}"
-        elif suffix in ARCHIVES:
-            fix = "unpack it, and give the folder of images"
+        fixes = dict.fromkeys(ARCHIVES, "unpack it, and give the folder of images")
+        fixes |= dict.fromkeys(TABLES, f"give data.source={path.parent} and data.table={path.name}")
+        fix = fixes.get(path.suffix.lower(), "give the folder that it lies in")
         raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {fix}")
     if not source.startswith((".", "/", "~")) and source.count("/") <= 1:
         return None
@@ -458,19 +457,18 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
         config.HF_HUB_OFFLINE = was_offline
     caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, hub.constants.HF_HUB_CACHE)
     folders = tuple(path for cache in caches for path in (Path(cache).absolute(), Path(cache).resolve()))
-    return {name: _hub_rows(name, split, folders) for name, split in splits.items()}
+    return {
+        name: Rows(
+            split=name,
+            columns=class_names(split.data.table.schema),
+            count=split.num_rows,
+            read=partial(_values, split.data.table),
+            content=partial(str, split._fingerprint),  # follows the version of the data set
+            folders=folders,
+        )
+        for name, split in splits.items()
+    }
 
 
-def _hub_rows(name: str, split: Any, folders: tuple[Path, ...]) -> Rows:
-    def read(column: str) -> Iterator[Any]:
-        for batch in split.data.table.to_batches():
-            yield from batch.column(column).to_pylist()
-
-    return Rows(
-        split=name,
-        columns=class_names(split.data.table.schema),
-        count=split.num_rows,
-        read=read,
-        content=lambda: str(split._fingerprint),  # follows the version of the data set
-        folders=folders,
-    )
+def _values(table: Any, column: str) -> Iterator[Any]:
+    return chain.from_iterable(chunk.to_pylist() for chunk in table.column(column).iterchunks())
