@@ -72,7 +72,7 @@ def drawn(method: str | Method, seed: int) -> list[float]:
 
 def rows_of_an_estimator(seed: int, epoch: int) -> np.ndarray[Any, Any]:
     """What two calls of ``partial_fit`` make of equal weights: rows in another order, or not."""
-    found = TrifectaClassifier(method="backprop", network="mlp", batch_size=4, random_state=seed)
+    found = TrifectaClassifier(method="backprop", network="mlp", batch_size=20, random_state=seed)
     x, y = images().numpy(), np.arange(40) % 2
     found.partial_fit(x[:2], y[:2], classes=[0, 1])
     other = build_network(found.network_.method, "mlp", sample_shape=SHAPE, num_classes=2, width=0.01)

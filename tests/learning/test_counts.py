@@ -210,11 +210,11 @@ def test_parameters_of_blocks_are_all_but_the_heads() -> None:
 @pytest.mark.parametrize("method", ["superfecta", "cwcomp"])
 def test_counts_are_of_fused_windows_and_of_the_whole_run(method: str) -> None:
     network = build_network(get_method(method), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
-    work = step_multiply_adds(network, batch_size=BATCH, total_steps=20, kernels=True)
-    is_less = work < step_multiply_adds(network, batch_size=BATCH, total_steps=20)
+    work = step_multiply_adds(network, batch_size=BATCH, total_steps=2, kernels=True)
+    is_less = work < step_multiply_adds(network, batch_size=BATCH, total_steps=2)
     assert is_less == (method == "superfecta")
     freezes = work < step_multiply_adds(network, batch_size=BATCH, kernels=True)
     assert freezes == (method == "cwcomp")
-    found = counts(network, batch_size=BATCH, total_steps=20)
+    found = counts(network, batch_size=BATCH, total_steps=2)
     assert [*found] == ["parameters", "block_parameters", "multiply_adds_per_image"]
     assert found["multiply_adds_per_image"] == work

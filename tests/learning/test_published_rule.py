@@ -34,7 +34,7 @@ def as_reference(network: LocalNetwork) -> list[ReferenceBlock]:
     return blocks
 
 
-@pytest.mark.parametrize("name", ["small", "large"])
+@pytest.mark.parametrize("name", ["small", pytest.param("large", marks=pytest.mark.slow)])
 def test_twenty_float64_steps_agree_in_every_parameter(name: str) -> None:
     network = published(name)
     blocks = as_reference(network)
