@@ -1,15 +1,18 @@
 """Which windows are fused, and what a fused window is told of its network."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trifecta import LocalNetwork, Window, build_network, get_method
+from trifecta import LocalNetwork, Symmetric, Window, build_network, get_method
 from trifecta import window as module
 from trifecta.kernels import fused_blocks, largest_response_bytes, run_window
 from trifecta.losses import ChannelSums
+from trifecta.nn import conv_block, linear_block
+from trifecta.schedules import DEEPLY_SUPERVISED
 from trifecta.window import window_loss
 
 PAIR, SINGLE = Window(0, 1), Window(0, 0)
@@ -86,3 +89,81 @@ def test_a_head_reads_sums_where_it_can(
     assert isinstance(read[0], ChannelSums) == (sums or patches > 0)
     assert calls[0]["wants_sums"] == sums
     assert (calls[0]["patches"] or 0) == patches
+
+
+def two_blocks(kind: str = "convolutions", **changes: Any) -> LocalNetwork:
+    """Responses of 4·64 values, then of 6·16, with 2·64 values before them."""
+    method = replace(get_method("trifecta"), **changes)
+    blocks: list[nn.Module] = [conv_block((2, 8, 8), 4, pool=True), conv_block((4, 4, 4), 6)]
+    if kind == "linear":
+        blocks = [linear_block(2 * 64, 4), linear_block(4, 6)]
+    network = LocalNetwork(blocks, method, sample_shape=(1, 8, 8), num_classes=3)
+    if kind == "evaluation":
+        network.blocks[1].get_submodule("normalize").eval()
+    elif kind == "own":
+        network.blocks[1].append(nn.Identity())
+    elif kind in ("is_compiled", "renews_pairs", "has_side_values"):
+        setattr(network, kind, True)
+    elif kind == "reads":
+        network.reads = "response"
+    return network
+
+
+LARGEST, BOUND, HUGE = 8 * 4 * 64 * 4, 8 * 6 * 64 * 4, 2**60
+SKIPS = Symmetric(skip_settled=0.1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "window", "kernels", "device", "least", "is_searched", "is_found"),
+    [
+        ({}, PAIR, None, "cpu", LARGEST, True, True),
+        ({}, PAIR, None, "cpu", LARGEST + 1, True, False),
+        # Larger than any response may be.
+        ({}, PAIR, None, "cpu", BOUND, True, False),
+        ({}, PAIR, None, "cpu", BOUND + 1, False, False),
+        ({}, SINGLE, None, "cpu", 4 * LARGEST + 3, True, True),
+        ({}, SINGLE, None, "cpu", 4 * (LARGEST + 1), False, False),
+        ({}, PAIR, False, "cpu", 0, False, False),
+        ({}, PAIR, None, "meta", 0, False, False),
+        ({}, PAIR, True, "cpu", HUGE, True, True),
+        ({}, PAIR, True, "meta", HUGE, True, True),
+        ({"objective": SKIPS}, PAIR, None, "cpu", HUGE, True, True),
+        ({"objective": SKIPS}, PAIR, None, "meta", 0, False, False),
+        ({"kind": "linear"}, PAIR, None, "cpu", 0, True, False),
+        ({"kind": "linear"}, PAIR, True, "cpu", HUGE, True, True),
+        ({"kind": "evaluation"}, PAIR, True, "cpu", 0, True, False),
+        ({"kind": "evaluation"}, SINGLE, True, "cpu", 0, True, True),
+        ({"kind": "own"}, PAIR, True, "cpu", 0, True, False),
+        ({"kind": "is_compiled"}, PAIR, True, "cpu", 0, False, False),
+        ({"kind": "renews_pairs"}, PAIR, True, "cpu", 0, False, False),
+        ({"kind": "has_side_values"}, PAIR, True, "cpu", 0, False, False),
+        ({"kind": "reads"}, PAIR, True, "cpu", 0, False, False),
+        ({"schedule": DEEPLY_SUPERVISED}, PAIR, True, "cpu", 0, False, False),
+    ],
+)
+def test_kernels_run_where_they_can_and_are_wanted_or_faster(
+    settings: dict[str, Any],
+    window: Window,
+    kernels: bool | None,
+    device: str,
+    least: int,
+    is_searched: bool,
+    is_found: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched = []
+
+    def spy(blocks: Any) -> Any:
+        searched.append(blocks)
+        return fused_blocks(blocks)
+
+    monkeypatch.setattr(module, "fused_blocks", spy)
+    monkeypatch.setattr(module, "LEAST_KERNEL_BYTES", least)
+    x = torch.empty(8, 2, 8, 8, device=device)
+    found = module._kernel_blocks(two_blocks(**settings), window, x, kernels)
+    assert (bool(searched), found is not None) == (is_searched, is_found)
+    assert not found or len(found) == len(window.blocks)
+
+
+def test_kernels_are_for_windows_of_megabytes() -> None:
+    assert (module.LEAST_KERNEL_BYTES, module.SINGLE_BLOCK_DIVISOR) == (4 * 2**20, 4)
