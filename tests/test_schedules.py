@@ -1,5 +1,7 @@
 """Schedules against the published rule, and what must hold of any partition."""
 
+from dataclasses import replace
+
 import pytest
 
 from reference.published import closes
@@ -83,10 +85,20 @@ def test_deep_supervision_has_a_loss_at_every_block_of_one_window() -> None:
 
 
 @pytest.mark.parametrize(
-    "schedule", [*(s for s in SCHEDULES if s.trains_remainder), DEEPLY_SUPERVISED], ids=str
+    ("schedule", "text"),
+    [
+        (Schedule(), "layer-wise"),
+        (Schedule(size=2, overlapping=True), "overlapping:2"),
+        (Schedule(size=3, overlapping=True), "overlapping:3"),
+        (Schedule(size=5), "blockwise:5"),
+        (END_TO_END, "end-to-end"),
+        (DEEPLY_SUPERVISED, "deeply-supervised"),
+    ],
 )
-def test_a_schedule_reads_what_it_writes(schedule: Schedule) -> None:
-    assert parse_schedule(str(schedule)) == schedule
+def test_a_schedule_reads_what_it_writes(schedule: Schedule, text: str) -> None:
+    assert str(schedule) == text
+    assert parse_schedule(text) == schedule
+    assert replace(schedule) == schedule
 
 
 @pytest.mark.parametrize(

@@ -294,11 +294,13 @@ class Learner:
 
     def _set_epoch(self, window: Window, step: int) -> None:
         """Tell the heads of a window which epoch it is."""
-        length = self.steps_per_epoch
-        epoch, epochs = (step // length, (self.total_steps or 0) // length) if length else (0, 0)
+        epoch, epochs = 0, 1
+        if self.steps_per_epoch:
+            epoch = step // self.steps_per_epoch
+            epochs = max((self.total_steps or 0) // self.steps_per_epoch, epoch + 1)
         for block in window.blocks:
             if block in self.network.scored_blocks:
-                self.network.head(block).set_epoch(epoch, max(epochs, epoch + 1))
+                self.network.head(block).set_epoch(epoch, epochs)
 
     def _updates(self, window: Window) -> dict[int, torch.optim.Optimizer]:
         """Return the optimizers that step when ``window`` has learned, by owner."""

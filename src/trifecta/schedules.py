@@ -5,6 +5,7 @@ its first. A schedule partitions the blocks into windows at every step.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -59,10 +60,10 @@ class Schedule:
         """Return the windows that learn at ``step`` (from 0), in order."""
         size = self.size or num_blocks
         lead = step % size if self.overlapping else 0
-        edges = [0, *range(lead or size, num_blocks, size)]
-        windows = [Window(a, b - 1) for a, b in zip(edges, [*edges[1:], num_blocks], strict=True)]
-        is_remainder = edges[-1] > 0 and num_blocks - edges[-1] < size
-        return tuple(windows[:-1] if is_remainder and not self.trains_remainder else windows)
+        edges = [0, *range(lead or size, num_blocks, size), num_blocks]
+        windows = tuple(Window(a, b - 1) for a, b in pairwise(edges))
+        is_remainder = len(windows) > 1 and len(windows[-1].blocks) < size
+        return windows[:-1] if is_remainder and not self.trains_remainder else windows
 
     def closing_blocks(self, num_blocks: int) -> tuple[int, ...]:
         """Return the blocks that have a loss at some step, in order."""

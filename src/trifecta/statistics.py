@@ -112,7 +112,8 @@ def _average(
 ) -> None:
     """Average the statistics of ``norms``; one that no batch passes, or not finite, keeps its own."""
     generator = torch.Generator(network.device).manual_seed(0)
-    kept = [(norm, norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
+    momenta = {norm: norm.momentum for norm in norms}
+    kept = {buffer: buffer.clone() for norm in norms for buffer in norm.buffers()}
     try:
         for number, (images, labels) in enumerate(_usable(batches, network.device)):
             with autocast(precision, network.device):
@@ -126,13 +127,12 @@ def _average(
             for norm in norms:
                 norm.training = False
     finally:
-        for norm, momentum, buffers in kept:
+        for norm, norm.momentum in momenta.items():
             count = norm.num_batches_tracked
             is_used = bool(count) and all(bool(buffer.isfinite().all()) for buffer in norm.buffers())
-            norm.momentum = momentum
-            for buffer, value in zip(norm.buffers(), buffers, strict=True):
+            for buffer in norm.buffers():
                 if buffer is count or not is_used:
-                    buffer.copy_(value)
+                    buffer.copy_(kept[buffer])
 
 
 def _usable(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
@@ -146,10 +146,9 @@ def _usable(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
 
 def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Generator) -> None:
     """Pass a batch through every block, and through the heads that normalize."""
-    offsets = None
-    if network.renews_pairs:
-        offsets = draw_offsets(len(network.blocks), positives, generator, x.device)
-    for block in range(len(network.blocks)):
+    count = len(network.blocks)
+    offsets = draw_offsets(count, positives, generator, x.device) if network.renews_pairs else None
+    for block in range(count):
         seen, x = network.pass_block(block, x, offsets)
         if block in network.scored_blocks:
             head = network.head(block)

@@ -17,8 +17,18 @@ from trifecta import (
     from_module,
     get_method,
 )
+from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.inputs.label_inputs import wrong_labels
-from trifecta.statistics import lagging_norms, set_statistics
+from trifecta.learner import training_input
+from trifecta.statistics import (
+    ENOUGH,
+    LAGGING,
+    REMEMBERED,
+    is_enough,
+    lagging_norms,
+    remembered,
+    set_statistics,
+)
 
 Batch = tuple[Tensor, Tensor]
 
@@ -165,3 +175,71 @@ def test_a_network_that_was_trained_for_long_keeps_its_running_averages() -> Non
     before = copy.deepcopy(network.state_dict())
     assert estimate_statistics(network, batches(), steps=80) == {}
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def slow_average(network: LocalNetwork, given: list[Batch]) -> dict[str, Tensor]:
+    """Cumulative statistics of all blocks in training mode, with inputs drawn from seed 0."""
+    twin, draw = copy.deepcopy(network), torch.Generator().manual_seed(0)
+    norms = [m for m in twin.modules() if isinstance(m, nn.BatchNorm2d)]
+    for number, (images, labels) in enumerate(given):
+        x = training_input(twin.eval(), images, labels, draw)
+        offsets = draw_offsets(len(twin.blocks), len(labels), draw, x.device) if twin.renews_pairs else None
+        for norm in norms:
+            norm.momentum = None
+            if number == 0:
+                norm.reset_running_stats()
+        twin.train()
+        for k in range(len(twin.blocks)):
+            _, x = twin.pass_block(k, x, offsets)
+    return norms_of(twin)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [replace(get_method("trifecta"), negatives="hard"), replace(get_method("scff"), normalization="batch")],
+    ids=lambda method: method.name,
+)
+def test_inputs_are_drawn_as_in_training_and_predictions_need_no_batch(method: Method) -> None:
+    network = trained(method)
+    expected = slow_average(network, batches(3))
+    estimate_statistics(network, batches(3))
+    for name, value in norms_of(network).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
+    assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_statistics_are_those_of_the_precision_of_training() -> None:
+    exact, half = trained("superfecta"), trained("superfecta")
+    estimate_statistics(exact, batches())
+    estimate_statistics(half, batches(), precision="bf16")
+    for name, value in norms_of(half).items():
+        torch.testing.assert_close(value, norms_of(exact)[name], rtol=0.05, atol=0.05)
+    assert any(not torch.equal(value, norms_of(exact)[name]) for name, value in norms_of(half).items())
+
+
+@pytest.mark.parametrize(("count", "factor", "moves"), [(2, 1.0, True), (1, 1.0, False), (24, 1e30, False)])
+def test_one_sample_or_overflow_gives_no_statistics(count: int, factor: float, moves: bool) -> None:
+    network = trained("superfecta")
+    before = copy.deepcopy(norms_of(network))
+    ((images, labels),) = batches(1)
+    estimate_statistics(network, [(images[:count] * factor, labels[:count])])
+    first = "blocks.0.normalize.running_var"
+    assert torch.equal(network.get_buffer(first), before[first]) != moves
+
+
+def test_norms_with_nothing_to_learn_lag_too_unless_they_are_frozen() -> None:
+    frozen = nn.BatchNorm1d(2).requires_grad_(False)
+    half = nn.BatchNorm1d(2)
+    half.weight.requires_grad_(False)
+    without = nn.BatchNorm1d(2, track_running_stats=False)
+    network = nn.Sequential(nn.BatchNorm1d(2, affine=False), frozen, half, without, nn.LayerNorm(2))
+    assert list(lagging_norms(network)) == ["0", "2"]
+
+
+def test_the_first_512_samples_are_remembered() -> None:
+    given = [(torch.zeros(size, 1), torch.zeros(size)) for size in (256, 255, 1, 7)]
+    seen: list[Batch] = []
+    assert [len(labels) for _, labels in remembered(given, seen)] == [256, 255, 1, 7]
+    assert [len(labels) for _, labels in seen] == [256, 255, 1]
+    assert [is_enough(seen[:count]) for count in range(4)] == [False, False, False, True]
+    assert (LAGGING, ENOUGH, REMEMBERED) == (8.0, 2048, 512)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, Schedule, Window, get_method
+from trifecta._utils.devices import resolved_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.inputs.label_inputs import hard_labels, wrong_labels
 from trifecta.learner import build_optimizers, training_input
@@ -50,6 +51,7 @@ def test_a_learner_begins_at_step_0_in_float32_and_skips_nothing() -> None:
     assert options == (None, None, None, None)
     half = Learner(network_of(), precision="bf16")
     assert (half.precision, half.asked_precision) == ("bf16", "bf16")
+    assert Learner(network_of(), precision="auto").precision == resolved_precision("auto", half.device)
     with pytest.raises(ValueError, match="received 'fp16'"):
         Learner(network_of(), precision="fp16")
 
