@@ -1,21 +1,21 @@
 """Compiled blocks learn what plain ones learn, and every block is compiled."""
 
 import copy
-from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import nn
 
 from trifecta import Learner, LocalNetwork, build_network, get_method
-from trifecta.nn import BlockStyle, conv_block
+from trifecta.nn import BlockStyle, SampleShape, conv_block
+from trifecta.nn.blocks import PLAIN
 from trifecta.nn.networks import NetworkBuilder
 
 # PyTorch looks at it while it compiles.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
 
-def two(input_shape: Sequence[int], *, width: float, style: BlockStyle) -> nn.Sequential:
+def two(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = PLAIN) -> nn.Sequential:
     """Two blocks, of which the first halves the image."""
     return nn.Sequential(
         conv_block(input_shape, 4, style, pool=True, first=True), conv_block((4, 8, 8), 4, style)

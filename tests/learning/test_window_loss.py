@@ -94,14 +94,14 @@ def test_a_head_reads_sums_where_it_can(
 def two_blocks(kind: str = "convolutions", **changes: Any) -> LocalNetwork:
     """Responses of 4·64 values, then of 6·16, with 2·64 values before them."""
     method = replace(get_method("trifecta"), **changes)
-    blocks: list[nn.Module] = [conv_block((2, 8, 8), 4, pool=True), conv_block((4, 4, 4), 6)]
+    blocks = [conv_block((2, 8, 8), 4, pool=True), conv_block((4, 4, 4), 6)]
     if kind == "linear":
         blocks = [linear_block(2 * 64, 4), linear_block(4, 6)]
+    if kind == "own":
+        blocks[1].append(nn.Identity())
     network = LocalNetwork(blocks, method, sample_shape=(1, 8, 8), num_classes=3)
     if kind == "evaluation":
         network.blocks[1].get_submodule("normalize").eval()
-    elif kind == "own":
-        network.blocks[1].append(nn.Identity())
     elif kind in ("is_compiled", "renews_pairs", "has_side_values"):
         setattr(network, kind, True)
     elif kind == "reads":
