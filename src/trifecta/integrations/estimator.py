@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.extras import require
+from trifecta._utils.references import part_of
 from trifecta.calibration import fit_temperature, probabilities
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
@@ -26,7 +28,8 @@ from trifecta.learner import Learner
 from trifecta.method import Method
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.nn.networks import NetworkBuilder
+from trifecta.nn.networks import NETWORKS, NetworkBuilder
+from trifecta.nn.shapes import SampleShape
 from trifecta.statistics import REMEMBERED, estimate_statistics, lagging_norms, set_statistics
 from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.run import calibrate
@@ -44,8 +47,27 @@ _IMAGE_WIDTH, _TABLE_WIDTH = 0.25, 128 / 2000
 _ROWS_AT_ONCE = 512
 # Number of scored rows from which partial_fit fits the temperature.
 _RECENT = 1000
-# Standard deviations from the mean at which columns are bounded.
-_BOUND = 5.0
+# Standard deviations from the mean at which columns are bounded, and the share of their variance that the
+# first batch normalization adds to a batch's.
+_BOUND, _ADDED_VARIANCE = 5.0, 0.1
+
+
+@dataclass(frozen=True)
+class _ForColumns:
+    """Builds ``network`` for standardized columns, with rare values in mind.
+
+    Most batches have no variance in a column that hardly varies, and PyTorch's ε of 1e-5 would make the
+    rare values of such a column 300 times as large, in predictions more than in training.
+    """
+
+    network: str | NetworkBuilder
+
+    def __call__(self, input_shape: SampleShape, **settings: Any) -> nn.Sequential:
+        blocks = part_of(NETWORKS, self.network, "network")(input_shape, **settings)
+        first = next((layer for layer in blocks[0].modules() if isinstance(layer, _BatchNorm)), None)
+        if first is not None:
+            first.eps = _ADDED_VARIANCE
+        return blocks
 
 
 class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -207,8 +229,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         dims, wide = [0, *range(2, samples.ndim)], samples.double()
         self.mean_ = wide.mean(dims, keepdim=True)[0].float()
         deviation = wide.std(dims, correction=0, keepdim=True)[0]
-        # A constant column stays 0.
-        self.scale_ = torch.where(deviation > 1e-12, deviation, 1.0).float()
+        # A column without a deviation says nothing: it is 0, in other rows too.
+        self.scale_ = torch.where(deviation > 1e-12, deviation, torch.inf).float()
         self._learner_state: dict[str, Any] | None = None
         self._scored: list[tuple[Tensor, Tensor]] = []
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -227,7 +249,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y).tolist()
         return RunConfig(
             method=method,
-            network=network,
+            network=_ForColumns(network) if samples.ndim == 2 else network,
             width=width if self.width is None else self.width,
             epochs=self.epochs,
             seed=self._draw_seed(),
