@@ -42,12 +42,12 @@ def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
     assert str(stripes_folder) not in report["command"]
 
 
-@pytest.mark.slow
 def test_reports_are_appended_and_json_is_the_report_alone(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "report.jsonl"
-    words = ["bench", "speed", "--rows", "backprop", *TINY, "--out", str(out), "--json"]
+    words: list[str | Path] = ["bench", "accuracy", "--data", stripes_folder, "--methods", "backprop"]
+    words += ["--epochs", "1", "--width", "0.05", "--out", out, "--json"]
     first, second = (json.loads(run(capsys, *words)[1]) for _ in range(2))
     assert [json.loads(line) for line in out.read_text().splitlines()] == [first, second]
 
