@@ -54,7 +54,11 @@ THRESHOLDS = {
 def rows_of(data: str, budget: str) -> list[RowSummary]:
     """Every row with all seeds that there are; at budgets other than ``grid`` only what was measured."""
     recipes = comparison_recipes(
-        list(COMPARISONS), [NETWORK], DataConfig(source=data), find_images=lambda: IMAGES[data]
+        list(COMPARISONS),
+        [NETWORK],
+        DataConfig(source=data),
+        budget=budget,
+        find_images=lambda: IMAGES[data],
     )
     runs = plan(recipes, budget=budget, seeds=SEEDS)
     rows = [_with_counts(row, data) for row in summarise(runs, stored())]

@@ -675,7 +675,7 @@ def compare(data: str, **options: Any) -> None:
 
     named = trifecta.DataConfig(source=data_name(data))
     rows = (options["methods"], options["networks"], named)
-    recipes = comparison.comparison_recipes(*rows, find_images=find_images)
+    recipes = comparison.comparison_recipes(*rows, budget=options["budget"], find_images=find_images)
     runs = _planned(options, recipes, budget=options["budget"], locate=partial(replace, source=data))
     failed = _make_missing(runs, row, options, measure=_memory_of)
     made = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(options["out"]))

@@ -28,7 +28,7 @@ from trifecta.losses import (
 from trifecta.methods import METHODS, Method, get_method
 from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.network import build_network
-from trifecta.nn.networks import NetworkBuilder, get_network
+from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
 from trifecta.optim.config import OptimizerConfig
 from trifecta.recipes import (
@@ -98,15 +98,15 @@ def comparison_recipes(
     networks: Sequence[str],
     data: DataConfig,
     *,
+    budget: str | None = None,
     find_images: Callable[[], Images] | None = None,
 ) -> list[Recipe]:
     """Return a recipe for each row, a name in ``COMPARISONS``, on each network, by network.
 
-    The width of a widened row depends on the images: ``find_images`` tells what they are; without it
-    ``data`` is loaded. An unknown row or network raises a ValueError with the nearest names.
+    The width of a widened row depends on the budget, or is found for all, and on the images:
+    ``find_images`` tells what they are; without it ``data`` is loaded. An unknown row or network raises a
+    ValueError with the nearest names.
     """
-    for network in networks:
-        get_network(network)
     name = data.source.rpartition("/")[2]
     published = {
         row: Published(accuracy=accuracy, source="its paper, for a network of its own", tolerance=0.0)
@@ -118,7 +118,7 @@ def comparison_recipes(
             name=f"compared-{row}-{network}-{name}",
             title=f"{row}, {network}",
             base=RunConfig(data=data, method=lookup(COMPARISONS, row, "method"), network=network),
-            budgets=_widened(row, network, find_images or partial(_images, data)),
+            budgets=_widened(row, network, budget, find_images or partial(_images, data)),
             source="ours: all methods on equal work",
             published=published.get(row),
         )
@@ -132,19 +132,19 @@ def _images(data: DataConfig) -> Images:
     return Images(loaded.sample_shape, loaded.num_classes)
 
 
-def _widened(row: str, network: str, find_images: Callable[[], Images]) -> Mapping[str, Budget]:
-    """Return the network's budgets, each with a width of its own for a row that is widened."""
-    budgets = BUDGETS[network]
+def _widened(
+    row: str, network: str, budget: str | None, find_images: Callable[[], Images]
+) -> Mapping[str, Budget]:
+    """Return the network's budgets, with a width of its own for a row that is widened."""
+    budgets = lookup(BUDGETS, network, "network")
     if row not in WIDENED:
         return budgets
-    method, images = COMPARISONS[row], find_images()
-    wanted = {
-        name: parameters_at(size.width, WIDENED[row], network, images) for name, size in budgets.items()
-    }
-    return {
-        name: replace(size, width=width_with(wanted[name], method, network, images))
-        for name, size in budgets.items()
-    }
+    method, images, widened = COMPARISONS[row], find_images(), {}
+    for name, size in budgets.items():
+        if budget in (None, name) or budget not in budgets:
+            wanted = parameters_at(size.width, WIDENED[row], network, images)
+            widened[name] = replace(size, width=width_with(wanted, method, network, images))
+    return widened
 
 
 @cache

@@ -25,7 +25,9 @@ def rows_of(
 ) -> dict[str, RowSummary]:
     """Rows of budget ``quick`` with one run each: 100, 200 … images a second, in their order."""
     config, images = DataConfig(source=data), Images((1, 8, 8), 10)
-    recipes = comparison_recipes(names.split(), [network], config, find_images=lambda: images)
+    recipes = comparison_recipes(
+        names.split(), [network], config, budget="quick", find_images=lambda: images
+    )
     return {
         name: RowSummary(recipe=recipe, budget="quick", runs=[run_of(100 * (k + 1), changes or {})])
         for k, (name, recipe) in enumerate(zip(names.split(), recipes, strict=True))

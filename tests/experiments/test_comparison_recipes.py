@@ -107,11 +107,13 @@ def test_a_published_figure_stands_beside_the_methods_own_row_alone() -> None:
 
 
 def test_the_size_of_a_wide_row_is_found_from_the_images_if_nobody_tells_it() -> None:
-    (found,) = comparison_recipes(["backprop-muon-wide"], ["small"], DataConfig(source="digits"))
+    rows, digits = ["backprop-muon-wide"], DataConfig(source="digits")
+    (found,) = comparison_recipes(rows, ["small"], digits, budget="quick")
     (told,) = comparison_recipes(
-        ["backprop-muon-wide"], ["small"], found.data, find_images=lambda: Images((1, 8, 8), 10)
+        rows, ["small"], digits, budget="quick", find_images=lambda: Images((1, 8, 8), 10)
     )
     assert found.budgets == told.budgets
+    assert list(found.budgets) == ["quick"]
 
 
 def test_a_wrong_row_is_answered_with_near_ones() -> None:

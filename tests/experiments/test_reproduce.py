@@ -1,6 +1,7 @@
 """Tables of runs: made once, resumed, shared between processes, and told apart by their settings."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -36,6 +37,22 @@ def tiny_recipe(name: str, source: Path, *, epochs: int = 1) -> Recipe:
 def table(stripes_folder: Path) -> ResultTable:
     recipes = [tiny_recipe(name, stripes_folder) for name in ("ff", "backprop")]
     return ResultTable(name="stripes", title="Stripes", recipes=recipes, budget="quick")
+
+
+@pytest.fixture(scope="module")
+def made(stripes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which ``ff`` with two seeds and ``backprop`` with one are finished."""
+    folder = tmp_path_factory.mktemp("made")
+    recipes = [tiny_recipe(name, stripes_folder) for name in ("ff", "backprop")]
+    runs = plan(recipes, budget="quick", seeds=2, precision="fp32")
+    assert reproduction(runs[:3], folder).make(untouched).made == runs[:3]
+    return folder
+
+
+@pytest.fixture
+def finished(made: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(made, tmp_path / "finished"))
 
 
 def planned(table: ResultTable, *, seeds: int = 1) -> list[PlannedRun]:
@@ -74,30 +91,26 @@ def test_a_pattern_chooses_rows_and_must_fit_one(table: ResultTable) -> None:
         table.rows("gg-*")
 
 
-def test_running_twice_does_no_work_twice(table: ResultTable, tmp_path: Path) -> None:
-    runs = planned(table)
-    first = reproduction(runs, tmp_path).make(untouched)
-    assert first.made == runs
-    again = reproduction(runs, tmp_path)
+def test_running_twice_does_no_work_twice(table: ResultTable, finished: Path) -> None:
+    again = reproduction(planned(table), finished)
     assert again.missing() == []
     assert again.make(never).made == []
-    more = reproduction(planned(table, seeds=2), tmp_path)
-    assert [run.config.seed for run in more.missing()] == [1, 1]
+    more = reproduction(planned(table, seeds=2), finished)
+    assert [(run.recipe.title, run.config.seed) for run in more.missing()] == [("backprop", 1)]
 
 
-def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, tmp_path: Path) -> None:
-    runs = planned(table)
-    reproduction(runs[:1], tmp_path).make(untouched)
-    (path,) = (tmp_path / "results").iterdir()
+def test_a_result_file_has_what_its_figure_depends_on(table: ResultTable, finished: Path) -> None:
+    run = planned(table)[0]
+    (path,) = (finished / "results").glob("ff-*_seed-0_*")
     whole = json.loads(path.read_text())
     assert path.name.startswith("ff-stripes_quick_seed-0_")
     assert path.name.endswith(f"_{whole['result']['date']}.json")
     assert {"hardware", "versions", "seed", "budget", "date", "precision"} <= set(whole["result"])
-    assert whole["config"] == json.loads(json.dumps(to_plain(runs[0].named)))
+    assert whole["config"] == json.loads(json.dumps(to_plain(run.named)))
     assert whole["command"] == f"make {whole['name']}"
     assert len(whole["history"]) == whole["result"]["epochs"] == 1
-    result = RunFolder(tmp_path / "work" / runs[0].name).read_result()
-    assert whole["result"] == result | {"data": runs[0].recipe.data.source}
+    result = RunFolder(finished / "work" / run.name).read_result()
+    assert whole["result"] == result | {"data": run.recipe.data.source}
 
 
 def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) -> None:
@@ -111,54 +124,45 @@ def test_a_shared_machine_leaves_no_times(table: ResultTable, tmp_path: Path) ->
 
 
 def test_a_recipe_that_changed_is_run_again_in_place_of_the_old_result(
-    table: ResultTable, stripes_folder: Path, tmp_path: Path
+    table: ResultTable, stripes_folder: Path, finished: Path
 ) -> None:
-    runs = planned(table)
-    reproduction(runs, tmp_path).make(untouched)
     changed = replace(table, recipes=[tiny_recipe("ff", stripes_folder, epochs=2), table.recipes[1]])
     new = planned(changed)
-    again = reproduction(new, tmp_path)
+    again = reproduction(new, finished)
     assert again.missing() == new[:1]
     again.make(untouched)
-    stored = read_results(tmp_path / "results")
-    assert len(stored) == 2
+    stored = read_results(finished / "results")
+    assert len(stored) == 3
     found = find(stored, new[0])
     assert found is not None
     assert found.result["epochs"] == 2
-    assert find(stored, runs[0]) is None
+    assert find(stored, planned(table)[0]) is None
 
 
 def test_how_many_blocks_learnt_at_once_does_not_tell_runs_apart(
-    table: ResultTable, tmp_path: Path
+    table: ResultTable, finished: Path
 ) -> None:
-    runs = planned(table)[:1]
-    reproduction(runs, tmp_path).make(untouched)
-    at_once = [replace(run, config=replace(run.config, pipeline=2)) for run in runs]
-    assert reproduction(at_once, tmp_path).missing() == []
+    at_once = [replace(run, config=replace(run.config, pipeline=2)) for run in planned(table)[:1]]
+    assert reproduction(at_once, finished).missing() == []
 
 
-def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, tmp_path: Path) -> None:
+def test_a_result_of_before_a_setting_existed_still_counts(table: ResultTable, finished: Path) -> None:
     runs = planned(table)[:1]
-    reproduction(runs, tmp_path).make(untouched)
-    (path,) = (tmp_path / "results").iterdir()
+    (path,) = (finished / "results").glob("ff-*_seed-0_*")
     whole = json.loads(path.read_text())
     for newer in ("pipeline", "keep", "statistics"):
         del whole["config"][newer]
     path.write_text(json.dumps(whole))
-    assert reproduction(runs, tmp_path).missing() == []
-    for other in ({"keep": "best"}, {"statistics": "running"}):
+    assert reproduction(runs, finished).missing() == []
+    for other in ({"keep": "best"}, {"statistics": "running"}, {"no_longer_there": 1}):
         path.write_text(json.dumps({**whole, "config": whole["config"] | other}))
-        assert reproduction(runs, tmp_path).missing() == runs
-    whole["config"]["no_longer_there"] = 1
-    path.write_text(json.dumps(whole))
-    assert reproduction(runs, tmp_path).missing() == runs
+        assert reproduction(runs, finished).missing() == runs
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
-    table: ResultTable, tmp_path: Path
+    table: ResultTable, made: Path, tmp_path: Path
 ) -> None:
     runs = planned(table)[:1]
-    reproduction(runs, tmp_path / "whole").make(untouched)
 
     @contextmanager
     def stop_at_once(run: PlannedRun, trainer: Trainer) -> Iterator[None]:
@@ -178,7 +182,11 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_it_had_not_been(
 
     reproduction(runs, tmp_path / "broken").make(look)
     assert batches == [1]
-    whole, resumed = (read_results(tmp_path / name / "results")[0] for name in ("whole", "broken"))
+    whole, resumed = (
+        find(read_results(folder / "results"), runs[0]) for folder in (made, tmp_path / "broken")
+    )
+    assert whole is not None
+    assert resumed is not None
     assert resumed.result["test_accuracy"] == whole.result["test_accuracy"]
     assert resumed.result["block_accuracy"] == whole.result["block_accuracy"]
     assert [record["loss"] for record in resumed.history] == [record["loss"] for record in whole.history]
@@ -212,10 +220,9 @@ def test_a_damaged_result_file_is_named(table: ResultTable, tmp_path: Path) -> N
         reproduction(planned(table), tmp_path).missing()
 
 
-def test_rows_sum_their_seeds(table: ResultTable, tmp_path: Path) -> None:
+def test_rows_sum_their_seeds(table: ResultTable, made: Path) -> None:
     runs = planned(table, seeds=2)
-    reproduction(runs[:3], tmp_path).make(untouched)
-    stored = read_results(tmp_path / "results")
+    stored = read_results(made / "results")
     ff, backprop = summarise(runs, stored)
     shares = [100 * run.result["test_accuracy"] for run in stored if run.name.startswith("ff")]
     assert ff.accuracy is not None
