@@ -1,6 +1,8 @@
 """Settings survive their YAML, whatever they are."""
 
-from dataclasses import replace
+import sys
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 import yaml
 
 from trifecta.data import Augmentation, DataConfig
-from trifecta.losses import CrossEntropy, Symmetric, Threshold
+from trifecta.losses import CrossEntropy, Objective, Symmetric, Threshold
 from trifecta.method import Method
 from trifecta.methods import METHODS, get_method
 from trifecta.recipes import RECIPES
@@ -186,3 +188,34 @@ def test_settings_change_by_path_and_parts_by_name() -> None:
         changed(config, {"method.dropuot": 1})
     with pytest.raises(ValueError, match=r"expected float, received .* \(in width\)"):
         changed(config, {"width.x": 1})
+
+
+class Shape(Enum):
+    ROUND = "round"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Varied(CrossEntropy):
+    """An objective of one's own with fields of many types."""
+
+    shape: Shape = Shape.ROUND
+    file: Path = Path("a")
+    pair: tuple[int, str] = (1, "x")
+    bare: tuple = ()  # type: ignore[type-arg]
+    anything: Any = None
+    other: Objective | None = None
+    many: list[Objective] = field(default_factory=list, hash=False)
+
+
+def test_fields_of_many_types_survive_a_round_trip(tmp_path: Path) -> None:
+    objective = Varied(
+        file=Path("b/c"),
+        pair=(2, "3"),
+        bare=(4, 5),
+        anything={"a": [1]},
+        other=Threshold(threshold=0.5),
+        many=[CrossEntropy(pool=4), Varied()],
+    )
+    config = RunConfig(method=Method(name="varied", objective=objective))
+    (tmp_path / "config.yaml").write_text(yaml_text(to_plain(config)))
+    assert read_config(tmp_path / "config.yaml", imports=[sys.modules[__name__]]) == config

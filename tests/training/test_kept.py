@@ -206,7 +206,16 @@ def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> 
 def test_a_command_that_was_terminated_goes_on_as_if_it_had_not_been(
     stripes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--data", stripes_folder, "--network", "mlp", "--width", "0.01", "--epochs", "20"]
+    small: list[str | Path] = [
+        "--data",
+        stripes_folder,
+        "--network",
+        "mlp",
+        "--width",
+        "0.01",
+        "--epochs",
+        "20",
+    ]
     assert run_command(capsys, "train", *small, "--precision", "fp32", "--out", tmp_path / "whole")[0] == 0
     stopped = tmp_path / "stopped"
     words = [sys.executable, "-m", "trifecta", "train", *small, "--precision", "fp32", "--out", stopped]

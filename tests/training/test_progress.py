@@ -9,7 +9,7 @@ import pytest
 from trifecta import RunConfig, resume, train
 from trifecta.data import ImageData
 
-CONFIG = RunConfig(width=0.05, epochs=2, batch_size=120, precision="fp32")
+CONFIG = RunConfig(network="mlp", width=0.01, epochs=2, batch_size=120, precision="fp32")
 
 
 class Terminal(StringIO):

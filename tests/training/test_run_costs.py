@@ -36,7 +36,8 @@ def config_of(folder: Path, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {
         "data": DataConfig(source=str(folder)),
         "method": get_method("superfecta"),
-        "width": 0.05,
+        "network": "mlp",
+        "width": 0.01,
         "epochs": 3,
         "batch_size": 20,
         "precision": "fp32",

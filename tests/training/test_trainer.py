@@ -1,6 +1,7 @@
 """Runs: resuming equals never having stopped, divergence is named, the folder is complete."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from trifecta.network import build_network
 from trifecta.training import (
     DivergenceError,
     Interrupted,
+    Run,
     RunConfig,
     RunFolder,
     Trainer,
@@ -104,38 +106,42 @@ def test_equal_seeds_give_equal_runs_and_others_do_not(stripes_folder: Path) -> 
     assert not torch.equal(first["blocks.0.weights.weight"], other["blocks.0.weights.weight"])
 
 
-def test_the_folder_holds_what_the_contract_says(stripes_folder: Path, tmp_path: Path) -> None:
-    run = train(config_of(stripes_folder), out=tmp_path / "run")
-    files = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*")}
-    assert files == {
-        "config.yaml",
-        "history.jsonl",
-        "result.json",
-        "model.safetensors",
-        "checkpoint",
-        "checkpoint/state.pt",
-        "checkpoint/previous.pt",
-        "checkpoint/lock",
-    }
-    history = [json.loads(line) for line in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+@pytest.fixture(scope="module")
+def finished(stripes_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Run]:
+    """A run of two epochs."""
+    folder = tmp_path_factory.mktemp("trainer") / "run"
+    return folder, train(config_of(stripes_folder, epochs=2), out=folder)
+
+
+@pytest.fixture
+def copied(finished: tuple[Path, Run], tmp_path: Path) -> Path:
+    """A copy of its folder."""
+    return Path(shutil.copytree(finished[0], tmp_path / "run"))
+
+
+def test_the_folder_holds_what_the_contract_says(finished: tuple[Path, Run]) -> None:
+    folder, run = finished
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*")}
+    checkpoint = {"checkpoint", "checkpoint/state.pt", "checkpoint/previous.pt", "checkpoint/lock"}
+    assert files == {"config.yaml", "history.jsonl", "result.json", "model.safetensors", *checkpoint}
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     for number, record in enumerate(history, 1):
         assert record["epoch"] == number
         assert record["seconds"] > 0
         assert record["images_per_second"] > 0
         assert len(record["loss"]) == len(record["block_accuracy"]) == 6
         assert 0 <= record["validation_accuracy"] <= 1
-    result = json.loads((tmp_path / "run/result.json").read_text())
+    result = json.loads((folder / "result.json").read_text())
     assert set(result) >= RESULT_KEYS
     assert result["test_accuracy"] == run.test_accuracy
     assert result["locality"] == "strict"
 
 
-def test_the_folder_gives_the_network_back(stripes_folder: Path, tmp_path: Path) -> None:
-    run = train(config_of(stripes_folder, epochs=2), out=tmp_path / "run")
-    config, _ = RunFolder(tmp_path / "run").read_config()
-    assert config == run.trainer.config
-    network, facts = load_network(RunFolder(tmp_path / "run"), torch.device("cpu"))
-    again = evaluate(network, run.trainer.data.test, mean=facts.mean, std=facts.std)
+def test_the_folder_gives_the_network_back(finished: tuple[Path, Run]) -> None:
+    folder, run = RunFolder(finished[0]), finished[1]
+    assert folder.read_config()[0] == run.trainer.config
+    network, facts = load_network(folder, torch.device("cpu"))
+    again = evaluate(network, run.trainer.data.test, mean=facts.mean, std=facts.std, batch_size=7)
     assert again.accuracy == run.test_accuracy
     assert torch.equal(again.confusion, run.test.confusion)
 
@@ -191,38 +197,34 @@ def test_a_loss_that_is_not_finite_names_its_block_and_keeps_the_good_checkpoint
     assert all(t.isfinite().all() for t in model.values())
 
 
-def test_a_checkpoint_of_another_network_is_refused(stripes_folder: Path, tmp_path: Path) -> None:
-    for name, width in (("narrow", 0.05), ("wide", 0.1)):
-        train(config_of(stripes_folder, epochs=1, width=width), out=tmp_path / name)
+def test_a_checkpoint_of_another_network_is_refused(
+    stripes_folder: Path, copied: Path, tmp_path: Path
+) -> None:
+    train(config_of(stripes_folder, epochs=1, width=0.1), out=tmp_path / "wide")
     checkpoint = Path("checkpoint/state.pt")
-    (tmp_path / "narrow" / checkpoint).write_bytes((tmp_path / "wide" / checkpoint).read_bytes())
+    (copied / checkpoint).write_bytes((tmp_path / "wide" / checkpoint).read_bytes())
     with pytest.raises(ValueError, match=r"holds another network: blocks\.0\.weights\.weight is \(13"):
-        resume(tmp_path / "narrow", epochs=2)
-    model = tmp_path / "narrow/model.safetensors"
+        resume(copied, epochs=3)
+    model = copied / "model.safetensors"
     model.write_bytes((tmp_path / "wide/model.safetensors").read_bytes())
     with pytest.raises(ValueError, match="holds another network"):
-        load_network(RunFolder(tmp_path / "narrow"), torch.device("cpu"))
+        load_network(RunFolder(copied), torch.device("cpu"))
 
 
-def test_a_checkpoint_of_another_version_is_refused(stripes_folder: Path, tmp_path: Path) -> None:
-    train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
-    checkpoint = tmp_path / "run/checkpoint/state.pt"
-    for file in (checkpoint, checkpoint.with_name("previous.pt")):
+def test_a_checkpoint_of_another_version_is_refused(copied: Path) -> None:
+    for file in (copied / "checkpoint/state.pt", copied / "checkpoint/previous.pt"):
         torch.save(torch.load(file, weights_only=True) | {"format": 0}, file)
     with pytest.raises(ValueError, match=r"another version of trifecta.*settings in config.yaml"):
-        resume(tmp_path / "run", epochs=2)
+        resume(copied, epochs=3)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a checkpoint"])
-def test_a_damaged_checkpoint_is_refused_and_left_alone(
-    stripes_folder: Path, tmp_path: Path, damage: bytes
-) -> None:
-    train(config_of(stripes_folder, epochs=1), out=tmp_path / "run")
-    checkpoint = tmp_path / "run/checkpoint/state.pt"
+def test_a_damaged_checkpoint_is_refused_and_left_alone(copied: Path, damage: bytes) -> None:
+    checkpoint = copied / "checkpoint/state.pt"
     checkpoint.write_bytes(damage)
-    (tmp_path / "run/checkpoint/previous.pt").unlink()
+    (copied / "checkpoint/previous.pt").unlink()
     with pytest.raises(ValueError, match="cannot read the checkpoint"):
-        resume(tmp_path / "run", epochs=2)
+        resume(copied, epochs=3)
     assert checkpoint.read_bytes() == damage
 
 

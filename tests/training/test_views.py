@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trifecta.data import ImageData, ImageSet
-from trifecta.training import RunConfig, evaluate, train
+from trifecta.training import Run, RunConfig, evaluate, train
 from trifecta.training.evaluation import VIEWS
 
 CONFIG = RunConfig(width=0.05, epochs=1, batch_size=60, precision="fp32")
@@ -26,9 +26,15 @@ def test_views_are_the_sides_and_the_corners() -> None:
     assert torch.equal(views[3][0], down.flip(-1))
 
 
+@pytest.fixture(scope="module")
+def done(stripes: ImageData) -> Run:
+    return train(CONFIG, data=stripes)
+
+
 @pytest.mark.parametrize("views", ["flip", "flip-shift"])
-def test_scores_are_the_weighted_means_of_those_of_the_views(views: str, stripes: ImageData) -> None:
-    done = train(CONFIG, data=stripes)
+def test_scores_are_the_weighted_means_of_those_of_the_views(
+    views: str, done: Run, stripes: ImageData
+) -> None:
     few = ImageSet(stripes.test.images[:10], stripes.test.labels[:10])
     found = evaluate(done.network, few, mean=stripes.mean, std=stripes.std, views=views)
     normal = (few.images / 255 - stripes.mean[0]) / stripes.std[0]
@@ -42,8 +48,7 @@ def test_scores_are_the_weighted_means_of_those_of_the_views(views: str, stripes
     assert not torch.allclose(plain.confidence, found.confidence)
 
 
-def test_unknown_views_and_samples_that_are_no_images(stripes: ImageData) -> None:
-    done = train(CONFIG, data=stripes)
+def test_unknown_views_and_samples_that_are_no_images(done: Run, stripes: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown views 'flop'"):
         evaluate(done.network, stripes.test, mean=stripes.mean, std=stripes.std, views="flop")
     table = ImageSet(torch.randn(60, 4), stripes.test.labels)

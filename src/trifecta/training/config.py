@@ -122,8 +122,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Replace names by parts, and validate every field."""
+        reader = Reader()
         for name, hint in _hints(RunConfig).items():
-            object.__setattr__(self, name, Reader().read(getattr(self, name), hint, name))
+            object.__setattr__(self, name, reader.read(getattr(self, name), hint, name))
         _require_finite(self)
         for name, choices in _CHOICES.items():
             lookup(dict.fromkeys(choices), getattr(self, name), name)
@@ -280,7 +281,7 @@ def _plain(value: Any, hint: Any) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_plain(member, (*get_args(kind), Any)[0]) for member in value]
-    return value.value if isinstance(value, Enum) else value
+    return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
 
 
 class _PlacedError(ValueError):
@@ -300,7 +301,8 @@ class Reader:
         except _PlacedError:
             raise
         except Exception as error:  # Also of a user's own part.
-            error = self._allowed.advised(error) if isinstance(error, UnknownName) else error
+            if isinstance(error, UnknownName):
+                raise _PlacedError(str(self._allowed.advised(error))) from None
             told = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
             raise _PlacedError(f"{told} (in {place})" if place else told) from None
 
@@ -316,7 +318,10 @@ class Reader:
             return self._part(value, kind, place)
         if get_origin(kind) in (list, tuple):
             return self._sequence(value, kind, place)
-        return _scalar(value, kind) if isinstance(kind, type) else value
+        if kind in (bool, int, float, str):
+            return _scalar(value, kind)
+        is_read = not isinstance(kind, type) or kind is Any or isinstance(value, kind)
+        return value if is_read else kind(value)
 
     def _part(self, value: Any, kind: Any, place: str) -> Any:
         if kind not in _DECLARED and isinstance(value, kind):
@@ -336,17 +341,16 @@ class Reader:
     def _sequence(self, value: Any, kind: Any, place: str) -> Any:
         if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
             raise ValueError(f"expected a list, received {value!r:.80}")
-        hint = get_args(kind)[0]
-        return get_origin(kind)(self.read(own, hint, f"{place}.{k}") for k, own in enumerate(value))
+        hints = [hint for hint in get_args(kind) if hint is not ...]
+        return get_origin(kind)(
+            self.read(own, hints[min(k, len(hints) - 1)], f"{place}.{k}") for k, own in enumerate(value)
+        )
 
 
 def _scalar(value: Any, kind: type) -> Any:
     """Return a value as a number, text or flag; text may hold a number, but no number a flag."""
-    if (
-        value is not None
-        and isinstance(value, bool) == (kind is bool)
-        and not isinstance(value, list | tuple | dict)
-    ):
+    is_one = value is not None and not isinstance(value, list | tuple | dict)
+    if is_one and isinstance(value, bool) == (kind is bool):
         with suppress(ValueError, TypeError, OverflowError):
             return operator.index(value) if kind is int and not isinstance(value, str) else kind(value)
     raise ValueError(f"expected {kind.__name__}, received {value!r:.80}")

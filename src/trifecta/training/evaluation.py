@@ -6,6 +6,7 @@ Shapes: N images, K classes, L blocks.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +83,7 @@ def evaluate(
     mean: Sequence[float],
     std: Sequence[float],
     precision: str = "fp32",
+    batch_size: int = BATCH_SIZE,
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> Evaluation:
@@ -93,15 +95,15 @@ def evaluate(
         mean: per-channel mean to normalise by; empty for samples that are used as they are.
         std: per-channel standard deviation, likewise.
         precision: ``fp32`` or ``bf16``.
+        batch_size: number of images per batch.
         views: test-time augmentation, ``none``, ``flip`` or ``flip-shift``: scores are means over views.
         on_scored: called after every batch with its number of images.
 
     Raises:
         ValueError: unknown views, or views of samples that are not images.
     """
-    scores = score(
-        network, images, mean=mean, std=std, precision=precision, views=views, on_scored=on_scored
-    )
+    how: dict[str, Any] = {"precision": precision, "batch_size": batch_size, "views": views}
+    scores = score(network, images, mean=mean, std=std, on_scored=on_scored, **how)
     return summarise(network, images.labels, scores)
 
 
@@ -113,6 +115,7 @@ def score(
     mean: Sequence[float],
     std: Sequence[float],
     precision: str = "fp32",
+    batch_size: int = BATCH_SIZE,
     views: str = "none",
     on_scored: Callable[[int], None] = lambda images: None,
 ) -> list[Tensor | None]:
@@ -128,7 +131,7 @@ def score(
     was_training, device = network.training, network.device
     network.eval()
     by_block: list[list[Tensor]] = [[] for _ in network.blocks]
-    for batch, _ in evaluation_batches(images, BATCH_SIZE, mean=mean, std=std):
+    for batch, _ in evaluation_batches(images, batch_size, mean=mean, std=std):
         with autocast(precision, device):
             seen = [
                 (network.block_scores(in_memory_format(view)), weight)

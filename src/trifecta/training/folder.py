@@ -267,7 +267,7 @@ class RunFolder:
 
     def read_history(self) -> list[dict[str, Any]]:
         """Return the record of every epoch so far."""
-        text = _read_text(self.history) if self.history.is_file() else ""
+        text = self.history.read_text("utf-8", "replace") if self.history.is_file() else ""
         lines = enumerate(text.split("\n"), 1)
         return [checked_record(line, f"{self.history}, line {k}") for k, line in lines if line.strip()]
 
@@ -280,7 +280,7 @@ class RunFolder:
         if not self.result.is_file():
             self._read_plain()  # Raises if this is not a run folder.
             raise ValueError(f"{self.path} has no result.json: the run has not ended; resume it")
-        return checked_record(_read_text(self.result), str(self.result), _RESULT_KINDS)
+        return checked_record(self.result.read_text("utf-8", "replace"), str(self.result), _RESULT_KINDS)
 
     def write_model(self, network: LocalNetwork, *, epoch: int) -> None:
         """Write weights and buffers to ``model.safetensors``, with the epoch that they are from."""
@@ -346,10 +346,6 @@ class RunFolder:
         self._write(file, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _read_text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace")
-
-
 def checked_record(
     record: str | Mapping[str, Any], where: str, kinds: Mapping[str, Any] = EPOCH_KINDS
 ) -> dict[str, Any]:
@@ -360,11 +356,15 @@ def checked_record(
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(members, Mapping):
         raise ValueError(f"{where} is not a JSON object: received {members!r:.40}")
-    needed = [name for name, kind in kinds.items() if name in members or NoneType not in get_args(kind)]
+    needed = {
+        name: kind for name, kind in kinds.items() if name in members or NoneType not in get_args(kind)
+    }
+    reader = Reader()
     try:
-        return {**members, **{name: Reader().read(members.get(name), kinds[name], name) for name in needed}}
+        read = {name: reader.read(members.get(name), kind, name) for name, kind in needed.items()}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+    return {**members, **read}
 
 
 def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

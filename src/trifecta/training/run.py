@@ -151,13 +151,16 @@ def resume(
     with folder.claim():
         if not isinstance(data, str | Path):
             data = _image_data(config, data, validation=validation, test=test, classes=classes)
-        same: dict[str, Any] = {
-            "epochs": epochs,
-            "device": device,
-            "imports": imports,
-            "callbacks": callbacks,
-        }
-        return _finish_shown(resumed_trainer(out, data=data, blocks=network, **same), progress)
+        trainer = resumed_trainer(
+            out,
+            epochs=epochs,
+            device=device,
+            data=data,
+            blocks=network,
+            imports=imports,
+            callbacks=callbacks,
+        )
+        return _finish_shown(trainer, progress)
 
 
 def resumed_trainer(
@@ -247,10 +250,7 @@ def _finish_shown(trainer: Trainer, progress: bool | None) -> Run:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
-    """Train what is left, calibrate, measure the test split once, write the result.
-
-    ``repeat_up_to`` as for :func:`calibrate`.
-    """
+    """Train what is left, calibrate as :func:`calibrate`, measure the test split once, write the result."""
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
