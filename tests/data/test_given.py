@@ -308,13 +308,13 @@ def no_batches() -> DataLoader[Any]:
         # Forms
         (IMAGES, {}, r"takes \(samples, labels\), a Dataset or a DataLoader, not a Tensor"),
         (pd.DataFrame({"a": [1, 2]}), {}, r"a DataLoader, not a DataFrame"),
-        ((IMAGES, LABELS, LABELS), {}, "has the keys image and label, not 3 values"),
+        ((IMAGES, LABELS, LABELS), {}, "has keys image and label, not 3 values"),
         (
             TensorDataset(IMAGES, LABELS, LABELS),
             {"test": HELD},
-            "has the keys image and label, not 3 values",
+            "has keys image and label, not 3 values",
         ),
-        (TensorDataset(IMAGES), {"test": HELD}, "has the keys image and label, not 1 values"),
+        (TensorDataset(IMAGES), {"test": HELD}, "has keys image and label, not 1 values"),
         (Made(lambda k: {"a": 1, "b": 2}), {"test": HELD}, "an item is a pair .*, not keys a, b"),
         ({"train": HELD, "test": HELD}, {}, "train is a pair .*, not keys train, test"),
         ("digits", {}, r"a source with a name belongs into RunConfig\(data=…\)"),

@@ -133,7 +133,7 @@ def test_the_only_data_set_of_a_folder_is_taken_and_of_several_one_is_asked_for(
         ValueError, match=r"has cropped_digits, full_numbers: choose a data set with data.subset"
     ):
         load(folder)
-    with pytest.raises(ValueError, match=r"no folder digits in .*, which has cropped_digits, "):
+    with pytest.raises(ValueError, match=r"no folder digits, .* has cropped_digits, "):
         load(folder, subset="digits")
 
 

@@ -134,10 +134,10 @@ def table(folder: Path, text: str) -> str:
         ),
         (
             "photo,label\n000.png,a\n",
-            "no column of file names, such as file_name, among photo, label",
+            "no column of file names, such as file_name: photo, label",
         ),
         ("file_name,w\n000.png,a\n001.png,a\n", "two classes or more, column 'w' has a alone"),
-        ("", "no column of file names, such as file_name, among "),
+        ("", "no column of file names, such as file_name: "),
     ],
 )
 def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> None:

@@ -105,9 +105,8 @@ def augment(
         images = flip(images, mirrored)
     result = normalize(images, mean, std)
     if config.cutout:
-        centres = [
-            torch.randint(size, (batch,), generator=generator, device=device) for size in images.shape[2:]
-        ]
+        sizes = images.shape[2:]
+        centres = [torch.randint(n, (batch,), generator=generator, device=device) for n in sizes]
         result = cut_out(result, torch.stack(centres, dim=1), config.cutout)
     return result
 
@@ -123,12 +122,9 @@ def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = Fals
     elif padding >= min(height, width):
         raise ValueError(f"reflected padding {padding} has to be smaller than the image, {height}×{width}")
     else:
-        positions = [
-            torch.arange(-padding, size + padding, device=images.device) for size in (height, width)
-        ]
+        places = torch.arange(-padding, max(height, width) + padding, device=images.device).abs()
         rows, columns = (
-            size - 1 - (place.abs() - size + 1).abs()
-            for place, size in zip(positions, (height, width), strict=True)
+            size - 1 - (places[: size + 2 * padding] - size + 1).abs() for size in (height, width)
         )
         padded = images[:, :, rows][:, :, :, columns]
     # A view of every possible crop: (B, C, 2p+1, 2p+1, H, W).

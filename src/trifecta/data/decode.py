@@ -122,9 +122,8 @@ def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
 
     ((first, sample, _),) = decoded(islice(read(), 1))
     size, channels, outside = sample.shape[:2], form.channels, 0.0
-    for images in in_threads(
-        decoded, read(), max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
-    ):
+    step = max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
+    for images in in_threads(decoded, read(), step):
         for name, image, share in images:
             outside += share
             if image.shape[:2] != size:
@@ -183,10 +182,8 @@ def _used_range(read: Read) -> GreyRange:
     def used(images: Iterable[Encoded]) -> set[int]:
         found = set[int]()
         for name, data in images:
-            with suppress(_UnreadableError):  # decoding says so
-                found |= _opened(
-                    name, data, lambda im: {*np.unique(_greys(im)).tolist()} if _is_deep(im) else set()
-                )
+            with suppress(_UnreadableError):  # or of 8 bits: decoding says so
+                found |= _opened(name, data, lambda im: {*np.unique(_greys(im)).tolist()})
         return found
 
     every = set[int]().union(*in_threads(used, read(), _IMAGES_PER_TASK)) or {0, 2**16 - 1}
@@ -210,7 +207,7 @@ def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
 
 def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
     """Return the pixels of an opened image, and the share of its greys outside the range."""
-    is_deep, outside = _is_deep(image), 0.0
+    is_deep, outside = image.mode.startswith("I"), 0.0
     has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
     if is_deep and form.grey_range is None:
         raise _DeepError
@@ -242,13 +239,9 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
     return np.asarray(image).reshape(image.height, image.width, -1), outside
 
 
-def _is_deep(image: "Image") -> bool:
-    return image.mode.startswith("I")
-
-
 def _greys(image: "Image") -> NDArray[np.int64]:
     values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
+    if not image.mode.startswith("I") or values.min() < 0 or values.max() > 65535:
         raise ValueError("32-bit pixels have no known range: save it with 8 or 16 bits")
     return values
 

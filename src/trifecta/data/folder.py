@@ -30,9 +30,17 @@ Line = tuple[str, str, dict[str, Any]]
 TABLES = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 # Columns of file names, in lower case, the likeliest first.
-_NAME_COLUMNS = (
-    *("file_name", "filename", "file", "image_path", "path", "image", "image_name", "image_id", "id"),
-)
+_NAME_COLUMNS = [
+    "file_name",
+    "filename",
+    "file",
+    "image_path",
+    "path",
+    "image",
+    "image_name",
+    "image_id",
+    "id",
+]
 _MOST_TABLE_BYTES = 2**28
 # Left behind by programs, thumbnails and copies among it.
 _IGNORED = {
@@ -40,9 +48,7 @@ _IGNORED = {
     *("__macosx", "__pycache__", ".ds_store", "thumbs.db", "desktop.ini"),
 }
 # What a folder says about itself.
-_ABOUT = re.compile(
-    r"(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$", re.IGNORECASE
-)
+_ABOUT = re.compile(r"(?i)(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$")
 _UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
 _MOST_DEPTH = 8
 
@@ -124,13 +130,13 @@ def _counted(files: Sequence[str]) -> str:
 def _file_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: bool) -> Rows:
     """Return rows of image files; the labels of folders name classes."""
     paths, names = [folder / file for file, *_ in lines], dict.fromkeys(chain(*(own for *_, own in lines)))
-    columns = {name: [own.get(name) for *_, own in lines] for name in names}
+    labels: dict[str, list[Any]] = {name: [own.get(name) for *_, own in lines] for name in names}
+    classes = {name: tuple(sorted(set(labels[name]))) if has_classes else () for name in names}
     return Rows(
         split=split,
-        columns={name: tuple(sorted(set(columns[name]))) if has_classes else () for name in names}
-        | {"image": ()},
+        columns={**classes, "image": ()},
         count=len(lines),
-        read={**columns, "image": paths}.__getitem__,
+        read={**labels, "image": paths}.__getitem__,
         content=lambda: sampled(paths, pieces=16, size=2**11),
         files=[file for file, *_ in lines],
     )
@@ -143,9 +149,7 @@ def _walk(
     try:
         status = (folder / below).stat()
         with os.scandir(folder / below) as scanned:
-            entries = [
-                (entry.name, entry.is_dir(), entry.is_file() or entry.is_symlink()) for entry in scanned
-            ]
+            entries = [(e.name, e.is_dir(), e.is_file() or e.is_symlink()) for e in scanned]
     except OSError as error:
         raise ValueError(f"cannot read folder {error.filename!r}: {error.strerror}") from None
     itself = (status.st_dev, status.st_ino)
@@ -256,9 +260,7 @@ def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[
     by_lower = {column.lower(): column for column in (lines[0] if lines else {})}
     named = next((by_lower[column] for column in _NAME_COLUMNS if column in by_lower), None)
     if named is None:
-        raise ValueError(
-            f"{table} has no column of file names, such as file_name, among {', '.join(by_lower.values())}"
-        )
+        raise ValueError(f"{table} has no column of file names, such as file_name: {', '.join(by_lower)}")
     # By path or by name, with or without extension.
     known = defaultdict[str, set[str]](set)
     for image in images:

@@ -313,9 +313,7 @@ def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
     received = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
     if isinstance(given, Mapping):
         received = f"keys {', '.join(map(str, given))!s:.200}"
-    raise ValueError(
-        f"{where} is a pair of sample and label, or has the keys image and label, not {received}"
-    )
+    raise ValueError(f"{where} is a pair of sample and label, or has keys image and label, not {received}")
 
 
 def samples_of(values: Any, where: str) -> Tensor:
@@ -439,9 +437,7 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
             first = _first_of(~finite)
             value = samples[start + first][~finite[first]][0].item()
             place = start + first if numbers is None else numbers[start + first]
-            raise ValueError(
-                f"sample {place} of {where} has a value that is {value}: mend it or leave it out"
-            )
+            raise ValueError(f"sample {place} of {where} has a value that is {value}: mend or leave it out")
 
 
 def _declared_names(train: Any) -> tuple[str, ...] | None:
@@ -484,20 +480,19 @@ def _indices(
     if labels.dtype.kind == "U":
         index = {name: k for k, name in enumerate(names)}
         found = np.array([index.get(label, -1) for label in labels], np.int64)
-    known = [k for k in range(len(names)) if counts is None or labels.ndim > 1 or counts[k]]
-    outside = torch.from_numpy(~np.isin(found, known))
-    if bool(outside.any()):
-        k = _first_of(outside)
-        raise unknown_label(f"{where}: sample {k}", labels[k].tolist(), [names[k] for k in known])
+    is_known = np.array(counts) > 0 if counts and labels.ndim == 1 else np.ones(len(names), bool)
+    outside = (found < 0) | (found >= len(names)) | ~is_known[found.clip(0, len(names) - 1)]
+    if outside.any():
+        k = _first_of(torch.from_numpy(outside))
+        known = [name for name, is_one in zip(names, is_known, strict=True) if is_one]
+        raise unknown_label(f"{where}: sample {k}", labels[k].tolist(), known)
     return torch.from_numpy(found)
 
 
 def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
     """Check that a split's samples have training's shape, type and scale; of a table, only say the last."""
     if other.shape[1:] != train.shape[1:] or other.dtype != train.dtype:
-        raise ValueError(
-            f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}: make them alike"
-        )
+        raise ValueError(f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}")
     # Some of both, (channels or columns, …).
     ours, theirs = (
         samples[:: max(1, len(samples) // (4 * _AT_ONCE))].movedim(1, 0).flatten(1)

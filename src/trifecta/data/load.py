@@ -387,10 +387,8 @@ def open_source(config: DataConfig) -> dict[str, Rows]:
     if folder is not None:
         inner = folder / (config.subset or "")
         if not inner.is_dir():
-            there = listed(_folders(folder)) or "none"
-            raise ValueError(
-                f"no folder {config.subset} in {folder}, which has {there}: choose another data.subset"
-            )
+            there = f"{folder} has {listed(_folders(folder)) or 'none'}"
+            raise ValueError(f"no folder {config.subset}, {there}: choose another data.subset")
         found = list_folder(inner.resolve(), config.table)
         usual = [split for split in (TRAIN, VALIDATION, TEST) if split in found]
         splits = {split: found[split] for split in dict.fromkeys([*usual, *sorted(found)])}

@@ -77,9 +77,7 @@ class Rows:
                 raise ValueError(f"there is no image {where}")
             # By its name alone: links in a folder are the user's own.
             elif {*self.folders}.isdisjoint(Path(os.path.abspath(path)).parents):  # noqa: PTH100
-                raise ValueError(
-                    f"the image {where} is a file outside the source, {path!r:.100}: it is not read"
-                )
+                raise ValueError(f"the image {where} is a file outside the source, {path!r:.100}")
             else:
                 yield path, Path(path)
 
