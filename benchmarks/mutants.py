@@ -59,18 +59,17 @@ REASONS = {
     r"//?": "a size below a byte makes no difference",
     r"(or|else \(0,) [01]\)": "the number of epochs is raised to one above the epoch",
     r"autocast\((self\.precision|None)": "inputs are put together there, and hardly computed",
-    r"LabelEmbedding\(\w+": "what the base class keeps, this class does not read",
     r"(bias|affine|persistent|keepdim|sorted)=(False|None)": "None counts as False",
     r",? *training=False": "the default",
     r"\.to\((None|[\w.]+)\)": "the two have one type already, or the sum has the wider",
     r"(kernel|None), padding": "a pool's stride is its kernel anyway",
     r"features\[[01]\]\.numel": "samples are of one size",
-    r"[23] \* features": "the size of a piece changes no value",
+    r"[23] [*/] features|[*/] features\.itemsize": "the size of a piece changes no value",
+    r",? *out=\w*|torch\.empty_like\(piece\)|None": "a buffer spares an allocation, and changes no value",
     r",? *num_classes\)\.bool|\)\.bool": "the last class has a member",
     r"self\.pool >=? 1": "the mean of one patch is that of all positions",
     r"epoch <=? self\.epochs": "the line ends where the cosine begins",
     r",? *sorted=\w+": "a mean has no order",
-    r"args (and|or) isinstance\(args\[0\], Tensor\) (and|or)": "embeddings are called with tensors",
 }
 
 

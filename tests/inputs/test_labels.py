@@ -37,16 +37,9 @@ def test_hard_labels_are_wrong_and_follow_the_scores() -> None:
     assert shares[0] == 0
     torch.testing.assert_close(shares[1:], expected, rtol=0, atol=0.03)
     # The scale of the scores does not matter, nor that there is nothing to choose by.
-    assert torch.equal(hard_labels(labels, 100 * scores, torch.Generator().manual_seed(0)), drawn)
+    for scale in (100, 1e-3):
+        assert torch.equal(hard_labels(labels, scale * scores, torch.Generator().manual_seed(0)), drawn)
     assert (hard_labels(labels, torch.zeros_like(scores)) != 0).all()
-
-
-def test_wrong_labels_follow_their_generator() -> None:
-    labels = torch.arange(100) % 7
-    first, again = (wrong_labels(labels, 7, torch.Generator().manual_seed(5)) for _ in range(2))
-    other = wrong_labels(labels, 7, torch.Generator().manual_seed(6))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
 
 
 def test_overlay_writes_the_code_and_leaves_the_other_pixels() -> None:
@@ -123,15 +116,6 @@ def test_label_inputs_keep_the_type(name: str, dtype: torch.dtype) -> None:
     shown = LABEL_INPUTS[name]((1, 4, 4), 3)
     images, labels = torch.randn(2, 1, 4, 4, dtype=dtype), torch.tensor([0, 2])
     assert {x.dtype for x in (shown(images, labels), shown.base(images), shown.maps(images))} == {dtype}
-
-
-def test_small_scores_choose_hard_labels_as_large_ones_do() -> None:
-    labels = torch.zeros(4000, dtype=torch.int64)
-    scores = torch.tensor([9.0, 2.0, 1.0, 0.0]).repeat(4000, 1)
-    large, small = (
-        hard_labels(labels, s, torch.Generator().manual_seed(0)) for s in (scores, scores / 1e3)
-    )
-    assert torch.equal(large, small)
 
 
 def test_a_table_gets_as_many_columns_again_for_the_label() -> None:

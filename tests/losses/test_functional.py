@@ -206,13 +206,3 @@ def test_similarities_stay_between_minus_1_and_1() -> None:
     found = similarities(rows)
     assert found.max() == 1
     assert found.min() == -1
-
-
-@pytest.mark.parametrize(("objective", "loss"), [(Threshold, threshold_loss), (Symmetric, symmetric_loss)])
-def test_an_objective_skips_the_pairs_that_its_loss_skips(
-    objective: type[Threshold | Symmetric], loss: Callable[..., Tensor]
-) -> None:
-    share = torch.linspace(-3, 3, 200)
-    some = objective(skip_settled=0.5).compare(share, -share)
-    assert torch.equal(some, loss(share, -share, settled=0.5))
-    assert not torch.equal(some, objective().compare(share, -share))

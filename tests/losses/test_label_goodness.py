@@ -10,8 +10,6 @@ from trifecta._utils import devices as chunks
 from trifecta.losses import LabelGoodness
 from trifecta.losses.class_goodness import label_goodness
 from trifecta.losses.functional import symmetric_loss
-from trifecta.losses.goodness import ChannelSums
-from trifecta.nn.pooling import patch_means
 
 CLASSES = 3
 
@@ -75,24 +73,6 @@ def test_patches_have_shifts_of_their_own() -> None:
     means = F.avg_pool2d(r, 3).permute(0, 2, 3, 1).flatten(1)
     assert own.shape == (CLASSES, 16)
     torch.testing.assert_close(head.scores(r), 2.0 * written_out(means, own))
-
-
-def test_half_precision_is_reduced_in_float32() -> None:
-    head = LabelGoodness(pool=0).head((4, 3, 3), CLASSES)
-    r = response((4, 3, 3), torch.float32).bfloat16()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        scores = head.scores(r)
-    assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, head.scores(r.float()))
-
-
-def test_means_of_patches_stand_in_for_the_features() -> None:
-    head = LabelGoodness(pool=2).head((4, 6, 6), CLASSES).double()
-    r = response((4, 6, 6))
-    assert head.reads_patch_means == 2
-    none = torch.empty(0)
-    sums = ChannelSums(sums=none, squares=none, positions=36, patch_means=patch_means(r, 2))
-    assert torch.equal(head.scores(sums), head.scores(r))
 
 
 @pytest.mark.parametrize("pool", [0, 1, 2])

@@ -26,10 +26,7 @@ class ImagePairs(nn.Module, ABC):
         """Return the first block's input, (B, …) → (2B, …), positives first."""
 
     def pairs_at(self, images: Tensor, offset: Tensor) -> Tensor:
-        """Return a later block's input, (B, …) → (2B, …): image i meets image ``(i + offset) mod B``.
-
-        ``offset`` is (1,). Called if ``at_every_block``.
-        """
+        """Return a later block's input, (B, …), (1,) → (2B, …): image i meets ``(i + offset) mod B``."""
         raise NotImplementedError(f"{type(self).__name__} makes no new pairs at a block")
 
     @abstractmethod
@@ -40,9 +37,8 @@ class ImagePairs(nn.Module, ABC):
 class OtherImage(ImagePairs):
     """Positive ``(x, x)``, negative ``(x, x')`` with x' another image of the batch, in every block.
 
-    Two images enter through the same weights, so a block sees their sum: ``a + b`` where (a, b) is the pair
-    :func:`standardized_pair` makes of standardised images. Source: the published code of Chen et al. 2025,
-    *Self-Contrastive Forward-Forward algorithm* (Nature Communications 16:5978).
+    Two images enter through the same weights, so a block sees the sum of the :func:`standardized_pair`.
+    Source: the published code of Chen et al. 2025 (SCFF, Nature Communications 16:5978).
     """
 
     at_every_block = True

@@ -31,8 +31,7 @@ def hard_labels(labels: Tensor, scores: Tensor, generator: torch.Generator | Non
     """Draw a wrong label for each sample, with the network's belief in it, (B,), (B, K) → (B,).
 
     The probability is ``softmax(scores / spread)`` over the wrong classes, where the spread is the standard
-    deviation of a sample's scores, so that their scale does not matter. Source: Hinton 2022, section 3.3
-    (negatives "that the network finds plausible"); the temperature is ours.
+    deviation of a sample's scores. Source: Hinton 2022, section 3.3; the temperature is ours.
     """
     spread = scores.std(1, keepdim=True).clamp(min=1e-6)
     own = F.one_hot(labels, scores.shape[1]).bool()
@@ -43,8 +42,7 @@ def hard_labels(labels: Tensor, scores: Tensor, generator: torch.Generator | Non
 class LabelInput(nn.Module, ABC):
     """Shows a label to the network.
 
-    Inherit from it and give the class to ``Method(label_input=…)``. It is called with ``sample_shape`` and
-    ``num_classes``, which it keeps.
+    Inherit from it and give the class to ``Method(label_input=…)``.
 
     Attributes:
         extra_channels: number of channels that it adds to a sample.

@@ -15,19 +15,12 @@ from trifecta.nn.pooling import divides, patch_means
 
 
 class ChannelSums(NamedTuple):
-    """Sums over the positions of each channel of activations (N, C, …), which a kernel leaves for a head.
+    """Sums over the positions of each channel of activations (N, C, …) that a kernel leaves for a head."""
 
-    Attributes:
-        sums: ``Σ_p a_p``, (N, C); (0,), like the squares, where a head needs neither.
-        squares: ``Σ_p a_p²``, (N, C).
-        positions: number of positions p; 1 for fully connected blocks.
-        patch_means: :func:`trifecta.nn.pooling.patch_means`, (N, P²·C), where a head asks for them.
-    """
-
-    sums: Tensor
-    squares: Tensor
-    positions: int
-    patch_means: Tensor | None = None
+    sums: Tensor  #: ``Σ_p a_p``, (N, C); (0,), like the squares, where a head needs neither
+    squares: Tensor  #: ``Σ_p a_p²``, (N, C)
+    positions: int  #: number of positions p; 1 for fully connected blocks
+    patch_means: Tensor | None = None  #: means of P×P patches, (N, P²·C), where a head asks for them
 
 
 # (N, …) → (N,), and (N, C, …), (C, K) bool → (N, K).
@@ -68,8 +61,7 @@ def mean(activations: Tensor | ChannelSums) -> Tensor:
 def top_mean_square(activations: Tensor) -> Tensor:
     """Return the mean square of the strongest activations, one in fifty, (N, …) → (N,).
 
-    Source: the idea of *Sparse Goodness* (arXiv 2604.13081, 2026), of which only the abstract was at hand;
-    the share is ours.
+    Source: the idea of *Sparse Goodness* (arXiv 2604.13081, 2026), from its abstract; the share is ours.
     """
     features = at_least_float32(activations).flatten(1)
     strongest, _ = features.topk(max(1, features.shape[1] // TOP_ONE_IN), sorted=False)

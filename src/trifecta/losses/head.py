@@ -101,19 +101,12 @@ class Head(nn.Module, ABC):
 
 @dataclass(frozen=True)
 class Site:
-    """The block that a head is built for.
+    """The block that a head is built for."""
 
-    Attributes:
-        block: its number.
-        feature_shapes: the shape of every block's features without the batch, channels first.
-        num_classes: K.
-        residual: the numbers of the residual blocks.
-    """
-
-    block: int
-    feature_shapes: Sequence[FeatureShape]
-    num_classes: int
-    residual: Sequence[int] = ()
+    block: int  #: its number
+    feature_shapes: Sequence[FeatureShape]  #: of every block's features without the batch, channels first
+    num_classes: int  #: K
+    residual: Sequence[int] = ()  #: numbers of the residual blocks
 
     @property
     def feature_shape(self) -> FeatureShape:
