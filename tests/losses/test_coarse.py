@@ -141,7 +141,8 @@ def test_the_command_line_takes_them_and_the_run_keeps_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    train = ["train", "--data", "digits", "--method", "hcl-ff", "--width", "0.1", "--epochs", "1"]
+    train = ["train", "--data", "digits", "--method", "hcl-ff", "--network", "mlp"]
+    train += ["--width", "0.1", "--epochs", "1"]
     status, _, error = run(
         capsys, *train, "--set", "method.superclasses=[[0,0,1,1,1,0,0,1,1,1]]", "--out", out
     )
