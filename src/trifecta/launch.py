@@ -34,6 +34,8 @@ from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer
 from trifecta.training.run import finish, resumed_trainer
 
 Options = Mapping[str, Any]
+# Seconds at most that processes which are asked to end have for it.
+PATIENCE = 30
 
 
 def train(config: RunConfig | None, options: Options, words: Sequence[str]) -> tuple[Run, Path] | None:
@@ -54,7 +56,8 @@ def train(config: RunConfig | None, options: Options, words: Sequence[str]) -> t
         if config is not None:
             folder.require_unused()
         words = [*words, *([] if named else ["--out", str(folder.path)])]
-        _start(words, options["processes"], folder, is_new=config is not None)
+        patience = int(min(PATIENCE, options["timeout"] or TIMEOUT))
+        _start(words, options["processes"], folder, is_new=config is not None, patience=patience)
         return None
     # torchrun --max-restarts starts processes again with the same arguments.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -164,11 +167,11 @@ def _joined(options: Options) -> Iterator[Processes]:
         yield Processes(layout, synchronized=options["sync_batch_norm"], timeout=timeout)
 
 
-def _start(words: Sequence[str], count: int, folder: RunFolder, *, is_new: bool) -> None:
+def _start(words: Sequence[str], count: int, folder: RunFolder, *, is_new: bool, patience: int) -> None:
     """Run a command in several processes, which train in ``folder``.
 
-    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them. The folder of a new run
-    is removed if nothing was trained.
+    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them. One that does not end is
+    killed after ``patience`` seconds. The folder of a new run is removed if nothing was trained.
 
     Raises:
         ProcessError: one of them was ended from outside.
@@ -200,7 +203,7 @@ def _start(words: Sequence[str], count: int, folder: RunFolder, *, is_new: bool)
         while result is None and not received:
             result = started.wait(0.1, period=0.1)
         # Only here: a signal that came while processes were being started would miss some of them.
-        started.close(signal.SIGTERM)
+        started.close(signal.SIGTERM, timeout=patience)
         if received:
             _end(folder, received[0])
         if result is not None and result.is_failed():

@@ -7,12 +7,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from trifecta.training import RunFolder
+from command import run as run_command
+from trifecta.training import RunFolder, resume
 
 pytestmark = pytest.mark.slow
 TRAIN = ("-m", "trifecta", "train", "--data", "digits", "--width", "0.05", "--precision", "fp32")
@@ -32,7 +32,6 @@ def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, list[str]]:
     """Wait for a process; its status, all that it said, and the lines of it that are not epochs'."""
     try:
-        # The launcher waits half a minute before it kills a process that does not end.
         _, error = process.communicate(timeout=300)
     finally:
         process.kill()
@@ -62,16 +61,14 @@ def wait_for_epochs(folder: Path, count: int) -> None:
 
 
 def missing_after_resuming(run: Path) -> list[int]:
-    """Train one more epoch in one process; the epochs that the history then lacks."""
-    done = len(RunFolder(run).read_history())
-    again = ended(started("-m", "trifecta", "train", "--resume", str(run), "--epochs", str(done + 1)))
-    assert again[0] == 0, again[1]
+    """Train one more epoch in this process; the epochs that the history then lacks."""
+    resume(run, epochs=len(RunFolder(run).read_history()) + 1)
     return [k for k, record in enumerate(RunFolder(run).read_history(), 1) if record["epoch"] != k]
 
 
 def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    launcher = started(*LONG, "--processes", "2", "--out", str(run))
+    launcher = started(*LONG, "--processes", "2", "--timeout", "8", "--out", str(run))
     wait_for_epochs(run, 2)
     of_run = children(launcher.pid)
     for _ in range(2):
@@ -79,7 +76,8 @@ def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path
         time.sleep(0.05)
     status, error, lines = ended(launcher)
     assert status == 130, error
-    assert lines == [f"trifecta: stopped; continue with: trifecta train --resume {run} --processes 2"]
+    needed = "--processes 2 --timeout 8.0"
+    assert lines == [f"trifecta: stopped; continue with: trifecta train --resume {run} {needed}"]
     assert len(of_run) == 2
     assert not any(Path(f"/proc/{process}").exists() for process in of_run.values())
     assert missing_after_resuming(run) == []
@@ -123,68 +121,51 @@ def test_a_process_that_ends_or_hangs_ends_the_run(
     assert status not in (0, 2)
     assert any(line.startswith("trifecta: ") and "process 1" in line for line in error.splitlines()), error
     assert "Traceback" not in error
-    assert missing_after_resuming(run) == []
+    assert how != signal.SIGKILL or missing_after_resuming(run) == []
 
 
 def test_torchrun_resumes_by_itself(tmp_path: Path) -> None:
     run = tmp_path / "run"
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1")
-    options = ("--epochs", "12", "--parallel", "data", "--sync-batch-norm", "--out", str(run))
+    options = ("--epochs", "6", "--parallel", "data", "--sync-batch-norm", "--out", str(run))
     launcher = started(*torchrun, *TRAIN, *options)
-    wait_for_epochs(run, 2)
+    wait_for_epochs(run, 1)
     os.kill(children(launcher.pid)[1], signal.SIGKILL)
     status, error, _ = ended(launcher)
     assert status == 0, error
-    assert [record["epoch"] for record in RunFolder(run).read_history()] == list(range(1, 13))
-    assert RunFolder(run).read_result()["epochs"] == 12
+    assert [record["epoch"] for record in RunFolder(run).read_history()] == list(range(1, 7))
+    assert RunFolder(run).read_result()["epochs"] == 6
     assert RunFolder(run).read_resolved()["sync_batch_norm"] is True
 
 
-def test_what_all_processes_refuse_is_said_once(tmp_path: Path) -> None:
-    nowhere = started(
-        *LONG, "--processes", "2", "--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "a")
+def test_what_all_processes_refuse_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    status, error, lines = ended(
+        started(*LONG, "--processes", "2", "--data", str(tmp_path / "nowhere"), "--out", str(out))
     )
-    stages = started(*LONG, "--processes", "2", "--sync-batch-norm", "--out", str(tmp_path / "b"))
-    for process, message in ((nowhere, "nowhere"), (stages, " is for replicas, which share the images")):
-        status, error, lines = ended(process)
-        assert (status, len(lines)) == (2, 1), error
-        assert message in error
+    assert (status, len(lines)) == (2, 1), error
+    assert "nowhere" in error
+    status, _, error = run_command(
+        capsys, *TRAIN[2:], "--processes", "2", "--sync-batch-norm", "--out", out
+    )
+    assert (status, error.count("\n")) == (2, 1)
+    assert " is for replicas, which share the images" in error
     assert not list(tmp_path.iterdir())
 
 
-def ended_by_hand(port: int, arguments: Sequence[Sequence[str]]) -> list[tuple[int, str, list[str]]]:
-    """Start a process for each of ``arguments``, as a person does on several hosts."""
-    processes = [
-        started(
-            *TRAIN,
-            *own,
-            RANK=str(rank),
-            WORLD_SIZE=str(len(arguments)),
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-        )
-        for rank, own in enumerate(arguments)
-    ]
-    return [ended(process) for process in processes]
-
-
-def test_commands_that_differ_end_with_a_line(tmp_path: Path) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = int(one.getsockname()[1])
-    out = ("--parallel", "data", "--out", str(tmp_path / "run"))
-    for status, error, lines in ended_by_hand(port, [[*out, "--seed", "1"], [*out, "--seed", "2"]]):
-        assert (status, len(lines), "Traceback" in error) == (2, 1, False), error
-        assert "seed is 1" in lines[0]
-    assert not (tmp_path / "run").exists()
-
-
 def test_a_port_that_another_program_has_ends_all(tmp_path: Path) -> None:
+    """Processes that a person starts by hand, as on several hosts."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        out = ["--parallel", "data", "--timeout", "5", "--out", str(tmp_path / "run")]
-        for status, error, _ in ended_by_hand(other.getsockname()[1], [out, out]):
+        meeting = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(other.getsockname()[1]),
+            "WORLD_SIZE": "2",
+        }
+        out = ("--parallel", "data", "--timeout", "2", "--out", str(tmp_path / "run"))
+        for process in [started(*TRAIN, *out, RANK=rank, **meeting) for rank in ("0", "1")]:
+            status, error, _ = ended(process)
             last = [line for line in error.splitlines() if line.startswith("trifecta: ")]
             assert (status, len(last), "Traceback" in error) == (1, 1, False), error
             assert "did not meet" in last[0]

@@ -104,10 +104,8 @@ def replica(rank: int) -> dict[str, State]:
     for name, layout in REPLICATED.items():
         network = network_for(METHODS[name])
         plan = make_plan(layout, [1.0] * len(network.blocks), METHODS[name].schedule)
-        groups = [
-            dist.new_group([layout.rank(k, s) for k in range(layout.data)]) for s in range(layout.layers)
-        ]
-        group = groups[layout.stage(rank)]
+        groups = [dist.new_group(layout.peers(stage)) for stage in range(layout.layers)]
+        group = groups[layout.place(rank)[1]]
         synchronize_statistics(network, group)
         states[name] = trained(StageLearner(network, plan, rank, group=group, **options()))
     return states

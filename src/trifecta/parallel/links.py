@@ -5,6 +5,7 @@ sent ahead of the first one. A receiver can therefore allocate memory before a m
 transfer overlaps with computation on both sides.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,10 +53,8 @@ def _missing() -> list[int]:
         dist.monitored_barrier(timeout=timedelta(seconds=ROLL_CALL), wait_all_ranks=True)
     except RuntimeError as error:
         # "Ranks 1, 3 failed to pass monitoredBarrier in 5000 ms", in the first process only.
-        words = str(error).partition("anks ")[2].partition("failed")[0]
-        named = [int(word) for word in words.replace(",", " ").split() if word.isdecimal()]
-        if named:
-            return named
+        if found := re.search(r"anks ([\d, ]+) failed", str(error)):
+            return [int(rank) for rank in found[1].split(",")]
     return [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
 
 

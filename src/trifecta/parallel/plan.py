@@ -36,17 +36,13 @@ class Layout:
         """Number of processes."""
         return self.data * self.layers
 
-    def replica(self, rank: int) -> int:
-        """Return the replica that a process belongs to."""
-        return rank // self.layers
+    def place(self, rank: int) -> tuple[int, int]:
+        """Return the replica and the stage of a process."""
+        return divmod(rank, self.layers)
 
-    def stage(self, rank: int) -> int:
-        """Return the stage that a process trains."""
-        return rank % self.layers
-
-    def rank(self, replica: int, stage: int) -> int:
-        """Return the process that trains a stage of a replica."""
-        return replica * self.layers + stage
+    def peers(self, stage: int) -> list[int]:
+        """Return the processes that train a stage, one of each replica."""
+        return list(range(stage, self.ranks, self.layers))
 
     def rows(self, replica: int, images: int) -> slice:
         """Return the share of a batch of ``images`` that a replica learns from.
@@ -187,20 +183,16 @@ def _balanced(costs: Sequence[float], stages: int) -> tuple[range, ...]:
 
 
 def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
-    """Return the plan of a network as plain values.
+    """Return the plan of a network as plain values; raise as :func:`make_plan`.
 
-    ``stages`` has each stage's ``ranks``, ``blocks``, ``share`` of the cost, ``parameters`` with those of
-    heads, and how many numbers it ``sends`` for an image. ``balance`` is :attr:`Plan.balance`. In
-    ``crossings`` are the windows on two or more stages, each with its ``step`` in the schedule's ``cycle``.
-
-    Raises:
-        ValueError: as :func:`make_plan`.
+    A stage has a ``share`` of the cost, ``parameters`` with those of heads, and ``sends`` so many numbers
+    for an image. ``crossings`` are at a ``step`` of the schedule's ``cycle``.
     """
     plan = make_plan(layout, block_costs(network), network.method.schedule)
     sizes = _output_sizes(network)
     stages = [
         {
-            "ranks": [layout.rank(replica, stage) for replica in range(layout.data)],
+            "ranks": layout.peers(stage),
             "blocks": list(blocks),
             "share": plan.share(stage),
             "parameters": sum(p.numel() for k in blocks for p in network.own_parameters(k)),

@@ -24,7 +24,7 @@ from trifecta.parallel.links import ProcessError, waiting_for
 from trifecta.parallel.plan import Layout, make_plan
 from trifecta.parallel.stage import StageLearner
 
-# Seconds that a process waits for another one, and that it grants an address in use to answer.
+# Seconds to wait for another process, and at most how many more for an address in use to answer.
 TIMEOUT, GRACE = 60.0, 10.0
 
 
@@ -32,9 +32,7 @@ TIMEOUT, GRACE = 60.0, 10.0
 def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
     """Meet the other processes that ``torchrun`` started, by gloo on CPUs and nccl on GPUs.
 
-    Args:
-        device: device of this process.
-        timeout: seconds after which a process that does not answer ends the run.
+    Later a process that does not answer within ``timeout`` seconds ends the run.
 
     Raises:
         ProcessError: they do not meet in time.
@@ -72,7 +70,7 @@ def _meet(timeout: float) -> tuple[Any, int, int]:
     # In a thread, because PyTorch waits forever for a program that accepts connections and says nothing.
     Thread(target=meet, daemon=True).start()
     try:
-        return found.result(timeout + GRACE)
+        return found.result(timeout + min(timeout, GRACE))
     except TimeoutError:
         address = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise TimeoutError(
@@ -114,14 +112,9 @@ class Processes:
                 f"layout {layout} needs {layout.ranks} processes: received {dist.get_world_size()}"
             )
         # Every process must take part in making every group.
-        groups = [
-            dist.new_group(
-                [layout.rank(replica, stage) for replica in range(layout.data)],
-                timeout=timedelta(seconds=timeout),
-            )
-            for stage in range(layout.layers)
-        ]
-        self._group = groups[layout.stage(self.rank)] if layout.data > 1 else None
+        wait, stages = timedelta(seconds=timeout), range(layout.layers)
+        groups = [dist.new_group(layout.peers(stage), timeout=wait) for stage in stages]
+        self._group = groups[layout.place(self.rank)[1]] if layout.data > 1 else None
 
     @property
     def is_alone(self) -> bool:
@@ -136,7 +129,7 @@ class Processes:
     @property
     def draws_batches(self) -> bool:
         """Whether this process draws batches, and does not receive them from another stage."""
-        return self.layout.stage(self.rank) == 0
+        return self.layout.place(self.rank)[1] == 0
 
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``."""

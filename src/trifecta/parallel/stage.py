@@ -58,9 +58,8 @@ class StageLearner(Learner):
         group: dist.ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        layout = plan.layout
         self.plan, self.rank, self.group = plan, rank, group
-        self.replica, self.stage = layout.replica(rank), layout.stage(rank)
+        self.replica, self.stage = plan.layout.place(rank)
         check_network(network, plan, on_nan=options.get("on_nan", "stop"))
         super().__init__(network, **options)
         whole = build_optimizers(network, range(len(network.blocks)))
@@ -219,7 +218,7 @@ class StageLearner(Learner):
                     module.to_empty(device=self.device)
                 with waiting_for():
                     for tensor in (*module.parameters(), *module.buffers()):
-                        dist.broadcast(tensor.data, src=self.plan.layout.rank(0, stage))
+                        dist.broadcast(tensor.data, src=stage)
         try:
             yield self.network
         finally:
