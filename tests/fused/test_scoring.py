@@ -46,9 +46,14 @@ def one_label_at_a_time(network: LocalNetwork, images: Tensor) -> list[Tensor]:
 
 
 # Before any training, running statistics are as good as none.
-@pytest.mark.parametrize("normalization", ["batch", "layer", "length", "none"])
-@pytest.mark.parametrize("label_input", LABEL_INPUTS)
-@pytest.mark.parametrize("network", ["small", "mlp"])
+@pytest.mark.parametrize(
+    ("network", "label_input", "normalization"),
+    [
+        *[("small", label_input, "batch") for label_input in LABEL_INPUTS],
+        *[("small", "channel", normalization) for normalization in ("layer", "length", "none")],
+        *[("mlp", "channel", normalization) for normalization in ("batch", "length")],
+    ],
+)
 def test_all_labels_at_once_score_as_each_alone(
     network: str, label_input: str, normalization: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,7 +21,7 @@ from trifecta.integrations.estimator import TrifectaClassifier
 
 
 def small(method: str = "superfecta", **settings: Any) -> TrifectaClassifier:
-    return TrifectaClassifier(method, **({"epochs": 10, "width": 0.02, "random_state": 0} | settings))
+    return TrifectaClassifier(method, **({"epochs": 2, "width": 0.02, "random_state": 0} | settings))
 
 
 @pytest.mark.slow

@@ -1,10 +1,14 @@
-"""Normalizations and their gradients without a graph, by rows of a batch.
+"""Normalizations ``y = scale · x̂ + shift`` and their gradients without a graph, by rows of a batch.
 
-Shapes: R rows x (R, C, H, W) or (R, C); statistics, scale and shift (C,).
+``standardize`` returns x̂, a call y, and ``input_gradient`` the gradient of x from ``dy``, that of y, which
+it may overwrite. A norm ``reads_batch`` if x̂ depends on the batch's statistics, and is ``separable`` if no
+channel's gradient depends on another channel.
+
+Shapes: R rows x (R, C, H, W) or (R, C); statistics, scale and shift (C,), None where there are none.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,34 +30,6 @@ class Totals(NamedTuple):
     scaled: Tensor
     plain: Tensor
     positions: int
-
-
-class Norm(Protocol):
-    """A normalization ``y = scale · x̂ + shift``; scale and shift are None if it has none.
-
-    Attributes:
-        reads_batch: whether x̂ depends on the statistics of the batch.
-        separable: whether no channel's gradient depends on another channel.
-    """
-
-    reads_batch: bool
-    separable: bool
-
-    def standardize(self, x: Tensor, statistics: Statistics, /) -> Tensor:
-        """Return x̂."""
-        ...
-
-    def __call__(
-        self, x: Tensor, statistics: Statistics, scale: Tensor | None, shift: Tensor | None, /
-    ) -> Tensor:
-        """Return y."""
-        ...
-
-    def input_gradient(
-        self, dy: Tensor, x: Tensor, statistics: Statistics, scale: Tensor | None, totals: Totals | None, /
-    ) -> Tensor:
-        """Return the gradient of x from that of y; may overwrite ``dy``. Totals come with a scale."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -140,6 +116,9 @@ class _NoNorm:
 
     def input_gradient(self, dy: Tensor, *_: object) -> Tensor:
         return dy
+
+
+Norm = _BatchNorm | _LayerNorm | _LengthNorm | _NoNorm
 
 
 def find_norm(module: nn.Module) -> Norm | None:

@@ -44,23 +44,14 @@ class Options(NamedTuple):
 
 
 class BlockPass(NamedTuple):
-    """A block with its input, its output and what made it.
-
-    Attributes:
-        block: layers of the block.
-        weight: its weight in the precision of ``x``.
-        x: its input.
-        activations: its output, after ReLU and pool.
-        indices: places of the maxima among their four pixels, packed; None without a pool.
-        statistics: statistics of ``x``, for norms that read the batch.
-    """
+    """A block with its input ``x``, its output and what made it."""
 
     block: FusedBlock
-    weight: Tensor
+    weight: Tensor  # in the precision of x
     x: Tensor
-    activations: Tensor
-    indices: Tensor | None
-    statistics: Statistics
+    activations: Tensor  # after ReLU and pool
+    indices: Tensor | None  # places of the maxima among their four pixels, packed
+    statistics: Statistics  # of x, for norms that read the batch
 
     @property
     def positions(self) -> int:
@@ -179,19 +170,15 @@ def _restored(ctx: Any) -> list[BlockPass]:
 def _forward(
     block: FusedBlock, x: Tensor, input_sums: tuple[Tensor, Tensor] | None, *, wants_sums: bool
 ) -> tuple[BlockPass, tuple[Tensor, Tensor]]:
-    """Pass the whole batch through a block.
+    """Pass the whole batch through a block; return the channel sums (N, O) of the activations too, or (0,).
 
-    Args:
-        block: layers of the block.
-        x: input in the precision of the products.
-        input_sums: channel sums of ``x``, if the norm reads the batch.
-        wants_sums: whether anybody reads the channel sums of the activations.
-
-    Returns:
-        The pass, and the channel sums (N, O) of its activations and of their squares, or (0,).
+    ``input_sums`` are those of ``x``, if the norm reads the batch.
     """
-    positions = x.numel() // x.shape[1]
-    statistics = _statistics(input_sums, positions) if block.norm.reads_batch else Statistics()
+    positions, statistics = x.numel() // x.shape[1], Statistics()
+    if block.norm.reads_batch and input_sums is not None:
+        mean = input_sums[0].sum(0) / positions
+        variance = (input_sums[1].sum(0) / positions - mean.square()).clamp_min_(0)
+        statistics = Statistics(mean, variance)
     update_running_statistics(block.module, statistics, positions)
     shape, indices = block.output_shape(x.shape), None
     if block.pool:
@@ -218,12 +205,6 @@ def _forward(
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device, memory_format=memory_layout(len(shape)))
-
-
-def _statistics(sums: tuple[Tensor, Tensor] | None, count: int) -> Statistics:
-    assert sums is not None
-    mean = sums[0].sum(0) / count
-    return Statistics(mean, (sums[1].sum(0) / count - mean.square()).clamp_min_(0))
 
 
 def _rows_with_gradient(gradients: Sequence[Tensor | None]) -> Tensor:
@@ -277,16 +258,10 @@ def _under_relu(gradient: Tensor, activations: Tensor) -> Tensor:
 def _parameter_gradients(
     done: BlockPass, source: Source, kept: Tensor | None, *, store: bool
 ) -> tuple[Parameters, Totals | None, Source]:
-    """Return the gradients of a block's parameters, in one sweep over the batch.
+    """Return the gradients of a block's parameters, and the norm's batch sums, in one sweep over the batch.
 
-    Args:
-        done: the pass.
-        source: gradient under the block's ReLU.
-        kept: rows (R,) that have a gradient; None for all.
-        store: whether to keep what ``source`` gives, because making it twice would cost too much.
-
-    Returns:
-        The gradients, the norm's batch sums, and where to find the gradient under the ReLU again.
+    ``source`` is the gradient under the ReLU, and ``kept`` the rows (R,) that have one. It is returned too,
+    from memory if ``store``, because making it twice would cost too much.
     """
     block, (weight, bias, scale, shift) = done.block, done.block.parameters
     against_standard = torch.zeros_like(weight)
