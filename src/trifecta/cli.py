@@ -263,10 +263,7 @@ def _images_of(
 
     for text in options["assigned"]:
         if not text.startswith("data."):
-            raise ValueError(
-                "a trained run keeps its settings, but those of the images: received --set "
-                f"{text}; give one that begins with data."
-            )
+            raise ValueError(f"only settings of the images, data.…, can change: received --set {text}")
     assigned = assignments(options["assigned"]).items()
     changes = {path: value for path, value in assigned if path.startswith("data.")}
     source, own, shape = changes.pop("data.source", None), config.data, facts.image_shape
@@ -378,8 +375,7 @@ def export(run: Path, out: Path, imports: Any, **options: Any) -> None:
 )
 def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
     """Write the page of a run anew, or compare several runs."""
-    from trifecta._utils.files import write_atomically
-    from trifecta.report.page import compare_runs, missing_libraries, render
+    from trifecta.report.page import compare_runs, missing_libraries, write_report
     from trifecta.training.run import resumed_trainer
 
     if missing_libraries():
@@ -394,11 +390,8 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
         )
     else:
         result, trainer = folder.read_result(), resumed_trainer(runs[0], imports=imports, writes=False)
-        # It is fitted when a run ends, after the checkpoint.
-        trainer.network.temperature.fill_(result.get("temperature", 1.0))
         test = trainer.evaluate(trainer.data.test)
-        text = render(trifecta.Run(result=result, test=test, trainer=trainer))
-        write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
+        write_report(trifecta.Run(result=result, test=test, trainer=trainer), page)
     click.echo(page)
 
 

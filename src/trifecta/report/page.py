@@ -63,15 +63,15 @@ def missing_libraries() -> list[str]:
     return missing
 
 
-def write_report(run: Run) -> None:
-    """Write ``report.html`` into the run's folder; only warn if the extra is missing."""
+def write_report(run: Run, page: Path | None = None) -> None:
+    """Write ``page``, by default ``report.html`` in the run's folder; only warn if the extra is missing."""
     folder = run.trainer.folder
     if folder is None:
         raise ValueError("a report needs a run folder: train with out=…")
     if missing_libraries():
         return
-    page = render(run)
-    write_atomically(folder.report, lambda path: path.write_text(page, encoding="utf-8"))
+    text = render(run)
+    write_atomically(page or folder.report, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def render(run: Run) -> str:
