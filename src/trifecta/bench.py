@@ -68,9 +68,6 @@ Report = dict[str, Any]
 Say = Callable[[str], None]
 
 
-# ---- What all rows share.
-
-
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     """Network, images and machine, which are equal for all rows of a benchmark.
@@ -154,9 +151,6 @@ def conditions(device: torch.device) -> Report:
 def data_name(source: str) -> str:
     """Return the name of a folder, or a Hub id as it is: reports do not say where folders are."""
     return Path(source).name if Path(source).exists() else source
-
-
-# ---- Variants: the library's learners, economical backprop, and the published rule as it is.
 
 
 class CheckpointedLearner(Learner):
@@ -310,9 +304,6 @@ def select(names: str | None) -> list[Variant]:
     return [lookup(VARIANTS, name.strip(), "variant") for name in names.split(",")]
 
 
-# ---- Work that a step must do, over the machine's peak.
-
-
 @torch.inference_mode()
 def peak_multiply_adds(device: torch.device, precision: str) -> dict[str, float]:
     """Measure the peak multiply-adds a second of a 3×3 convolution and of a matrix product."""
@@ -353,9 +344,6 @@ def prediction_multiply_adds(network: LocalNetwork) -> float:
         return sum(forward) * network.num_classes
     early = network.shortlist.after + 1
     return sum(forward[:early]) * network.num_classes + sum(forward[early:]) * network.shortlist.labels
-
-
-# ---- Speed.
 
 
 def measure_speed(
@@ -440,9 +428,6 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return the median, the smallest and the largest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-# ---- Memory.
 
 
 def measure_memory(
@@ -577,9 +562,6 @@ class _Holder:
             self._count.hold(self.tensor, -1)
 
 
-# ---- Time to accuracy.
-
-
 def measure_accuracy(configs: Sequence[RunConfig], thresholds: Sequence[float], *, say: Say) -> Report:
     """Report the seconds of training until the *validation* accuracy reaches thresholds.
 
@@ -622,9 +604,6 @@ def seconds_to(history: Sequence[Record], threshold: float) -> float | None:
         if (record["validation_accuracy"] or 0) >= threshold:
             return spent
     return None
-
-
-# ---- Tables and charts of reports.
 
 
 def bench_table(report: Report) -> Cells:

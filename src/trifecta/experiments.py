@@ -47,9 +47,6 @@ Cell = tuple[str, ...]
 Watch = Callable[["PlannedRun", Trainer], AbstractContextManager[object]]
 
 
-# ---- Runs: planned, stored, found again.
-
-
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
     """Recipe at one budget with one seed, configured for the data of this machine."""
@@ -165,9 +162,6 @@ def write_result(folder: Path, stored: StoredRun) -> Path:
     return path
 
 
-# ---- Making what is missing.
-
-
 @dataclass(kw_only=True)
 class Outcome:
     """Runs finished here, runs that another process is making, and error messages by the run's name."""
@@ -265,9 +259,6 @@ def _load(config: DataConfig) -> ImageData | ValueError:
         return load_data(config)
     except (ValueError, ImportError) as error:
         return ValueError(str(error))
-
-
-# ---- Rows: the runs of a recipe summed up.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,9 +401,6 @@ def effects_of(table: ResultTable, rows: Iterable[RowSummary]) -> dict[str, Esti
         for run in (row.runs if table.cells else [])
     }
     return grid_effects(grids, FACTORS)
-
-
-# ---- Tables beside the published figures: on a terminal, as Markdown, as a page.
 
 
 def accuracy_text(estimate: Estimate | None) -> str:

@@ -167,8 +167,6 @@ def published_data(name: str) -> DataConfig:
     return replace(DATA_SETS[name], mean=constants.mean, std=constants.std)
 
 
-# ---- Sizes by network.
-
 _CROP_ROTATE, _CROP_FLIP = AUGMENTATIONS["crop-rotate"], AUGMENTATIONS["crop-flip"]
 
 
@@ -506,9 +504,6 @@ def _fast_recipes() -> list[Recipe]:
         budgets = {"quick": size(width=0.25, epochs=1), "cpu": cpu, "full": full}
         recipes += _recipes("fast-", {name: row}, source=source, network="airbench", budgets=budgets)
     return recipes
-
-
-# ---- Tables and recipes by name.
 
 
 def _table(name: str, budget: str, recipes: Sequence[Recipe], title: str) -> ResultTable:

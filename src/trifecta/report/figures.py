@@ -51,11 +51,7 @@ class Chart:
         return _with_tooltips(svg[svg.index("<svg") :]).replace("#000000", "currentColor")
 
     def save(self, path: Path) -> None:
-        """Write the chart to an .svg, .png or .pdf file.
-
-        Raises:
-            ValueError: the file has another suffix.
-        """
+        """Write the chart to an .svg, .png or .pdf file."""
         check_format(path)
         with self._figure() as figure:
             figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
@@ -76,11 +72,7 @@ class Chart:
 
 
 def check_format(path: Path) -> None:
-    """Refuse a kind of file that is not drawn, before hours are spent on its figures.
-
-    Raises:
-        ValueError: the suffix is none of ``FORMATS``.
-    """
+    """Raise ValueError for a kind of file that is not drawn, before hours are spent on its figures."""
     if path.suffix not in FORMATS:
         raise ValueError(f"a figure is {', '.join(FORMATS)}: received '{path.name}'")
 
@@ -101,9 +93,6 @@ def chart(
         return drawn
 
     return add
-
-
-# ---- Charts of a run.
 
 
 @chart(6.0, 3.2)
@@ -191,9 +180,6 @@ def bars(axes: Any, values: Sequence[tuple[str, float]], label: str, *, lines: M
     _legend(axes)
 
 
-# ---- Charts of several runs and of benchmarks.
-
-
 @chart(7.2, 3.8)
 def run_curves(axes: Any, histories: Mapping[str, Records]) -> None:
     """Chart validation accuracy over the epochs, one line for each run."""
@@ -254,9 +240,6 @@ def memory_curves(axes: Any, report: Mapping[str, Any]) -> None:
         _plot(axes, points, marker=marker, color=_color(own[0]), label=title)
     axes.set(xlabel="equal blocks", ylabel="training memory above the model, MiB", ylim=(0, None))
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
-
-
-# ---- Parts of charts.
 
 
 def _plot(axes: Any, points: Iterable[tuple[float, float | None]], name: str = "", **style: Any) -> None:

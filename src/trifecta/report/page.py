@@ -76,19 +76,26 @@ def write_report(run: Run, page: Path | None = None) -> None:
 
 def render(run: Run) -> str:
     """Return the page of a finished run."""
-    trainer, confusion = run.trainer, run.test.confusion
+    trainer, test, confusion = run.trainer, run.test, run.test.confusion
     # Non-printing characters act on nothing here.
     classes = [printable(name) for name in trainer.data.classes]
     counts, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
     shape = trainer.data.sample_shape
+    # What each block adds, if several have scores.
+    reached = [(f"0–{k}", v) for k, v in enumerate(test.cumulative_accuracy) if v is not None]
+    whole = {"this run's read-out": test.accuracy}
     has_pictures = len(shape) == 3 and shape[0] in (1, 3) and trainer.data.test.labels.ndim == 1
     return fill(
         "page.html",
         result=run.result,
         losses=trainer.history[-1]["loss"],
         curves=_curves(run),
-        histograms=_histograms(run),
-        added=_added(run),
+        histograms=[
+            figures.score_histogram(block, positive, negative)
+            for block, (positive, negative) in enumerate(zip(test.positive, test.negative, strict=True))
+            if positive is not None and negative is not None and bool(positive.isfinite().any())
+        ],
+        added=None if len(reached) < 2 else figures.bars(reached, "test accuracy", lines=whole),
         memory=_memory(run),
         confusion=figures.confusion_matrix(confusion, classes),
         by_class=[
@@ -99,7 +106,7 @@ def render(run: Run) -> str:
         mistakes=_mistakes(run, classes) if has_pictures else [],
         maps=_maps(run, classes) if has_pictures else [],
         tries_labels=trainer.config.method.tries_labels,
-        test=run.test,
+        test=test,
         temperature=float(run.network.temperature),
         calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
         test_images=f"{len(trainer.data.test):,}",
@@ -122,37 +129,20 @@ def _curves(run: Run) -> list[tuple[Chart, str]]:
     return curves
 
 
-def _histograms(run: Run) -> list[Chart]:
-    scores = enumerate(zip(run.test.positive, run.test.negative, strict=True))
-    return [
-        figures.score_histogram(block, positive, negative)
-        for block, (positive, negative) in scores
-        if positive is not None and negative is not None and bool(positive.isfinite().any())
-    ]
-
-
-def _added(run: Run) -> Chart | None:
-    """Return a chart of what each block adds; None if only one block has scores."""
-    reached = [(f"0–{k}", v) for k, v in enumerate(run.test.cumulative_accuracy) if v is not None]
-    if len(reached) < 2:
-        return None
-    return figures.bars(reached, "test accuracy", lines={"this run's read-out": run.test_accuracy})
-
-
 def _memory(run: Run) -> Chart:
     """Return a chart of what each block's graph holds, with the sums that train at once."""
-    network, data = run.trainer.network.eval(), run.trainer.data
+    network, data, schedule = (
+        run.trainer.network.eval(),
+        run.trainer.data,
+        run.trainer.config.method.schedule,
+    )
     first = torch.arange(min(COUNTED_SAMPLES, len(data.test)), device=data.test.labels.device)
     samples = normalize(data.test.select(first).images.to(run.trainer.device), data.mean, data.std)
     held = [size / len(samples) / 2**10 for size in held_bytes(network, samples)]
-    schedule = run.trainer.config.method.schedule
     windows = [w for step in range(schedule.cycle) for w in schedule.windows(step, len(held))]
     largest = max(sum(held[k] for k in window.blocks) for window in windows)
-    return figures.bars(
-        [(str(block), size) for block, size in enumerate(held)],
-        "KiB an image",
-        lines={"end to end: all at once": sum(held), "this run: its largest window": largest},
-    )
+    lines = {"end to end: all at once": sum(held), "this run: its largest window": largest}
+    return figures.bars([(str(k), size) for k, size in enumerate(held)], "KiB an image", lines=lines)
 
 
 def _confused_pairs(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -189,15 +179,12 @@ def _maps(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
     first = [int((labels == k).nonzero()[0]) for k in sorted(set(labels.tolist()))[:MOST_MAPPED]]
     chosen = data.test.select(torch.tensor(first, device=labels.device)).to(run.trainer.device)
     maps = input_maps(network, normalize(chosen.images, data.mean, data.std), chosen.labels)
+    shares = {"cmap": "magma", "vmin": 0, "vmax": 1}
     return [
         {
             "name": classes[int(label)],
             "png": picture_png(picture),
-            "maps": [
-                (block, _png(m[k], cmap="magma", vmin=0, vmax=1))
-                for block, m in enumerate(maps)
-                if m is not None
-            ],
+            "maps": [(block, _png(m[k], **shares)) for block, m in enumerate(maps) if m is not None],
         }
         for k, (picture, label) in enumerate(zip(chosen.images, chosen.labels, strict=True))
     ]
@@ -268,8 +255,6 @@ def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[T
     return maps
 
 
-# ---- Several runs side by side.
-
 COLUMNS = (
     *("method", "network", "data", "test_accuracy", "parameters", "epochs", "seconds", "locality", "seed"),
 )
@@ -278,11 +263,7 @@ NO_SETTINGS = ("dataset", "resolved", "recipe", "budget", "checksum")
 
 
 def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
-    """Write a page that shows finished runs side by side to ``page``.
-
-    Raises:
-        ValueError: a folder is no run or has no result yet, or two have the same name.
-    """
+    """Write a page that shows finished runs, of folders with different names, side by side to ``page``."""
     folders = {printable(Path(run).resolve().name): RunFolder(run) for run in runs}
     if len(folders) < len(runs):
         raise ValueError("runs are told apart by their folders' names: received two of the same name")
