@@ -33,13 +33,10 @@ class EarlyStopping(Callback):
         """Refuse a run without validation images; end a resumed one that had come to its end."""
         if trainer.data.validation is None:
             raise ValueError("early stopping needs validation images: give validation a share such as 0.1")
-        self._end_if_over(trainer)
+        self.on_epoch_end(trainer, {})
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
         """Compare the last epochs with the best one before them."""
-        self._end_if_over(trainer)
-
-    def _end_if_over(self, trainer: Trainer) -> None:
         best, best_epoch = float("-inf"), 0
         for epoch, past in enumerate(trainer.history):
             if past["validation_accuracy"] > best + self.min_delta:

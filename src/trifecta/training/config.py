@@ -317,7 +317,12 @@ class Reader:
         if kind in _DECLARED or is_dataclass(kind):
             return self._part(value, kind, place)
         if get_origin(kind) in (list, tuple):
-            return self._sequence(value, kind, place)
+            if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+                raise ValueError(f"expected a list, received {value!r:.80}")
+            hints = [member for member in get_args(kind) if member is not ...]
+            return get_origin(kind)(
+                self.read(own, hints[min(k, len(hints) - 1)], f"{place}.{k}") for k, own in enumerate(value)
+            )
         if kind in (bool, int, float, str):
             return _scalar(value, kind)
         is_read = not isinstance(kind, type) or kind is Any or isinstance(value, kind)
@@ -336,14 +341,6 @@ class Reader:
         inside = f"{place}." if place else ""
         return kind(
             **{name: self.read(own, _hints(kind)[name], inside + name) for name, own in settings.items()}
-        )
-
-    def _sequence(self, value: Any, kind: Any, place: str) -> Any:
-        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-            raise ValueError(f"expected a list, received {value!r:.80}")
-        hints = [hint for hint in get_args(kind) if hint is not ...]
-        return get_origin(kind)(
-            self.read(own, hints[min(k, len(hints) - 1)], f"{place}.{k}") for k, own in enumerate(value)
         )
 
 

@@ -89,17 +89,13 @@ class DatasetFacts:
     rows: str = ""
 
     def __post_init__(self) -> None:
-        has_sizes = (
-            min(self.sample_shape, default=0) >= 1 and self.classes and len(self.grey_range) in (0, 2)
-        )
-        if not has_sizes or not len(self.std) == len(self.mean) in (0, self.sample_shape[0]):
+        has_sizes = min(self.sample_shape, default=0) > 0 and min(self.std, default=1) > 0
+        fits = len(self.std) == len(self.mean) in (0, *self.sample_shape[:1])
+        if not (has_sizes and fits and self.classes and len(self.grey_range) in (0, 2)):
             raise ValueError(
-                "a data set has sizes, classes, and a mean and std for each channel or none: received "
-                f"sample_shape {self.sample_shape}, {len(self.classes)} classes, mean {self.mean}, std "
-                f"{self.std}, grey_range {self.grey_range}"
+                "a data set has sizes, classes, and a mean and an std above 0 for each channel or none: "
+                f"received {self!r:.300}"
             )
-        if min(self.std, default=1) <= 0:
-            raise ValueError(f"std is above 0 for every channel: received {self.std}")
 
     @property
     def image_shape(self) -> ImageShape:
@@ -115,9 +111,8 @@ class DatasetFacts:
     @classmethod
     def of(cls, data: ImageData) -> "DatasetFacts":
         """Return the facts about ``data``."""
-        same: Any = {
-            name: getattr(data, name) for name in ("sample_shape", "classes", "mean", "std", "rows")
-        }
+        names = ("sample_shape", "classes", "mean", "std", "rows")
+        same: Any = {name: getattr(data, name) for name in names}
         return cls(**same, integer=data.test.images.dtype == torch.int64, grey_range=data.grey_range or ())
 
     @classmethod
