@@ -26,9 +26,6 @@ class Augmentation:
             the first on, so that two epochs show both sides of each (Jordan 2024, arXiv 2404.00498).
         cutout: side in pixels of a square set to 0 (the mean) after normalisation. Its centre is uniform
             over the image (DeVries & Taylor, 2017).
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     crop_padding: int = 0

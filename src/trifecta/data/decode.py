@@ -93,10 +93,6 @@ def decode_pieces(
 
     It takes their shape, an iterator over pieces in order, and the range of 16-bit greys, ``grey_range`` or
     their own. It is called again where a colour or 16-bit image comes behind others.
-
-    Raises:
-        ValueError: images cannot be read, differ in size or depth, or have mostly greys outside of
-            ``grey_range``.
     """
     pillow()
     form = _Form(image_size, channels, grey_range)
@@ -274,9 +270,6 @@ def read_images(
     """Decode files to the shape (C, H, W) that a network takes, ``(N, C, H, W)`` uint8; C is 1 or 3.
 
     ``grey_range`` are the 16-bit greys of the training images that became 0 and 255, None for 8 bits.
-
-    Raises:
-        ValueError: a file cannot be read, or greys have another depth or range than the training images'.
     """
     channels, *size = image_shape
     if channels not in {1, 3}:

@@ -93,11 +93,7 @@ class LoaderBatches:
     def epoch(
         self, index: int, *, start: int = 0, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of an epoch from ``start`` on; those before it are made and left out.
-
-        Raises:
-            ValueError: a batch that cannot be trained on; names it and its sample.
-        """
+        """Yield the batches of an epoch from ``start`` on; those before it are made and left out."""
         if isinstance(self.loader.sampler, EpochOrder):
             self.loader.sampler.epoch = index
         missing = set(self.expected) if index == start == 0 else set()
@@ -322,9 +318,6 @@ def samples_of(values: Any, where: str) -> Tensor:
     Floats of any width become float32, True and False 1 and 0; whole numbers 0 … 255 in images become
     bytes, other integers tokens. Images (N, H, W, C) with 3 or 4 channels, or square ones with 1, become
     (N, C, H, W), and bytes (N, H, W) become (N, 1, H, W).
-
-    Raises:
-        ValueError: they cannot be one of those.
     """
     samples = _tensor(values, f"samples of {where}")
     if samples.dtype == torch.uint8 and samples.ndim == 3:

@@ -59,9 +59,6 @@ class DataConfig:
         mean: mean of each channel to normalise by, in 0..1; None takes that of the training images.
         std: standard deviation of each channel, above 0 and up to 1; likewise.
         skip_unreadable: leave out images that cannot be read, with a warning that counts them.
-
-    Raises:
-        ValueError: a value is out of range.
     """
 
     source: str
@@ -166,15 +163,15 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
         data = replace(data, train=train, validation=validation)
     _warn_of_classes(data, splits)
     _warn_of_shared(data.train, data.test)
-    channels, statistics = data.train.images.shape[1], channel_statistics(data.train)
-    if config.mean and config.std:
-        statistics = ChannelStatistics(config.mean, config.std)
-    if len(statistics.mean) != channels:
+    channels, mean, std = data.train.images.shape[1], config.mean, config.std
+    if mean is None or std is None:
+        mean, std = channel_statistics(data.train)
+    if len(mean) != channels:
         raise ValueError(
-            f"mean and std have one value per channel, got {len(statistics.mean)} for images of "
-            f"{channels}: give {channels}, or leave both out to take those of the training images"
+            f"mean and std have one value per channel, got {len(mean)} for images of {channels}: give "
+            f"{channels}, or leave both out to take those of the training images"
         )
-    return replace(data, mean=statistics.mean, std=statistics.std).to(device)
+    return replace(data, mean=mean, std=std).to(device)
 
 
 def load_split(
@@ -190,10 +187,6 @@ def load_split(
 
     Without a name, it is the test split (held out again where it was), or the only one. Grey images become
     colour for 3 ``channels``; ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
-
-    Raises:
-        ValueError: as ``load_data``, or the source has a class that is none of ``classes``, or images that
-            the network may have been trained on.
     """
     if config.source in SOURCES and split is not None:
         raise ValueError(f"{config.source} has no split '{split}': leave it out, or give another source")
@@ -212,17 +205,15 @@ def load_split(
         rows = _split(splits, name, "another split")
         labels = find_labels(rows, config.label_column)
         if split is None and trained_on == labels.identity:
-            raise ValueError(
-                f"{config.source} has the images that the network was trained on, and no test split: name "
-                f"the split '{name}' to measure on them all the same"
-            )
+            told = f"{config.source} has the images that the network was trained on, and no test split"
+            raise ValueError(f"{told}: name the split '{name}' to measure on them all the same")
         scale, names = None if grey_range is None else GreyRange(*grey_range), labels.classes
         images, _ = _images(rows, config, labels.indices, grey_range=scale)
     if unknown := [name for name in names if name not in classes]:
-        raise ValueError(
-            f"the network knows {len(classes)} classes ({listed(classes)}): received {listed(unknown)} "
-            "too; evaluate on data with the same classes"
+        told = (
+            f"the network knows {len(classes)} classes ({listed(classes)}): received {listed(unknown)} too"
         )
+        raise ValueError(f"{told}; evaluate on data with the same classes")
     index_of = torch.tensor([classes.index(name) for name in names])
     images = replace(images, labels=index_of[images.labels])
     return _with_channels(images, max(channels, images.images.shape[1]))
@@ -445,7 +436,7 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
     except (*missing, datasets.exceptions.DatasetsError, OSError, ValueError, RuntimeError) as error:
         # Only the cause names a broken file.
         is_broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
-        told = " ".join(str(error.__cause__ if is_broken else error).split())
+        told = " ".join(str((is_broken and error.__cause__) or error).split())
         raise MissingSourceError(
             f"no folder '{source}' in {Path.cwd()}, and it cannot be loaded from the Hugging Face Hub "
             f"({told:.300}): check the spelling and data.subset, connect to the network, or log in with "
