@@ -244,23 +244,6 @@ def test_a_batch_larger_than_the_set_shrinks_to_it(stripes_folder: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"network": "smal"}, "did you mean small"),
-        ({"precision": "fp8"}, "unknown precision"),
-        ({"epochs": 0}, "epochs is a whole number, 1 or more: received 0"),
-        ({"width": 0.0}, "width is a number above 0: received 0.0"),
-        ({"seed": -1}, "seed is a whole number, 0 or more: received -1"),
-        ({"pipeline": 0}, "pipeline is a whole number, 1 or more: received 0"),
-    ],
-)
-def test_settings_that_no_run_can_use_are_refused(change: dict[str, Any], message: str) -> None:
-    config = RunConfig(data=DataConfig(source="digits"))
-    with pytest.raises(ValueError, match=message):
-        replace(config, **change)
-
-
-@pytest.mark.parametrize(
     "method",
     [
         get_method("backprop"),
