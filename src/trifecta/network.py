@@ -207,7 +207,7 @@ class LocalNetwork(nn.Module):
 
     def _some(self) -> Tensor:
         """Return a tensor in the precision and on the device of the weights."""
-        tensors = chain(self.blocks.parameters(), self.parameters(), self.buffers())
+        tensors = chain(self.parameters(), self.buffers())
         return next((t for t in tensors if t.is_floating_point()), torch.empty(0))
 
     def train(self, mode: bool = True) -> "LocalNetwork":

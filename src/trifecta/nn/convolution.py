@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
+from torch.nn.grad import conv2d_weight
 
 from trifecta._utils.devices import chunk_rows, has_amx
 
@@ -28,9 +29,7 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     images = _TILE // (x.shape[3] + 1)
     if images > 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and has_amx():
         gradient, x = side_by_side(gradient, images), side_by_side(x, images)
-    found: Tensor = torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-    )[1]
+    found: Tensor = conv2d_weight(x, weight.shape, gradient, padding=1)  # type: ignore[no-untyped-call]
     return found
 
 

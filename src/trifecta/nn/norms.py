@@ -135,8 +135,8 @@ class RunningNorm(nn.Module):
 
 
 def _widened(x: Tensor) -> Tensor:
-    """Return half precision as float32, and any other tensor as it is."""
-    return x.float() if x.dtype.itemsize < 4 else x
+    """Return half precision as float32, and other precisions unchanged."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
