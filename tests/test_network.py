@@ -1,5 +1,6 @@
 """A network of a few weights: what it takes, what each block scores, and what it refuses."""
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -111,6 +112,38 @@ def test_maps_are_averaged_over_their_positions() -> None:
     network = LocalNetwork(blocks, get_method("mono-forward"), sample_shape=(1, 5, 6), num_classes=2)
     images = torch.randn(2, 1, 5, 6)
     torch.testing.assert_close(network.embeddings(images, 0), blocks[0](images).mean((2, 3)))
+    signal = nn.Conv1d(1, 3, 3)
+    network = LocalNetwork([signal], get_method("mono-forward"), sample_shape=(1, 5), num_classes=2)
+    torch.testing.assert_close(
+        network.embeddings(images[:, :, 0, :5], 0), signal(images[:, :, 0, :5]).mean(2)
+    )
+
+
+@pytest.mark.parametrize(("classes", "most"), [(3, 255), (100, 200), (200, 200), (300, 300)])
+def test_a_prediction_holds_few_samples_at_a_time(classes: int, most: int) -> None:
+    network = network_of("trifecta", classes=classes)
+    seen: list[int] = []
+    network.blocks[0].register_forward_hook(lambda module, args, output: seen.append(len(output)))
+    images = torch.randn(100, 4)
+    assert network.fused_scores(images, every_label=True).shape == (100, classes)
+    assert (max(seen), sum(seen)) == (most, 100 * classes)
+
+
+def test_a_compiled_network_learns_by_its_own_losses() -> None:
+    network = network_of()
+    expected = [network.loss(k, IMAGES, LABELS) for k in range(3)]
+    torch._dynamo.config.recompile_limit = 8
+    network.compile(disable=True)
+    assert network.is_compiled
+    assert torch._dynamo.config.recompile_limit == 4 * 3
+    torch.testing.assert_close([network.loss(k, IMAGES, LABELS) for k in range(3)], expected)
+    features, passed = network.train().pass_block(1, IMAGES)
+    assert torch.equal(features, passed)
+    copied = copy.deepcopy(network)
+    network.requires_grad_(False)
+    for parameter in network.parameters():
+        parameter.zero_()
+    torch.testing.assert_close([copied.loss(k, IMAGES, LABELS) for k in range(3)], expected)
 
 
 def test_the_input_of_a_prediction_is_labelled_or_a_positive_or_the_sample() -> None:
@@ -119,7 +152,7 @@ def test_the_input_of_a_prediction_is_labelled_or_a_positive_or_the_sample() -> 
     assert pairs.image_pairs is not None
     assert torch.equal(pairs.prediction_input(IMAGES, LABELS), pairs.image_pairs.neutral(IMAGES))
     assert plain.prediction_input(IMAGES, LABELS) is IMAGES
-    with pytest.raises(AssertionError, match="no label enters"):
+    with pytest.raises(AssertionError, match=r"^no label enters$"):
         plain.labelled(IMAGES, LABELS)
 
 

@@ -31,6 +31,7 @@ from trifecta import (
 )
 from trifecta.inputs.label_inputs import LabelAdded, LabelChannel, LabelEmbedding
 from trifecta.nn.cutting import map_tensors
+from trifecta.nn.drawing import seed_from
 from trifecta.pipeline import Pipeline
 from trifecta.training import Interrupted
 from users_networks import CLASSES, GPT, Attention, Skips, ViT, columns, signals, volumes
@@ -373,6 +374,10 @@ def test_a_run_with_dropout_of_ones_own_resumes_as_if_it_had_not_stopped(tmp_pat
     resumed = resume(tmp_path / "run", data=data, network=blocks())
     assert resumed.trainer.learner.steps == whole.trainer.learner.steps == 12
     assert are_equal(dict(resumed.network.state_dict()), dict(whole.network.state_dict()))
+
+
+def test_seeds_of_drawing_blocks_are_those_of_earlier_runs() -> None:
+    assert [seed_from(numbers) for numbers in ([3, 1], [3], [3, 0])] == [660097638, 3771322783, 3122985055]
 
 
 def test_networks_of_the_library_draw_from_generators_of_their_own() -> None:

@@ -92,6 +92,10 @@ def test_a_normalisation_that_was_frozen_in_evaluation_mode_stays_as_it_is(metho
     assert modes(network.blocks[2]) == [True, False, True]
     copied = copy.deepcopy(network).train()
     assert modes(copied.blocks[2]) == [True, False, True]
+    frozen[0].train()
+    network = network_of(method, [frozen, free])
+    assert modes(network.train().blocks[0]) == [True, False, False]
+    assert not any(module.training for module in network.eval().modules())
 
 
 def test_statistics_follow_in_a_frozen_block_that_was_left_in_training_mode() -> None:

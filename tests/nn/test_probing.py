@@ -69,6 +69,9 @@ def test_more_positions_at_the_input_tell(
 def test_the_next_block_tells_by_what_it_takes() -> None:
     assert layouts(X, Plain(torch.tanh), CONVOLUTION) == ("first", "first")
     assert layouts(X, Plain(torch.tanh), LINEAR) == ("last", "last")
+    # A single position may become two.
+    single = torch.randn(2, 1, 6, generator=torch.Generator().manual_seed(0))
+    assert layouts(single, LINEAR, Plain(torch.tanh)) == ("last", "last")
     # A block of one size alone says nothing of its input; the one behind it does.
     fixed = Plain(lambda x: x.view(2, 4, 6) * 2)
     assert layouts(X, CONVOLUTION, fixed, nn.Conv1d(4, 4, 1)) == ("first", "first", "first")
@@ -80,6 +83,12 @@ def test_what_nothing_tells_is_refused_by_its_block_unless_it_is_declared() -> N
         ValueError, match=r'block 0 returns \(2, 3, 6\), and its .* give channels="first" for \(N, C'
     ):
         layouts(X, unknown)
+    # What follows takes more of either, or of neither; more at the input makes no more at the output.
+    for others in ([unknown], [Plain(lambda x: x.view(2, 3, 6))]):
+        with pytest.raises(ValueError, match="block 0 returns"):
+            layouts(X, unknown, *others)
+    with pytest.raises(ValueError, match="block 1 returns"):
+        layouts(X, CONVOLUTION, Plain(lambda x: torch.ones(2, 4, 6)))
     assert layouts(X, unknown, declared="last") == ("last",)
     assert layouts(X, unknown, CONVOLUTION, declared=["last", "first"]) == ("last", "first")
     for declared in (["last", "last"], "middle"):
@@ -94,6 +103,11 @@ def test_a_layer_that_takes_the_batch_for_a_sequence_is_refused() -> None:
         ValueError, match=r"the batch in front.* block 0 returns \(2, 3, 4\) .* or mixes them"
     ):
         layouts(rows, Attends(batch_first=False))
+    # The embeddings of tokens cannot be tried with other numbers.
+    tokens = nn.Sequential(nn.Embedding(9, 4), Attends(batch_first=False))
+    assert layouts(torch.zeros(2, 3, dtype=torch.int64), tokens) == ("last",)
+    with pytest.raises(ValueError, match="or mixes them"):
+        layouts(rows, nn.Sequential(Attends(batch_first=False), Plain(lambda x: x.view(2, -1, len(x), 2))))
     with pytest.raises(ValueError, match=r"block 0 returns \(3, 2, 6\) for 2 samples"):
         layouts(X, Plain(lambda x: x.movedim(0, 1)))
 

@@ -6,7 +6,8 @@ Shapes: N images (N, C, H, W).
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from functools import partial, update_wrapper
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -62,39 +63,42 @@ LAYOUTS = {
 }
 
 
+def _by_layout(
+    layout: str,
+    input_shape: SampleShape,
+    *,
+    width: float = 1.0,
+    style: BlockStyle = PLAIN,
+    channels: Sequence[int] = (),
+) -> nn.Sequential:
+    """Return the blocks of a layout."""
+    words = layout.split()
+    sizes = [int(word.rstrip("PF")) for word in words]
+    if channels and len(channels) != len(sizes):
+        raise ValueError(
+            f"channels are one number for each of the {len(sizes)} blocks: received {len(channels)}"
+        )
+    if not words[0].endswith("F"):
+        _check_images(input_shape, 2 ** layout.count("P"))
+    shape, blocks = tuple(input_shape), nn.Sequential()
+    for k, word in enumerate(words):
+        size = _bounded(channels[k]) if channels else _scaled(sizes[k], width)
+        if word.endswith("F"):
+            blocks.append(linear_block(math.prod(shape), size, style, first=k == 0))
+            shape = (size,)
+        else:
+            pool = word.endswith("P")
+            blocks.append(conv_block(shape, size, style, pool=pool, first=k == 0))
+            shape = (size, shape[1] // (1 + pool), shape[2] // (1 + pool))
+    return blocks
+
+
 def layout_builder(name: str, layout: str, description: str) -> NetworkBuilder:
     """Return the builder of a layout such as ``128P 128 256F``, see ``LAYOUTS``."""
-    words = layout.split()
-
-    def build(
-        input_shape: SampleShape,
-        *,
-        width: float = 1.0,
-        style: BlockStyle = PLAIN,
-        channels: Sequence[int] = (),
-    ) -> nn.Sequential:
-        sizes = [int(word.rstrip("PF")) for word in words]
-        if channels and len(channels) != len(sizes):
-            raise ValueError(
-                f"channels are one number for each of the {len(sizes)} blocks: received {len(channels)}"
-            )
-        if not words[0].endswith("F"):
-            _check_images(input_shape, 2 ** layout.count("P"))
-        shape, blocks = tuple(input_shape), nn.Sequential()
-        for k, (word, size) in enumerate(zip(words, sizes, strict=True)):
-            size = _bounded(channels[k]) if channels else _scaled(size, width)
-            if word.endswith("F"):
-                blocks.append(linear_block(math.prod(shape), size, style, first=k == 0))
-                shape = (size,)
-            else:
-                pool = word.endswith("P")
-                blocks.append(conv_block(shape, size, style, pool=pool, first=k == 0))
-                shape = (size, shape[1] // (1 + pool), shape[2] // (1 + pool))
-        return blocks
-
-    build.__name__ = build.__qualname__ = name
-    build.__doc__ = description
-    return build
+    builder: Any = update_wrapper(partial(_by_layout, layout), _by_layout)
+    builder.__name__ = builder.__qualname__ = name
+    builder.__doc__ = description
+    return cast(NetworkBuilder, builder)
 
 
 def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = PLAIN) -> nn.Sequential:
