@@ -22,6 +22,7 @@ from trifecta.losses import (
     Symmetric,
 )
 from trifecta.losses.classifiers import ClassifierHead
+from trifecta.losses.combined import CoarseHead
 from trifecta.losses.functional import similarity_loss, supervised_contrastive_loss
 from trifecta.losses.goodness import ChannelSums, patch_rms
 from trifecta.losses.pairs import PairObjective
@@ -278,7 +279,7 @@ def test_a_projection_reads_standardised_goodness() -> None:
 def test_the_scoring_head_is_told_the_epoch_too() -> None:
     inner = Combined(terms=(SupervisedContrastive(features=4),))
     head = Combined(scoring=inner).head(SHAPE, CLASSES)
-    head.set_epoch(49, 100)
+    CoarseHead(head, (0, 1, 1)).set_epoch(49, 100)
     assert head.get_submodule("scoring.terms.0").temperature == pytest.approx(0.8 - 0.6 * 49 / 50)
 
 

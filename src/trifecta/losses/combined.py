@@ -246,6 +246,10 @@ class CoarseHead(Head):
         """Return the scores of the classes, (N, …) → (N, K)."""
         return self.head.scores(features)
 
+    def set_epoch(self, epoch: int, epochs: int) -> None:
+        """Pass the epoch on to the head."""
+        self.head.set_epoch(epoch, epochs)
+
 
 def coarsened(head: Head, site: Site, levels: Levels) -> Head:
     """Return ``head`` with the superclasses of its block as targets, coarse to fine.
