@@ -164,9 +164,10 @@ def test_a_heads_loss_is_that_of_its_objectives_settings() -> None:
     threshold = Threshold(goodness="sum-square", threshold=5.0, skip_settled=0.2).head((3, 4, 4), 3)
     expected = threshold_loss(positive, negative, threshold=5.0, settled=0.2)
     torch.testing.assert_close(threshold.loss(features, labels), expected)
-    symmetric = Symmetric(goodness="sum-square", alpha=0.5, skip_settled=0.2).head((3, 4, 4), 3)
-    expected = symmetric_loss(positive, negative, alpha=0.5, settled=0.2)
+    symmetric = Symmetric(goodness="sum-square", alpha=0.5, skip_settled=0.9).head((3, 4, 4), 3)
+    expected = symmetric_loss(positive, negative, alpha=0.5, settled=0.9)
     torch.testing.assert_close(symmetric.loss(features, labels), expected)
+    assert expected != symmetric_loss(positive, negative, alpha=0.5)
     assert threshold.skips_samples
     assert symmetric.skips_samples
     for kind in (Threshold, Symmetric):

@@ -279,8 +279,9 @@ def test_a_projection_reads_standardised_goodness() -> None:
 def test_the_scoring_head_is_told_the_epoch_too() -> None:
     inner = Combined(terms=(SupervisedContrastive(features=4),))
     head = Combined(scoring=inner).head(SHAPE, CLASSES)
-    CoarseHead(head, (0, 1, 1)).set_epoch(49, 100)
-    assert head.get_submodule("scoring.terms.0").temperature == pytest.approx(0.8 - 0.6 * 49 / 50)
+    for epoch, temperature in ((49, 0.8 - 0.6 * 49 / 50), (75, 0.15)):
+        CoarseHead(head, (0, 1, 1)).set_epoch(epoch, 100)
+        assert head.get_submodule("scoring.terms.0").temperature == pytest.approx(temperature)
 
 
 def test_similarities_are_of_the_deviations_of_convolved_maps() -> None:
