@@ -42,7 +42,8 @@ from trifecta._utils.references import lookup, name_of
 from trifecta.counts import block_costs, step_multiply_adds
 from trifecta.cuda_graphs import fastest_learner
 from trifecta.data import load_data
-from trifecta.kernels import fused_blocks, run_window
+from trifecta.kernels.block import fused_blocks
+from trifecta.kernels.window import run_window
 from trifecta.learner import Learner, LocalStep
 from trifecta.losses import ChannelSums
 from trifecta.methods import METHODS, Method, get_method

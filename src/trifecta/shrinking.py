@@ -97,29 +97,29 @@ def _smaller(source: Trainer, keep: float) -> RunConfig:
     whole = [shape[0] for shape in source.network.feature_shapes]
     least = source.network.num_classes if config.method.normalization == "class-groups" else 1
     hidden = getattr(config.method.objective, "hidden", 0)
-    # Smallest first.
-    sizes = [
-        (hidden // 16, [max(min(least, count), round(count * step / 256)) for count in whole])
-        for step in range(1, 257)
-    ]
-    sizes += [(units, whole) for units in sorted({hidden * step // 32 for step in range(3, 33)})]
 
-    def resized(size: tuple[int, list[int]]) -> RunConfig:
+    def resized(units: int, channels: list[int]) -> RunConfig:
         objective = config.method.objective
         if isinstance(objective, CrossEntropy) and objective.hidden:
-            objective = replace(objective, hidden=max(1, size[0]))
-        return replace(config, channels=tuple(size[1]), method=replace(config.method, objective=objective))
+            objective = replace(objective, hidden=max(1, units))
+        return replace(config, channels=tuple(channels), method=replace(config.method, objective=objective))
 
-    def parameters(size: tuple[int, list[int]]) -> int:
-        return sum(p.numel() for p in network_for(resized(size), source.facts).parameters())
+    def parameters(smaller: RunConfig) -> int:
+        return sum(p.numel() for p in network_for(smaller, source.facts).parameters())
 
+    # Smallest first.
+    sizes = [
+        resized(hidden // 16, [max(min(least, count), round(count * step / 256)) for count in whole])
+        for step in range(1, 257)
+    ]
+    sizes += [resized(units, whole) for units in sorted({hidden * step // 32 for step in range(3, 33)})]
     limit = keep * sum(p.numel() for p in source.network.parameters())
     fitting = bisect_right(sizes, limit, key=parameters)
     if not fitting:
         raise ValueError(
             f"no network of these blocks is as small as {keep:g} of the whole: give a larger keep"
         )
-    return resized(sizes[fitting - 1])
+    return sizes[fitting - 1]
 
 
 def _mean_importance(source: Trainer) -> list[Tensor]:

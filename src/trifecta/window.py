@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from trifecta.kernels import FusedBlock, fused_blocks, largest_response_bytes, run_window
+from trifecta.kernels.block import FusedBlock, fused_blocks, largest_response_bytes
+from trifecta.kernels.window import run_window
 from trifecta.network import LocalNetwork
 from trifecta.schedules import Window
 

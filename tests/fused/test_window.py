@@ -15,7 +15,8 @@ from trifecta import Learner, build_network, get_method
 from trifecta import window as window_loss_module
 from trifecta._utils import devices as chunks
 from trifecta._utils.devices import autocast
-from trifecta.kernels import FusedBlock, fused_blocks, run_window
+from trifecta.kernels.block import FusedBlock, fused_blocks
+from trifecta.kernels.window import run_window
 from trifecta.losses import Symmetric
 from trifecta.losses.functional import symmetric_loss
 from trifecta.losses.goodness import ChannelSums, mean_square

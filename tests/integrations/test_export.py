@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from command import run as run_command
-from matrix import crossed, methods
+from matrix import crossed
 from trifecta import (
     METHODS,
     Learner,
@@ -65,7 +65,7 @@ def test_plain_operations_give_the_scores_of_the_network(method: str, network: s
     assert torch.allclose(whole(images), whole.network(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", methods(METHODS, quick=("trifecta", "scff", "hcl-ff")))
+@pytest.mark.parametrize("method", [*READINGS, "deeper-forward", "asge", "masked-mix"])
 def test_an_exported_program_gives_them_for_any_number_of_images(method: str, tmp_path: Path) -> None:
     model = load(run_of(method, tmp_path / "run"))
     file = export(model, tmp_path / "model.pt2", format="torch")
@@ -77,8 +77,7 @@ def test_an_exported_program_gives_them_for_any_number_of_images(method: str, tm
         assert torch.allclose(scores.double().softmax(1), model.predict_proba(images), atol=1e-5)
 
 
-# Every method's exported program is tested above; conversion is, for each way of reading a prediction.
-@pytest.mark.parametrize("method", methods(READINGS, quick=("trifecta",)))
+@pytest.mark.parametrize("method", ["trifecta", "superfecta", "class-groups", "scff"])
 def test_onnx_gives_them_from_bytes_and_names_its_classes(
     method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -338,10 +338,10 @@ def test_evaluating_changes_nothing(stripes: ImageData) -> None:
         ),
         (lambda: {"accumulate_grad_batches": 2}, "gradient accumulation is not supported"),
         (lambda: {"strategy": "ddp", "devices": 1}, r"DDPStrategy; use Trainer\(devices=1\)"),
-        (lambda: {"precision": "bf16-true"}, "received 'bf16-true'; use bf16-mixed"),
+        (lambda: {"precision": "bf16-true"}, "unknown precision 'bf16-true'"),
         (
             lambda: {"plugins": [pl.plugins.MixedPrecision("16-mixed", "cpu")]},
-            "received '16-mixed'; use bf16-mixed",
+            "unknown precision '16-mixed'",
         ),
     ],
 )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from trifecta import LocalNetwork, Symmetric, Window, build_network, get_method
 from trifecta import window as module
-from trifecta.kernels import fused_blocks, largest_response_bytes, run_window
+from trifecta.kernels.block import fused_blocks, largest_response_bytes
+from trifecta.kernels.window import run_window
 from trifecta.losses import ChannelSums
 from trifecta.nn import conv_block, linear_block
 from trifecta.schedules import DEEPLY_SUPERVISED

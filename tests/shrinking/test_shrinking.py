@@ -7,9 +7,7 @@ import pytest
 import torch
 
 from command import run
-from matrix import methods
 from trifecta import (
-    METHODS,
     DataConfig,
     Learner,
     LocalNetwork,
@@ -115,7 +113,22 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("method", methods(METHODS, quick=()))
+# Each kind of head: one that is copied, with hidden units or without, and those that start anew.
+KINDS = (
+    "superfecta",
+    "mono-forward",
+    "predsim",
+    "dgl",
+    "trifecta",
+    "scff",
+    "class-groups",
+    "hcl-ff",
+    "asge",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*KINDS, *REFUSED])
 def test_every_method_shrinks_or_says_why_not(
     method: str, stripes: ImageData, tmp_path: Path, stripes_folder: Path
 ) -> None:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from trifecta._utils.extras import require
+from trifecta._utils.references import lookup
 from trifecta.learner import Learner
 from trifecta.network import LocalNetwork
 from trifecta.readout import CHOSEN, fuse
 from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, set_statistics
 
 if TYPE_CHECKING:
-    from pytorch_lightning import Callback, LightningModule, Trainer
+    from pytorch_lightning import Callback, LightningModule
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -69,7 +70,19 @@ class LocalLearningModule(LightningModule):
         self.running_statistics: dict[str, Tensor] = {}
         self._saved: dict[str, Any] | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
-        _warn_of_unused_settings(network)
+        method = network.method
+        if method.finds_superclasses and not method.superclasses:
+            warnings.warn(
+                f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
+                "classes; give superclasses=… to use them",
+                stacklevel=3,
+            )
+        if method.readout == CHOSEN:
+            warnings.warn(
+                "a read-out is chosen only in trifecta.train: here all blocks predict; set "
+                "network.readout_blocks to choose",
+                stacklevel=3,
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores of the read-out, (B, …) → (B, K)."""
@@ -79,7 +92,12 @@ class LocalLearningModule(LightningModule):
     def configure_callbacks(self) -> "list[Callback]":
         """Validate the Trainer's settings; add no callback."""
         if self.trainer.state.fn == "fit":
-            _check_settings(self.trainer)
+            lookup(PRECISIONS, str(self.trainer.precision), "precision")
+            if not isinstance(self.trainer.strategy, LIBRARY.strategies.SingleDeviceStrategy):
+                raise ValueError(
+                    f"training is on one device: received strategy {type(self.trainer.strategy).__name__}; "
+                    "use Trainer(devices=1)"
+                )
         return []
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
@@ -208,33 +226,3 @@ def _pair(batch: Any) -> tuple[Tensor, Tensor]:
         "a batch is a pair of tensors (samples, labels): received a "
         f"{type(batch).__name__} of {len(batch) if hasattr(batch, '__len__') else 1}"
     )
-
-
-def _check_settings(trainer: "Trainer") -> None:
-    """Raise a ``ValueError`` for settings of the Trainer that the learner cannot follow."""
-    if not isinstance(trainer.strategy, LIBRARY.strategies.SingleDeviceStrategy):
-        raise ValueError(
-            f"training is on one device: received strategy {type(trainer.strategy).__name__}; use "
-            "Trainer(devices=1)"
-        )
-    if str(trainer.precision) not in PRECISIONS:
-        raise ValueError(
-            f"a precision is {', '.join(PRECISIONS)}: received '{trainer.precision}'; use bf16-mixed"
-        )
-
-
-def _warn_of_unused_settings(network: LocalNetwork) -> None:
-    """Warn of settings of a method that only :func:`trifecta.train` follows."""
-    method = network.method
-    if method.finds_superclasses and not method.superclasses:
-        warnings.warn(
-            f"method {method.name} finds superclasses only in trifecta.train: here every block learns "
-            "classes; give superclasses=… to use them",
-            stacklevel=4,
-        )
-    if method.readout == CHOSEN:
-        warnings.warn(
-            "a read-out is chosen only in trifecta.train: here all blocks predict; set "
-            "network.readout_blocks to choose",
-            stacklevel=4,
-        )

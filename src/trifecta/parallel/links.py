@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -58,14 +58,8 @@ def _missing() -> list[int]:
     return [rank for rank in range(dist.get_world_size()) if rank != dist.get_rank()]
 
 
-class _Spec(NamedTuple):
-    """A contiguous tensor as it is sent: channels-last maps have their channels last."""
-
-    dtype: torch.dtype
-    shape: torch.Size
-    channels_last: bool
-
-
+# A contiguous tensor as it is sent, and whether its channels were moved to the last place.
+_Spec = tuple[torch.dtype, torch.Size, bool]
 # A message on its way, whose tensors must stay alive until it has arrived.
 _Transfer = tuple[list[dist.Work], list[Tensor]]
 
@@ -115,7 +109,8 @@ class Link:
         """Start to receive the next message, unless it is the first one."""
         if self._received_specs is not None:
             buffers = [
-                torch.empty(s.shape, dtype=s.dtype, device=self.device) for s in self._received_specs
+                torch.empty(shape, dtype=dtype, device=self.device)
+                for dtype, shape, _ in self._received_specs
             ]
             with waiting_for([self.peer]):
                 self._receiving.append(self._start(dist.irecv, buffers))
@@ -130,10 +125,9 @@ class Link:
         if not self._receiving:
             self.expect()
         assert self._received_specs is not None
-        return [
-            tensor.movedim(-1, 1) if spec.channels_last else tensor
-            for tensor, spec in zip(self._arrived(self._receiving), self._received_specs, strict=True)
-        ]
+        tensors = self._arrived(self._receiving)
+        moved = [channels_last for _, _, channels_last in self._received_specs]
+        return [t.movedim(-1, 1) if was_moved else t for t, was_moved in zip(tensors, moved, strict=True)]
 
     def _start(self, operation: Any, tensors: Sequence[Tensor]) -> _Transfer:
         works = dist.batch_isend_irecv([dist.P2POp(operation, tensor, self.peer) for tensor in tensors])
@@ -155,4 +149,4 @@ def _pack(tensor: Tensor) -> tuple[_Spec, Tensor]:
         and not tensor.is_contiguous()
     )
     packed = (tensor.movedim(1, -1) if channels_last else tensor).detach().contiguous()
-    return _Spec(packed.dtype, packed.shape, channels_last), packed
+    return (packed.dtype, packed.shape, channels_last), packed
