@@ -475,7 +475,9 @@ def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
 
 
 def _in_own_process(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
-    program = f"import pickle, sys; from {__name__} import _report; _report(*pickle.load(sys.stdin.buffer))"
+    program = (
+        f"import pickle, sys; from {__name__} import _measure; _measure(*pickle.load(sys.stdin.buffer))"
+    )
     order = pickle.dumps((setting, variant, steps))
     done = subprocess.run([sys.executable, "-c", program], input=order, capture_output=True, check=False)
     if done.returncode:
@@ -485,7 +487,7 @@ def _in_own_process(setting: Setting, variant: Variant, steps: int) -> dict[str,
     return found
 
 
-def _report(setting: Setting, variant: Variant, steps: int) -> None:
+def _measure(setting: Setting, variant: Variant, steps: int) -> None:
     """Train for some steps, and print what that took."""
     trainer = variant.build(setting)
     images, labels = setting.batch()

@@ -147,22 +147,22 @@ def score_histogram(axes: Any, block: int, positive: Tensor, negative: Tensor) -
 
 @chart(5.2, 4.6)
 def confusion_matrix(axes: Any, confusion: Tensor, classes: Sequence[str]) -> None:
-    """Chart the percentages of each true class (row) by predicted class (column), from counts (K, K)."""
-    from sklearn.metrics import ConfusionMatrixDisplay
-
-    percents = (100 * confusion / confusion.sum(1, keepdim=True).clamp(min=1)).numpy()
+    """Chart the shares of each true class (row) by predicted class (column), from counts (K, K)."""
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
     is_numbered = len(classes) <= MOST_CLASSES_NUMBERED
-    display = ConfusionMatrixDisplay(percents, display_labels=list(classes))
-    how = {"include_values": is_numbered, "colorbar": not is_numbered, "values_format": ".0f"}
-    scale = {"vmin": 0, "vmax": 100}
-    display.plot(ax=axes, cmap="Greens", xticks_rotation="vertical", im_kw=scale, **how)
+    image = axes.imshow(shares.tolist(), cmap="Greens", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.tick_params(labelsize=7 if is_numbered else 5)
-    if is_numbered:
-        for text in display.text_[percents < 0.5]:
-            text.set_visible(False)
-    elif len(classes) > MOST_CLASSES_NAMED:
-        axes.set(xticks=[], yticks=[])
+    if len(classes) <= MOST_CLASSES_NAMED:
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        axes.tick_params(labelsize=7 if is_numbered else 5)
+    if not is_numbered:
+        axes.figure.colorbar(image, shrink=0.8, label="share of the true class")
+        return
+    for row, column in (shares >= 0.005).nonzero().tolist():
+        share = shares[row, column].item()
+        color = "white" if share > 0.5 else "black"
+        axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", size=7, color=color)
 
 
 @chart(6.0, 3.0)
