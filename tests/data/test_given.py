@@ -299,7 +299,7 @@ def no_batches() -> DataLoader[Any]:
         (
             (BYTES.to(torch.int32) * 16, LABELS),
             {},
-            r"whole numbers in images are 0 … 255, not \d+ … \d+",
+            r"whole numbers in images are 0 … 255: received \d+ … \d+",
         ),
         ((BYTES.flatten(1), LABELS), {}, "for anything else give floats"),
         (([IMAGES[0], IMAGES[1][:, :3]], [0, 1]), {}, r"samples of train have one shape: received"),
@@ -319,9 +319,9 @@ def no_batches() -> DataLoader[Any]:
         ({"train": HELD, "test": HELD}, {}, "train is a pair .*, not keys train, test"),
         ("digits", {}, r"a source with a name belongs into RunConfig\(data=…\)"),
         (iter([HELD]), {}, "a Dataset or a DataLoader, not a list_iterator"),
-        (Stream(), {"test": HELD}, "received no length or no samples"),
-        (Made(item, 0), {"test": HELD}, "received no length or no samples"),
-        (no_batches(), {"test": HELD}, "received no length or no samples"),
+        (Stream(), {"test": HELD}, "without a length, or of no batch"),
+        (Made(item, 0), {"test": HELD}, "without a length, or of no batch"),
+        (no_batches(), {"test": HELD}, "without a length, or of no batch"),
         (TensorDataset(IMAGES, LABELS), {}, "needs test images beside it"),
         (Made(lambda k: (torch.zeros(1, 6, 6 + k % 2), 0)), {"test": HELD}, "have one shape"),
         # Sizes

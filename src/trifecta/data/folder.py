@@ -134,7 +134,7 @@ def _file_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: 
     classes = {name: tuple(sorted(set(labels[name]))) if has_classes else () for name in names}
     return Rows(
         split=split,
-        columns={**classes, "image": ()},
+        columns={"image": (), **classes},
         count=len(lines),
         read={**labels, "image": paths}.__getitem__,
         content=lambda: sampled(paths, pieces=16, size=2**11),

@@ -241,7 +241,7 @@ def _loader_of(given: Any, batch_size: int, seed: int) -> DataLoader[Any]:
         return given
     if isinstance(given, DataLoader) or count < batch_size:
         raise ValueError(
-            f"the batches of an epoch are counted: received {count or 'no length or no'} samples; give a "
+            "a run counts its batches: received a loader without a length, or of no batch; give a "
             "Dataset with a length and at least batch_size images"
         )
     order = None if isinstance(given, IterableDataset) else EpochOrder(count, seed)
@@ -339,7 +339,7 @@ def samples_of(values: Any, where: str) -> Tensor:
         return samples.long() if samples.ndim == 2 else samples.to(torch.uint8)
     least, most = (int(value) for value in samples.long().aminmax())
     if least < 0 or most > 255:
-        raise ValueError(f"{where}: whole numbers in images are 0 … 255, not {least} … {most}; give floats")
+        raise ValueError(f"{where}: whole numbers in images are 0 … 255: received {least} … {most}")
     return samples.to(torch.uint8)
 
 
