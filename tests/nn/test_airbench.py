@@ -13,6 +13,7 @@ from matrix import methods
 from stopping import StopAt
 from trifecta import build_network, get_method
 from trifecta.data import ImageData
+from trifecta.nn.blocks import BlockStyle
 from trifecta.nn.networks import PatchWhitening, airbench
 from trifecta.training import Interrupted, RunConfig, RunFolder, Trainer, resume, train
 from trifecta.training.run import finish
@@ -52,6 +53,7 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_variance() -> None:
     rows = first.movedim(1, -1).flatten(0, -2).double()
     covariance = rows.T @ rows / len(rows)
     assert out.shape == (200, 24, 11, 11)
+    torch.testing.assert_close(module(images.double()), out.double(), rtol=0, atol=1e-5)
     assert (covariance - torch.eye(12)).abs().max() < 0.02
     # What is coloured is not white before.
     raw = PatchWhitening(3)(images).chunk(2, dim=1)[0].movedim(1, -1).flatten(0, -2).double()
@@ -83,6 +85,12 @@ def test_sizes_and_what_learns() -> None:
     blocks = airbench((3, 32, 32))
     convolutions = [m for m in blocks.modules() if isinstance(m, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [64, 64, 256, 256, 256, 256]
+    blocks = airbench((3, 32, 32), style=BlockStyle(dropout=0.3))
+    names = [[name for name, _ in block.named_children()] for block in blocks]
+    plain = ["weights", "activation", "dropout"]
+    assert names == [["whiten", "whitened", *plain], *[plain] * 4, [*plain, "maximum"]]
+    assert {m.p for m in blocks.modules() if isinstance(m, nn.Dropout)} == {0.3}
+    assert {m.momentum for m in blocks.modules() if isinstance(m, nn.BatchNorm2d)} == {0.4}
     x, shapes = torch.randn(2, 3, 32, 32), []
     for block in blocks:
         x = block(x)

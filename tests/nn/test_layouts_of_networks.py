@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta.nn.blocks import BlockStyle
-from trifecta.nn.networks import NETWORKS, UNSHRINKABLE, get_network
+from trifecta.nn.networks import NETWORKS, UNSHRINKABLE, get_network, layout_builder
 from trifecta.nn.norms import NormSite
 
 META = torch.device("meta")
@@ -130,7 +130,8 @@ def test_norms_are_told_the_shape_that_they_receive(name: str) -> None:
 def test_the_smallest_images(name: str, least: int) -> None:
     outputs(built(name, (3, least, least), width=0.05), 3, least, least)
     for shape in ((3, least - 1, 40), (3, 40, least - 1)):
-        with pytest.raises(ValueError, match=f"use image_size={least} or more$"):
+        received = f"received {shape[1]}×{shape[2]}; use image_size={least} or more"
+        with pytest.raises(ValueError, match=f"{received}$"):
             built(name, shape)
 
 
@@ -163,6 +164,20 @@ def test_what_no_network_takes(
 ) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         built(name, shape, **options)
+
+
+def test_a_layout_makes_a_network() -> None:
+    builder = layout_builder("tiny", "4P 10 8F", "Three blocks.")
+    assert (builder.__name__, builder.__doc__) == ("tiny", "Three blocks.")  # type: ignore[attr-defined]
+    with META:
+        assert outputs(builder((3, 6, 8)), 3, 6, 8) == [(4, 3, 4), (10, 3, 4), (8,)]
+        with pytest.raises(ValueError, match="takes images"):
+            layout_builder("tiny", "4 8F", "")((5,))
+
+
+def test_an_unknown_network_is_named() -> None:
+    with pytest.raises(ValueError, match=r"^unknown network 'smal': did you mean small"):
+        get_network("smal")
 
 
 def test_the_most_channels() -> None:

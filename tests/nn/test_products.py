@@ -23,7 +23,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", [4, 5, 8])
-@pytest.mark.parametrize("sides", [(4, 6), (5, 7), (2, 254), (2, 256), (4, 300)])
+@pytest.mark.parametrize("sides", [(4, 6), (5, 7), (6, 2), (2, 254), (2, 255), (2, 256), (4, 300)])
 def test_maxima_are_put_back_where_they_were_found(channels: int, sides: tuple[int, int]) -> None:
     response = drawn(3, channels, *sides).relu()
     expected, positions = F.max_pool2d(response, 2, return_indices=True)

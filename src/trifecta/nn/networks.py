@@ -7,7 +7,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial, update_wrapper
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,8 @@ def layout_builder(name: str, layout: str, description: str) -> NetworkBuilder:
     builder: Any = update_wrapper(partial(_by_layout, layout), _by_layout)
     builder.__name__ = builder.__qualname__ = name
     builder.__doc__ = description
-    return cast(NetworkBuilder, builder)
+    built: NetworkBuilder = builder
+    return built
 
 
 def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = PLAIN) -> nn.Sequential:
@@ -114,9 +115,6 @@ def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = 
     return blocks
 
 
-PATCH = 2
-
-
 class PatchWhitening(nn.Module):
     """Fixed filters that whiten 2×2 patches, and their negatives: (N, C, H, W) → (N, 8C, H−1, W−1).
 
@@ -128,7 +126,7 @@ class PatchWhitening(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("weight", _both_signs(torch.eye(channels * PATCH**2), channels))
+        self.register_buffer("weight", _both_signs(torch.eye(4 * channels), channels))
 
     @torch.no_grad()
     def fit_images(self, images: Tensor) -> None:
@@ -137,11 +135,11 @@ class PatchWhitening(nn.Module):
         Channels beyond C', such as a label's, keep their filters.
         """
         own, channels = images.shape[1], self.weight.shape[1]
-        size = own * PATCH**2
+        size = 4 * own
         # (N, C'·4, positions) → (N·positions, C'·4), in float64 because eigenvectors are ill-conditioned.
-        patches = F.unfold(images.double(), PATCH).movedim(1, 2).reshape(-1, size)
+        patches = F.unfold(images.double(), 2).movedim(1, 2).reshape(-1, size)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        filters = torch.eye(channels * PATCH**2, dtype=torch.float64, device=images.device)
+        filters = torch.eye(4 * channels, dtype=torch.float64, device=images.device)
         filters[:size, :size] = vectors.T / (values.unsqueeze(1) + 5e-4).sqrt()
         self.weight.copy_(_both_signs(filters, channels))
 
@@ -152,7 +150,7 @@ class PatchWhitening(nn.Module):
 
 def _both_signs(filters: Tensor, channels: int) -> Tensor:
     """(4C, 4C) → (8C, C, 2, 2)."""
-    return torch.cat([filters, -filters]).view(-1, channels, PATCH, PATCH)
+    return torch.cat([filters, -filters]).view(-1, channels, 2, 2)
 
 
 def airbench(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = PLAIN) -> nn.Sequential:
@@ -172,7 +170,7 @@ def airbench(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle 
         parts = OrderedDict[str, nn.Module]()
         if k == 0:
             parts["whiten"], parts["whitened"] = PatchWhitening(channels), nn.GELU()
-            shape = (2 * PATCH**2 * channels, *shape[1:])
+            shape = (8 * channels, *shape[1:])
         pool, size = k % 2 == 0, _scaled(size, width)
         convolution = Convolution3x3(shape[0], size, pool=pool)
         nn.init.dirac_(convolution.weight.data[: min(shape[0], size)])
@@ -206,7 +204,7 @@ def _check_images(input_shape: SampleShape, smallest: int = 1) -> None:
 
 
 def _scaled(size: int, width: float) -> int:
-    if not 0 < width < float("inf"):
+    if not 0 < width < math.inf:
         raise ValueError(f"a width multiplies channels and must be above 0: received {width}")
     if size * width < LEAST_WIDTH:
         raise ValueError(f"width {width:g} leaves none of {size} channels: give {1 / size:.1g} or more")

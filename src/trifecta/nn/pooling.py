@@ -48,7 +48,7 @@ def limited_pool(maps: Sequence[int], at_most: int) -> tuple[tuple[int, ...], tu
             kernel[turn] *= 2
             left[turn] = -(-sides[turn] // kernel[turn])
         turn = (turn + 1) % len(sides)
-    padding = [k * (n - side // k) // 2 for k, n, side in zip(kernel, left, sides, strict=True)]
+    padding = [kernel[d] * (left[d] - sides[d] // kernel[d]) // 2 for d in range(len(sides))]
     return tuple(kernel), tuple(padding), channels * math.prod(left)
 
 
