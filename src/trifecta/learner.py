@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,11 @@ from trifecta.nn.blocks import Dropout, seeded_dropout
 from trifecta.nn.cutting import map_tensors
 from trifecta.schedules import Window
 from trifecta.window import window_loss
+
+_BATCH_OF_ONE = (
+    "a batch of one has no statistics: batch normalisation uses its running ones there, as normalization "
+    "running does everywhere; a DataLoader leaves a last batch of one out with drop_last=True"
+)
 
 
 @dataclass(kw_only=True)
@@ -231,7 +237,8 @@ class Learner:
         self._check_reached(window.blocks)
         step.x = map_tensors(Tensor.detach, output)
         if self.on_nan == "skip" and not is_finite(loss, self._updates(window).values()):
-            _restore(before)
+            for buffer, value in before.items():
+                buffer.copy_(value)
             self.skipped.add(step.number)
             self._drop_gradients(window)
         else:
@@ -256,8 +263,9 @@ class Learner:
         with self._passing(blocks, step):
             for k in blocks:
                 _, x = self.network.pass_block(k, x, step.offsets)
-        if not all(bool(buffer.isfinite().all()) for buffer, _ in before):
-            _restore(before)
+        if not all(bool(buffer.isfinite().all()) for buffer in before):
+            for buffer, value in before.items():
+                buffer.copy_(value)
         return x
 
     @contextmanager
@@ -277,8 +285,8 @@ class Learner:
                 stack.enter_context(seeded_dropout(layers, self.device, numbers))
                 stack.enter_context(self.network.drawing(blocks, [seed, step.number, *replica]))
             if len(step.labels) == 1:
-                modules = self._modules(blocks)
-                stack.enter_context(normalized_by_running_statistics(modules, self._warn_of_one))
+                warn = partial(self._warn_once, _BATCH_OF_ONE)
+                stack.enter_context(normalized_by_running_statistics(self._modules(blocks), warn))
             yield
 
     def _modules(self, blocks: range) -> list[nn.Module]:
@@ -286,11 +294,10 @@ class Learner:
         heads = [self.network.head(k) for k in blocks if k in self.network.scored_blocks]
         return [*(self.network.blocks[k] for k in blocks), *heads]
 
-    def _copied_buffers(self, blocks: range) -> list[tuple[Tensor, Tensor]]:
+    def _copied_buffers(self, blocks: range) -> dict[Tensor, Tensor]:
         """Return buffers of ``blocks`` and their heads, each with a copy, if a window may be skipped."""
-        if self.on_nan != "skip":
-            return []
-        return [(b, b.clone()) for module in self._modules(blocks) for b in module.buffers()]
+        modules = self._modules(blocks) if self.on_nan == "skip" else []
+        return {buffer: buffer.clone() for module in modules for buffer in module.buffers()}
 
     def _set_epoch(self, window: Window, step: int) -> None:
         """Tell the heads of a window which epoch it is."""
@@ -350,13 +357,6 @@ class Learner:
                     f"block {k} has weights to learn, and its loss reaches none of them: is there a "
                     "detach() or no_grad() in it?"
                 )
-
-    def _warn_of_one(self) -> None:
-        self._warn_once(
-            "a batch of one has no statistics: batch normalisation uses its running ones there, as "
-            "normalization running does everywhere; a DataLoader leaves a last batch of one out with "
-            "drop_last=True"
-        )
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:
@@ -504,11 +504,6 @@ def is_finite(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> bool
     groups = (group for optimizer in optimizers for group in optimizer.param_groups)
     gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
     return bool(torch.stack([value.isfinite().all() for value in (loss, *gradients)]).all())
-
-
-def _restore(buffers: list[tuple[Tensor, Tensor]]) -> None:
-    for buffer, before in buffers:
-        buffer.copy_(before)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from trifecta import (
 from trifecta.learner import training_input
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING
 
-pytestmark = pytest.mark.usefixtures("window_of_any_size")
+by_kernels_and_by_graph = pytest.mark.usefixtures("window_of_any_size")
 SHAPE, CLASSES = (1, 8, 8), 3
 
 
@@ -65,6 +65,7 @@ def inside(network: LocalNetwork, window: Window) -> set[str]:
     return {n for n, p in network.named_parameters() if n.startswith(tuple(prefixes)) and p.requires_grad}
 
 
+@by_kernels_and_by_graph
 @pytest.mark.parametrize(("method", "schedule"), crossed(METHODS, SCHEDULES))
 def test_a_windows_loss_has_no_gradient_outside_it(method: str, schedule: Schedule) -> None:
     network = network_of(method, schedule)
@@ -84,6 +85,7 @@ def uses_feedback(method: str) -> bool:
     return get_method(method).locality == "feedback"
 
 
+@by_kernels_and_by_graph
 @pytest.mark.parametrize(
     ("method", "schedule"), crossed([name for name in METHODS if not uses_feedback(name)], SCHEDULES[:-1])
 )
@@ -130,6 +132,7 @@ class Held:
         self.tensor = tensor
 
 
+@by_kernels_and_by_graph
 @pytest.mark.parametrize("method", methods())
 def test_a_windows_graph_is_freed_before_the_next_window_runs(
     method: str, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +182,7 @@ def test_predictions_do_not_depend_on_the_rest_of_the_batch() -> None:
     torch.testing.assert_close(network(images), alone)
 
 
+@by_kernels_and_by_graph
 @pytest.mark.parametrize("ownership", ["weight", "objective"])
 def test_both_ownerships_train_every_weight(ownership: str) -> None:
     network = network_of("trifecta", OVERLAPPING, ownership=ownership)
@@ -190,6 +194,7 @@ def test_both_ownerships_train_every_weight(ownership: str) -> None:
         assert not torch.equal(parameter, before[name]), name
 
 
+@by_kernels_and_by_graph
 def test_bfloat16_agrees_with_float64_within_its_error() -> None:
     exact, half = network_of("trifecta", OVERLAPPING).double(), network_of("trifecta", OVERLAPPING)
     images, labels = batch(48)

@@ -40,10 +40,11 @@ def test_auto_is_bf16_on_a_cpu_with_tiles_alone(
     have(monkeypatch, **capabilities)
     assert resolved_precision("auto", CPU) == expected
     assert Setting(width=0.05).resolved_precision == expected
-    chosen, told = (train(replace(SMALL, precision=name), data=stripes) for name in ("auto", expected))
-    assert chosen.result["precision"] == expected
-    assert equal(chosen, told)
     assert has_bfloat16(CPU) == bool(capabilities)
+    if expected == "bf16":
+        chosen, told = (train(replace(SMALL, precision=name), data=stripes) for name in ("auto", expected))
+        assert chosen.result["precision"] == expected
+        assert equal(chosen, told)
 
 
 @pytest.mark.parametrize(("hardware", "expected"), [(True, "bf16"), (False, "fp32")])
