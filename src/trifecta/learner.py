@@ -304,7 +304,7 @@ class Learner:
         epoch, epochs = 0, 1
         if self.steps_per_epoch:
             epoch = step // self.steps_per_epoch
-            epochs = max((self.total_steps or 0) // self.steps_per_epoch, epoch + 1)
+            epochs = max((self.total_steps or step) // self.steps_per_epoch, epoch + 1)
         for block in window.blocks:
             if block in self.network.scored_blocks:
                 self.network.head(block).set_epoch(epoch, epochs)
@@ -329,8 +329,9 @@ class Learner:
         for optimizer in self._updates(window).values():
             optimizer.zero_grad(set_to_none=True)
         # The gradient of a label that another objective owns is not used.
-        for parameter in self.network.label_parameters() if window.first == 0 else ():
-            parameter.grad = None
+        if window.first == 0:
+            for parameter in self.network.label_parameters():
+                parameter.grad = None
 
     def _set_learning_rates(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)

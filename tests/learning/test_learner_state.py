@@ -1,5 +1,6 @@
 """What a learner's state holds, and which states it refuses."""
 
+import warnings
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from trifecta import Learner, build_network, get_method
+from trifecta._utils.devices import has_bfloat16
 from trifecta.learner import is_finite, load_optimizer
 from trifecta.optim import Muon
 
@@ -25,6 +27,10 @@ def test_a_run_goes_on_in_the_precision_in_which_it_began() -> None:
     automatic = learner_of(steps=0, precision="auto")
     automatic.load_state_dict(state)
     assert automatic.precision == "fp32"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        automatic.load_state_dict(state | {"precision": "bf16"})
+    assert automatic.precision == ("bf16" if has_bfloat16(automatic.device) else "fp32")
     asked = learner_of(steps=0, precision="fp32")
     asked.load_state_dict(state | {"precision": "bf16"})
     assert asked.precision == "fp32"

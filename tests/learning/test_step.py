@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, Schedule, Window, get_method
-from trifecta._utils.devices import resolved_precision
+from trifecta._utils.devices import autocast, resolved_precision
 from trifecta.inputs.image_pairs import draw_offsets
 from trifecta.inputs.label_inputs import hard_labels, wrong_labels
 from trifecta.learner import build_optimizers, training_input
@@ -132,15 +132,17 @@ def test_every_block_receives_its_own_pairs_while_it_learns() -> None:
     learner.begin(IMAGES[:2], LABELS[:2])
 
 
-def test_the_networks_error_reaches_every_head_for_the_images_that_are_learnt_from() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_networks_error_reaches_every_head_for_the_images_that_are_learnt_from(precision: str) -> None:
     network = network_of("rec-lra")
-    scores = copy.deepcopy(network).eval()(IMAGES)
+    with autocast(precision, network.device):
+        scores = copy.deepcopy(network).eval().fused_scores(IMAGES).float()
     error = scores.softmax(1) - nn.functional.one_hot(LABELS, K)
     received: list[Tensor] = []
     for block in network.scored_blocks:
         network.head(block).receive = received.append  # type: ignore[method-assign, assignment]
     for kind, rows in ((Learner, slice(None)), (Half, slice(3))):
-        kind(network).begin(IMAGES, LABELS)
+        kind(network, precision=precision).begin(IMAGES, LABELS)
         assert len(received) == BLOCKS
         for each in received:
             torch.testing.assert_close(each, error[rows])
@@ -427,7 +429,7 @@ def test_random_numbers_go_on_on_a_device_of_the_same_kind_alone() -> None:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             learner.load_state_dict({**state, "device": own})
-        assert [str(each.message) for each in seen] == [message] * warned
+        assert [(str(each.message), each.filename) for each in seen] == [(message, __file__)] * warned
         if taken is not None:
             assert torch.equal(taken.get_state(), (seeded(9) if warned else seeded()).get_state())
     learner = learner_of()

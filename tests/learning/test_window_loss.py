@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta import LocalNetwork, Symmetric, Window, build_network, get_method
+from trifecta import Learner, LocalNetwork, Symmetric, Window, build_network, get_method
 from trifecta import window as module
 from trifecta.kernels.block import fused_blocks, largest_response_bytes
 from trifecta.kernels.window import run_window
 from trifecta.losses import ChannelSums
 from trifecta.nn import conv_block, linear_block
-from trifecta.schedules import DEEPLY_SUPERVISED
+from trifecta.schedules import DEEPLY_SUPERVISED, LAYER_WISE
 from trifecta.window import window_loss
 
 PAIR, SINGLE = Window(0, 1), Window(0, 0)
@@ -168,3 +168,13 @@ def test_kernels_run_where_they_can_and_are_wanted_or_faster(
 
 def test_kernels_are_for_windows_of_megabytes() -> None:
     assert (module.LEAST_KERNEL_BYTES, module.SINGLE_BLOCK_DIVISOR) == (4 * 2**20, 4)
+
+
+@pytest.mark.parametrize(("kernels", "least", "runs"), [(True, HUGE, 2), (None, 0, 2), (False, 0, 0)])
+def test_a_learner_runs_windows_as_it_is_told(
+    kernels: bool | None, least: int, runs: int, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_KERNEL_BYTES", least)
+    network = two_blocks(schedule=LAYER_WISE)
+    Learner(network, kernels=kernels).step(torch.randn(4, 1, 8, 8), torch.arange(4) % 3)
+    assert len(calls) == runs
