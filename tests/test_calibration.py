@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss as sklearn_log_loss
 from torch import Tensor
 
+from trifecta import calibration
 from trifecta.calibration import calibration_error, fit_temperature, log_loss, probabilities
 
 
@@ -133,6 +134,7 @@ def test_calibration_error_is_that_of_its_definition(bins: int) -> None:
     assert calibration_error(shares, labels, bins=bins) == pytest.approx(slow, abs=1e-12)
     assert slow > 0.05
     certain = torch.eye(3, dtype=torch.float64)
+    assert calibration_error(certain[:1], torch.tensor([1])) == 1
     assert calibration_error(certain, torch.tensor([0, 1, 2])) == 0
     assert calibration_error(certain, torch.tensor([1, 2, 0])) == 1
 
@@ -155,3 +157,19 @@ def test_a_shortlist_of_wrong_labels_is_worth_what_a_uniform_guess_is() -> None:
     labels = torch.multinomial(off, 1, generator=draw).flatten()
     shares = probabilities(scores, fit_temperature(scores, labels))
     assert log_loss(shares, labels) == pytest.approx(math.log(100), abs=0.001)
+
+
+def test_every_third_label_is_enough_where_there_are_three_times_as_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert calibration._MOST == 50_000
+    scores, labels = drawn(25, 4, heat=2)
+    expected = fit_temperature(scores[::3], labels[::3])
+    monkeypatch.setattr(calibration, "_MOST", 10)
+    assert fit_temperature(scores, labels) == expected
+
+
+def test_scores_worse_than_useless_get_the_highest_temperature() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 5.0]])
+    assert fit_temperature(scores, torch.tensor([0, 1])) == pytest.approx(5e3, rel=1e-6)
+    assert torch.equal(probabilities(scores), probabilities(scores, 1.0))

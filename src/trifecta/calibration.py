@@ -41,7 +41,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     targets of Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
     """
     # One row a label, (M, K), at most _MOST.
-    step = -(-labels.numel() // _MOST) or 1
+    step = max(1, math.ceil(labels.numel() / _MOST))
     targets = labels.flatten()[::step]
     rows = _filled(scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step])
     if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):

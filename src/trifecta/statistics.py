@@ -115,7 +115,7 @@ def _average(
     momenta = {norm: norm.momentum for norm in norms}
     kept = {buffer: buffer.clone() for norm in norms for buffer in norm.buffers()}
     try:
-        for number, (images, labels) in enumerate(_usable(batches, network.device)):
+        for number, (images, labels) in enumerate(_usable(batches, network)):
             with autocast(precision, network.device):
                 # Hard labels follow from predictions, which need statistics, too.
                 x = in_memory_format(training_input(network, network.as_samples(images), labels, generator))
@@ -125,7 +125,7 @@ def _average(
                     norm.training, norm.momentum = True, None
                 _pass(network, x, len(labels), generator)
             for norm in norms:
-                norm.training = False
+                norm.eval()
     finally:
         for norm, norm.momentum in momenta.items():
             count = norm.num_batches_tracked
@@ -135,13 +135,13 @@ def _average(
                     buffer.copy_(kept[buffer])
 
 
-def _usable(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """Yield batches on ``device`` without samples that are not finite, unless one sample is left."""
-    for images, labels in batches:
+def _usable(batches: Iterable[Batch], network: LocalNetwork) -> Iterator[Batch]:
+    """Yield batches on the network's device without samples that are not finite, unless one is left."""
+    for batch in batches:
+        images, labels = (part.to(network.device) for part in batch)
         is_finite = images.flatten(1).isfinite().all(1)
         if is_finite.sum() > 1:
-            targets = labels[is_finite.to(labels.device)]
-            yield in_memory_format(images[is_finite].to(device)), targets.to(device)
+            yield in_memory_format(images[is_finite]), labels[is_finite]
 
 
 def _pass(network: LocalNetwork, x: Tensor, positives: int, generator: torch.Generator) -> None:

@@ -20,6 +20,14 @@ def test_matrices_map_features_to_features() -> None:
     assert all(torch.is_tensor(p) for p in found)
 
 
+class Scaled(nn.Linear):
+    """Has a gain with "weight" in its name."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 8)
+        self.weight_scale = nn.Parameter(torch.ones(8))
+
+
 class Positions(nn.Module):
     """Adds a learned picture, and attends."""
 
@@ -29,7 +37,7 @@ class Positions(nn.Module):
         self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
         self.norm, self.normed = nn.LayerNorm((5, 8)), weight_norm(nn.Linear(8, 8))
         self.out, self.embedding = nn.Linear(8, 9, bias=False), nn.Embedding(9, 8)
-        self.out.weight = self.embedding.weight
+        self.out.weight, self.scaled = self.embedding.weight, Scaled()
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
@@ -40,7 +48,7 @@ def test_only_weights_of_layers_are_matrices() -> None:
     block = Positions()
     names = {id(p): name for name, p in block.named_parameters()}
     found = [names[id(p)] for p in _matrices(block)]
-    assert sorted(found) == ["attention.in_proj_weight", "attention.out_proj.weight"]
+    assert sorted(found) == ["attention.in_proj_weight", "attention.out_proj.weight", "scaled.weight"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
