@@ -245,7 +245,10 @@ MISTAKES = {
         ["--set", "data.test_split=exam"],
         r"no split 'exam', the source has train, test",
     ),
-    "column missing": (["--set", "data.label_column=grade"], r"no column 'grade' of labels among label, image"),
+    "column missing": (
+        ["--set", "data.label_column=grade"],
+        r"no column 'grade' of labels among label, image",
+    ),
     "no such config": (["--recipe", "x.yaml"], r"cannot read settings from x.yaml"),
     "module not named": (["--network", "my_parts:tiny"], r"name it with --import my_parts"),
     "module not there": (["--import", "no_such_module"], r"cannot import no_such_module"),
