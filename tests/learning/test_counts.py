@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from matrix import methods
 from reference.work import training_multiply_adds
-from trifecta.counts import WorkCounter, block_costs, counts, step_multiply_adds
+from trifecta.counts import WorkCounter, block_costs, counts, step_multiply_adds, trial_batch
 from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
@@ -218,3 +218,17 @@ def test_counts_are_of_fused_windows_and_of_the_whole_run(method: str) -> None:
     found = counts(network, batch_size=BATCH, total_steps=2)
     assert [*found] == ["parameters", "block_parameters", "multiply_adds_per_image"]
     assert found["multiply_adds_per_image"] == work
+
+
+def test_a_trial_batch_fits_images_and_tokens() -> None:
+    samples, labels = trial_batch(network_of(classifiers(LAYER_WISE)).double(), 4)
+    assert torch.equal(
+        samples, torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    )
+    assert labels.tolist() == [0, 1, 2, 0]
+    blocks = [nn.Sequential(nn.Embedding(9, 6)), nn.Linear(6, 6)]
+    method = get_method("superfecta").at_positions()
+    network = LocalNetwork(blocks, method, sample_shape=(5,), num_classes=9, integer=True, channels="last")
+    samples, labels = trial_batch(network, 4)
+    assert torch.equal(samples, torch.zeros(4, 5, dtype=torch.int64))
+    assert labels.tolist() == [[k] * 5 for k in range(4)]
