@@ -247,7 +247,7 @@ MISTAKES = {
     ),
     "column missing": (
         ["--set", "data.label_column=grade"],
-        r"no column 'grade' of labels among label, image",
+        r"no column 'grade' that can be labels; there are image, label",
     ),
     "no such config": (["--recipe", "x.yaml"], r"cannot read settings from x.yaml"),
     "module not named": (["--network", "my_parts:tiny"], r"name it with --import my_parts"),

@@ -111,7 +111,7 @@ def test_a_column_that_is_not_there(folder: Path) -> None:
     for what, others in {"image": ("img", "label"), "label": ("y", "image")}.items():
         for name in others:
             assert refusal(folder, **{f"{what}_column": name}) == (
-                f"data.{what}_column: no column '{name}' among image, label that can be {what}s"
+                f"data.{what}_column: no column '{name}' that can be {what}s; there are image, label"
             )
 
 

@@ -171,6 +171,7 @@ def test_a_column_that_hardly_varied_does_not_decide_alone(method: str, how: str
     assert fitted.score(rows[200:], labels[200:]) > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:method trifecta tries each of 100 labels")
 def test_probabilities_add_up_whatever_the_number_of_classes() -> None:
     draw = np.random.default_rng(0)
     for classes, count in ((2, 30), (15, 30), (100, 200), (3, 7)):

@@ -222,7 +222,7 @@ def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequen
     """Return the chosen column of those that fit, or else the best, with a warning if there are others."""
     field, there = f"data.{what}_column", ", ".join(rows.columns)
     if chosen is not None and chosen not in fitting:
-        raise ValueError(f"{field}: no column '{chosen}' among {there} that can be {what}s")
+        raise ValueError(f"{field}: no column '{chosen}' that can be {what}s; there are {there}")
     if chosen is None and not best:
         raise ValueError(
             f"no column that is surely of {what}s among {there}: choose one with {field}, or keep the "
