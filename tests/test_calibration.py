@@ -173,3 +173,27 @@ def test_scores_worse_than_useless_get_the_highest_temperature() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 5.0]])
     assert fit_temperature(scores, torch.tensor([0, 1])) == pytest.approx(5e3, rel=1e-6)
     assert torch.equal(probabilities(scores), probabilities(scores, 1.0))
+
+
+def test_a_temperature_takes_few_steps_from_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps, softmax = 0, Tensor.softmax
+
+    def counted(rows: Tensor, dim: int) -> Tensor:
+        nonlocal steps
+        steps += 1
+        return softmax(rows, dim)
+
+    monkeypatch.setattr(Tensor, "softmax", counted)
+    scores, labels = drawn(400, 5, heat=3)
+    # A row that says nothing bounds no temperature.
+    scores[0] = 0
+    for scale in (1e-3, 1.0, 1e3):
+        steps = 0
+        assert fit_temperature(scale * scores, labels) == pytest.approx(2.933899 * scale, rel=1e-6)
+        assert steps <= 6
+    steps = 0
+    # Halved until the bracket is closed.
+    fit_temperature(torch.tensor([[1.0, 3.0, 2.0], [9.0, 4.0, 5.0]]), torch.tensor([0, 1]))
+    assert steps <= 37
+    monkeypatch.setattr(calibration, "_STEPS", 0)
+    assert fit_temperature(scores, labels) == 1
