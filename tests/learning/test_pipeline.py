@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from threading import Event
+from threading import Event, get_ident
 
 import pytest
 import torch
@@ -101,7 +101,7 @@ def test_a_block_learns_from_the_next_batch_while_a_later_one_is_behind(name: st
 
     def recorded(step: LocalStep) -> None:
         if step.number == 0 and step.windows_done == len(step.windows) - 1:
-            waited.append(is_ahead.wait(timeout=60))
+            waited.append(is_ahead.wait(timeout=20))
         learn(step)
         if step.number == 1:
             is_ahead.set()
@@ -161,6 +161,47 @@ def test_threads_are_given_back() -> None:
     next(steps)
     steps.close()
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("threads", "workers", "share"), [(6, 2, 3), (5, 2, 2), (1, 2, 1)])
+def test_threads_are_shared_out_among_workers(
+    threads: int, workers: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = learner_of(network_of(get_method("superfecta")))
+    learn, begin, seen = learner.learn, learner.begin, list[int]()
+    told, set_threads = dict[int, int](), torch.set_num_threads
+
+    def tell(count: int) -> None:
+        told[get_ident()] = count
+        set_threads(count)
+
+    def begun(images: Tensor, labels: Tensor) -> LocalStep:
+        seen.append(told[get_ident()])
+        return begin(images, labels)
+
+    def recorded(step: LocalStep) -> None:
+        seen.append(told[get_ident()])
+        learn(step)
+
+    learner.begin, learner.learn = begun, recorded  # type: ignore[method-assign]
+    before = torch.get_num_threads()
+    set_threads(threads)
+    monkeypatch.setattr(torch, "set_num_threads", tell)
+    try:
+        assert len(list(Pipeline(learner, workers).steps(batches(2)))) == 2
+        assert torch.get_num_threads() == threads
+    finally:
+        set_threads(before)
+    assert set(seen) == {share}
+
+
+def test_as_many_batches_as_workers_and_one_are_under_way() -> None:
+    learner = learner_of(network_of(get_method("superfecta")))
+    assert [Pipeline(learner, 3, depth=depth).depth for depth in (None, 1, 7)] == [4, 1, 7]
+    given = batches()
+    next(Pipeline(learner, 1).steps(given))
+    # A third was drawn, and waited for the first.
+    assert len(list(given)) == STEPS - 3
 
 
 def test_no_threads_are_refused() -> None:
