@@ -78,7 +78,7 @@ def block_costs(network: LocalNetwork) -> list[float]:
     costs = []
     with torch.no_grad():
         copied = copy.deepcopy(network).eval()
-        x = training_input(copied, samples, labels, torch.Generator(samples.device).manual_seed(0))
+        x = training_input(copied, samples, labels, torch.Generator(samples.device))
         for k in range(len(copied.blocks)):
             with WorkCounter() as counter:
                 seen, x = copied.pass_block(k, x)
@@ -134,7 +134,7 @@ def _kinds_of_steps(network: LocalNetwork, total_steps: int | None) -> dict[int,
     method, num_blocks = network.method, len(network.blocks)
     cycle = method.schedule.cycle
     if total_steps is None or method.optimizer.freeze_from == 1:
-        return dict.fromkeys(range(cycle), 1)
+        return Counter(range(cycle))
     kinds: dict[tuple[int, int], int] = {}
     numbers: Counter[int] = Counter()
     for step in range(total_steps):

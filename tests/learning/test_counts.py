@@ -6,11 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from matrix import methods
 from reference.work import training_multiply_adds
-from trifecta.counts import WorkCounter, block_costs, counts, step_multiply_adds, trial_batch
+from trifecta.counts import (
+    WorkCounter,
+    _kinds_of_steps,
+    block_costs,
+    counts,
+    step_multiply_adds,
+    trial_batch,
+)
 from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
@@ -163,6 +170,24 @@ def test_products_are_counted_as_pytorch_counts_them(name: str) -> None:
     assert ours.multiply_adds == theirs.get_total_flops() / 2 > 0
 
 
+def test_an_operator_without_overloads_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def operator(count: int, *, times: int) -> int:
+        return count * times
+
+    def formula(count: int, *, times: int, out_val: int) -> int:
+        return count + times + out_val
+
+    monkeypatch.setitem(flop_registry, operator, formula)
+    counter = WorkCounter()
+    assert counter.__torch_dispatch__(operator, (), (3,), {"times": 4}) == 12
+    assert (counter.multiply_adds, type(counter.multiply_adds)) == (9, int)
+
+
+def test_a_long_run_without_frozen_blocks_is_counted_by_its_cycle() -> None:
+    network = network_of(classifiers(OVERLAPPING))
+    assert _kinds_of_steps(network, None) == _kinds_of_steps(network, 10**12) == {0: 1, 1: 1}
+
+
 @pytest.mark.parametrize("name", ["superfecta", "trifecta", "rec-lra"])
 def test_counting_changes_nothing(name: str) -> None:
     network = build_network(get_method(name), "small", sample_shape=(1, 8, 8), num_classes=3, width=0.05)
@@ -186,14 +211,17 @@ def test_costs_of_blocks_are_three_forward_passes_of_each_and_its_head(
     heads = [OUT[k] * CLASSES if k in scored else 0 for k in range(3)]
     assert block_costs(network) == [3 * (a + b) for a, b in zip(forward_work(), heads, strict=True)]
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert network.training
+    assert all(module.training for module in network.modules())
 
 
 def test_costs_count_both_halves_of_a_pair() -> None:
     labelled = replace(get_method("trifecta"), schedule=LAYER_WISE, normalization="none")
-    assert block_costs(network_of(labelled)) == [6 * work for work in forward_work(in_channels=2)]
+    network = network_of(labelled)
     renewed = build_network(get_method("scff"), sample_shape=(1, 8, 8), num_classes=3, width=0.05)
+    drawn = torch.get_rng_state()
+    assert block_costs(network) == [6 * work for work in forward_work(in_channels=2)]
     assert all(cost > 0 for cost in block_costs(renewed))
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_parameters_of_blocks_are_all_but_the_heads() -> None:
@@ -232,3 +260,5 @@ def test_a_trial_batch_fits_images_and_tokens() -> None:
     samples, labels = trial_batch(network, 4)
     assert torch.equal(samples, torch.zeros(4, 5, dtype=torch.int64))
     assert labels.tolist() == [[k] * 5 for k in range(4)]
+    samples, labels = trial_batch(network.to("meta"), 4)
+    assert samples.device.type == labels.device.type == "meta"
