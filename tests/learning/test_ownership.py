@@ -21,11 +21,12 @@ def test_matrices_map_features_to_features() -> None:
 
 
 class Scaled(nn.Linear):
-    """Has a gain with "weight" in its name."""
+    """Has a gain with "weight" in its name, and a layer with matrices of its own."""
 
     def __init__(self) -> None:
         super().__init__(8, 8)
         self.weight_scale = nn.Parameter(torch.ones(8))
+        self.inner = nn.MultiheadAttention(8, 2)
 
 
 class Positions(nn.Module):
@@ -48,7 +49,9 @@ def test_only_weights_of_layers_are_matrices() -> None:
     block = Positions()
     names = {id(p): name for name, p in block.named_parameters()}
     found = [names[id(p)] for p in _matrices(block)]
-    assert sorted(found) == ["attention.in_proj_weight", "attention.out_proj.weight", "scaled.weight"]
+    attention = ["in_proj_weight", "out_proj.weight"]
+    expected = [f"{part}.{name}" for part in ("attention", "scaled.inner") for name in attention]
+    assert sorted(found) == [*expected, "scaled.weight"]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
