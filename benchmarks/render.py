@@ -303,9 +303,9 @@ def memory_in_words() -> str:
     return (
         f"On {DEEPEST} equal blocks of 128 channels superfecta takes {_beside(*deep)}: backprop keeps "
         "every block's activations, superfecta one block's. On the default network `small`, whose first "
-        f"three blocks hold most of the activations, it takes {_beside(*default)}. In the comparison, where "
-        "`small` is an eighth as wide and two blocks train at the same time, superfecta's classifiers "
-        f"outweigh its blocks: it takes {_beside(*narrow)}.\n"
+        f"three blocks hold most of the activations, it takes {_beside(*default)}. In the comparison, "
+        "where `small` is an eighth as wide and two blocks train at the same time, superfecta's "
+        f"classifiers outweigh its blocks: it takes {_beside(*narrow)}.\n"
     )
 
 

@@ -53,6 +53,11 @@ class Raises(Linear):
         return features.nothing
 
 
+class TooNarrow(Linear):
+    def loss(self, features, labels):
+        return self.linear(features.flatten(1)[:, :1]).sum()
+
+
 class Scoreless(Head):
     def loss(self, features, labels):
         return features.sum()
@@ -101,6 +106,10 @@ def one_score():
 
 def raises():
     return Method(name="mine", objective=Mine(kind_of_head="Raises"))
+
+
+def too_narrow():
+    return Method(name="mine", objective=Mine(kind_of_head="TooNarrow"))
 
 
 def scoreless():
@@ -156,6 +165,7 @@ METHODS = {
     "vector": r"objective Mine on block 0: loss must return a tensor \(\) for .*: received a tensor \(4,\)",
     "one_score": r"objective Mine on block 0: scores must return a tensor \(4, 3\) for .*: .* \(4,\)",
     "raises": r"objective Mine on block 0 fails: AttributeError.*mine_refused\.py, line \d+\)",
+    "too_narrow": r"objective Mine on block 0 fails: RuntimeError.*\(mine_refused\.py, line \d+\)",
     "scoreless": r"objective Mine on block 0 fails: TypeError: Can't instantiate abstract class Scoreless",
     "no_head": r"objective Mine on block 0: head must return a trifecta\.Head: received NoneType",
     "headless": r"objective Headless on block 0 fails: .*write head\(self, feature_shape, num_classes\)",

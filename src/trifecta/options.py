@@ -187,12 +187,18 @@ def unknown_option(error: click.NoSuchOption) -> str:
     """Return a message that suggests an option, or a setting, in place of one that does not exist."""
     assert error.ctx is not None
     name, command = error.option_name, error.ctx.command_path
+    dashed = name.replace("_", "-")
     flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
     known = [flag for flag in flags if flag.startswith("--")]
     path = _paths().get(name.strip("-").replace("-", "_"))
-    if path is not None and "--set" in known and name not in chain(*_SYNONYMS.values()):
+    if (
+        path is not None
+        and "--set" in known
+        and dashed not in known
+        and name not in chain(*_SYNONYMS.values())
+    ):
         return f"{command} has no option {name}: did you mean --set {path}=VALUE?"
-    return f"{command} has no option {name}: {_suggestion(name, known, f'see {command} --help')}"
+    return f"{command} has no option {name}: {_suggestion(dashed, known, f'see {command} --help')}"
 
 
 @cache

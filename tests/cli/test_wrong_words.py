@@ -20,6 +20,7 @@ TRAIN = ("train", "--data", "digits")
         (["help"], "no command 'help': did you mean --help?"),
         (["bench", "sped"], "no command 'sped': did you mean speed?"),
         ([*TRAIN, "--lr", "0.1"], "has no option --lr: did you mean --learning-rate?"),
+        ([*TRAIN, "--batch_size", "8"], "has no option --batch_size: did you mean --batch-size?"),
         ([*TRAIN, "--epoch", "1"], "has no option --epoch: did you mean --epochs?"),
         ([*TRAIN, "--gpu", "0"], "has no option --gpu: did you mean --device?"),
         ([*TRAIN, "--dropout", "0.1"], "did you mean --set method.dropout=VALUE?"),

@@ -250,9 +250,10 @@ def blamed(what: str, *, own: bool = True) -> Iterator[None]:
 
 
 def _described(error: BaseException) -> str:
-    """Return the kind of an exception, its message, and the line that raised it."""
+    """Return the kind of an exception, its message, and the last line of the user's own that ran."""
     frames = traceback.extract_tb(error.__traceback__)
-    outside = [frame for frame in frames if str(_HERE) not in frame.filename and "<" not in frame.filename]
+    libraries = "<", str(_HERE), str(Path("site-packages", "torch"))
+    outside = [frame for frame in frames if not any(part in frame.filename for part in libraries)]
     has_place = isinstance(error, SyntaxError) or not outside  # A SyntaxError's message has its own.
     place = "" if has_place else f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})"
     return f"{type(error).__name__}: {error}{place}"
