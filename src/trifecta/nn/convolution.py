@@ -83,10 +83,9 @@ def unpool(gradient: Tensor, packed_indices: Tensor, height: int, width: int) ->
     """Return each value at its maximum's pixel, and 0 elsewhere, (R, O, h, w) → (R, O, height, width)."""
     indices = unpack_indices(packed_indices, gradient.shape[1])
     out = _empty(gradient, (*gradient.shape[:2], height, width))
-    if height % 2 or width % 2:
-        out.zero_()
     lower, right = (indices >> 1).to(gradient.dtype), (indices & 1).to(gradient.dtype)
     h, w = 2 * gradient.shape[2], 2 * gradient.shape[3]
+    out[:, :, h:] = out[:, :, :, w:] = 0
     # Products with 0 or 1, and differences of equal values, are exact in every precision.
     below = gradient * lower
     above = gradient - below
@@ -196,7 +195,7 @@ class _Convolution(torch.autograd.Function):
                 of_weight += weight_gradient(piece, x[rows], weight)
             if of_x is not None:
                 of_x[rows] = input_gradient(piece, weight)
-        return of_x, of_weight.to(weight.dtype) if wants_weight else None, None
+        return of_x, of_weight, None
 
 
 def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
