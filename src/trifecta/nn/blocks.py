@@ -58,7 +58,7 @@ def seeded_dropout(
     Masks then do not depend on what ran before, and layers can draw at the same time.
     """
     for index, layer in enumerate(layers):
-        seed = int(np.random.SeedSequence([*numbers, index]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([*numbers, index]).generate_state(1).item())
         layer.generator = torch.Generator(device).manual_seed(seed)
     try:
         yield

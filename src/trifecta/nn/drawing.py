@@ -108,7 +108,7 @@ def seed_from(numbers: Sequence[int]) -> int:
     """Mix numbers, 0 or more, into a seed that is independent of any other sequence's."""
     # The spawn key separates (1,) from (1, 0), and these seeds from those of seeded_dropout.
     own = np.random.SeedSequence(list(numbers), spawn_key=(2**31, len(numbers)))
-    return int(own.generate_state(1)[0])
+    return int(own.generate_state(1).item())
 
 
 def is_known_to_draw(module: nn.Module) -> bool:
