@@ -1,6 +1,7 @@
 """The convolution with a written-out gradient against PyTorch's own graph."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from trifecta.nn.convolution import Convolution3x3, side_by_side, weight_gradient
+from trifecta.nn.convolution import Convolution3x3, input_gradient, max_pool, side_by_side, weight_gradient
 
 
 def plain(module: Convolution3x3, x: Tensor, weight: Tensor) -> Tensor:
@@ -23,6 +25,19 @@ def example(
     module = Convolution3x3(5, 32, pool=pool).to(dtype)
     x = torch.randn(count, 5, *sides, dtype=dtype).contiguous(memory_format=torch.channels_last)
     return module, x.requires_grad_()
+
+
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that run within it, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.counts[name] = self.counts.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
 
 
 def gradients(out: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -116,3 +131,101 @@ def test_maps_side_by_side_have_the_same_weight_gradient(count: int) -> None:
     found = weight_gradient(side_by_side(gradient, 4), side_by_side(x, 4), weight)
     assert side_by_side(x, 4).shape == (-(-count // 4), 5, 7, 28)
     torch.testing.assert_close(found, expected)
+
+
+def test_maxima_of_narrow_and_of_wide_images_have_the_indices_of_their_pixels() -> None:
+    for width in (2, 254, 256, 300):
+        response = torch.zeros(4, 1, 2, width)
+        # Image k has its maxima at pixel k of each window.
+        for k in range(4):
+            response[k, 0, k // 2, k % 2 :: 2] = 1
+        largest, indices = max_pool(response)
+        assert torch.equal(largest, torch.ones(4, 1, 1, width // 2))
+        assert torch.equal(indices.long(), torch.arange(4).view(4, 1, 1, 1).expand_as(largest))
+
+
+def test_the_layer_is_a_convolution_with_padding_and_without_bias() -> None:
+    module = Convolution3x3(5, 32)
+    assert [(name, weight.shape) for name, weight in module.named_parameters()] == [
+        ("weight", (32, 5, 3, 3))
+    ]
+    assert (module.pool, module.padding, module.stride) == (False, (1, 1), (1, 1))
+    assert repr(Convolution3x3(5, 8, pool=True)) == "Convolution3x3(5, 8, pool=True)"
+
+
+def test_only_the_gradient_of_a_single_channel_is_a_sum_over_taps() -> None:
+    """In float32: the sum of 256 and of eight ones would be 256 in bfloat16."""
+    for channels in (1, 2):
+        weight = torch.ones(1, channels, 3, 3, dtype=torch.bfloat16)
+        weight[:, :, 0, 0] = 256
+        with Counted() as ops:
+            found = input_gradient(torch.ones(1, 1, 3, 3, dtype=torch.bfloat16), weight)
+        assert ("col2im" in ops.counts) == (channels == 1)
+        assert torch.equal(found[0, :, 1, 1], torch.full((channels,), 264, dtype=torch.bfloat16))
+        assert found.dtype == torch.bfloat16
+
+
+def test_the_gradient_of_the_weight_is_summed_over_pieces_in_float32() -> None:
+    """In bfloat16 the sum of 256, 1 and 1 would be 256."""
+    module = Convolution3x3(1, 1).bfloat16()
+    x = torch.zeros(3, 1, 1024, 2048, dtype=torch.bfloat16)
+    x[:, 0, 5, 5] = torch.tensor([256.0, 1.0, 1.0])
+    with Counted() as ops:
+        out = module(x)
+    assert ops.counts["convolution"] == 1
+    out.backward(torch.ones_like(out))
+    assert module.weight.grad is not None
+    assert torch.equal(module.weight.grad, torch.full((1, 1, 3, 3), 258, dtype=torch.bfloat16))
+
+
+def test_the_batch_passes_in_pieces_only_where_it_is_kept_for_a_gradient() -> None:
+    # 8 bytes · 32 channels · 16 · 32 pixels: 32 images in 4 MiB.
+    module, x = example(16, 32, pool=True)
+    with Counted() as ops:
+        out = module(x)
+    assert ops.counts["convolution"] == 3
+    with Counted() as ops, torch.no_grad():
+        module(x)
+        module(x.detach())
+    assert ops.counts["convolution"] == 2
+    # What needs no gradient costs nothing backward.
+    out = Convolution3x3(5, 32, pool=True).double().requires_grad_(False)(x)
+    with Counted() as ops:
+        out.sum().backward()
+    assert ops.counts["convolution"] == 3
+    assert "convolution_backward" not in ops.counts
+    out = module(x.detach())
+    assert type(out.grad_fn).__name__ == "_ConvolutionBackward"
+    with Counted() as ops:
+        out.sum().backward()
+    assert "convolution" not in ops.counts
+    assert ops.counts["convolution_backward"] == 3
+
+
+def test_few_channels_with_maxima_and_single_images_take_the_plain_graph() -> None:
+    few, x = Convolution3x3(5, 31, pool=True), torch.randn(4, 5, 6, 6)
+    assert type(few(x).grad_fn).__name__ == "MaxPool2DWithIndicesBackward0"
+    assert type(Convolution3x3(5, 31)(x).grad_fn).__name__ == "_ConvolutionBackward"
+    for pool in (False, True):
+        module = Convolution3x3(5, 32, pool=pool)
+        assert "_ConvolutionBackward" not in type(module(x[0]).grad_fn).__name__
+        torch.testing.assert_close(module(x[0]), module(x)[0])
+        frozen = Convolution3x3(5, 32, pool=pool).requires_grad_(False)
+        assert frozen(x).grad_fn is None
+        assert type(frozen(x.clone().requires_grad_()).grad_fn).__name__ == "_ConvolutionBackward"
+
+
+@pytest.mark.parametrize("wanted", ["x", "weight"])
+def test_gradients_of_gradients_of_one_alone_are_exact(wanted: str) -> None:
+    module, x = example(4, 4, pool=True, count=2)
+    weight = module.weight if wanted == "weight" else module.weight.detach()
+    x = x if wanted == "x" else x.detach()
+    own = torch.func.functional_call(module, {"weight": weight}, (x,))
+    given = x if wanted == "x" else weight
+
+    def twice(out: Tensor) -> Tensor:
+        (first,) = torch.autograd.grad(out.square().sum(), given, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), given)
+        return second
+
+    torch.testing.assert_close(twice(own), twice(plain(module, x, weight)))
