@@ -129,6 +129,12 @@ def test_a_residual_block_is_its_formula(channels: int, stride: int, normalizati
     assert len(biases) == 2 + (normalization == "batch-output")
 
 
+def test_a_residual_block_keeps_the_size_unless_it_is_told_another() -> None:
+    block = ResidualBlock((4, 6, 6), 4)
+    assert isinstance(block.shortcut, nn.Identity)
+    assert block(torch.randn(2, 4, 6, 6)).shape == (2, 4, 6, 6)
+
+
 def test_a_residual_block_drops_out_behind_the_sum() -> None:
     block = ResidualBlock(IMAGE, 3, BlockStyle(dropout=0.25))
     assert [type(module) for module in block.after] == [nn.ReLU, Dropout]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trifecta.nn.blocks import BlockStyle, Dropout, Triangle, conv_block, seeded_dropout
 from trifecta.nn.norms import NORMALIZATIONS, ClassGroupNorm, LayerNorm, LengthNorm, NormSite, RunningNorm
+from trifecta.nn.shapes import channel_groups
 
 SHAPES = [(6, 4, 5), (6, 4), (6,), (6, 2, 3, 4)]
 
@@ -243,3 +244,13 @@ def test_a_first_block_learns_from_channels_last_images(name: str) -> None:
     gradients = [torch.autograd.grad(block(images).square().mean(), parameters) for images in layouts]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_channels_that_cannot_form_groups_are_refused_with_what_helps() -> None:
+    assert channel_groups(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
+    with pytest.raises(
+        ValueError,
+        match=r"^class groups need .*: 4 classes do not fit into a block of 3 channels; use a larger "
+        "width, or a method without class groups, such as superfecta or trifecta$",
+    ):
+        channel_groups(3, 4)

@@ -112,6 +112,32 @@ def test_a_layer_that_takes_the_batch_for_a_sequence_is_refused() -> None:
         layouts(X, Plain(lambda x: x.movedim(0, 1)))
 
 
+class Suspect(Plain):
+    """Has a layer that takes the batch for a sequence, and does not use it."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(function)
+        self.attention = nn.MultiheadAttention(4, 1)
+
+
+def test_samples_count_as_mixed_beyond_the_error_of_rounding() -> None:
+    x = 100 * X.double()
+    seen: list[Tensor] = []
+
+    def note(samples: Tensor) -> Tensor:
+        seen.append(samples.clone())
+        return samples
+
+    assert layouts(x, Suspect(note), declared="first") == ("first",)
+    # The layout's own batch comes first. Then samples from −1 to 1 in the type of the batch.
+    assert torch.equal(seen[1], torch.linspace(-1, 1, 36).view(2, 3, 6).double())
+    for harmless in (lambda x: x * (1 + 3e-4 * len(x)), lambda x: 0 * x + 3e-5 * len(x)):
+        assert layouts(x, Suspect(harmless), declared="first") == ("first",)
+    for mixing in (lambda x: x * (1 + 3e-2 * len(x)), lambda x: 0 * x + 3e-3 * len(x)):
+        with pytest.raises(ValueError, match="or mixes them"):
+            layouts(x, Suspect(mixing), declared="first")
+
+
 def test_a_block_that_refuses_its_input_is_named_with_the_reason() -> None:
     with pytest.raises(
         ValueError, match=r"block 1 does not take a batch \(N, 4, 6\): mat1 and mat2 shapes"
