@@ -34,7 +34,8 @@ from mutmut.mutation.trampoline import set_mutant_under_test
 from mutmut.state import state
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
 
-# Seconds that a test may take to be used, that all tests of one mutant may take, and until one hangs.
+# Seconds of the CPU that a test may take to be used; seconds that all tests of one mutant may take, and
+# until one hangs.
 LONGEST, BUDGET, HANGS = 1.0, 20.0, 30
 # A change that touches nothing but what fits one of these, and why no test tells it from the original.
 REASONS = {
@@ -117,10 +118,10 @@ def _callers(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
     timed: defaultdict[str, list[tuple[float, int]]] = defaultdict(list)
     for number, item in enumerate(items):
         state()._stats.clear()
-        start = time.monotonic()
+        start = time.process_time()
         if not _passes(item):
             print(f"left out, as it fails without a change: {item.nodeid}")
-        elif (seconds := time.monotonic() - start) < LONGEST:
+        elif (seconds := time.process_time() - start) < LONGEST:
             for function in state()._stats:
                 timed[function].append((seconds, number))
     return {name: [items[number] for _, number in sorted(tests)] for name, tests in timed.items()}
