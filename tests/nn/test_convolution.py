@@ -1,6 +1,7 @@
 """The convolution with a written-out gradient against PyTorch's own graph."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trifecta.nn import convolution
 from trifecta.nn.convolution import Convolution3x3, input_gradient, max_pool, side_by_side, weight_gradient
 
 
@@ -28,15 +30,18 @@ def example(
 
 
 class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that run within it, by name."""
+    """Counts the operations that run within it, and the samples of the last of each, by name."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.counts: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         self.counts[name] = self.counts.get(name, 0) + 1
+        if args and isinstance(args[0], Tensor) and args[0].ndim:
+            self.sizes[name] = len(args[0])
         return func(*args, **(kwargs or {}))
 
 
@@ -144,6 +149,24 @@ def test_maxima_of_narrow_and_of_wide_images_have_the_indices_of_their_pixels() 
         assert torch.equal(indices.long(), torch.arange(4).view(4, 1, 1, 1).expand_as(largest))
 
 
+@pytest.mark.parametrize(("width", "together"), [(7, 4), (9, 3), (10, 1), (15, 1)])
+def test_narrow_images_in_bfloat16_are_joined_where_a_processor_sums_rows(
+    width: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 10
+    x, gradient = torch.randn(count, 3, 4, width), torch.randn(count, 2, 4, width)
+    weight = torch.zeros(2, 3, 3, 3)
+    for dtype, has_amx in ((torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)):
+        is_joined = has_amx and dtype == torch.bfloat16
+        monkeypatch.setattr(convolution, "has_amx", partial(bool, has_amx))
+        x, gradient, weight = x.to(dtype), gradient.to(dtype), weight.to(dtype)
+        with Counted() as ops:
+            found = weight_gradient(gradient, x, weight)
+        assert ops.sizes["convolution_backward"] == (-(-count // together) if is_joined else count)
+        expected = weight_gradient(gradient.double(), x.double(), weight.double())
+        torch.testing.assert_close(found.double(), expected, rtol=0.01, atol=0.1)
+
+
 def test_the_layer_is_a_convolution_with_padding_and_without_bias() -> None:
     module = Convolution3x3(5, 32)
     assert [(name, weight.shape) for name, weight in module.named_parameters()] == [
@@ -167,15 +190,14 @@ def test_only_the_gradient_of_a_single_channel_is_a_sum_over_taps() -> None:
 
 def test_the_gradient_of_the_weight_is_summed_over_pieces_in_float32() -> None:
     """In bfloat16 the sum of 256, 1 and 1 would be 256."""
-    module = Convolution3x3(1, 1).bfloat16()
-    x = torch.zeros(3, 1, 1024, 2048, dtype=torch.bfloat16)
+    # 2 bytes · 128 channels · 128 · 128 pixels: each image is a piece.
+    module = Convolution3x3(1, 128).bfloat16()
+    x = torch.zeros(3, 1, 128, 128, dtype=torch.bfloat16)
     x[:, 0, 5, 5] = torch.tensor([256.0, 1.0, 1.0])
-    with Counted() as ops:
-        out = module(x)
-    assert ops.counts["convolution"] == 1
+    out = module(x)
     out.backward(torch.ones_like(out))
     assert module.weight.grad is not None
-    assert torch.equal(module.weight.grad, torch.full((1, 1, 3, 3), 258, dtype=torch.bfloat16))
+    assert torch.equal(module.weight.grad, torch.full((128, 1, 3, 3), 258, dtype=torch.bfloat16))
 
 
 def test_the_batch_passes_in_pieces_only_where_it_is_kept_for_a_gradient() -> None:
