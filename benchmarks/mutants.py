@@ -109,6 +109,11 @@ class Mutants:
                 if time.monotonic() > deadline:
                     break
             print(self.states[name], name, flush=True)
+        # A change that outlives its test would count all later ones as noticed.
+        os.environ["MUTANT_UNDER_TEST"] = ""
+        used = {item.nodeid: item for tests in callers.values() for item in tests}
+        broken = [name for name, item in used.items() if not _passes(item)]
+        print(f"{len(broken)} of {len(used)} tests fail without a change at the end: {broken}", flush=True)
         return True
 
 
