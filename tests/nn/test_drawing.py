@@ -2,9 +2,11 @@
 
 from threading import Event, Thread
 
+import pytest
 import torch
 import torch.nn.functional as F
 
+from trifecta.nn import drawing
 from trifecta.nn.drawing import SeededDraws, SharedGenerators, _after_fork
 
 
@@ -47,7 +49,8 @@ def test_the_generator_is_of_the_device_of_the_operation() -> None:
     assert len({id(generator) for _, generator in draws.noted}) == 1
 
 
-def test_a_lock_that_another_thread_holds_is_free_after_a_fork() -> None:
+def test_a_lock_that_another_thread_holds_is_free_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_LOCK", drawing._LOCK)
     generators, holds, ends = SharedGenerators(torch.device("cpu")), Event(), Event()
 
     def hold() -> None:

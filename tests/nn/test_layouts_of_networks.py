@@ -168,7 +168,8 @@ def test_what_no_network_takes(
 
 def test_a_layout_makes_a_network() -> None:
     builder = layout_builder("tiny", "4P 10 8F", "Three blocks.")
-    assert (builder.__name__, builder.__doc__) == ("tiny", "Three blocks.")  # type: ignore[attr-defined]
+    assert builder.__doc__ == "Three blocks."
+    assert (builder.__module__, builder.__name__) == (layout_builder.__module__, "tiny")  # type: ignore[attr-defined]
     with META:
         assert outputs(builder((3, 6, 8)), 3, 6, 8) == [(4, 3, 4), (10, 3, 4), (8,)]
         with pytest.raises(ValueError, match="takes images"):

@@ -130,6 +130,7 @@ def test_samples_count_as_mixed_beyond_the_error_of_rounding() -> None:
 
     assert layouts(x, Suspect(note), declared="first") == ("first",)
     # The layout's own batch comes first. Then samples from −1 to 1 in the type of the batch.
+    assert seen[1].dtype == torch.float64
     assert torch.equal(seen[1], torch.linspace(-1, 1, 36).view(2, 3, 6).double())
     for harmless in (lambda x: x * (1 + 3e-4 * len(x)), lambda x: 0 * x + 3e-5 * len(x)):
         assert layouts(x, Suspect(harmless), declared="first") == ("first",)
