@@ -1,13 +1,17 @@
 """Operations that draw from a seed, and the generators that all threads share."""
 
+import random
 from threading import Event, Thread
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from trifecta.nn import drawing
-from trifecta.nn.drawing import SeededDraws, SharedGenerators, _after_fork
+from trifecta.nn.blocks import Dropout
+from trifecta.nn.drawing import SeededDraws, SharedGenerators, _after_fork, is_known_to_draw, seed_from
 
 
 class Noted(SeededDraws):  # type: ignore[no-untyped-call]
@@ -68,3 +72,27 @@ def test_a_lock_that_another_thread_holds_is_free_after_a_fork(monkeypatch: pyte
     finally:
         ends.set()
         thread.join()
+
+
+def test_shared_generators_are_seeded_alike_and_restored() -> None:
+    generators = SharedGenerators(torch.device("cpu"))
+    before = generators.state()
+    with generators.preserved():
+        generators.seed(5)
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
+        assert random.random() == random.Random(5).random()
+        assert np.random.rand() == np.random.RandomState(5).rand()
+        assert generators.state() != before
+    assert generators.state() == before
+
+
+def test_a_seed_is_the_same_in_every_version() -> None:
+    assert [seed_from(numbers) for numbers in ((7, 3, 1), (0,))] == [1644464349, 2748610031]
+
+
+def test_modules_known_to_draw() -> None:
+    quiet = (Dropout(0.5), nn.MultiheadAttention(4, 1), nn.LSTM(4, 4, num_layers=2), nn.ReLU())
+    drawing_ones = (nn.Dropout(0.5), nn.RReLU(), nn.MultiheadAttention(4, 1, dropout=0.1))
+    assert not is_known_to_draw(nn.Sequential(*quiet))
+    for module in (*drawing_ones, nn.LSTM(4, 4, num_layers=2, dropout=0.1)):
+        assert is_known_to_draw(nn.Sequential(nn.ReLU(), module))
