@@ -146,6 +146,31 @@ def test_a_compiled_network_learns_by_its_own_losses() -> None:
     torch.testing.assert_close([copied.loss(k, IMAGES, LABELS) for k in range(3)], expected)
 
 
+def test_only_training_passes_through_the_compiler() -> None:
+    network = network_of()
+    network.compile(backend="eager")
+    # A pass through a compiled module fails here, as nothing has been compiled yet.
+    with torch.compiler.set_stance("fail_on_recompile"):
+        network.eval().pass_block(1, IMAGES)
+        network.block_scores(IMAGES)
+        network.train()
+        with pytest.raises(RuntimeError, match="compile"):
+            network.pass_block(1, IMAGES)
+        with pytest.raises(RuntimeError, match="compile"):
+            network.loss(1, IMAGES, LABELS)
+        network.compile(disable=True)
+        network.pass_block(1, IMAGES)
+        network.loss(1, IMAGES, LABELS)
+
+
+def test_an_embedding_passes_its_blocks_once() -> None:
+    network, passed = network_of(), list[int]()
+    for k, block in enumerate(network.blocks):
+        block.register_forward_hook(lambda module, args, output, k=k: passed.append(k))
+    network.embeddings(IMAGES, 1)
+    assert passed == [0, 1]
+
+
 def test_the_input_of_a_prediction_is_labelled_or_a_positive_or_the_sample() -> None:
     labelled, pairs, plain = (network_of(method) for method in ("trifecta", "scff", "mono-forward"))
     assert torch.equal(labelled.prediction_input(IMAGES, LABELS), labelled.labelled(IMAGES, LABELS))
