@@ -1,5 +1,6 @@
 """Folders that nobody may write to."""
 
+import multiprocessing.synchronize  # noqa: F401  (while Python's own files can be read)
 import os
 import shutil
 import tempfile
