@@ -45,7 +45,7 @@ site: .venv/installed
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/site
 	grep -q -e '--epochs' build/site/reference/command-line.html && ! grep -q '–set' build/site/reference/command-line.html
 
-# Changes of the core that no test notices: half an hour.
+# Changes of the core that no test notices. The whole of it has not been timed.
 mutants: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py benchmarks/results/mutants_$$(date -u +%F).json
 
