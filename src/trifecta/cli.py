@@ -267,14 +267,16 @@ def _images_of(
     assigned = assignments(options["assigned"]).items()
     changes = {path: value for path, value in assigned if path.startswith("data.")}
     source, own, shape = changes.pop("data.source", None), config.data, facts.image_shape
-    if source is not None:
-        own = None if own is None else replace(own, source=source)
-        is_own = own is not None and is_same_training(own, facts.rows)
-        own = own if is_own else trifecta.DataConfig(source=source, image_size=shape[1:])
+    is_own = own is not None and (source is None or is_same_training(own, source, facts.rows))
+    if source is not None and own is not None and is_own:
+        own = replace(own, source=source)
+    elif source is not None:
+        own = trifecta.DataConfig(source=source, image_size=shape[1:])
     if own is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
     data: Any = changed(trifecta.RunConfig(data=own), changes).data
     how: dict[str, Any] = {"grey_range": facts.grey_range or None, "trained_on": facts.rows}
+    how["seen"] = facts.seen.split()
     try:
         images = load_split(data, options["split"], facts.classes, channels=shape[0], **how)
     except MissingSourceError as error:

@@ -60,9 +60,10 @@ def test_a_folder_that_has_grown_is_refused(
     evaluated = run(capsys, "evaluate", trained / "run", "--json")
     assert json.loads(evaluated[1])["images"] == 10
     grown = write(own / "photos", range(20, 25))
-    for action in ("evaluate", "resume"):
+    for action in ("evaluate", "named", "resume"):
         arguments: dict[str, list[str | Path]] = {
             "evaluate": ["evaluate", own / "run"],
+            "named": ["evaluate", own / "run", "--data", trained / "photos"],
             "resume": ["train", "--resume", own / "run"],
         }
         photos = trained / "photos"
@@ -93,6 +94,31 @@ def test_photos_that_have_moved_are_found_by_their_new_place(
     assert "--data takes its new place" in err
     assert moved["images"] == 10
     assert moved["confusion"] == before["confusion"]
+
+
+@pytest.mark.parametrize("kept", ["grown", "one class"])
+def test_training_images_that_lie_elsewhere_are_refused(
+    own: Path, capsys: pytest.CaptureFixture[str], kept: str
+) -> None:
+    config = own / "run/config.yaml"
+    config.write_text(config.read_text().replace("/photos", "/nowhere"))
+    if kept == "grown":
+        write(own / "photos", range(20, 25))
+    else:
+        shutil.rmtree(own / "photos/left")
+    arguments: list[str | Path] = ["evaluate", own / "run", "--data", own / "photos"]
+    status, out, err = run(capsys, *arguments)
+    assert (status, out) == (2, "")
+    assert "has images that the network was trained on, and no test split" in err
+    status, out, _ = run(capsys, *arguments, "--split", "train", "--json")
+    assert json.loads(out)["images"] == (50 if kept == "grown" else 20)
+
+
+def test_other_images_are_all_measured(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = write(own / "others", range(30, 35))
+    # One of the training images is there by chance.
+    shutil.copy(own / "photos/left/000.png", others / "left/copy.png")
+    assert json.loads(run(capsys, "evaluate", own / "run", "--data", others, "--json")[1])["images"] == 11
 
 
 def test_images_that_were_trained_on_are_measured_only_by_their_name(

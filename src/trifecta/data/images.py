@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -54,6 +55,13 @@ class ImageSet:
     def in_order(self, size: int) -> Iterator["ImageSet"]:
         """Yield all images in order, ``size`` at a time, in memory."""
         return (self.select(slice(start, start + size)) for start in range(0, len(self), size))
+
+
+def sample_digests(images: ImageSet) -> Iterator[str]:
+    """Yield a digest of each sample's values, in order."""
+    for piece in images.in_order(_PIECE):
+        for sample in piece.images.cpu().numpy():
+            yield blake2b(sample.tobytes(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

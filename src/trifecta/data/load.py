@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -25,7 +25,14 @@ from trifecta.data.decode import (
     unreadable_images,
 )
 from trifecta.data.folder import ARCHIVES, TABLES, TEST, TRAIN, VALIDATION, list_folder, split_of
-from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
+from trifecta.data.images import (
+    ChannelStatistics,
+    ImageData,
+    ImageSet,
+    channel_statistics,
+    hold_out,
+    sample_digests,
+)
 from trifecta.data.rows import Rows, class_names, find_image_column, find_labels, label_indices
 
 HUB_TIMEOUT_SECONDS = 10
@@ -182,12 +189,15 @@ def load_split(
     channels: int,
     grey_range: Sequence[int] | None = None,
     trained_on: str = "",
+    seen: Collection[str] = (),
 ) -> ImageSet:
     """Load one split alone, for a network that knows its ``classes`` and was ``trained_on`` some rows.
 
-    Without a name, it is the test split (held out again where it was), or the only one. Grey images become
-    colour for 3 ``channels``; ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
+    Without a name, it is the test split (held out again where it was), or the only one, unless that has two
+    of the training images whose digests were ``seen``. Grey images become colour for 3 ``channels``;
+    ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
     """
+    is_unnamed = False
     if config.source in SOURCES and split is not None:
         raise ValueError(f"{config.source} has no split '{split}': leave it out, or give another source")
     if config.source in SOURCES or (split is None and config.hold_out is not None):
@@ -203,10 +213,12 @@ def load_split(
         splits = open_source(config)
         name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
         rows = _split(splits, name, "another split")
-        labels = find_labels(rows, config.label_column)
-        if split is None and trained_on == labels.identity:
-            told = f"{config.source} has the images that the network was trained on, and no test split"
-            raise ValueError(f"{told}: name the split '{name}' to measure on them all the same")
+        labels, is_unnamed = (
+            find_labels(rows, config.label_column),
+            split is None and name != config.test_split,
+        )
+        if is_unnamed and trained_on == labels.identity:
+            raise _trained_on(config, name)
         scale, names = None if grey_range is None else GreyRange(*grey_range), labels.classes
         images, _ = _images(rows, config, labels.indices, grey_range=scale)
     if unknown := [name for name in names if name not in classes]:
@@ -216,13 +228,24 @@ def load_split(
         raise ValueError(f"{told}; evaluate on data with the same classes")
     index_of = torch.tensor([classes.index(name) for name in names])
     images = replace(images, labels=index_of[images.labels])
-    return _with_channels(images, max(channels, images.images.shape[1]))
+    images = _with_channels(images, max(channels, images.images.shape[1]))
+    # One may be there by chance, such as a blank one.
+    if is_unnamed and seen and len({*seen}.intersection(sample_digests(images))) >= min(2, len(seen)):
+        raise _trained_on(config, name)
+    return images
 
 
-def is_same_training(config: DataConfig, trained_on: str) -> bool:
-    """Whether a source has the training rows that ``trained_on`` identifies, wherever they lie now."""
-    if not trained_on or config.source in SOURCES:
-        return False
+def _trained_on(config: DataConfig, split: str) -> ValueError:
+    told = f"{config.source} has images that the network was trained on, and no test split"
+    return ValueError(f"{told}: name the split '{split}' to measure on them all the same")
+
+
+def is_same_training(config: DataConfig, source: str, trained_on: str) -> bool:
+    """Whether ``source`` is that of ``config``, or has its training rows, ``trained_on``, elsewhere."""
+    here, there = (Path(name).expanduser().resolve() for name in (config.source, source))
+    if here == there or not trained_on or source in SOURCES:
+        return here == there
+    config = replace(config, source=source)
     try:
         rows = _split(open_source(replace(config, skip_unreadable=False)), config.train_split, "")
         return find_labels(rows, config.label_column).identity == trained_on

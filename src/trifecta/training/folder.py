@@ -26,6 +26,7 @@ from trifecta._utils.files import (
     write_atomically,
 )
 from trifecta.data import ImageData
+from trifecta.data.images import sample_digests
 from trifecta.network import LocalNetwork
 from trifecta.nn.shapes import ImageShape, SampleShape
 from trifecta.training.config import (
@@ -41,6 +42,8 @@ from trifecta.training.config import (
 # Increase it when older checkpoints can no longer be resumed.
 CHECKPOINT_FORMAT = 3
 _CHECKSUM, _EPOCH = "crc32", "epoch"
+# Training images whose digests a run keeps.
+_MOST_SEEN = 16
 # Types of the members that other code reads; those that may be None may be missing. A list is of blocks.
 _NUMBERS = list[float | None]
 EPOCH_KINDS: Mapping[str, Any] = {
@@ -78,6 +81,7 @@ class DatasetFacts:
         integer: whether samples are integer tokens.
         grey_range: greys of 16-bit training images that were mapped to 0 and 255; empty for 8 bits.
         rows: identifies the rows of the source's training split; empty if unknown.
+        seen: digests of some training images, separated by spaces; empty if unknown.
     """
 
     sample_shape: SampleShape
@@ -87,6 +91,7 @@ class DatasetFacts:
     integer: bool = False
     grey_range: tuple[int, ...] = ()
     rows: str = ""
+    seen: str = ""
 
     def __post_init__(self) -> None:
         has_sizes = min(self.sample_shape, default=0) > 0 and min(self.std, default=1) > 0
@@ -113,6 +118,9 @@ class DatasetFacts:
         """Return the facts about ``data``."""
         names = ("sample_shape", "classes", "mean", "std", "rows")
         same: Any = {name: getattr(data, name) for name in names}
+        if data.train.images.dtype == torch.uint8 and len(data.train):
+            spread = torch.arange(0, len(data.train), -(-len(data.train) // _MOST_SEEN))
+            same["seen"] = " ".join(dict.fromkeys(sample_digests(data.train.select(spread))))
         return cls(**same, integer=data.test.images.dtype == torch.int64, grey_range=data.grey_range or ())
 
     @classmethod
