@@ -275,6 +275,9 @@ def _images_of(
     if own is None:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
     data: Any = changed(trifecta.RunConfig(data=own), changes).data
+    if is_own and data.hold_out != own.hold_out:
+        told = f"data.hold_out={data.hold_out} would measure {run} on images that it was trained on"
+        raise ValueError(f"{told}: leave it out")
     how: dict[str, Any] = {"grey_range": facts.grey_range or None, "trained_on": facts.rows}
     how["seen"] = facts.seen.split()
     try:

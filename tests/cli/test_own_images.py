@@ -121,6 +121,18 @@ def test_other_images_are_all_measured(own: Path, capsys: pytest.CaptureFixture[
     assert json.loads(run(capsys, "evaluate", own / "run", "--data", others, "--json")[1])["images"] == 11
 
 
+def test_a_run_keeps_the_share_that_it_held_out(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments: list[str | Path] = ["evaluate", trained / "run", "--json"]
+    before = json.loads(run(capsys, *arguments)[1])
+    for where in ([], ["--data", trained / "photos"]):
+        status, out, err = run(capsys, *arguments, *where, "--set", "data.hold_out=0.5")
+        assert (status, out) == (2, "")
+        assert "data.hold_out=0.5 would measure" in err
+        # The share to validate on is taken from the others.
+        again = run(capsys, *arguments, *where, "--set", "data.validation=0.5")[1]
+        assert json.loads(again) == before
+
+
 def test_images_that_were_trained_on_are_measured_only_by_their_name(
     own: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
