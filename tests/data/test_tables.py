@@ -1,6 +1,8 @@
 """Labels from a table beside the images."""
 
 import json
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,72 @@ def test_a_column_that_numbers_the_rows_is_no_label(folder: Path) -> None:
         ValueError, match=r"no column that is surely of labels among .*: choose one with data.label_column"
     ):
         load(folder, hold_out=None)
+
+
+@pytest.mark.parametrize("is_parquet", [False, True])
+@pytest.mark.parametrize(
+    ("names", "right"),
+    [
+        (["x", "y", "label"], "label"),
+        (["Target", "Class", "photographer"], "Class"),
+        (["photographer", "Label"], "Label"),
+        (["y", "target"], "target"),
+    ],
+)
+def test_the_likeliest_name_of_labels_wins_and_others_are_said(
+    folder: Path, names: list[str], right: str, *, is_parquet: bool
+) -> None:
+    usual = {"label", "class", "target", "y"}
+    columns: dict[str, list[Any]] = {name: [k % 3 for k in range(8)] for name in names}
+    columns[right] = list(EXPECTED.values())
+    if is_parquet:
+        write_plain(folder, "train", {"image": [png(grey(k)) for k in range(8)], **columns})
+    else:
+        write(folder)
+        files = [f"{k:03}.png" for k in range(8)]
+        lines = [["file_name", *names], *map(list, zip(files, *columns.values(), strict=True))]
+        (folder / "metadata.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    others = [name for name in names if name.lower() in usual]
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert labels(load(folder)) == EXPECTED
+    told = [str(each.message) for each in said if "labels are taken" in str(each.message)]
+    assert len(told) == (len(others) > 1)
+    assert all(
+        f"from column '{right}'" in text and set(others) <= set(re.findall(r"\w+", text)) for text in told
+    )
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "train.csv", "train.parquet", "photos.parquet"])
+def test_a_column_divides_the_rows_into_splits(folder: Path, name: str) -> None:
+    splits = ["Train", "Train", "val", "Train", "Train", "TEST", "test", "val"]
+    if name.endswith("parquet"):
+        pixels = [png(grey(k)) for k in range(8)]
+        write_plain(
+            folder,
+            name.partition(".")[0],
+            {"image": pixels, "label": list(EXPECTED.values()), "Split": splits},
+        )
+    else:
+        write(folder)
+        lines = [f"{k:03}.png,{EXPECTED[k]},{splits[k]}" for k in range(8)]
+        (folder / name).write_text("\n".join(["file_name,label,Split", *lines]))
+    data = load(folder, hold_out=None, validation=0.1)
+    assert data.validation is not None
+    for part, ours in ((data.train, [0, 1, 3, 4]), (data.validation, [2, 7]), (data.test, [5, 6])):
+        assert part.images[:, 0, 1, 1].tolist() == ours
+        assert [data.classes[k] for k in part.labels.tolist()] == [EXPECTED[k] for k in ours]
+    with pytest.raises(ValueError, match="has a split 'test' of its own"):
+        load(folder)
+
+
+def test_rows_of_a_split_that_cannot_be_read_are_left_out(folder: Path) -> None:
+    pixels = [b"\x89PNG broken" if k == 5 else png(grey(k)) for k in range(8)]
+    columns = {"image": pixels, "label": list(EXPECTED.values()), "split": ["train", "test"] * 4}
+    columns["label"] = ["cat", "cat", "dog", "dog"] * 2
+    write_plain(folder, "photos", columns)
+    with pytest.warns(UserWarning, match="1 of 4 images of split 'test' are left out"):
+        data = load(folder, hold_out=None, skip_unreadable=True)
+    assert data.train.images[:, 0, 1, 1].tolist() == [0, 2, 4, 6]
+    assert data.test.images[:, 0, 1, 1].tolist() == [1, 3, 7]
+    assert data.test.labels.tolist() == [0, 1, 1]

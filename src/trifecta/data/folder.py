@@ -7,7 +7,8 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, pairwise
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
@@ -227,7 +228,7 @@ def _table_lines(
 ) -> list[Line]:
     """Return images whose labels are in tables.
 
-    A split is told by a table's name such as ``train.csv``, the images' folder, or a column ``split``.
+    A split is told by a column ``split``, a table's name such as ``train.csv``, or the images' folder.
     """
     lines = list[tuple[str, str | None, dict[str, Any]]]()
     for name in tables:
@@ -240,17 +241,27 @@ def _table_lines(
         raise ValueError(f"{folder} has two lines for {twice[0]} in {listed(tables)}: keep one")
     names = dict.fromkeys(chain(*(values for *_, values in lines)))
     columns = {name: _typed([values.get(name) for *_, values in lines]) for name in names}
-    told = [TRAIN] * len(lines)
-    if any(str(value).lower() in SPLITS for value in columns.get("split", [])):
-        told = [split_of(str(value)) for value in columns.pop("split")]
+    split_column, told = _split_column(columns, columns.__getitem__) or ("", [""] * len(lines))
+    columns.pop(split_column, None)
     return [
         (
             file,
-            own or folders.get(file.partition("/")[0]) or told[row],
+            told[row] or own or folders.get(file.partition("/")[0], TRAIN),
             {name: values[row] for name, values in columns.items()},
         )
         for row, (file, own, _) in enumerate(lines)
     ]
+
+
+def _split_column(
+    columns: Iterable[str], read: Callable[[str], Iterable[Any]]
+) -> tuple[str, list[str]] | None:
+    """Return the column that names the split of each row, and these splits; None if there is none."""
+    for column in columns:
+        named = [str(value) for value in read(column)] if column.lower() == "split" else []
+        if any(name.lower() in SPLITS for name in named):
+            return column, [split_of(name) for name in named]
+    return None
 
 
 def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -312,7 +323,10 @@ def _typed(values: Sequence[Any]) -> list[Any]:
 
 
 def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
-    """Return the splits of Parquet or Arrow files, by their folder or a word of their name."""
+    """Return the splits of Parquet or Arrow files, by their folder or a word of their name.
+
+    Where these name a single one, a column ``split`` divides it.
+    """
     suffixes = {_suffix(file) for file in files}
     if len(suffixes) > 1:
         raise ValueError(f"{folder} has files {' and '.join(sorted(suffixes))}: give one kind")
@@ -330,7 +344,21 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
     by_split = defaultdict[str, list[str]](list)
     for file, word in words.items():
         by_split[split_of(word) if names_splits else TRAIN].append(file)
-    return {split: data_rows(split, folder, own) for split, own in by_split.items()}
+    splits = {split: data_rows(split, folder, own) for split, own in by_split.items()}
+    (rows, *others) = splits.values()
+    if others or (found := _split_column(rows.columns, rows.read)) is None:
+        return splits
+    column, told = found
+    columns = {name: classes for name, classes in rows.columns.items() if name != column}
+    return {
+        split: replace(
+            rows,
+            split=split,
+            columns=columns,
+            left_out=frozenset(row for row, own in enumerate(told) if own != split),
+        )
+        for split in dict.fromkeys(told)
+    }
 
 
 def _split_word(stem: str) -> str:

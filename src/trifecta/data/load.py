@@ -412,7 +412,8 @@ def open_source(config: DataConfig) -> dict[str, Rows]:
         splits = _from_hub(config.source, config.subset)
     for name, rows in splits.items() if config.skip_unreadable else ():
         failed = unreadable_images(partial(rows.images, find_image_column(rows, config.image_column)))
-        splits[name] = replace(rows, left_out=frozenset(failed))
+        kept = [row for row, _ in rows.kept(range(rows.count))]
+        splits[name] = replace(rows, left_out=rows.left_out.union(kept[index] for index in failed))
         if failed:
             told = f"{len(failed)} of {len(rows):,} images of split '{name}' are left out"
             warnings.warn(f"{told}: {listed([*failed.values()], '; ')}", stacklevel=6)

@@ -20,7 +20,7 @@ from trifecta.data.decode import Encoded, in_threads, listed
 
 # Of columns and of mappings, the likeliest first.
 IMAGE_NAMES = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
-LABEL_NAMES = ("label", "labels", "target", "targets", "class", "y")
+LABEL_NAMES = ("label", "labels", "class", "target", "targets", "y")
 # The description of a Parquet file, at its end, holds the names of its classes.
 _MOST_FOOTER_BYTES = 2**26
 _ROWS_AT_ONCE = 256
@@ -184,8 +184,14 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 def find_image_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of images: ``chosen``, or the one whose first value is an image."""
     found = [name for name in rows.columns if _is_image(rows.first(name))]
-    usual = [name for name in IMAGE_NAMES if name in found]
-    return _choose(rows, chosen, found, usual[:1] or found, "image")
+    return _choose(rows, chosen, found, _usual(IMAGE_NAMES, found)[:1] or found, "image")
+
+
+def _usual(names: Sequence[str], found: Iterable[str]) -> list[str]:
+    """Return the found names that are among ``names`` in any case, the likeliest first."""
+    return sorted(
+        (name for name in found if name.lower() in names), key=lambda name: names.index(name.lower())
+    )
 
 
 def _is_image(value: Any) -> bool:
@@ -201,17 +207,16 @@ def _is_image(value: Any) -> bool:
 def _find_label_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of labels.
 
-    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else a
-    column of integers or text with a usual name for labels; else the only one of integers or text in which
-    a value repeats.
+    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else
+    the column of integers or text with the likeliest name for labels; else the only one of integers or text
+    in which a value repeats.
     """
     named = [name for name, names in rows.columns.items() if names]
     named.sort(key=lambda name: -len(rows.columns[name]))
     firsts = {name: rows.first(name) for name in rows.columns if name not in named}
     integers, texts = ([name for name in firsts if isinstance(firsts[name], kind)] for kind in (int, str))
     plain = [*integers, *texts]
-    usual = [name for names in (integers, texts) for name in LABEL_NAMES if name in names]
-    best = named or usual[:1]
+    best = [*named, *_usual(LABEL_NAMES, plain)]
     if chosen is None and not best:
         repeated = [name for name in plain if len(set(rows.read(name))) < rows.count]
         best = [*repeated, *(name for name in plain if name not in repeated)] if len(repeated) == 1 else []
