@@ -124,7 +124,8 @@ def test_other_images_are_all_measured(own: Path, capsys: pytest.CaptureFixture[
 def test_a_run_keeps_the_share_that_it_held_out(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments: list[str | Path] = ["evaluate", trained / "run", "--json"]
     before = json.loads(run(capsys, *arguments)[1])
-    for where in ([], ["--data", trained / "photos"]):
+    named: list[str | Path] = ["--data", trained / "photos"]
+    for where in (named[:0], named):
         status, out, err = run(capsys, *arguments, *where, "--set", "data.hold_out=0.5")
         assert (status, out) == (2, "")
         assert "data.hold_out=0.5 would measure" in err

@@ -1,5 +1,6 @@
 """Data that a program has at hand: what works gives the same tensors, all else is refused in one line."""
 
+import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,9 @@ from torch.utils.data import (
 )
 
 from trifecta.data import DataConfig, ImageData, LoaderBatches, data_from
+
+# Most tests measure nothing, and test on what they train on.
+pytestmark = pytest.mark.filterwarnings("ignore:.* are training:UserWarning")
 
 N, K = 60, 3
 IMAGES = torch.randn(N, 1, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -482,3 +486,28 @@ def test_what_random_transforms_show_is_the_same_every_time() -> None:
     noisy = Made(lambda k: ((COLOUR[k] * torch.rand(())).to(torch.uint8), k % K))
     first, second = (data_from(noisy, test=(COLOUR, LABELS), batch_size=20) for _ in range(2))
     assert (first.mean, first.std) == (second.mean, second.std)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        pytest.param((BYTES, LABELS), (BYTES[20:40], LABELS[20:40]), id="bytes"),
+        pytest.param((IMAGES, LABELS), (IMAGES[20:40], LABELS[20:40]), id="floats"),
+        pytest.param((IMAGES.flatten(1), LABELS), (IMAGES[20:40].flatten(1), LABELS[20:40]), id="table"),
+        pytest.param(TensorDataset(IMAGES, LABELS), (IMAGES[20:40], LABELS[20:40]), id="Dataset"),
+        pytest.param((BYTES[:12].repeat(5, 1, 1, 1), LABELS), None, id="repeated"),
+    ],
+)
+def test_samples_that_are_trained_on_and_tested_are_said(train: Any, test: Any) -> None:
+    count = 12 if test is None else 20
+    kind = "samples" if not isinstance(train, Dataset) and train[0].ndim == 2 else "images"
+    told = f"{count} of {count} test {kind} are training {kind} too, value by value"
+    with pytest.warns(UserWarning, match=told):
+        data_from(train, test=test, share=0, batch_size=20)
+
+
+def test_rows_of_few_values_are_equal_by_chance() -> None:
+    rows = torch.randint(2, (N, 3), generator=torch.Generator().manual_seed(0)).float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(data_from((rows, LABELS)).test) == 12

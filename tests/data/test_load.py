@@ -186,6 +186,13 @@ def test_a_test_class_without_a_training_image_is_refused(folder: Path) -> None:
         load(folder)
 
 
+def test_test_images_that_are_trained_on_are_said(folder: Path) -> None:
+    write_classes(folder / "train", {"a": [*map(grey, range(20))], "b": [*map(grey, range(20, 40))]})
+    write_classes(folder / "test", {"a": [*map(grey, range(10))], "b": [*map(grey, range(40, 44))]})
+    with pytest.warns(UserWarning, match="10 of 14 test images are training images too"):
+        load(folder)
+
+
 def test_classes_without_an_image_are_said(folder: Path) -> None:
     names = {"label": ["a", "b", "c"]}
     write_hub(folder, "train", [png(grey(k)) for k in range(4)], {"label": [0, 1, 0, 1]}, names)

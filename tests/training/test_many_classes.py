@@ -58,6 +58,7 @@ def test_a_run_says_what_it_leaves_out_and_leaves_whole_files(tmp_path: Path) ->
     assert scores.isfinite().sum(1).tolist() == [20] * 3
 
 
+@pytest.mark.filterwarnings("ignore:.* are training:UserWarning")
 def test_few_classes_and_one_pass_need_no_shortlist() -> None:
     few = (images(60)[0], torch.arange(60) % 3)
     assert train(CONFIG, data=few, test=few).result["shortlist"] is None

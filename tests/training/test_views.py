@@ -48,6 +48,7 @@ def test_scores_are_the_weighted_means_of_those_of_the_views(
     assert not torch.allclose(plain.confidence, found.confidence)
 
 
+@pytest.mark.filterwarnings("ignore:.* are training:UserWarning")
 def test_unknown_views_and_samples_that_are_no_images(done: Run, stripes: ImageData) -> None:
     with pytest.raises(ValueError, match="unknown views 'flop'"):
         evaluate(done.network, stripes.test, mean=stripes.mean, std=stripes.std, views="flop")

@@ -28,7 +28,14 @@ from torch.utils.data import (
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
 from trifecta.data.decode import listed
-from trifecta.data.images import ChannelStatistics, ImageData, ImageSet, channel_statistics, hold_out
+from trifecta.data.images import (
+    ChannelStatistics,
+    ImageData,
+    ImageSet,
+    channel_statistics,
+    hold_out,
+    warn_of_shared,
+)
 from trifecta.data.rows import IMAGE_NAMES, LABEL_NAMES, unknown_label
 from trifecta.nn.drawing import SharedGenerators
 
@@ -173,6 +180,7 @@ def data_from(
         kept, sets["test"] = hold_out(kept, TEST_SHARE)
     if "validation" not in sets and share and loader is None:
         kept, sets["validation"] = hold_out(kept, share)
+    warn_of_shared(kept if loader is None else ImageSet(seen.samples, labels), sets["test"])
     shown = kept.images if loader is None else seen.samples
     channels = shown.shape[1] if shown.ndim == 4 else 0
     statistics = ChannelStatistics((0.0,) * channels, (1.0,) * channels)  # which leave floats as they are

@@ -1,5 +1,6 @@
 """Labelled samples in memory or in a file, how they are divided, and what normalises them."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -13,6 +14,10 @@ from trifecta.nn.shapes import SampleShape
 
 # Images whose pixels are counted at a time.
 _PIECE = 4096
+# Samples in both splits: fewer happen to be in published sets too.
+_SHARED, _SHARED_SHARE = 10, 0.01
+# Rows of a table may be equal by chance; not if nearly all of those to train on differ.
+_DIFFERENT_SHARE = 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +67,20 @@ def sample_digests(images: ImageSet) -> Iterator[str]:
     for piece in images.in_order(_PIECE):
         for sample in piece.images.cpu().numpy():
             yield blake2b(sample.tobytes(), digest_size=8).hexdigest()
+
+
+def warn_of_shared(train: ImageSet, test: ImageSet) -> None:
+    """Say how many test samples are training samples too, unless they stay in a file."""
+    if train.rows is not None or test.rows is not None:
+        return
+    known = set(sample_digests(train))
+    count, kind = sum(own in known for own in sample_digests(test)), "images"
+    if train.images.ndim != 4:
+        kind = "samples"
+        count = 0 if len(known) < _DIFFERENT_SHARE * len(train) else count
+    if count >= max(_SHARED, _SHARED_SHARE * len(test)):
+        told = f"{count:,} of {len(test):,} test {kind} are training {kind} too, value by value"
+        warnings.warn(f"{told}: the test accuracy is too high", stacklevel=3)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -32,14 +32,13 @@ from trifecta.data.images import (
     channel_statistics,
     hold_out,
     sample_digests,
+    warn_of_shared,
 )
 from trifecta.data.rows import Rows, class_names, find_image_column, find_labels, label_indices
 
 HUB_TIMEOUT_SECONDS = 10
 # Fewer grey levels are worth a warning where 16-bit images have more.
 _FEW_LEVELS = 64
-# Images in both splits: fewer happen to be in published sets too.
-_SHARED, _SHARED_SHARE = 10, 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +168,7 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
         train, validation = hold_out(data.train, config.validation)
         data = replace(data, train=train, validation=validation)
     _warn_of_classes(data, splits)
-    _warn_of_shared(data.train, data.test)
+    warn_of_shared(data.train, data.test)
     channels, mean, std = data.train.images.shape[1], config.mean, config.std
     if mean is None or std is None:
         mean, std = channel_statistics(data.train)
@@ -370,17 +369,6 @@ def _images(
     if grey_range is not None and (narrow := narrow_greys(some, grey_range)):
         raise ValueError(f"split '{rows.split}' of {config.source}: {narrow}; save all with one scale")
     return images, found
-
-
-def _warn_of_shared(train: ImageSet, test: ImageSet) -> None:
-    """Say how many test images are training images too, unless they stay in a file."""
-    if train.rows is not None or test.rows is not None:
-        return
-    known = {hash(image.tobytes()) for image in train.images.numpy()}
-    count = sum(hash(image.tobytes()) in known for image in test.images.numpy())
-    if count >= max(_SHARED, _SHARED_SHARE * len(test)):
-        told = f"{count:,} of {len(test):,} test images are training images too, pixel by pixel"
-        warnings.warn(f"{told}: the test accuracy is too high", stacklevel=3)
 
 
 def _warn_of_classes(data: ImageData, splits: Sequence[str]) -> None:
