@@ -306,7 +306,7 @@ def test_images_in_both_splits_are_counted(folder: Path) -> None:
         for name in ("cat", "dog"):
             image = folder / f"train/{name}/00{k}.png"
             (folder / f"test/{name}/copy-{k}.png").write_bytes(image.read_bytes())
-    with pytest.warns(UserWarning, match="12 of 32 test images are training images too, pixel by pixel"):
+    with pytest.warns(UserWarning, match="12 of 32 test images are training images too, value by value"):
         load(folder)
 
 
