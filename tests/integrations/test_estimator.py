@@ -171,6 +171,32 @@ def test_a_column_that_hardly_varied_does_not_decide_alone(method: str, how: str
     assert fitted.score(rows[200:], labels[200:]) > 0.9
 
 
+@pytest.mark.parametrize(
+    ("offset", "unit"), [(1_700_000_000, 10.0), (-1.7e12, 1e4), (0, 1e-14), (0, 1e-200), (0, 1e200)]
+)
+@pytest.mark.parametrize("how", ["fit", "partial_fit"])
+def test_a_column_counts_whatever_its_offset_and_unit(how: str, offset: float, unit: float) -> None:
+    draw, labels = np.random.default_rng(0), np.arange(300) % 2
+    rows = (offset + unit * (labels + draw.normal(0, 0.1, 300)))[:, None]
+    estimator = TrifectaClassifier(epochs=10, random_state=0)
+    for _ in range(10 if how == "partial_fit" else 0):
+        estimator.partial_fit(rows[:200], labels[:200], classes=[0, 1])
+    fitted = estimator if how == "partial_fit" else estimator.fit(rows[:200], labels[:200])
+    assert fitted.score(rows[200:], labels[200:]) > 0.95
+    assert fitted.mean_.item() == pytest.approx(rows[:200].mean(), rel=1e-12)
+    assert fitted.scale_.item() == pytest.approx(unit * (rows[:200] / unit).std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e-14, 123_456_789.0, 1e6 + 0.1])
+def test_a_constant_column_says_nothing_whatever_its_value(value: float) -> None:
+    draw, labels = np.random.default_rng(0), np.arange(300) % 2
+    rows = np.column_stack([np.full(300, value), labels + draw.normal(0, 0.3, 300)])
+    fitted = small().fit(rows[:200], labels[:200])
+    before = fitted.predict_proba(rows[200:])
+    rows[200:, 0] += 50
+    assert np.array_equal(fitted.predict_proba(rows[200:]), before)
+
+
 @pytest.mark.filterwarnings("ignore:method trifecta tries each of 100 labels")
 def test_probabilities_add_up_whatever_the_number_of_classes() -> None:
     draw = np.random.default_rng(0)

@@ -50,6 +50,10 @@ _RECENT = 1000
 # Standard deviations from the mean at which columns are bounded, and the share of their variance that the
 # first batch normalization adds to a batch's.
 _BOUND, _ADDED_VARIANCE = 5.0, 0.1
+# Types of rows that are taken as they are; others become the first.
+_FLOATS = (np.float64, np.float32)
+# Deviation of a constant column at most, relative to its largest value: what rounding leaves of it.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -206,13 +210,13 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _validated(self, X: ArrayLike, y: ArrayLike, *, is_first: bool) -> tuple[Tensor, NDArray[Any]]:
         least = 2 if is_first else 1
         rows, targets = validate_data(
-            self, X, y, reset=is_first, dtype=np.float32, allow_nd=True, ensure_min_samples=least
+            self, X, y, reset=is_first, dtype=_FLOATS, allow_nd=True, ensure_min_samples=least
         )
         check_classification_targets(targets)
         return self._as_samples(rows), targets
 
-    def _as_samples(self, rows: NDArray[np.float32]) -> Tensor:
-        samples = torch.from_numpy(np.array(rows, dtype=np.float32))
+    def _as_samples(self, rows: NDArray[Any]) -> Tensor:
+        samples = torch.from_numpy(np.array(rows))
         if self.image_shape is None or samples.ndim == 4:
             return samples
         if samples[0].numel() != math.prod(self.image_shape):
@@ -227,10 +231,13 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) < 2:
             raise ValueError("a classifier needs at least 2 classes: received 1 class in y")
         dims, wide = [0, *range(2, samples.ndim)], samples.double()
-        self.mean_ = wide.mean(dims, keepdim=True)[0].float()
-        deviation = wide.std(dims, correction=0, keepdim=True)[0]
+        magnitude = wide.abs().amax(dims, keepdim=True)
+        magnitude = torch.where(magnitude > 0, magnitude, 1.0)
+        unit = wide / magnitude  # whose squares neither overflow nor vanish
+        self.mean_ = (unit.mean(dims, keepdim=True) * magnitude)[0]
+        deviation = unit.std(dims, correction=0, keepdim=True)
         # A column without a deviation says nothing: it is 0, in other rows too.
-        self.scale_ = torch.where(deviation > 1e-12, deviation, torch.inf).float()
+        self.scale_ = torch.where(deviation > _ROUNDING, deviation * magnitude, torch.inf)[0]
         self._learner_state: dict[str, Any] | None = None
         self._scored: list[tuple[Tensor, Tensor]] = []
         self._seen: tuple[Tensor, Tensor] | None = None
@@ -259,7 +266,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _scaled(self, samples: Tensor) -> Tensor:
-        return ((samples - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND)
+        # A column may be large beside its deviation: float32 is enough only once both are taken out.
+        return ((samples.double() - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND).float()
 
     def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
         labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
@@ -333,7 +341,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     @torch.inference_mode()
     def _scores(self, X: ArrayLike) -> NDArray[np.float64]:
         check_is_fitted(self, "network_")
-        rows = validate_data(self, X, reset=False, dtype=np.float32, allow_nd=True)
+        rows = validate_data(self, X, reset=False, dtype=_FLOATS, allow_nd=True)
         samples = self._scaled(self._as_samples(rows))
         network = self.network_
         if samples.ndim == 2:
