@@ -451,6 +451,29 @@ def test_a_table_of_which_one_split_alone_is_scaled_is_told(scaled: str) -> None
         data_from((rows["train"], labels), test=(rows["test"], labels))
 
 
+TIMES = np.column_stack([np.full(60, 0.1), np.arange(60.0), 1.7e9 + np.arange(60)])
+
+
+@pytest.mark.parametrize(
+    ("given", "column"),
+    [
+        ((TIMES, LABELS), "2"),
+        ((torch.from_numpy(TIMES), LABELS), "2"),
+        ((pd.DataFrame(TIMES, columns=["a", "b", "time"]).astype({"time": "int64"}), LABELS), "time"),
+        (Made(lambda k: (TIMES[k], int(LABELS[k]))), "2"),
+    ],
+)
+def test_a_column_that_float32_rounds_away_is_said(given: Any, column: str) -> None:
+    held = (torch.from_numpy(TIMES).float(), LABELS)
+    told = (
+        rf"^train.*: column {column} is 17000000\d\d ± 1\d\.\d, which float32 cannot tell apart: subtract"
+    )
+    with pytest.warns(UserWarning, match=told) as caught:
+        data_from(given, test=held, batch_size=20)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    data_from((TIMES - [0, 0, 1.7e9], LABELS))
+
+
 @pytest.mark.parametrize("position", [25, 45])
 def test_a_loader_names_a_bad_sample_when_it_comes(position: int) -> None:
     loader = own_loader(with_value(NAN, position))

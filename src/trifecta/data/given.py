@@ -48,6 +48,9 @@ _MOST_CHECKED, _MOST_KEPT, _AT_ONCE = 5_000, 1000, 256
 # Channels of two splits are not on one scale if their deviations differ by a larger factor, or their means
 # by more deviations; nor are tables if a quarter of the columns do.
 _LARGEST_FACTOR, _LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_VALUES = 30.0, 4.0, 0.25, 10
+# Largest error of float32 in a table's column, in deviations, and the least deviation that is no rounding,
+# relative to the column's largest value.
+_LARGEST_ERROR, _ROUNDING = 0.01, 1e-12
 _NUMBERS = (bool, int, float, list, tuple)
 # Labels of positions are mostly tokens of a vocabulary, not all of which come up.
 _MOST_TOKENS = 2**17
@@ -220,13 +223,17 @@ def _collected(given: Any, split: str) -> _Split:
     return _joined(given if is_loader else DataLoader(given, _AT_ONCE, collate_fn=_collate), split)
 
 
-def _joined(batches: Iterable[Any], split: str, *, step: int = 1, thin: int = 1) -> _Split:
+def _joined(
+    batches: Iterable[Any], split: str, *, step: int = 1, thin: int = 1, warns: bool = True
+) -> _Split:
     """Put batches of every ``step``-th sample of a split together, every ``thin``-th sample of them."""
     samples, labels, seen = list[Tensor](), list[NDArray[Any]](), 0
     try:
         for batch in batches:
             some, own = pairs_of(batch, split)
             require_finite_samples(some, split, range(seen * step, (seen + len(some)) * step, step))
+            if warns and not seen:
+                _warn_of_rounding(_pair_of(batch, split)[0], some, split)
             samples.append(some if thin == 1 else some[::thin].clone())
             labels.append(own)
             seen += len(some)
@@ -277,7 +284,8 @@ def _looked_at(loader: DataLoader[Any]) -> _Split:
             numbers = range(0, len(items), step)
             starts = range(0, len(numbers), _AT_ONCE)
             batches = (_collate([items[k] for k in numbers[start : start + _AT_ONCE]]) for start in starts)
-            seen = _joined(batches, "train", step=step, thin=max(1, len(numbers) // _MOST_KEPT))
+            thin = max(1, len(numbers) // _MOST_KEPT)
+            seen = _joined(batches, "train", step=step, thin=thin, warns=False)
             return seen._replace(is_whole=step == 1)
     finally:
         own.set_state(state)
@@ -411,7 +419,7 @@ def _tensor(values: Any, what: str) -> Tensor:
     try:
         # A table's columns may be of several types; its whole numbers are no tokens.
         is_table = hasattr(values, "iloc") and values.ndim == 2
-        array = np.asarray(values, dtype=np.float32 if is_table else None)
+        array = np.asarray(values, dtype=np.float64 if is_table else None)
         if array.dtype.kind == "O":
             array = np.array(array.tolist())
         # PyTorch takes no foreign byte order, no memory that cannot be written to or that runs backwards.
@@ -439,6 +447,24 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
             value = samples[start + first][~finite[first]][0].item()
             place = start + first if numbers is None else numbers[start + first]
             raise ValueError(f"sample {place} of {where} has a value that is {value}: mend or leave it out")
+
+
+def _warn_of_rounding(values: Any, samples: Tensor, where: str) -> None:
+    """Warn of the first column of a table (N, F) whose differences are lost in ``samples`` of float32."""
+    if samples.ndim != 2 or not samples.is_floating_point() or not len(samples):
+        return
+    exact = _tensor(values, where).double()
+    spread, mean = torch.std_mean(exact, 0, correction=0)
+    is_lost = (exact - samples).abs().amax(0) > _LARGEST_ERROR * spread
+    is_lost &= spread > _ROUNDING * exact.abs().amax(0)
+    if bool(is_lost.any()):
+        k = _first_of(is_lost)
+        name = values.columns[k] if hasattr(values, "columns") else k
+        warnings.warn(
+            f"{where}: column {name} is {mean[k]:.10g} ± {spread[k]:.3g}, which float32 cannot tell apart: "
+            "subtract the mean of the training rows first, in float64",
+            stacklevel=5,
+        )
 
 
 def _declared_names(train: Any) -> tuple[str, ...] | None:
