@@ -94,6 +94,15 @@ def test_positions_have_names_and_probabilities_of_their_own(tmp_path: Path) -> 
         model.top_k(tokens)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_samples_that_are_not_finite_are_refused_by_their_number(model: TrainedModel, value: float) -> None:
+    samples = torch.rand(700, *model.facts.sample_shape)
+    samples[600, 0, 0, 1] = value
+    for use in (model.predict, model.predict_proba, model.embeddings):
+        with pytest.raises(ValueError, match=f"^sample 600 of images has a value that is {value}: mend"):
+            use(samples)
+
+
 def test_images_on_another_scale_than_in_training_are_refused_or_said(
     model: TrainedModel, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from trifecta._utils.devices import (
     resolved_precision,
 )
 from trifecta.calibration import probabilities
-from trifecta.data import normalize, read_images, samples_of
+from trifecta.data import normalize, read_images, require_finite_samples, samples_of
 from trifecta.network import LocalNetwork, build_network
 from trifecta.nn.drawing import SeededDraws
 from trifecta.training.config import GIVEN, Imported, RunConfig, read_yaml
@@ -135,8 +135,8 @@ class TrainedModel:
     """A network with the facts about its data.
 
     Methods take ``images`` as files, PIL images, or an array (N, C, H, W) or (N, H, W, C): uint8, or floats
-    as the network was trained on (0 … 1 if it was trained on image files). A file that is no image, or
-    images of another shape or scale than the network's, are a ``ValueError``.
+    as the network was trained on (0 … 1 if it was trained on image files). A file that is no image,
+    images of another shape or scale than the network's, or values that are not finite are a ``ValueError``.
 
     Attributes:
         network: the network, in evaluation mode.
@@ -203,10 +203,13 @@ class TrainedModel:
     ) -> Tensor:
         """Compute ``width`` values or more for every image, a batch at a time, (N, width, …)."""
         shape, device, parts = self.facts.sample_shape, self.network.device, [torch.empty(0, width)]
+        seen = 0
         for batch in self._batches(images):
             if tuple(batch.shape[1:]) != shape:
                 takes = f"this network takes samples (N, {', '.join(map(str, shape))})"
                 raise ValueError(f"{takes}: received {tuple(batch.shape)}")
+            require_finite_samples(batch, "images", range(seen, seen + len(batch)))
+            seen += len(batch)
             if len(batch):
                 _check_scale(batch, self.facts)
                 pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
