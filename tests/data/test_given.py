@@ -277,6 +277,61 @@ def test_names_that_a_data_set_declares_are_its_classes() -> None:
     assert torch.equal(data.test.images, IMAGES.flatten(1))
 
 
+class Folder(Dataset[Any]):
+    """Images of classes in turn, with the names that their numbers stand for."""
+
+    def __init__(self, classes: str) -> None:
+        self.classes = list(classes)
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, k: int) -> tuple[Tensor, int]:
+        number = k % len(self.classes)
+        return torch.full((1, 4, 4), ord(self.classes[number]) / 100), number
+
+
+def hugging_face(classes: str) -> Any:
+    names = datasets.ClassLabel(names=list(classes))
+    features = datasets.Features({"x": datasets.Sequence(datasets.Value("float32")), "label": names})
+    images, labels = zip(*(Folder(classes)[k] for k in range(24)), strict=True)
+    rows = {"x": [image.flatten().tolist() for image in images], "label": list(labels)}
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Folder,
+        hugging_face,
+        lambda classes: DataLoader(Folder(classes), 5),
+        lambda classes: Subset(Folder(classes), range(23)),
+    ],
+)
+@pytest.mark.parametrize("classes", ["abc", "bc", "cab"])
+def test_numbers_of_other_splits_are_classes_by_their_names(
+    kind: Callable[[str], Any], classes: str
+) -> None:
+    data = data_from(kind("abc"), validation=kind(classes), test=kind(classes), batch_size=12)
+    for split in (data.validation, data.test):
+        assert split is not None
+        values = split.images.flatten(1)[:, 0]
+        assert torch.equal(split.labels, (values * 100).round().long() - ord("a"))
+
+
+def test_a_name_that_training_lacks_is_refused_in_other_splits() -> None:
+    with pytest.raises(
+        ValueError, match=r"^test: sample 2 has label 'd', which is none of the 3 classes of"
+    ):
+        data_from(Folder("abc"), test=Folder("bcd"), batch_size=12)
+    named = (torch.rand(24, 1, 4, 4) / 50 + 0.97, np.array(["a", "b", "c"] * 8))
+    assert data_from(named, test=Folder("cb")).test.labels.tolist() == [2, 1] * 12
+    # Numbers that a transform made are no longer those of the names.
+    own = Folder("bc")
+    own.target_transform = lambda number: number + 1  # type: ignore[attr-defined]
+    assert data_from(Folder("abc"), test=own, batch_size=12).test.labels.tolist() == [0, 1] * 12
+
+
 def no_batches() -> DataLoader[Any]:
     return DataLoader(TensorDataset(IMAGES, LABELS), 100, drop_last=True)
 
@@ -470,7 +525,7 @@ def test_a_column_that_float32_rounds_away_is_said(given: Any, column: str) -> N
     )
     with pytest.warns(UserWarning, match=told) as caught:
         data_from(given, test=held, batch_size=20)
-    assert len(caught) == 1 and caught[0].filename == __file__
+    assert [warning.filename for warning in caught] == [__file__]
     data_from((TIMES - [0, 0, 1.7e9], LABELS))
 
 

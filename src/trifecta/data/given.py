@@ -152,7 +152,8 @@ def data_from(
             ``DataLoader``. Items and batches are pairs, or mappings with keys such as ``image`` and
             ``label``.
         validation: data to choose on; None takes a stratified ``share`` of training tensors.
-        test: data to measure on; None takes a stratified fifth of training tensors.
+        test: data to measure on; None takes a stratified fifth of training tensors. Label numbers of a
+            split that declares class names, as ``Dataset`` objects do, are those of training by name.
         share: share of training tensors to validate on, 0 … below 1.
         classes: class names, in label order; None numbers them, or sorts labels that are names.
         batch_size: batch size of a ``Dataset``.
@@ -173,10 +174,16 @@ def data_from(
     if seen.is_whole and labels.ndim == 1:
         counts = tuple(torch.bincount(labels, minlength=len(names)).tolist())
     sets = {}
+    by_name = classes is None and seen.labels.dtype.kind == "U"
+    known = (_label_names(train) or (names if by_name or classes else ()))[: len(names)]
     for name, other in others.items():
         _check_alike(seen.samples, other.samples, name)
-        by_name = classes is None and seen.labels.dtype.kind == "U"
-        own = _indices(other.labels.astype(str) if by_name else other.labels, names, name, counts)
+        numbers, declared = other.labels, _label_names(parts[name])
+        if known and declared and declared != known and numbers.dtype.kind != "U":
+            named = np.array(declared)[_indices(numbers, declared, name)]
+            own = _indices(named, known, name, counts)
+        else:
+            own = _indices(numbers.astype(str) if by_name else numbers, names, name, counts)
         sets[name] = ImageSet(other.samples, own.to(other.samples.device))
     kept = sets["test"].select(torch.arange(0)) if loader is not None else ImageSet(seen.samples, labels)
     if "test" not in sets:
@@ -477,6 +484,15 @@ def _declared_names(train: Any) -> tuple[str, ...] | None:
     return tuple(cast(Sequence[str], names)) if is_names else None
 
 
+def _label_names(given: Any) -> tuple[str, ...]:
+    """Return the names that label numbers stand for, also of a set inside a loader; empty if unknown."""
+    while given is not None and getattr(given, "target_transform", None) is None:
+        if names := _declared_names(given):
+            return names
+        given = getattr(given, "dataset", None)
+    return ()
+
+
 def _class_names(classes: Sequence[str] | None, seen: _Split, tested: _Split | None) -> tuple[str, ...]:
     """Return the given class names, else the labels that are names, sorted, else numbers from 0."""
     if classes is not None:
@@ -506,7 +522,7 @@ def _indices(
     found = labels
     if labels.dtype.kind == "U":
         index = {name: k for k, name in enumerate(names)}
-        found = np.array([index.get(label, -1) for label in labels], np.int64)
+        found = np.array([index.get(label, -1) for label in labels.flat], np.int64).reshape(labels.shape)
     is_known = np.array(counts) > 0 if counts and labels.ndim == 1 else np.ones(len(names), bool)
     outside = (found < 0) | (found >= len(names)) | ~is_known[found.clip(0, len(names) - 1)]
     if outside.any():
