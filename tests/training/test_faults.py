@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import resource
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from stopping import StopAt
 from trifecta._utils.files import StorageError, tensor_checksum, write_atomically
 from trifecta.cli import main
-from trifecta.data import DataConfig, ImageData, ImageSet
+from trifecta.data import DataConfig, ImageData
 from trifecta.training import (
     Callback,
     Interrupted,
@@ -428,19 +429,46 @@ def test_a_run_that_cannot_be_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_other_data_is_refused(stopped: Path, stripes: ImageData) -> None:
-    fewer = ImageSet(stripes.train.images[:-6], stripes.train.labels[:-6])
+    own, fewer = stripes.train, replace(stripes, train=stripes.train.select(slice(0, -6)))
+    permuted = torch.arange(len(own)).roll(1)
+    changed = own.images.clone()
+    changed[5, 0, 0, 0] += 1
     others = (
+        fewer,
+        replace(stripes, train=own.select(permuted)),
+        replace(stripes, train=replace(own, images=changed)),
+        replace(stripes, train=replace(own, labels=own.labels[permuted])),
+        replace(stripes, test=stripes.test.select(slice(1, None))),
         replace(stripes, mean=(0.4,)),
         replace(stripes, classes=("a", "b", "c")),
         replace(stripes, rows="others", grey_range=(0, 9)),
     )
     for other in others:
         with pytest.raises(
-            ValueError, match=r"the data is not what .* was trained on: (mean|classes|grey_range) was"
+            ValueError,
+            match=r"the data is not what .* was trained on: (mean|classes|grey_range|checksum) was",
         ):
             resume(stopped, data=other)
+    # As earlier versions wrote it.
+    config = stopped / "config.yaml"
+    config.write_text(re.sub(r"\n  checksum: .*", "", config.read_text()))
+    assert "checksum" not in config.read_text()
     with pytest.raises(ValueError, match="meter is of 4 steps per epoch, the data now has 3"):
-        resume(stopped, data=replace(stripes, train=fewer))
+        resume(stopped, data=fewer)
+    resume(stopped, data=replace(stripes, train=replace(own, images=changed)))
+
+
+def test_rows_in_another_order_are_other_data(tmp_path: Path) -> None:
+    rows, labels = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+    config = replace(SMALL, network="mlp", width=0.01, epochs=1, batch_size=20, data=None)
+    first = train(config, data=(rows, labels), out=tmp_path / "run")
+    order = torch.arange(60).roll(3)
+    with pytest.raises(
+        ValueError, match=r"the data is not what .* was trained on: checksum was [0-9a-f]{8} "
+    ):
+        resume(tmp_path / "run", data=(rows[order], labels), epochs=2)
+    again = resume(tmp_path / "run", data=(rows.numpy().astype(float), labels.tolist()))
+    assert again.test_accuracy == first.test_accuracy
 
 
 def test_a_run_whose_data_moved_is_resumed(

@@ -82,6 +82,7 @@ class DatasetFacts:
         grey_range: greys of 16-bit training images that were mapped to 0 and 255; empty for 8 bits.
         rows: identifies the rows of the source's training split; empty if unknown.
         seen: digests of some training images, separated by spaces; empty if unknown.
+        checksum: of all samples and labels in memory, where no source has ``rows``; empty if unknown.
     """
 
     sample_shape: SampleShape
@@ -92,6 +93,7 @@ class DatasetFacts:
     grey_range: tuple[int, ...] = ()
     rows: str = ""
     seen: str = ""
+    checksum: str = ""
 
     def __post_init__(self) -> None:
         has_sizes = min(self.sample_shape, default=0) > 0 and min(self.std, default=1) > 0

@@ -160,6 +160,14 @@ def identity(config: RunConfig, data: ImageData) -> dict[str, Any]:
     return plain
 
 
+def checksum(data: ImageData) -> str:
+    """Return a checksum of all samples and labels in memory."""
+    kinds = ("images", "labels")
+    return tensor_checksum(
+        {f"{kind} of {name}": getattr(own, kind) for name, own in _splits(data).items() for kind in kinds}
+    )
+
+
 def statistics_batches(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield some training images without augmentation, always the same, in batches of mixed classes."""
     some = epoch_order(len(data.train), seed=0, epoch=0)[:ENOUGH]

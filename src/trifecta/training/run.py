@@ -217,8 +217,10 @@ def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: Datase
     """Check that the data are those that the run was trained on, as far as the facts tell."""
     if before is None:
         return
-    # Earlier versions stored no rows, and pixels may differ between versions of a decoder.
-    then, there = asdict(replace(before, rows=before.rows or now.rows, seen=now.seen)), asdict(now)
+    # Pixels may differ between versions of a decoder.
+    then, there = asdict(replace(before, seen=now.seen)), asdict(now)
+    # Earlier versions stored neither.
+    then |= {name: then[name] or there[name] for name in ("rows", "checksum")}
     for name in ("rows", *then):
         if then[name] != there[name]:
             raise ValueError(

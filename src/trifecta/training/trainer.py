@@ -28,6 +28,7 @@ from trifecta.training.evaluation import Evaluation, choose_blocks, score, summa
 from trifecta.training.folder import DatasetFacts, DivergenceError, Interrupted, RunFolder, checked_record
 from trifecta.training.model import load_weights, network_for
 from trifecta.training.preparation import (
+    checksum,
     class_weights,
     fit_to_images,
     fitted,
@@ -186,6 +187,8 @@ class Trainer:
         self.processes.layout.rows(0, self.config.batch_size)  # Replicas have equal shares.
         self.data = data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
+        if folder is not None and not data.rows:
+            self.facts = replace(self.facts, checksum=checksum(data))
         self.network = self._build_network(blocks)
         self._prepare_steps()
         self.history: list[Record] = []
