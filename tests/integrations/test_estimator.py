@@ -171,6 +171,15 @@ def test_a_column_that_hardly_varied_does_not_decide_alone(method: str, how: str
     assert fitted.score(rows[200:], labels[200:]) > 0.9
 
 
+@pytest.mark.parametrize("count", [12, 18])
+def test_few_rows_of_noise_make_nothing_sure(count: int) -> None:
+    labels = np.arange(count + 300) % 2
+    for seed in range(2):
+        rows = np.random.default_rng(seed).normal(size=(count + 300, 10))
+        fitted = TrifectaClassifier(epochs=20, random_state=seed).fit(rows[:count], labels[:count])
+        assert log_loss(labels[count:], fitted.predict_proba(rows[count:])) < 0.75
+
+
 @pytest.mark.parametrize(
     ("offset", "unit"), [(1_700_000_000, 10.0), (-1.7e12, 1e4), (0, 1e-14), (0, 1e-200), (0, 1e200)]
 )

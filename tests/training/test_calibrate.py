@@ -80,15 +80,27 @@ def test_where_no_other_network_can_be_trained_the_training_images_have_to_do() 
     given = data(validation=False)
     own = [nn.Sequential(nn.Linear(8, 16), nn.ReLU()), nn.Sequential(nn.Linear(16, 16), nn.ReLU())]
     loader = DataLoader(TensorDataset(given.train.images, given.train.labels), 30)
-    tiny = replace(given, train=given.train.part(torch.arange(12)))
     for settings in (
         {"data": given, "network": own},
         {"data": loader, "test": (given.test.images, given.test.labels)},
-        {"data": tiny},
     ):
         done = train(replace(CONFIG, batch_size=12), **settings)
         assert done.result["calibrated_on"] == "training"
         assert done.result["temperature"] != 1
+
+
+def test_of_few_images_five_folds_are_scored_and_the_least_sure_counts() -> None:
+    given = replace(data(validation=False), train=noisy(12, 0))
+    config, temperatures = replace(CONFIG, batch_size=6), []
+    done = train(config, data=given)
+    for seed in range(5):
+        own, others = hold_out(given.train, 0.2, seed=seed)
+        twin = Trainer(config, data=replace(given, train=own, test=others))
+        twin.fit()
+        temperatures.append(fit_temperature(twin.network.fused_scores(others.images), others.labels))
+    assert done.result["calibrated_on"] == "fold"
+    assert done.result["temperature"] == pytest.approx(max(temperatures), rel=1e-5)
+    assert done.result["log_loss"] < PRIOR + 0.05
 
 
 def test_the_fold_is_what_another_run_says_of_images_that_it_did_not_see() -> None:

@@ -173,7 +173,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
     return by_class[~held_out].sort().values, by_class[held_out].sort().values
 
 
-def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
+def hold_out(images: ImageSet, fraction: float, *, seed: int = 0) -> tuple[ImageSet, ImageSet]:
     """Divide images into those kept and a stratified ``fraction`` held out, see :func:`stratified_split`.
 
     Where every position has a label, the last samples are held out, so that texts do not overlap.
@@ -182,7 +182,7 @@ def hold_out(images: ImageSet, fraction: float) -> tuple[ImageSet, ImageSet]:
         count = len(images) - round(fraction * len(images))
         kept, held_out = torch.arange(count), torch.arange(count, len(images))
     else:
-        kept, held_out = stratified_split(images.labels, fraction)
+        kept, held_out = stratified_split(images.labels, fraction, seed=seed)
     return images.part(kept), images.part(held_out)
 
 

@@ -35,8 +35,10 @@ from trifecta.training.trainer import Callback, Record, Trainer
 
 # The least share by which the loss of a block that learns falls; batches alone make it differ by less.
 LEAST_FALL = 0.05
-# To calibrate, a share of so many training images is held out of a second training.
-HELD_OUT, LEAST_TO_REPEAT, MOST_TO_REPEAT = 0.2, 20, 10_000
+# To calibrate, a share of at most so many training images is held out of a second training; of few images,
+# one share after another.
+HELD_OUT, MOST_TO_REPEAT = 0.2, 10_000
+FEW, SHARES_OF_FEW = 20, 5
 # Training images that are enough to fit a temperature to.
 MOST_SCORED = 5_000
 
@@ -281,9 +283,10 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
 
     - ``validation``: the validation images, if there are any.
     - ``fold``: a stratified fifth of the training images, scored by a second network that the same run
-      trains on the rest. The temperature is at least that of the network's own training images.
+      trains on the rest; of fewer than 20 images, five such fifths, of which the highest temperature
+      counts, as luck decides each. It is at least that of the network's own training images.
     - ``training``: the training images, which the network knows too well, if no second network can be
-      trained or there are too many or too few images for that.
+      trained, there are too many images for that, or no class has two.
 
     Args:
         trainer: trainer at the end of its run.
@@ -295,9 +298,11 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
         found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
     else:
         found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
-        can_repeat = LEAST_TO_REPEAT <= len(data.train) <= repeat_up_to
-        if can_repeat and (fold := _scored_by_second_network(trainer)) is not None:
-            found, source = max(found, fit_temperature(*fold)), "fold"
+        count = len(data.train)
+        seeds = range(0 if count > repeat_up_to else SHARES_OF_FEW if count < FEW else 1)
+        folds = [fold for seed in seeds if (fold := _scored_by_second_network(trainer, seed)) is not None]
+        if folds:
+            found, source = max(found, *(fit_temperature(*fold) for fold in folds)), "fold"
     temperature.fill_(trainer.processes.agreed(found))
     return source
 
@@ -318,7 +323,7 @@ def _some_training_images(trainer: Trainer) -> ImageSet:
     return train.select(torch.arange(0, len(train), step, device=train.labels.device))
 
 
-def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
+def _scored_by_second_network(trainer: Trainer, seed: int) -> tuple[Tensor, Tensor] | None:
     """Score a share of the training images by a network that the same run trains on the rest.
 
     None if no second network can be trained, no image can be held out, or training diverges.
@@ -327,7 +332,7 @@ def _scored_by_second_network(trainer: Trainer) -> tuple[Tensor, Tensor] | None:
     if not trainer.processes.is_alone or config.network == GIVEN or data.loader is not None:
         return None
     try:
-        own, others = hold_out(data.train, HELD_OUT)
+        own, others = hold_out(data.train, HELD_OUT, seed=seed)
     except ValueError:  # No class has two images.
         return None
     config = replace(
