@@ -80,10 +80,11 @@ def test_where_no_other_network_can_be_trained_the_training_images_have_to_do() 
     given = data(validation=False)
     own = [nn.Sequential(nn.Linear(8, 16), nn.ReLU()), nn.Sequential(nn.Linear(16, 16), nn.ReLU())]
     loader = DataLoader(TensorDataset(given.train.images, given.train.labels), 30)
-    for settings in (
+    each: tuple[dict[str, Any], ...] = (
         {"data": given, "network": own},
         {"data": loader, "test": (given.test.images, given.test.labels)},
-    ):
+    )
+    for settings in each:
         done = train(replace(CONFIG, batch_size=12), **settings)
         assert done.result["calibrated_on"] == "training"
         assert done.result["temperature"] != 1
