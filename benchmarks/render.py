@@ -287,7 +287,7 @@ def trunk(
 
 
 def memory_in_words() -> str:
-    """The README's picture, and the comparison's column, which are of different networks."""
+    """Training memory of superfecta and backprop, in a deep network and in the default one."""
     report = next(report for report in rows_of("compared-memory")[::-1] if _is_over_depth(report))
     held = {
         (row["network"].split(":")[1] if ":" in row["network"] else row["network"], row["name"]): row[
@@ -301,16 +301,30 @@ def memory_in_words() -> str:
     )
     narrow = memory_beside_backprop("cifar10", "grid")
     return (
-        f"On {DEEPEST} equal blocks of 128 channels superfecta takes {_beside(*deep)}: backprop keeps "
-        "every block's activations, superfecta one block's. On the default network `small`, whose first "
-        f"three blocks hold most of the activations, it takes {_beside(*default)}. In the comparison, "
-        "where `small` is an eighth as wide and two blocks train at the same time, superfecta's "
-        f"classifiers outweigh its blocks: it takes {_beside(*narrow)}.\n"
+        f"On {DEEPEST} equal blocks of 128 channels, training `superfecta` takes {_against(*deep)}, "
+        "because backprop keeps the activations of every block and `superfecta` those of one. On the "
+        "default network `small`, whose first three blocks hold most of the activations, it takes "
+        f"{_against(*default)}. On `small` at an eighth of its width, with two blocks training at the same "
+        f"time, the classifiers outweigh the blocks, and it takes {_against(*narrow)}.\n"
     )
 
 
-def _beside(ours: float, other: float) -> str:
-    return f"{ours / other:.2f} times backprop's training memory ({ours:,.0f} MiB beside {other:,.0f})"
+def _against(ours: float, other: float) -> str:
+    return f"{ours:,.0f} MiB against backprop's {other:,.0f} ({ours / other:.2f}×)"
+
+
+def checkpointing_in_words() -> str:
+    """Checkpointed backprop beside local methods in the deepest network."""
+    held = {
+        row["name"]: row["training_bytes"]
+        for row in _memory_over_depth()["rows"]
+        if row["network"].startswith(f"equal:{DEEPEST}:")
+    }
+    shares = {name: f"{taken / held['backprop']:.2f}×" for name, taken in held.items()}
+    return (
+        f"On {DEEPEST} equal blocks checkpointing takes {shares['backprop-checkpointed']} of backprop's "
+        f"training memory, the Trifecta {shares['trifecta']}, and class groups {shares['class-groups']}.\n"
+    )
 
 
 def graphs() -> str:
@@ -420,6 +434,7 @@ FIGURES: dict[str, Callable[[], str]] = {
     "search-tierce": lambda: search("search-tierce", width=0.125),
     "compared-speed": lambda: benchmark("compared-speed"),
     "memory-in-words": memory_in_words,
+    "checkpointing-in-words": checkpointing_in_words,
     "compared-memory": lambda: benchmark("compared-memory"),
     "own-networks": own_networks,
     "own-memory": own_memory,

@@ -168,9 +168,10 @@ def _beside_rivals(rows: Sequence[RowSummary]) -> str:
             for figure in ("parameters", "multiply_adds_per_image")
         )
         lines.append(
-            f"- less *{name}*: {points:+.2f} points; parameters {parameters}, multiply-adds {work}\n"
+            f"- {points:+.2f} points against *{name}*, with {parameters} the parameters and {work} the "
+            "multiply-adds\n"
         )
-    return f"\n*{OURS}* beside its rivals:\n\n{''.join(lines)}" if lines else ""
+    return f"\n*{OURS}* compared with its rivals:\n\n{''.join(lines)}" if lines else ""
 
 
 def _order(rows: Sequence[RowSummary]) -> str:
@@ -186,6 +187,6 @@ def _order(rows: Sequence[RowSummary]) -> str:
     turned = [(a[2], b[2]) for a, b in pairs if a[1] > b[1]]
     names = "; ".join(f"*{a}* ahead of *{b}*" for a, b in turned) or "none"
     return (
-        f"\n{len(pairs) - len(turned)} of {len(pairs)} pairs of rows with a published figure stand in its "
-        f"order; the others: {names}.\n"
+        f"\nOf {len(pairs)} pairs of rows with published figures, {len(pairs) - len(turned)} are in the "
+        f"published order. Reversed here: {names}.\n"
     )

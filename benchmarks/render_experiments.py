@@ -157,15 +157,20 @@ def draw_depth(path: Path) -> None:
 
 
 def made_with(rows: Sequence[RowSummary]) -> str:
-    """Hardware, versions, settings of size and dates behind the rows."""
-    results = [(row, run.result) for row in rows for run in row.runs]
-    notes = {
-        f"{result['hardware']}, {result['precision']}; PyTorch {result['versions']['torch']}, "
-        f"Python {result['versions']['python']}; budget {row.budget}: width {result['width']:g}, "
-        f"batch {result['batch_size']}; {result['date']}"
-        for row, result in results
-    }
-    return "".join(f"\n{note}.\n" for note in sorted(notes))
+    """Settings of size, hardware, versions and dates behind the rows, in one paragraph."""
+    made: dict[str, dict[str, set[str]]] = {}
+    for row in rows:
+        for result in (run.result for run in row.runs):
+            size = f"Budget {row.budget}, width {result['width']:g}, batch {result['batch_size']}"
+            versions = f"PyTorch {result['versions']['torch']}, Python {result['versions']['python']}"
+            machine = f"{result['hardware']}, {result['precision']}, {versions}"
+            made.setdefault(size, {}).setdefault(machine, set()).add(result["date"])
+    notes = [
+        f"{size}: "
+        + "; ".join(f"{machine} ({', '.join(sorted(days))})" for machine, days in sorted(own.items()))
+        for size, own in sorted(made.items())
+    ]
+    return f"\n{'. '.join(notes)}.\n" if notes else ""
 
 
 def _depth_rows() -> list[RowSummary]:
