@@ -253,7 +253,7 @@ def test_a_shortlist_is_kept_where_labels_are_tried() -> None:
     assert network.shortlist == Shortlist(labels=2, after=0)
     network.keep_labels(0)
     assert network.shortlist is None
-    message = "method mono-forward scores all classes in one pass and tries no labels: keep no shortlist"
+    message = "method mono-forward scores all classes in one pass and tries no labels: use no shortlist"
     with pytest.raises(ValueError, match=f"^{message}$"):
         network_of().keep_labels(2)
     with pytest.raises(ValueError, match="keeps 1 … 4 of 5 labels, or 0 for all: received 5"):
@@ -445,7 +445,7 @@ def test_side_values_allow_neither_new_pairs_nor_a_shortlist() -> None:
     assert network.shortlist is None
     message = (
         "a shortlist goes on with some of a batch, and these blocks pass on values beside their features: "
-        "keep no shortlist"
+        "use no shortlist"
     )
     with pytest.raises(ValueError, match=f"^{message}$"):
         network.keep_labels(2)

@@ -1,4 +1,4 @@
-"""Speed, memory, prediction and time to accuracy beside backprop, on equal work.
+"""Speed, memory, prediction and time to accuracy against backprop, on equal work.
 
 Rows of a benchmark are *variants*: ways to train the same network on the same batch. They take turns on one
 machine; a figure is the median over rounds, with the smallest and the largest. Memory is that of processes
@@ -139,7 +139,7 @@ class Setting:
 
 
 def conditions(device: torch.device) -> Report:
-    """Return what any figure depends on beside its settings."""
+    """Return what any figure depends on besides its settings."""
     return {
         "device": str(device),
         "hardware": describe_device(device),
@@ -307,7 +307,7 @@ def select(names: str | None) -> list[Variant]:
 
 @torch.inference_mode()
 def peak_multiply_adds(device: torch.device, precision: str) -> dict[str, float]:
-    """Measure the peak multiply-adds a second of a 3×3 convolution and of a matrix product."""
+    """Measure the peak multiply-adds per second of a 3×3 convolution and of a matrix product."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     channels, images, size = (128, 32, 1024) if device.type == "cpu" else (512, 256, 8192)
     pixels = 16

@@ -117,7 +117,7 @@ def command() -> None:
       trifecta export RUN --out FILE.onnx          for other runtimes
       trifecta report RUN [RUN ...]                its page, or several compared
       trifecta list                                methods, networks, recipes
-      trifecta bench speed                         images a second, and backprop's
+      trifecta bench speed                         images per second, against backprop
       trifecta reproduce cifar10                   the paper's experiments and its figures
       trifecta compare --data digits --methods trifecta,predsim,backprop     on equal work
     """  # noqa: D301  (click reads \b as a character: keep these lines as they are)
@@ -211,7 +211,9 @@ def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.R
     option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", help="A setting of these images."),
     option("--split", metavar="NAME", help="Another split.  [default: the run's test split]"),
     *(DEVICE, setting("precision", shown="the run's", group="Machine"), SHORTLIST),
-    option("--views", default="none", metavar="NAME", help="Mean over flip or flip-shift (2 or 6 × work)."),
+    option(
+        "--views", default="none", metavar="NAME", help="Average over flip or flip-shift (2 or 6 × work)."
+    ),
     *(IMPORT, AS_JSON),
 )
 def evaluate(run: Path, **options: Any) -> None:
@@ -401,7 +403,7 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
 
 
 @subcommand(
-    option("--recipes", "with_recipes", is_flag=True, help="The recipes too: over a hundred."),
+    option("--recipes", "with_recipes", is_flag=True, help="Also show the recipes, over a hundred."),
     option("--settings", "with_settings", is_flag=True, help="All settings of a run, at their defaults."),
     AS_JSON,
 )
@@ -467,7 +469,7 @@ def plan(image_shape: tuple[int, ...], num_classes: int, as_json: bool, **option
 
 @command.group("bench")
 def bench() -> None:
-    """Measure training and prediction beside backprop, on equal work."""
+    """Measure training and prediction against backprop, on equal work."""
 
 
 def benchmark(name: str, about: str, *options: Decorator) -> None:
@@ -518,10 +520,12 @@ def _rows(default: str | None = None) -> Decorator:
 
 BATCH, ROUNDS = setting("batch_size"), option("--rounds", type=COUNT, default=5, help="Turns of each row.")
 EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
-STEPS = option("--steps", type=COUNT, default=2, help="Of a turn; more if blocks learn at the same time.")
-benchmark("speed", "Training, images a second.", NETWORK, _rows(), *EQUAL_WORK, ROUNDS, STEPS)
+STEPS = option(
+    "--steps", type=COUNT, default=2, help="Steps per turn; more if blocks learn at the same time."
+)
+benchmark("speed", "Training, in images per second.", NETWORK, _rows(), *EQUAL_WORK, ROUNDS, STEPS)
 INFERRED = _rows("trifecta,trifecta-shortlist,class-groups,backprop,published")
-PREDICTION = "Prediction with all labels, images a second."
+PREDICTION = "Prediction with all labels, in images per second."
 benchmark("inference", PREDICTION, NETWORK, INFERRED, *EQUAL_WORK, ROUNDS)
 NETWORKS = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
 benchmark(
@@ -534,7 +538,7 @@ benchmark(
 )
 benchmark(
     "accuracy",
-    "Seconds of training until the validation split is read well enough.",
+    "Seconds of training to reach a validation accuracy.",
     SOURCE,
     option("--methods", default="trifecta,class-groups,backprop", callback=read_names),
     option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", callback=read_shares),
@@ -551,8 +555,8 @@ def experiment(results: str, work: str) -> tuple[Decorator, ...]:
         *(SEEDS, DEVICE, PRECISION),
         option("--out", type=PATH, default=Path(results), help="Folder of result files."),
         option("--work", type=PATH, default=Path(work), help="Folder of unfinished runs."),
-        option("--untimed", is_flag=True, help="Keep no times: the machine does other work too."),
-        option("--show", is_flag=True, help="Run nothing: show what there is."),
+        option("--untimed", is_flag=True, help="Store no times, because the machine is busy."),
+        option("--show", is_flag=True, help="Show what there is, and run nothing."),
         AS_JSON,
     )
 
@@ -590,10 +594,10 @@ def _make_missing(
     try:
         outcome = makes.make(watch)
     except trifecta.training.Interrupted as stop:
-        again = f"{stop}; the same command goes on from there"
+        again = f"{stop}; the same command continues from there"
         raise trifecta.training.Interrupted(again) from stop.__cause__
     if outcome.elsewhere:
-        console.print(f"{len(outcome.elsewhere)} runs are in the hands of another process")
+        console.print(f"{len(outcome.elsewhere)} runs are being made by another process")
     return outcome.failed
 
 
@@ -609,7 +613,7 @@ DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub. 
 @subcommand(
     click.argument("table", required=False),
     option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]"),
-    option("--rows", default="*", metavar="PATTERN", help="Only rows whose name fits, such as `ff-*`."),
+    option("--rows", default="*", metavar="PATTERN", help="Only rows whose name matches, such as `ff-*`."),
     option("--data-root", type=PATH, envvar="TRIFECTA_DATA", help=DATA_HELP),
     *experiment("benchmarks/results/reproduced", "runs/reproduce"),
 )

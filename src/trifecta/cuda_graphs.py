@@ -28,7 +28,7 @@ WARM_UP = 3
 
 
 class Recorded(NamedTuple):
-    """What runs a step again, and the memory of its batch and of its windows' losses (W,)."""
+    """The replay of a step, and the memory of its batch and of its windows' losses (W,)."""
 
     replay: Callable[[], None]
     images: Tensor
@@ -164,7 +164,7 @@ class CudaGraphLearner(Learner):
         return Recorded(replay, images, labels, losses)
 
     def _capture(self, step: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-        """Return what runs ``step`` again, and where its result then is."""
+        """Return the replay of ``step``, and the memory of its result."""
         graph = torch.cuda.CUDAGraph()
         if self.generator is not None:
             graph.register_generator_state(self.generator)
@@ -199,7 +199,7 @@ class CudaGraphLearner(Learner):
         self._seen.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what :meth:`Learner.state_dict` of the same run does."""
+        """Return the same as :meth:`Learner.state_dict`."""
         state = super().state_dict()
         for optimizer in state["optimizers"].values():
             for group in optimizer["param_groups"]:

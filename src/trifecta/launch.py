@@ -226,7 +226,7 @@ def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: 
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
     if failure.exitcode < 0:
         raise ProcessError(
-            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is whole"
+            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is intact"
         )
     has_message = Path(failure.error_file).is_file()
     if is_new and (failure.exitcode == USAGE or not has_message):

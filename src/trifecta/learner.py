@@ -162,7 +162,7 @@ class Learner:
         images = check_batch(network, images, labels)
         network.train()
         if len(labels) == 1 and network.image_pairs is not None:
-            self._warn_once("a batch of one has no other image to make a negative of: it teaches nothing")
+            self._warn_once("a batch of one has no other image for a negative: nothing is learned from it")
         rows = self._rows(len(labels))
         with autocast(self.precision, self.device):
             if network.method.objective.uses_feedback:

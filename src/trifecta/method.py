@@ -35,7 +35,7 @@ class Method:
         normalization: of every block: ``batch``, ``running``, ``layer`` (a gain per channel),
             ``layer-elementwise`` (a gain per element), ``class-groups``, ``length`` or ``none`` at its
             input, ``batch-output`` at its output, or a function of a :class:`NormSite`, at its input.
-        activation: ``relu``, ``triangle`` or a class of module.
+        activation: ``relu``, ``triangle`` or a module class.
         dropout: share of a block's activations that are set to 0 while training.
         schedule: which blocks learn together at which step.
         negatives: wrong labels of negatives, ``uniform`` or ``hard`` (those that the network believes in,
@@ -109,7 +109,7 @@ class Method:
         return kind.input_shape(sample_shape, num_classes)
 
     def block_style(self, num_classes: int) -> BlockStyle:
-        """Return what all blocks of a network for K classes have in common."""
+        """Return the settings that all blocks of a network for K classes share."""
         return BlockStyle(
             normalization=self.normalization,
             activation=self.activation,

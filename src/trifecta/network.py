@@ -336,12 +336,12 @@ class LocalNetwork(nn.Module):
         if not self.method.tries_labels:
             raise ValueError(
                 f"method {self.method.name} scores all classes in one pass and tries no labels: "
-                "keep no shortlist"
+                "use no shortlist"
             )
         if self.has_side_values:
             raise ValueError(
                 "a shortlist goes on with some of a batch, and these blocks pass on values beside their "
-                "features: keep no shortlist"
+                "features: use no shortlist"
             )
         self.shortlist = choose_shortlist(
             labels,

@@ -1,8 +1,8 @@
-"""Blocks that learn at the same time: one from a batch, the block before it already from the next.
+"""Blocks that learn at the same time: one from a batch, the block before it from the next one.
 
 A local update needs nothing from later blocks. So a block is free for the next batch as soon as its own
 update is done, and several threads, each with a block, keep more cores busy than one operation split
-among them. Exact: every block sees the batches in order, with the weights that it would have had.
+among them. It is exact: every block sees the batches in order, with the weights that it would have had.
 """
 
 import math

@@ -88,7 +88,7 @@ def choose_shortlist(
     if max(readout_blocks) <= after:
         raise ValueError(
             f"a shortlist begins behind block {after}, and the read-out ends at block "
-            f"{max(readout_blocks)}: keep no shortlist"
+            f"{max(readout_blocks)}: use no shortlist"
         )
     return Shortlist(labels=labels, after=after)
 

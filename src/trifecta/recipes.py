@@ -138,7 +138,7 @@ def _changed(base: Method, rows: Changes) -> Rows:
 
 
 def with_muon(method: Method) -> Method:
-    """Return a method that superfecta's optimizer trains."""
+    """Return ``method`` with superfecta's optimizer."""
     return replace(method, optimizer=SUPERFECTA.optimizer)
 
 
@@ -382,7 +382,7 @@ def _factor_recipes() -> list[Recipe]:
 def _batch_size_recipes() -> list[Recipe]:
     """Return a recipe of one epoch for each batch size, with statistics of the batch and with running ones.
 
-    The learning rate goes with the square root of the batch size (Malladi et al. 2022, arXiv 2205.10287).
+    The learning rate grows with the square root of the batch size (Malladi et al. 2022, arXiv 2205.10287).
     """
     recipes, methods = [], {"batch": TRIFECTA, "running": FACTOR_ROWS["running"][1]}
     for size, (words, method) in product(BATCH_SIZES, methods.items()):

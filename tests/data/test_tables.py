@@ -201,13 +201,13 @@ def test_a_column_that_numbers_the_rows_is_no_label(folder: Path) -> None:
     for split in ("train", "test"):
         write_plain(folder, split, {"image": images, "year": [1, 2] * 4, "species": species})
     with pytest.raises(
-        ValueError, match=r"no column that is surely of labels among .*: choose one with data.label_column"
+        ValueError, match=r"cannot tell which of .* are labels: choose one with data.label_column"
     ):
         load(folder, hold_out=None)
     for split in ("train", "test"):
         write_plain(folder, split, {"image": images, "id": [*range(8)]})
     with pytest.raises(
-        ValueError, match=r"no column that is surely of labels among .*: choose one with data.label_column"
+        ValueError, match=r"cannot tell which of .* are labels: choose one with data.label_column"
     ):
         load(folder, hold_out=None)
 

@@ -138,7 +138,7 @@ def test_nothing_is_overwritten_and_formats_are_named(
     run = run_of("superfecta", tmp_path / "run")
     file = tmp_path / "model.pt2"
     file.write_text("mine")
-    with pytest.raises(ValueError, match="overwrites nothing"):
+    with pytest.raises(ValueError, match="overwrites no file"):
         export(load(run), file, format="torch")
     assert file.read_text() == "mine"
     with pytest.raises(ValueError, match="onnx"):

@@ -453,7 +453,7 @@ def test_other_data_is_refused(stopped: Path, stripes: ImageData) -> None:
     config = stopped / "config.yaml"
     config.write_text(re.sub(r"\n  checksum: .*", "", config.read_text()))
     assert "checksum" not in config.read_text()
-    with pytest.raises(ValueError, match="meter is of 4 steps per epoch, the data now has 3"):
+    with pytest.raises(ValueError, match="the checkpoint has 4 steps per epoch, and the data has 3"):
         resume(stopped, data=fewer)
     resume(stopped, data=replace(stripes, train=replace(own, images=changed)))
 

@@ -107,7 +107,7 @@ def decode_pieces(
             form = replace(form, grey_range=_used_range(read))
         except _UnreadableError:
             faults = listed([*unreadable_images(read, form).values()], "; ")
-            raise ValueError(f"{faults}: mend or remove them, or data.skip_unreadable=true") from None
+            raise ValueError(f"{faults}: repair or remove them, or data.skip_unreadable=true") from None
 
 
 def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
@@ -191,7 +191,7 @@ def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
     try:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         if size > _MOST_BYTES:
-            raise ValueError(f"it takes {size:,} bytes, and an image has at most {_MOST_BYTES:,}")
+            raise ValueError(f"it has {size:,} bytes, and an image may have {_MOST_BYTES:,}")
         with open_image(BytesIO(data) if isinstance(data, bytes) else data) as image:
             return make(image)
     except _DeepError:
@@ -227,7 +227,7 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
             image = pillow().alpha_composite(white, image.convert("RGBA"))
         image = image.convert(mode)
     if has_deep_colour and 0 < np.asarray(image).max() < _LEAST_COLOUR:
-        raise ValueError("of its 16 bits a colour it uses the lower ones alone: save it with 8 bits")
+        raise ValueError("it uses only the lower of its 16 bits per colour: save it with 8 bits")
     if form.channels is not None:
         image = image.convert("L" if form.channels == 1 else "RGB")
     if form.image_size is not None and image.size != form.image_size[::-1]:

@@ -1,4 +1,4 @@
-"""A local folder: which of its files are of which split and class, and what is not used."""
+"""A local folder: the split and the class of each file, and the files that are not used."""
 
 import csv
 import io

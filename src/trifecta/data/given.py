@@ -77,7 +77,7 @@ class LoaderBatches:
 
     Bytes are normalised by ``mean`` and ``std``, and labels that are names become indices into ``classes``.
     Samples that are not finite are an error if ``checked``. Classes that are ``expected``, as other splits
-    have them, and that the first epoch does not show are said.
+    have them, cause a warning if the first epoch has none.
     """
 
     loader: DataLoader[Any]
@@ -453,7 +453,9 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
             first = _first_of(~finite)
             value = samples[start + first][~finite[first]][0].item()
             place = start + first if numbers is None else numbers[start + first]
-            raise ValueError(f"sample {place} of {where} has a value that is {value}: mend or leave it out")
+            raise ValueError(
+                f"sample {place} of {where} has a value that is {value}: correct it or leave it out"
+            )
 
 
 def _warn_of_rounding(values: Any, samples: Tensor, where: str) -> None:

@@ -70,7 +70,7 @@ def sample_digests(images: ImageSet) -> Iterator[str]:
 
 
 def warn_of_shared(train: ImageSet, test: ImageSet) -> None:
-    """Say how many test samples are training samples too, unless they stay in a file."""
+    """Warn if test samples are training samples too, unless they stay in a file."""
     if train.rows is not None or test.rows is not None:
         return
     known = set(sample_digests(train))

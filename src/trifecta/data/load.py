@@ -372,7 +372,7 @@ def _images(
 
 
 def _warn_of_classes(data: ImageData, splits: Sequence[str]) -> None:
-    """Say which classes have no image in one of the splits, or none or a single one to train on."""
+    """Warn of classes without an image in one of the splits, or with none or one to train on."""
     counts = {split: torch.tensor(count) for split, count in data.counts.items()}
     trained = counts[TRAIN]
     said = {f"without a {split} image": (counts[split] == 0) & (trained > 0) for split in splits}

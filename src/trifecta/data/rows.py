@@ -230,7 +230,7 @@ def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequen
         raise ValueError(f"{field}: no column '{chosen}' that can be {what}s; there are {there}")
     if chosen is None and not best:
         raise ValueError(
-            f"no column that is surely of {what}s among {there}: choose one with {field}, or keep the "
+            f"cannot tell which of {there} are {what}s: choose one with {field}, or keep the "
             "images in one folder per class, with two classes or more"
         )
     if chosen is None and len(best) > 1:

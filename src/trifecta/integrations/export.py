@@ -82,7 +82,7 @@ def export(
     """
     write, path = lookup({"onnx": _write_onnx, "torch": _write_torch}, format, "format"), Path(file)
     if path.exists():
-        raise ValueError(f"an export overwrites nothing: {path} exists; choose another file")
+        raise ValueError(f"{path} exists, and an export overwrites no file: choose another one")
     if preprocess and not model.facts.mean:
         raise ValueError(
             f"preprocess is for images that come as bytes: this network was trained on samples of shape "

@@ -149,7 +149,7 @@ def _drawn(site: Site, patches: int, deviation: float) -> nn.Parameter:
 class LabelGoodness(SiteObjective):
     """Cross-entropy over alpha times the goodness of every label: one pass, no negatives.
 
-    A label enters beside the block, as a learned shift of its features that is not passed on
+    A label enters next to the block, as a learned shift of its features that is not passed on
     (:func:`label_goodness`). For two labels this is the symmetric loss,
     ``softplus(−alpha · (goodness_true − goodness_wrong))``.
     """

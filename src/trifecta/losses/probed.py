@@ -1,4 +1,4 @@
-"""Losses that a classifier does not pass a gradient into: it learns beside them, as a linear probe.
+"""Losses with a linear probe: a classifier that learns next to a block and gives it no gradient.
 
 Shapes: B images, N samples, K classes; features are the block's response, (N, C, …), before its activation.
 """

@@ -76,7 +76,7 @@ class BlockStyle:
 
     Attributes:
         normalization: a name in ``NORMALIZATIONS``, or a function of a :class:`NormSite`.
-        activation: a name in ``ACTIVATIONS``, or a class of module.
+        activation: a name in ``ACTIVATIONS``, or a module class.
         dropout: probability of setting an activation to 0 in training.
         num_classes: K, for normalisations by class.
     """

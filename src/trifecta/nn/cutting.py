@@ -117,7 +117,7 @@ def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
         ) from None
     if (text, evaluated) != (of_tensors, evaluated_of_tensors):
         raise ValueError(
-            f"{kind} does another thing between its blocks where a value is a tensor, which a traced one "
+            f"{kind} computes something else between its blocks if a value is a tensor, which a traced one "
             "is not: give the blocks themselves, in order, as a list"
         )
     if draws:
@@ -127,7 +127,7 @@ def trace_between(model: nn.Module, names: Sequence[str]) -> fx.Graph:
         )
     if text != evaluated:
         raise ValueError(
-            f"{kind} does another thing between its blocks while it trains, such as a call of F.dropout: "
+            f"{kind} computes something else between its blocks in training, such as by F.dropout: "
             "move that into a module"
         )
     return graph

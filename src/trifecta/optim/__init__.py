@@ -1,4 +1,4 @@
-"""Optimizers, and what a method says of them."""
+"""Optimizers, and a method's settings for them."""
 
 from trifecta.optim.config import OptimizerConfig
 from trifecta.optim.muon import Muon

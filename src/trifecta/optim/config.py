@@ -98,7 +98,7 @@ class OptimizerConfig:
         return 1.0 if is_last else self.freeze_from + (1 - self.freeze_from) * block / (num_blocks - 1)
 
     def frozen_blocks(self, progress: float, num_blocks: int) -> int:
-        """Count the blocks, from the first, that learn no more."""
+        """Count the leading blocks that no longer learn."""
         if self.freeze_from == 1:
             return 0
         return sum(progress >= self.end(block, num_blocks) for block in range(num_blocks))

@@ -1,4 +1,4 @@
-"""Muon: momentum whose step is a matrix without long and short directions.
+"""Muon: momentum whose step is an orthogonalised matrix.
 
 Shapes: a weight (O, …) counts as the matrix (O, I), a convolution's filters as its rows.
 """
@@ -20,7 +20,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
 class Muon(torch.optim.Adam):
-    """Muon for parameter groups that say ``orthogonalized``, Adam for all others.
+    """Muon for parameter groups marked ``orthogonalized``, Adam for all others.
 
     ``momentum ← lerp(momentum, gradient, 1 − m)`` with m = 0.95, then
     ``weight ← weight − lr · 0.2 · sqrt(max(O, I)) · orthogonalised(lerp(gradient, momentum, m))``.

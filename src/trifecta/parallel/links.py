@@ -1,4 +1,4 @@
-"""Messages between two processes that both go on computing, and the error when one of them is gone.
+"""Messages between two processes that both continue computing, and the error if one has ended.
 
 In each direction all messages have the same number of tensors, with the same shapes and dtypes, which are
 sent ahead of the first one. A receiver can therefore allocate memory before a message is sent, and the
@@ -43,7 +43,7 @@ def waiting_for(peers: Sequence[int] | None = None) -> Iterator[None]:
         who = f"process {names}" if len(ranks) == 1 else f"one of processes {names}"
         reason = " ".join(str(error).split())
         raise ProcessError(
-            f"{who} has ended, or did not answer in time ({reason:.160}); the last checkpoint is whole"
+            f"{who} has ended, or did not answer in time ({reason:.160}); the last checkpoint is intact"
         ) from None
 
 

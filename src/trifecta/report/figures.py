@@ -72,7 +72,7 @@ class Chart:
 
 
 def check_format(path: Path) -> None:
-    """Raise ValueError for a kind of file that is not drawn, before hours are spent on its figures."""
+    """Raise ValueError for an unknown kind of file, before hours are spent on measuring."""
     if path.suffix not in FORMATS:
         raise ValueError(f"a figure is {', '.join(FORMATS)}: received '{path.name}'")
 
@@ -218,7 +218,7 @@ def seconds_curves(axes: Any, curves: Sequence[tuple[str, Sequence[float], Seque
 
 @chart(6.4, 3.6)
 def speed_bars(axes: Any, report: Mapping[str, Any]) -> None:
-    """Chart images a second of every row of a benchmark, with their range over the rounds."""
+    """Chart images per second of every row of a benchmark, with their range over the rounds."""
     rows = report["rows"][::-1]
     speeds = [row["images_per_second"] for row in rows]
     middle = [speed["median"] for speed in speeds]
@@ -226,7 +226,7 @@ def speed_bars(axes: Any, report: Mapping[str, Any]) -> None:
     above = [speed["high"] - speed["median"] for speed in speeds]
     colors = [_color(row) for row in rows]
     axes.barh([row["title"] for row in rows], middle, xerr=[below, above], color=colors)
-    axes.set(xlabel=f"images a second ({report['benchmark']})")
+    axes.set(xlabel=f"images per second ({report['benchmark']})")
 
 
 @chart(6.4, 3.6)

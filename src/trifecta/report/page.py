@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: of one run, and of several runs side by side.
+"""Self-contained pages of one run, or of several runs side by side.
 
 jinja2, matplotlib and pandas are imported where they are used.
 """

@@ -77,15 +77,15 @@ class RunConfig:
         width: factor on the network's channels.
         channels: of each block, in place of ``width``'s; of a network that was shrunk.
         epochs: passes over the training split.
-        batch_size: samples a step. Pairs pass twice as many.
+        batch_size: samples per step; methods with pairs pass twice as many.
         augmentation: random changes to training images, by name, see ``trifecta list``; or an
             :class:`Augmentation`.
         class_weights: weight of each class in every loss: numbers in class order or by name (1 for the
             others), or ``balanced``, inversely to the number of samples. As in PyTorch's ``cross_entropy``.
         seed: seed of everything random: weights, order, augmentation, wrong labels. 0 … 2**63 − 1.
         device: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, which is CUDA if there is one.
-        precision: ``fp32``, ``bf16``, or ``auto``, which is what the device is made for.
-        on_nan: what follows a loss or gradient that is not finite: ``stop``, or ``skip`` the update.
+        precision: ``fp32``, ``bf16``, or ``auto``, which depends on the device.
+        on_nan: what to do if a loss or gradient is not finite: ``stop``, or ``skip`` the update.
         keep: final weights: of the epoch with the ``best`` validation accuracy, or the ``last``. Of equal
             epochs, the latest counts; without validation images, the last.
         statistics: of batch normalisation in predictions: ``estimated`` on training images while running

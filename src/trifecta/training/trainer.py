@@ -121,8 +121,8 @@ class LossMeter:
         """Restore the losses of ``blocks``; those of an epoch of another length are a ValueError."""
         if self.losses.shape != losses.shape or closed.shape != losses.shape:
             raise ValueError(
-                f"meter is of {len(losses)} steps per epoch, the data now has {len(self.losses)}: resume "
-                "with the data that the run was trained on"
+                f"the checkpoint has {len(losses)} steps per epoch, and the data has {len(self.losses)}: "
+                "resume with the data that the run was trained on"
             )
         own = slice(blocks.start, blocks.stop)
         self.losses[:, own], self.closed[:, own] = losses[:, own], closed[:, own]
