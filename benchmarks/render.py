@@ -373,7 +373,7 @@ FIGURES: dict[str, Callable[[], str]] = {
             trunk_whole,
             unit="seconds",
             leave_out=[
-                "superfecta, windows of three overlapping blocks, 12 epochs",
+                "superfecta, overlapping windows of three blocks, 12 epochs",
                 "superfecta, two windows of three blocks, 12 epochs",
             ],
         ),

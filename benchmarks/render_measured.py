@@ -138,7 +138,7 @@ def trunk_work(rows: Sequence[Row], thresholds: Sequence[float], *, work: Sequen
 
 
 PLAIN_NAMES = {
-    "overlapping threes": "windows of three overlapping blocks",
+    "overlapping threes": "overlapping windows of three blocks",
     "two modules": "two windows of three blocks",
 }
 
@@ -152,7 +152,7 @@ def trunk_whole(rows: Sequence[Row], *, unit: str = "minutes", leave_out: Sequen
         if title in leave_out:
             continue
         body.append([title, runs[0]["locality"], times, *_tests(runs), str(len(runs))])
-    return ["", "crosses a block", unit, "test", "test, views averaged", "n"], body
+    return ["", "crosses a block", unit, "test accuracy, %", "views averaged, %", "n"], body
 
 
 def returned_blocks(reports: Sequence[Row]) -> Cells:
