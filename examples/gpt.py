@@ -1,4 +1,4 @@
-"""A small GPT of one's own on the texts of Python's own help, with a next-token loss at every block.
+"""A small GPT of your own on the texts of Python's help, with a next-token loss at every block.
 
 python examples/gpt.py --method superfecta --epochs 3
 """
@@ -15,7 +15,7 @@ CONTEXT = 64
 
 
 class Block(nn.Module):
-    """Causal attention and a perceptron, each behind a layer normalisation and beside a shortcut."""
+    """Causal attention and a perceptron, each after a layer normalisation, with a shortcut around it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def run(
     tokens, following, vocabulary = windows(characters)
     torch.manual_seed(seed)
     model = GPT(len(vocabulary), width=width, depth=depth)
-    # Methods are compared after equal times: no choice among epochs.
+    # Methods are compared after equal times, so the last weights count.
     config = RunConfig(method=get_method(method), epochs=epochs, batch_size=32, seed=seed, keep="last")
     return train(config, data=(tokens, following), classes=list(vocabulary), network=from_module(model))
 
@@ -90,7 +90,7 @@ def write(
     for _ in range(count):
         recent = torch.tensor([tokens[-CONTEXT:]])
         missing = CONTEXT - recent.shape[1]
-        # Causal: what is filled in behind changes nothing before it.
+        # The network is causal, so the padding changes nothing before it.
         scores = network(torch.nn.functional.pad(recent, (0, missing)))[0, :, recent.shape[1] - 1]
         tokens.append(int(torch.multinomial(scores.softmax(0), 1, generator=generator)))
     return "".join(vocabulary[token] for token in tokens)

@@ -79,7 +79,7 @@ def peak_resident() -> int:
 
 
 def peak_bytes(method: str, *, batch_size: int, size: int = 224, width: int = 64, steps: int = 2) -> int:
-    """Train on noise for a few steps; return how many bytes the process grew by, at most."""
+    """Train on noise for a few steps; return by how many bytes the process grew at most."""
     learner = Learner(network(method, size=size, width=width), generator=torch.Generator().manual_seed(0))
     images = torch.randn(batch_size, 3, size, size)
     labels = torch.randint(learner.network.num_classes, (batch_size,))
@@ -99,4 +99,4 @@ if __name__ == "__main__":
     if options.json:
         print(json.dumps({"batch_size": options.batch_size, "peak_bytes": taken}))
     else:
-        print(f"{options.method}: training takes {taken / 2**20:,.0f} MiB beside weights and images")
+        print(f"{options.method}: training takes {taken / 2**20:,.0f} MiB besides weights and images")

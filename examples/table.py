@@ -1,4 +1,4 @@
-"""A perceptron of one's own on a table, by every method that is asked for.
+"""A perceptron of your own on a table, trained by each method that you name.
 
 python examples/table.py superfecta trifecta backprop
 """

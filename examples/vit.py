@@ -1,4 +1,4 @@
-"""A Vision Transformer of one's own on CIFAR-10, each block with a loss of its own.
+"""A Vision Transformer of your own on CIFAR-10; each block has a loss of its own.
 
 python examples/vit.py --data cifar10 --method superfecta --epochs 10
 """
@@ -12,7 +12,7 @@ from trifecta import Augmentation, DataConfig, Run, RunConfig, from_module, get_
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each behind a layer normalisation and beside a shortcut."""
+    """Attention and a perceptron, each after a layer normalisation, with a shortcut around it."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
