@@ -322,7 +322,7 @@ def checkpointing_in_words() -> str:
     }
     shares = {name: f"{taken / held['backprop']:.2f}×" for name, taken in held.items()}
     return (
-        f"On {DEEPEST} equal blocks checkpointing takes {shares['backprop-checkpointed']} of backprop's "
+        f"On {DEEPEST} equal blocks checkpointing takes {shares['backprop-checkpointed']} backprop's "
         f"training memory, the Trifecta {shares['trifecta']}, and class groups {shares['class-groups']}.\n"
     )
 

@@ -41,15 +41,15 @@ def _row(axes: Axes, y: float, title: str, color: str, *, local: bool) -> None:
     """Blocks from left to right, data through them, and where gradients go."""
     axes.text(-1.3, y + 0.3, title, va="center", color=color, weight="bold")
     for k in range(BLOCKS):
-        box = FancyBboxPatch((k + 0.12, y), 0.56, 0.6, "round,pad=0.02", fc="#f3f3f3", ec=INK)
+        box = FancyBboxPatch((k + 0.08, y), 0.64, 0.6, "round,pad=0.02", fc="#f3f3f3", ec=INK)
         axes.add_patch(box)
-        axes.text(k + 0.4, y + 0.3, f"block {k}", ha="center", va="center", color=INK)
-        _arrow(axes, (k - 0.3, y + 0.3), (k + 0.1, y + 0.3), INK)
+        axes.text(k + 0.4, y + 0.3, f"block {k}", ha="center", va="center", color=INK, fontsize=7)
+        _arrow(axes, (k - 0.26, y + 0.38), (k + 0.06, y + 0.38), INK)
         if local or k == BLOCKS - 1:
             axes.text(k + 0.4, y + 0.98, "loss", ha="center", va="center", color=color)
             _arrow(axes, (k + 0.4, y + 0.88), (k + 0.4, y + 0.64), color)
         if not local and k:
-            _arrow(axes, (k + 0.12, y + 0.12), (k - 0.32, y + 0.12), color)
+            _arrow(axes, (k + 0.06, y + 0.14), (k - 0.26, y + 0.14), color)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], color: str) -> None:
