@@ -19,7 +19,7 @@ from torch import Tensor
 from search_airbench import NARROW, QUARTER, configured, end_to_end, local
 from searching import accuracies, search
 from trifecta import LocalNetwork
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.recipes import FAST_OPTIMIZER, STRICT_OPTIMIZER
 from trifecta.training import RunConfig, Trainer
 

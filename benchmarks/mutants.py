@@ -190,7 +190,7 @@ def main() -> int:
 
 
 def _module(mutant: str) -> str:
-    """``trifecta.optim.muon`` of ``trifecta.optim.muon.x_orthogonalised__mutmut_3``."""
+    """``trifecta.optim`` of ``trifecta.optim.x_orthogonalised__mutmut_3``."""
     return re.split(r"\.x[_ǁ]", mutant)[0]
 
 

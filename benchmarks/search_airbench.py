@@ -31,7 +31,7 @@ from trifecta.losses import (
 )
 from trifecta.losses.head import Objective
 from trifecta.methods import Method, backprop, superfecta
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.recipes import FAST_AUGMENTATION, FAST_CLASSIFIER, FAST_OPTIMIZER
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig

@@ -16,7 +16,7 @@ from searching import search, trained
 from trifecta.data import AUGMENTATIONS, DataConfig
 from trifecta.losses import Combined, CrossEntropy, SupervisedContrastive
 from trifecta.methods import Method, backprop, superfecta
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 from trifecta.training import RunConfig
 

@@ -14,7 +14,7 @@ from searching import search, trained
 from trifecta.data import DataConfig
 from trifecta.losses import Combined, LabelGoodness, SupervisedContrastive, Symmetric
 from trifecta.methods import Method, superfecta, tierce, trifecta
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 from trifecta.training import RunConfig
 

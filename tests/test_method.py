@@ -30,7 +30,7 @@ class Own(Objective):
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("ff", {"dropout": 1.0}, "dropout is a share, 0 or more and below 1: received 1.0"),
     ("ff", {"dropout": -0.1}, "dropout is a share, 0 or more and below 1: received -0.1"),
-    ("ff", {"negatives": "easy"}, "negatives are uniform or hard: received 'easy'"),
+    ("ff", {"negatives": "easy"}, "unknown negatives 'easy': known: uniform, hard"),
     (
         "scff",
         {"negatives": "hard"},
@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "tierce",
         {"objective": LabelGoodness(reads="input")},
-        "an objective reads output, unpooled, response: received 'input'",
+        "unknown reads of an objective 'input': known: output, unpooled, response",
     ),
     ("pred", {"label_input": "channel"}, PAIRS.format("local-prediction", "channel")),
     ("pred", {"objective": Own(), "label_input": "channel"}, PAIRS.format("Own", "channel")),

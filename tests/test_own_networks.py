@@ -29,7 +29,7 @@ from trifecta import (
     resume,
     train,
 )
-from trifecta.inputs.label_inputs import LabelAdded, LabelChannel, LabelEmbedding
+from trifecta.inputs import LabelAdded, LabelChannel, LabelEmbedding
 from trifecta.nn.cutting import map_tensors
 from trifecta.nn.drawing import seed_from
 from trifecta.pipeline import Pipeline

@@ -72,20 +72,20 @@ def shortlist(labels: int, **settings: Any) -> Shortlist:
     given: dict[str, Any] = {
         "num_blocks": 6,
         "num_classes": 5,
-        "scored_blocks": range(6),
-        "readout_blocks": (5,),
+        "scored": range(6),
+        "readout": (5,),
     }
     return choose_shortlist(labels, **(given | settings))
 
 
 def test_a_shortlist_is_made_after_a_third_of_the_blocks() -> None:
     afters = [
-        shortlist(2, num_blocks=count, scored_blocks=range(count), readout_blocks=(count - 1,)).after
+        shortlist(2, num_blocks=count, scored=range(count), readout=(count - 1,)).after
         for count in range(2, 13)
     ]
     assert afters == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
     # The first block with scores from there on.
-    assert shortlist(2, scored_blocks=(0, 3, 5)).after == 3
+    assert shortlist(2, scored=(0, 3, 5)).after == 3
 
 
 def test_a_shortlist_leaves_something_out_and_something_in() -> None:
@@ -96,9 +96,9 @@ def test_a_shortlist_leaves_something_out_and_something_in() -> None:
 
 
 def test_a_shortlist_comes_before_the_last_block_of_the_read_out() -> None:
-    assert shortlist(2, readout_blocks=(0, 2)).after == 1
+    assert shortlist(2, readout=(0, 2)).after == 1
     with pytest.raises(ValueError, match="begins behind block 1, and the read-out ends at block 1"):
-        shortlist(2, readout_blocks=(0, 1))
+        shortlist(2, readout=(0, 1))
 
 
 def test_the_best_labels_of_every_image_go_on() -> None:

@@ -30,7 +30,7 @@ from trifecta.methods.superfecta import CLASSIFIER
 from trifecta.network import build_network
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.recipes import (
     BACKPROP,
     BUDGETS,

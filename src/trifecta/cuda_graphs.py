@@ -17,7 +17,7 @@ from torch import Tensor
 from trifecta.learner import Learner
 from trifecta.losses.head import Head
 from trifecta.network import LocalNetwork
-from trifecta.optim.muon import Muon
+from trifecta.optim import Muon
 from trifecta.schedules import Window
 
 # A replay runs no Python, in which parts from other packages may decide something in every step.

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from trifecta._utils.devices import autocast, in_memory_format, kept_precision, resolved_precision
-from trifecta.inputs.image_pairs import draw_offsets
-from trifecta.inputs.label_inputs import hard_labels, wrong_labels
+from trifecta.inputs import draw_offsets, hard_labels, wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.nn.blocks import Dropout, seeded_dropout
 from trifecta.nn.cutting import map_tensors

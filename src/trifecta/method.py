@@ -5,15 +5,14 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from trifecta._utils.references import check_part, name_of, part_of
-from trifecta.inputs.image_pairs import IMAGE_PAIRS, ImagePairs
-from trifecta.inputs.label_inputs import LABEL_INPUTS, LabelInput
+from trifecta._utils.references import check_part, lookup, name_of, part_of
+from trifecta.inputs import IMAGE_PAIRS, LABEL_INPUTS, ImagePairs, LabelInput
 from trifecta.losses.combined import Levels, coarsened
 from trifecta.losses.head import Head, Objective, Site, build_head
 from trifecta.nn.blocks import ACTIVATIONS, BlockStyle
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
 from trifecta.nn.shapes import SampleShape
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, Schedule
 
 NONE = "none"
@@ -32,9 +31,9 @@ class Method:
         label_input: how a label enters (``channel``, ``pattern``, ``overlay`` or a subclass of
             :class:`LabelInput`), ``none``, or pairs made of images alone (``other-image``, ``masked-mix``
             or a subclass of :class:`ImagePairs`).
-        normalization: of every block: ``batch``, ``running``, ``layer`` (a gain per channel),
-            ``layer-elementwise`` (a gain per element), ``class-groups``, ``length`` or ``none`` at its
-            input, ``batch-output`` at its output, or a function of a :class:`NormSite`, at its input.
+        normalization: of a block's input: ``batch``, ``running``, ``layer`` (a gain per channel),
+            ``layer-elementwise`` (per element), ``class-groups``, ``length``, ``none`` or a function of a
+            :class:`NormSite`; ``batch-output`` is of its output.
         activation: ``relu``, ``triangle`` or a module class.
         dropout: share of a block's activations that are set to 0 while training.
         schedule: which blocks learn together at which step.
@@ -42,7 +41,7 @@ class Method:
             which costs a prediction of every image).
         superclasses: levels of coarse targets, coarsest first, each with the superclass of every class
             (:func:`trifecta.losses.combined.coarsened`); empty for classes throughout.
-        finds_superclasses: whether training first finds them in its images if none are given
+        finds_superclasses: whether training finds them in its images if none are given
             (:func:`trifecta.training.preparation.find_superclasses`).
         readout: blocks whose scores predict: ``last``, ``all``, ``all-but-first`` or numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
@@ -69,8 +68,8 @@ class Method:
         loss = self.objective
         if isinstance(loss, str | type):
             raise ValueError(f"an objective is an object such as CrossEntropy(): received {loss!r}")
-        if loss.reads not in READS:
-            raise ValueError(f"an objective reads {', '.join(READS)}: received {loss.reads!r}")
+        lookup(dict.fromkeys(READS), loss.reads, "reads of an objective")
+        lookup(dict.fromkeys(NEGATIVES), self.negatives, "negatives")
         check_part(INPUTS, self.label_input, "label input")
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")
@@ -81,8 +80,6 @@ class Method:
             raise ValueError(f"dropout is a share, 0 or more and below 1: received {self.dropout}")
         if self.schedule.deep_supervision and self.optimizer.ownership == "objective":
             raise ValueError("a loss at every block needs optimizer ownership weight: received objective")
-        if self.negatives not in NEGATIVES:
-            raise ValueError(f"negatives are {' or '.join(NEGATIVES)}: received '{self.negatives}'")
         if self.negatives == "hard" and not self.tries_labels:
             raise ValueError(f"negatives hard are wrong labels, and none enters: received {enters}")
         is_coarse = bool(self.superclasses) or self.finds_superclasses
@@ -155,9 +152,8 @@ class Method:
     @property
     def locality(self) -> str:
         """The kind of signal that crosses a block: the schedule's, or ``feedback`` for a prediction."""
-        if self.steered_by_later_blocks and self.schedule.size:
-            return "feedback"
-        return self.schedule.locality
+        is_steered = self.steered_by_later_blocks and self.schedule.size > 0
+        return "feedback" if is_steered else self.schedule.locality
 
     def _enters_as(self, base: type[nn.Module]) -> bool:
         return self.input_class is not None and issubclass(self.input_class, base)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trifecta._utils.devices import require_memory
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
-from trifecta.inputs.label_inputs import LabelEmbedding, build_input
+from trifecta.inputs import LabelEmbedding, build_input
 from trifecta.kernels.scoring import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums, Head, Site
 from trifecta.method import Method
@@ -72,7 +72,7 @@ class LocalNetwork(nn.Module):
     Args:
         blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
             first receives ``method.input_shape(sample_shape, num_classes)``; if it refuses that, a label is
-            added to the samples (:mod:`trifecta.inputs.label_inputs`).
+            added to the samples (:mod:`trifecta.inputs`).
         method: the choices on every axis.
         sample_shape: of a sample without its label: (C, H, W) an image, (F,) a row of a table, (T,) tokens.
         num_classes: K, at least 2.
@@ -347,8 +347,8 @@ class LocalNetwork(nn.Module):
             labels,
             num_blocks=len(self.blocks),
             num_classes=self.num_classes,
-            scored_blocks=self.scored_blocks,
-            readout_blocks=self.readout_blocks,
+            scored=self.scored_blocks,
+            readout=self.readout_blocks,
         )
 
     def forward(self, images: Tensor) -> Tensor:

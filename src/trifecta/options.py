@@ -33,7 +33,7 @@ _DATACLASSES = {
     "Augmentation": "data/augment.py",
     "Method": "method.py",
     "Schedule": "schedules.py",
-    "OptimizerConfig": "optim/config.py",
+    "OptimizerConfig": "optim.py",
 }
 # Names that other programs use, by the name here.
 _SYNONYMS = {

@@ -30,11 +30,8 @@ def named_readouts(scored_blocks: Sequence[int]) -> dict[str, tuple[int, ...]]:
 def select_blocks(readout: str, scored_blocks: Sequence[int]) -> tuple[int, ...]:
     """Return the blocks that ``readout`` names, out of those that have scores.
 
-    ``last``, ``last-half``, ``all``, ``all-but-first`` (Hinton 2022; the only block where there is one),
-    or block numbers from 0 such as ``2,3,5``. ``chosen`` is all of them until they are chosen.
-
-    Raises:
-        ValueError: another word, or a block that does not exist or has no scores.
+    A name of :func:`named_readouts`, or block numbers from 0 such as ``2,3,5``; ``chosen`` is all of them
+    until they are chosen. ``all-but-first`` is Hinton's (2022).
     """
     named = named_readouts(scored_blocks)
     named[CHOSEN] = named["all"]
@@ -67,28 +64,19 @@ class Shortlist:
 
 
 def choose_shortlist(
-    labels: int,
-    *,
-    num_blocks: int,
-    num_classes: int,
-    scored_blocks: Sequence[int],
-    readout_blocks: Sequence[int],
+    labels: int, *, num_blocks: int, num_classes: int, scored: Sequence[int], readout: Sequence[int]
 ) -> Shortlist:
-    """Return a shortlist of ``labels`` labels after a third of the blocks.
-
-    Raises:
-        ValueError: it leaves nothing out, or the read-out ends before a shortlist would begin.
-    """
+    """Return a shortlist of ``labels`` labels after a third of the blocks."""
     if not 0 < labels < num_classes:
         raise ValueError(
-            f"a shortlist keeps 1 … {num_classes - 1} of {num_classes} labels, "
-            f"or 0 for all: received {labels}"
+            f"a shortlist keeps 1 … {num_classes - 1} of {num_classes} labels, or 0 for all: "
+            f"received {labels}"
         )
-    after = next(k for k in scored_blocks if k >= (num_blocks - 1) // 3)
-    if max(readout_blocks) <= after:
+    after = next(k for k in scored if k >= (num_blocks - 1) // 3)
+    if max(readout) <= after:
         raise ValueError(
-            f"a shortlist begins behind block {after}, and the read-out ends at block "
-            f"{max(readout_blocks)}: use no shortlist"
+            f"a shortlist begins behind block {after}, and the read-out ends at block {max(readout)}: "
+            "use no shortlist"
         )
     return Shortlist(labels=labels, after=after)
 

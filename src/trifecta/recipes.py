@@ -26,7 +26,7 @@ from trifecta.losses import (
 )
 from trifecta.methods import Method, get_method
 from trifecta.methods.superfecta import CLASSIFIER
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 from trifecta.training.config import RunConfig
 

@@ -4,6 +4,7 @@ A *window* is a run of blocks that one loss trains: the loss is at its last bloc
 its first. A schedule partitions the blocks into windows at every step.
 """
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -69,21 +70,21 @@ class Schedule:
         """Return the blocks that have a loss at some step, in order."""
         if self.deep_supervision:
             return tuple(range(num_blocks))
-        return tuple(sorted({w.last for t in range(self.cycle) for w in self.windows(t, num_blocks)}))
+        return tuple(sorted({window.last for window in self._all_windows(num_blocks)}))
 
     def trained_by(self, last: int, num_blocks: int) -> range:
         """Return the blocks that the objective at block ``last`` trains at some step."""
-        windows = (w for t in range(self.cycle) for w in self.windows(t, num_blocks))
-        return range(min(w.first for w in windows if w.last == last), last + 1)
+        return range(min(w.first for w in self._all_windows(num_blocks) if w.last == last), last + 1)
+
+    def _all_windows(self, num_blocks: int) -> list[Window]:
+        return [window for step in range(self.cycle) for window in self.windows(step, num_blocks)]
 
     @property
     def locality(self) -> str:
         """Reach of gradients: ``strict`` (a block), ``overlapping``, ``blockwise`` or ``end-to-end``."""
-        if self.size == 0:
-            return "end-to-end"
         if self.overlapping:
             return "overlapping"
-        return "strict" if self.size == 1 else "blockwise"
+        return {0: "end-to-end", 1: "strict"}.get(self.size, "blockwise")
 
     def __str__(self) -> str:
         """Return the spelling that :func:`parse_schedule` reads."""
@@ -104,10 +105,8 @@ def parse_schedule(text: str) -> Schedule:
     named = {str(schedule): schedule for schedule in (LAYER_WISE, END_TO_END, DEEPLY_SUPERVISED)}
     if text in named:
         return named[text]
-    name, _, number = text.partition(":")
-    size = int(number) if number.isdecimal() else 2
-    if name in ("overlapping", "blockwise") and size and (number.isdecimal() or not number):
-        return Schedule(size=size, overlapping=name == "overlapping")
+    if found := re.fullmatch(r"(overlapping|blockwise)(?::([1-9]\d*))?", text):
+        return Schedule(size=int(found[2] or 2), overlapping=found[1] == "overlapping")
     raise ValueError(
         f"unknown schedule '{text}': use layer-wise, overlapping[:K], blockwise[:K], end-to-end or "
         "deeply-supervised"

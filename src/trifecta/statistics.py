@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trifecta._utils.devices import autocast, in_memory_format
-from trifecta.inputs.image_pairs import draw_offsets
+from trifecta.inputs import draw_offsets
 from trifecta.learner import training_input
 from trifecta.network import LocalNetwork
 

@@ -10,7 +10,7 @@ from matrix import methods
 from trifecta import build_network, get_method
 from trifecta import network as prediction
 from trifecta._utils import devices as chunks
-from trifecta.inputs.label_inputs import LABEL_INPUTS
+from trifecta.inputs import LABEL_INPUTS
 from trifecta.kernels.block import FusedBlock
 from trifecta.kernels.scoring import infer_block
 from trifecta.learner import training_input

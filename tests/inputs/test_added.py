@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.inputs.label_inputs import (
+from trifecta.inputs import (
     EmbedsLabel,
     LabelAdded,
     LabelChannel,
@@ -65,9 +65,9 @@ def test_an_embedded_label_joins_every_token_and_nothing_else() -> None:
 
 
 def test_the_embedding_of_the_tokens_is_found_among_others() -> None:
-    block, tokens = Tokens(), torch.zeros(2, 4, dtype=torch.int64)
-    assert token_embedding(block, tokens) is block.embedding
-    assert token_embedding(nn.Identity(), tokens) is None
+    block = Tokens()
+    assert token_embedding(block, (4,)) is block.embedding
+    assert token_embedding(nn.Identity(), (4,)) is None
 
 
 def test_tokens_that_no_module_embeds_take_no_label() -> None:

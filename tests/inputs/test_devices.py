@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from trifecta.inputs.image_pairs import MaskedMix, OtherImage, another, draw_offsets, region_masks
-from trifecta.inputs.label_inputs import LabelChannel, LabelOverlay, hard_labels, wrong_labels
+from trifecta.inputs import (
+    LabelChannel,
+    LabelOverlay,
+    MaskedMix,
+    OtherImage,
+    draw_offsets,
+    hard_labels,
+    region_masks,
+    wrong_labels,
+)
 from trifecta.losses.functional import unsettled
 
 META = torch.device("meta")
@@ -34,7 +42,6 @@ CASES: dict[str, Callable[[], Tensor]] = {
     "columns": lambda: moved(LabelOverlay, (6,)).maps(ROWS),
     "offsets": lambda: draw_offsets(2, 5, None, META),
     "offset of one image": lambda: draw_offsets(2, 1, None, META),
-    "another": lambda: another(IMAGES, None),
     "masks": lambda: region_masks(IMAGES, None),
     "masks of rows": lambda: region_masks(ROWS, None),
     "pairs": lambda: OtherImage().pairs(IMAGES, None),

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor
 
 from trifecta import Learner, build_network, get_method
-from trifecta.inputs.image_pairs import (
+from trifecta.inputs import (
     MaskedMix,
     OtherImage,
-    another,
     draw_offsets,
     region_masks,
     standardized,
@@ -130,17 +129,15 @@ def test_pairs_follow_their_generator() -> None:
         assert not torch.equal(first, other)
 
 
-def test_another_image_stands_at_the_drawn_offset() -> None:
-    images = torch.arange(7.0)
-    offsets = torch.randint(1, 7, (7,), generator=generator(4))
-    assert torch.equal(another(images, generator(4)), (images + offsets) % 7)
-    assert torch.equal(another(images[:1], None), images[:1])
-
-
-def test_a_mask_without_regions_takes_the_other_image() -> None:
-    images = torch.tensor([2.0, 5.0]).view(2, 1, 1, 1)
-    _, negative = MaskedMix().pairs(images, generator()).chunk(2)
-    assert torch.equal(negative, images.flip(0))
+def test_a_mask_without_regions_takes_the_image_at_the_drawn_offset() -> None:
+    images, draw = torch.arange(7.0).view(7, 1, 1, 1), generator(4)
+    region_masks(images, draw)
+    offsets = torch.randint(1, 7, (7, 1, 1, 1), generator=draw)
+    positive, negative = MaskedMix().pairs(images, generator(4)).chunk(2)
+    assert torch.equal(positive, images)
+    assert torch.equal(negative, (images + offsets) % 7)
+    # An image alone meets itself.
+    assert torch.equal(MaskedMix().pairs(images[3:4], None), images[[3, 3]])
 
 
 def test_a_sample_without_contrast_is_standardised_to_0() -> None:

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
-from trifecta.inputs.label_inputs import (
+from trifecta.inputs import (
     LABEL_INPUTS,
     LabelChannel,
     LabelInput,
     LabelOverlay,
     LabelPattern,
     hard_labels,
-    overlay,
     wrong_labels,
 )
 
@@ -43,10 +42,11 @@ def test_hard_labels_are_wrong_and_follow_the_scores() -> None:
 
 
 def test_overlay_writes_the_code_and_leaves_the_other_pixels() -> None:
-    images = torch.randn(2, 3, 4, 4)
-    out = overlay(images, torch.tensor([0, 4]), 5, value=2.0)
-    assert out.flatten(2)[:, :, :5].tolist() == [[[2, 0, 0, 0, 0]] * 3, [[0, 0, 0, 0, 2]] * 3]
+    images, shown = torch.randn(2, 3, 4, 4), LabelOverlay((3, 4, 4), 5)
+    out = shown(images, torch.tensor([0, 4]))
+    assert out.flatten(2)[:, :, :5].tolist() == [[[1, 0, 0, 0, 0]] * 3, [[0, 0, 0, 0, 1]] * 3]
     assert torch.equal(out.flatten(2)[:, :, 5:], images.flatten(2)[:, :, 5:])
+    assert torch.equal(shown.base(images).flatten(2), out.flatten(2) * (torch.arange(16) >= 5))
 
 
 def test_overlay_needs_a_pixel_per_class() -> None:
@@ -85,7 +85,7 @@ def test_hard_labels_weigh_each_image_by_its_own_spread() -> None:
 
 def test_overlay_clears_a_pixel_for_every_class_and_keeps_the_type() -> None:
     images = torch.full((1, 1, 2, 3), 7.0, dtype=torch.float64)
-    out = overlay(images, torch.tensor([0]), 4)
+    out = LabelOverlay((1, 2, 3), 4)(images, torch.tensor([0]))
     assert out.flatten().tolist() == [1, 0, 0, 0, 7, 7]
     assert out.dtype == torch.float64
     # As many classes as pixels is enough.

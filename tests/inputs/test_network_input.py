@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.inputs.image_pairs import ImagePairs, MaskedMix
-from trifecta.inputs.label_inputs import (
+from trifecta.inputs import (
+    ImagePairs,
     LabelAdded,
     LabelChannel,
     LabelInput,
     LabelOverlay,
+    MaskedMix,
     build_input,
 )
 

@@ -22,7 +22,7 @@ from trifecta.learner import Learner
 from trifecta.losses import CrossEntropy
 from trifecta.methods import Method, backprop, get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import END_TO_END, LAYER_WISE, OVERLAPPING, Schedule
 
 CLASSES, PIXELS, BATCH = 3, 36, 10

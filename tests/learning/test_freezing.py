@@ -11,7 +11,7 @@ from torch import Tensor
 from trifecta.learner import Learner
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.optim.config import OptimizerConfig
+from trifecta.optim import OptimizerConfig
 from trifecta.schedules import LAYER_WISE, OVERLAPPING, Schedule
 
 SHAPE, STEPS, BLOCKS = (3, 32, 32), 10, 6

@@ -5,7 +5,7 @@ import torch
 
 from reference.published import ReferenceBlock, train_step
 from trifecta import Learner, LocalNetwork, build_network
-from trifecta.inputs.label_inputs import wrong_labels
+from trifecta.inputs import wrong_labels
 from trifecta.methods import trifecta
 from trifecta.recipes import published_trifecta
 

@@ -17,8 +17,7 @@ from trifecta import (
     from_module,
     get_method,
 )
-from trifecta.inputs.image_pairs import draw_offsets
-from trifecta.inputs.label_inputs import wrong_labels
+from trifecta.inputs import draw_offsets, wrong_labels
 from trifecta.learner import training_input
 from trifecta.statistics import (
     ENOUGH,

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from trifecta import Learner, LocalNetwork, Method, OptimizerConfig, Schedule, Window, get_method
 from trifecta._utils.devices import autocast, resolved_precision
-from trifecta.inputs.image_pairs import draw_offsets
-from trifecta.inputs.label_inputs import hard_labels, wrong_labels
+from trifecta.inputs import draw_offsets, hard_labels, wrong_labels
 from trifecta.learner import build_optimizers, training_input
 from trifecta.nn.blocks import Dropout
 from trifecta.schedules import DEEPLY_SUPERVISED, END_TO_END, LAYER_WISE, OVERLAPPING

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from trifecta.learner import Learner
 from trifecta.methods import get_method
 from trifecta.network import build_network
-from trifecta.optim.config import OptimizerConfig
-from trifecta.optim.muon import Muon, orthogonalised
+from trifecta.optim import Muon, OptimizerConfig, orthogonalised
 
 SHAPE = (3, 32, 32)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from trifecta import OptimizerConfig
-from trifecta.optim.muon import Muon
+from trifecta.optim import Muon
 
 
 def test_a_linear_rate_falls_by_equal_steps() -> None:

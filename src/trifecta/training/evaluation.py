@@ -16,7 +16,7 @@ from trifecta._utils.devices import autocast, in_memory_format
 from trifecta._utils.references import lookup
 from trifecta.calibration import calibration_error, log_loss, probabilities
 from trifecta.data import ImageSet, evaluation_batches
-from trifecta.inputs.label_inputs import wrong_labels
+from trifecta.inputs import wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.readout import fuse, named_readouts
 

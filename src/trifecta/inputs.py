@@ -1,19 +1,24 @@
-"""How a label enters a network, and the wrong labels of negatives.
+"""How a label enters a network, the wrong labels of negatives, and pairs made of images alone.
 
 Shapes: B samples, such as images (B, C, H, W) or rows of a table (B, F); ``labels`` (B,) int64; K classes.
 """
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.inputs.image_pairs import ImagePairs
 from trifecta.nn.drawing import preserved_state
 from trifecta.nn.shapes import SampleShape
+
+# Initial deviation of a label's picture that is added to a sample: a quarter of a normalised sample's.
+_DEVIATION = 0.25
+# Number of times that a random mask is blurred.
+BLURS = 6
 
 
 def wrong_labels(labels: Tensor, num_classes: int, generator: torch.Generator | None = None) -> Tensor:
@@ -40,9 +45,7 @@ def hard_labels(labels: Tensor, scores: Tensor, generator: torch.Generator | Non
 
 
 class LabelInput(nn.Module, ABC):
-    """Shows a label to the network.
-
-    Inherit from it and give the class to ``Method(label_input=…)``.
+    """Shows a label to the network. Inherit from it, and give the class to ``Method(label_input=…)``.
 
     Attributes:
         extra_channels: number of channels that it adds to a sample.
@@ -81,10 +84,9 @@ class LabelInput(nn.Module, ABC):
 
 
 class LabelChannel(LabelInput):
-    """One more input channel with the label's own picture, a number per class and position.
+    """One more input channel with the label's own picture, trained with the first block.
 
-    A table has no positions: it gets as many columns again, (F,) → (2F,), a number per class and column.
-    The pictures are trained with the first block. Source: Dooms et al. 2023, for images.
+    A table gets as many columns again, (F,) → (2F,). Source: Dooms et al. 2023, for images.
     """
 
     extra_channels = 1
@@ -94,14 +96,16 @@ class LabelChannel(LabelInput):
 
     def __init__(self, sample_shape: SampleShape, num_classes: int) -> None:
         super().__init__(sample_shape, num_classes)
-        self.picture_shape = _picture_shape(self.sample_shape)
+        channels = self.input_shape(sample_shape, num_classes)[0] - sample_shape[0]
+        self.picture_shape = channels, *sample_shape[1:]
         self.pictures = nn.Embedding(num_classes, math.prod(self.picture_shape))
         self.pictures.requires_grad_(self.is_learned)
 
     @classmethod
     def input_shape(cls, sample_shape: SampleShape, num_classes: int) -> SampleShape:
         """Return the shape of a labelled sample, (C, …) → (C + 1, …), (F,) → (2F,)."""
-        return sample_shape[0] + _picture_shape(sample_shape)[0], *sample_shape[1:]
+        extra = cls.extra_channels if len(sample_shape) > 1 else sample_shape[0]
+        return sample_shape[0] + extra, *sample_shape[1:]
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
         """Return samples and the pictures of their labels."""
@@ -113,10 +117,6 @@ class LabelChannel(LabelInput):
         return torch.cat([samples, samples.new_zeros(len(samples), *self.picture_shape)], dim=1)
 
 
-def _picture_shape(sample_shape: SampleShape) -> SampleShape:
-    return sample_shape if len(sample_shape) == 1 else (1, *sample_shape[1:])
-
-
 class LabelPattern(LabelChannel):
     """A label channel whose pictures stay as they are drawn."""
 
@@ -124,7 +124,7 @@ class LabelPattern(LabelChannel):
 
 
 class LabelOverlay(LabelInput):
-    """The label written over the sample's first K positions: see :func:`overlay`.
+    """The one-hot label in place of the first K positions of every channel. Source: Hinton 2022, 3.3.
 
     A table has no positions to spare, so K columns come before its own, (F,) → (K + F,).
     """
@@ -146,44 +146,28 @@ class LabelOverlay(LabelInput):
 
     def forward(self, samples: Tensor, labels: Tensor) -> Tensor:
         """Return samples with the codes of their labels."""
-        return overlay(self._with_room(samples), labels, self.num_classes)
+        return _overlaid(samples, F.one_hot(labels, self.num_classes))
 
     def base(self, samples: Tensor) -> Tensor:
         """Return samples whose first K positions are 0."""
-        none = samples.new_zeros(len(samples), dtype=torch.int64)
-        return overlay(self._with_room(samples), none, self.num_classes, value=0.0)
-
-    def _with_room(self, samples: Tensor) -> Tensor:
-        """Put K columns before a table's own, (B, F) → (B, K + F)."""
-        return F.pad(samples, (self.num_classes, 0)) if samples.ndim == 2 else samples
+        return _overlaid(samples, samples.new_zeros(len(samples), self.num_classes))
 
 
-def overlay(images: Tensor, labels: Tensor, num_classes: int, *, value: float = 1.0) -> Tensor:
-    """Write the label over the first K positions of every channel, (B, C, …), (B,) → (B, C, …).
-
-    Position ``label`` becomes ``value``, the K−1 others 0. Source: Hinton 2022, section 3.3.
-    """
-    code = F.one_hot(labels, num_classes).to(images.dtype) * value
-    pixels = images.flatten(2) if images.ndim > 2 else images.unsqueeze(1)
+def _overlaid(samples: Tensor, code: Tensor) -> Tensor:
+    """Return samples with a code (B, K) over their first positions or before their columns."""
+    code = code.to(samples.dtype)
+    if samples.ndim == 2:
+        return torch.cat([code, samples], dim=1)
+    pixels = samples.flatten(2)
     code = code.unsqueeze(1).expand(-1, pixels.shape[1], -1)
-    return torch.cat([code, pixels[:, :, num_classes:]], dim=2).view(images.shape)
-
-
-LABEL_INPUTS: dict[str, type[LabelInput]] = {
-    "channel": LabelChannel,
-    "pattern": LabelPattern,
-    "overlay": LabelOverlay,
-}
-
-# Initial deviation of what a label adds: a quarter of a normalised sample's.
-_DEVIATION = 0.25
+    return torch.cat([code, pixels[:, :, code.shape[2] :]], dim=2).view(samples.shape)
 
 
 class LabelAdded(LabelInput):
     """The label's own picture, added to the sample: ``x + pictures[label]``, a number per class and entry.
 
-    It keeps the shape. In front of a linear layer it is a label channel that shares the sample's weights.
-    The pictures are trained with the first block. Source: ours.
+    In front of a linear layer it is a label channel that shares the sample's weights. The pictures are
+    trained with the first block. Source: ours.
     """
 
     is_additive = True
@@ -232,29 +216,131 @@ class EmbedsLabel(nn.Module):
     def forward(self, labelled: Tensor) -> Any:
         """Return the block's output for labelled tokens, (B, T + 1)."""
         added = self.label.embeddings(labelled[:, -1]).unsqueeze(1)
-        handle = self.embedding.register_forward_hook(lambda module, args, output: output + added)
-        try:
+        with self.embedding.register_forward_hook(lambda module, args, output: output + added):
             return self.block(labelled[:, :-1])
-        finally:
-            handle.remove()
 
 
-def token_embedding(block: nn.Module, tokens: Tensor) -> nn.Embedding | None:
-    """Return the module of ``block`` that embeds the samples themselves, found by passing tokens (B, T)."""
-    found: list[nn.Embedding] = []
+class ImagePairs(nn.Module, ABC):
+    """Pairs of images. Inherit from it, and give the class to ``Method(label_input=…)``.
 
-    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        assert isinstance(module, nn.Embedding)
-        if args and args[0].shape == tokens.shape:
-            found.append(module)
+    A pair's positive is an image as it is (or with itself), its negative is mixed with another image.
 
-    handles = [m.register_forward_hook(note) for m in block.modules() if isinstance(m, nn.Embedding)]
-    try:
-        block(tokens)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else None
+    Attributes:
+        at_every_block: whether each block receives new pairs, which :meth:`pairs_at` makes of the
+            previous block's output for the positives.
+    """
+
+    at_every_block: bool = False
+
+    @abstractmethod
+    def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return the first block's input, (B, …) → (2B, …), positives first."""
+
+    def pairs_at(self, images: Tensor, offset: Tensor) -> Tensor:
+        """Return a later block's input, (B, …), (1,) → (2B, …): image i meets ``(i + offset) mod B``."""
+        raise NotImplementedError(f"{type(self).__name__} makes no new pairs at a block")
+
+    @abstractmethod
+    def neutral(self, images: Tensor) -> Tensor:
+        """Return a block's input for a prediction, (B, …) → (B, …): the positives."""
+
+
+class OtherImage(ImagePairs):
+    """Positive ``(x, x)``, negative ``(x, x')`` with x' another image of the batch, in every block.
+
+    Two images enter through the same weights, so a block sees the sum of the :func:`standardized_pair`.
+    Source: the published code of Chen et al. 2025 (SCFF, Nature Communications 16:5978).
+    """
+
+    at_every_block = True
+
+    def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return pairs with one random offset for the whole batch."""
+        return self.pairs_at(images, draw_offsets(1, len(images), generator, images.device))
+
+    def pairs_at(self, images: Tensor, offset: Tensor) -> Tensor:
+        """Return pairs of image i and image ``(i + offset) mod B``."""
+        unit = standardized(images)
+        return torch.cat([standardized_pair(unit, unit), standardized_pair(unit, _ahead(unit, offset))])
+
+    def neutral(self, images: Tensor) -> Tensor:
+        """Return each image with itself."""
+        unit = standardized(images)
+        return standardized_pair(unit, unit)
+
+
+class MaskedMix(ImagePairs):
+    """Positive ``x``, negative ``mask · x + (1 − mask) · x'``: an image locally, but not as a whole.
+
+    Source: Hinton 2022, section 3.2.
+    """
+
+    def pairs(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return images and mixtures."""
+        mask = region_masks(images, generator)
+        offsets = draw_offsets(len(images), len(images), generator, images.device)
+        return torch.cat([images, mask * images + (1 - mask) * _ahead(images, offsets)])
+
+    def neutral(self, images: Tensor) -> Tensor:
+        """Return the images."""
+        return images
+
+
+def draw_offsets(
+    count: int, images: int, generator: torch.Generator | None, device: torch.device
+) -> Tensor:
+    """Draw ``count`` offsets, uniform in 1 … images − 1, (count,) int64; 0 for a single image."""
+    if images == 1:
+        return torch.zeros(count, dtype=torch.int64, device=device)
+    return torch.randint(1, images, (count,), generator=generator, device=device)
+
+
+def _ahead(images: Tensor, offset: Tensor) -> Tensor:
+    """Return image ``(i + offset) mod B`` for every i."""
+    return images[(torch.arange(len(images), device=images.device) + offset) % len(images)]
+
+
+def standardized(x: Tensor, eps: float = 1e-10) -> Tensor:
+    """Scale each sample to zero mean and unit deviation (n − 1) over all features, (N, …) → (N, …)."""
+    wide = x.flatten(1).to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(1, keepdim=True)
+    return (centred / (eps + centred.std(1, keepdim=True))).view(x.shape)
+
+
+def standardized_pair(x: Tensor, other: Tensor) -> Tensor:
+    """Return the sum of two samples that are standardised as one, (N, …), (N, …) → (N, …)."""
+    both = standardized(torch.stack([x, other], dim=1))
+    return both[:, 0] + both[:, 1]
+
+
+def region_masks(images: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Draw masks of zeros and ones in large regions, (B, C, H, W) → (B, 1, H, W); other maps alike.
+
+    Random bits are blurred with [1/4, 1/2, 1/4] along every side several times, and cut at their mean.
+    Columns of a table (B, F) have no neighbours: their masks (B, F) are random bits.
+    """
+    positions = images.shape[2:]
+    shape = (len(images), 1, *positions) if positions else images.shape
+    bits = torch.randint(2, shape, generator=generator, device=images.device).to(images.dtype)
+    if not positions:
+        return bits
+    # Filled on the device: copying it there would wait.
+    line = bits.new_full((1, 1, 3), 0.25)
+    line[..., 1] = 0.5
+    for _ in range(BLURS):
+        for side in range(2, bits.ndim):
+            turned = bits.movedim(side, -1)
+            flat = F.pad(turned.reshape(-1, 1, turned.shape[-1]), (1, 1), mode="replicate")
+            bits = F.conv1d(flat, line).view(turned.shape).movedim(-1, side)
+    return (bits > bits.flatten(1).mean(1).view(-1, *[1] * (bits.ndim - 1))).to(images.dtype)
+
+
+LABEL_INPUTS: dict[str, type[LabelInput]] = {
+    "channel": LabelChannel,
+    "pattern": LabelPattern,
+    "overlay": LabelOverlay,
+}
+IMAGE_PAIRS: dict[str, type[ImagePairs]] = {"other-image": OtherImage, "masked-mix": MaskedMix}
 
 
 def build_input(
@@ -269,9 +355,6 @@ def build_input(
 
     A label input of this package is replaced by :class:`LabelAdded` if the block does not take its shape,
     and by :class:`LabelEmbedding` for integer tokens. The third module then replaces the first block.
-
-    Raises:
-        ValueError: pairs of integer tokens, or tokens that no module of the block embeds.
     """
     if kind is None:
         return None, None, None
@@ -289,9 +372,7 @@ def build_input(
         if is_ours and not _accepts(block, label_input.input_shape(sample_shape, num_classes)):
             label_input = LabelAdded(sample_shape, num_classes)
         return label_input, None, None
-    embedding = None
-    if len(sample_shape) == 1:
-        embedding = token_embedding(block, torch.zeros(2, *sample_shape, dtype=torch.int64))
+    embedding = token_embedding(block, sample_shape) if len(sample_shape) == 1 else None
     if embedding is None:
         raise ValueError(
             "a label joins integer tokens (N, T) where the first block embeds them by an nn.Embedding: "
@@ -300,6 +381,22 @@ def build_input(
         )
     embedded = LabelEmbedding(sample_shape, num_classes, width=embedding.embedding_dim)
     return embedded, None, EmbedsLabel(block, embedding, embedded)
+
+
+def token_embedding(block: nn.Module, sample_shape: SampleShape) -> nn.Embedding | None:
+    """Return the module of ``block`` that embeds the samples themselves, found by passing tokens."""
+    tokens, found = torch.zeros(2, *sample_shape, dtype=torch.int64), list[nn.Embedding]()
+
+    def note(module: Any, args: tuple[Any, ...], output: Any) -> None:
+        if args and args[0].shape == tokens.shape:
+            found.append(module)
+
+    with ExitStack() as hooks:
+        for module in block.modules():
+            if isinstance(module, nn.Embedding):
+                hooks.enter_context(module.register_forward_hook(note))
+        block(tokens)
+    return found[0] if found else None
 
 
 @torch.no_grad()
