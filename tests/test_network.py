@@ -4,14 +4,14 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from trifecta import Blocks, CrossEntropy, Head, LocalNetwork, Method, Schedule, build_network, get_method
-from trifecta.inputs.label_inputs import LabelAdded, LabelChannel, LabelEmbedding
+from trifecta.inputs import LabelAdded, LabelChannel, LabelEmbedding
 from trifecta.losses.head import Site
 from trifecta.nn.blocks import ResidualBlock
 from trifecta.nn.cutting import BlockOutput, features_of
@@ -478,9 +478,7 @@ def test_tokens_have_a_label_where_they_are_embedded_and_one_at_every_position()
 class Inside(CrossEntropy):
     """Reads the response of a block, and drops some of it."""
 
-    @property
-    def reads(self) -> str:
-        return "response"
+    reads: ClassVar[str] = "response"
 
     def head(self, feature_shape: tuple[int, ...], num_classes: int) -> Head:
         head = super().head(feature_shape, num_classes)

@@ -39,8 +39,7 @@ from trifecta.losses.combined import CoarseHead, deviations
 from trifecta.losses.functional import position_loss
 from trifecta.losses.goodness import ChannelSums
 from trifecta.losses.head import Bounded, Head, bounded, build_head, units
-from trifecta.losses.pairs import PairHead
-from trifecta.losses.probed import position_goodness
+from trifecta.losses.pairs import PairHead, position_goodness
 from trifecta.nn.shapes import FeatureShape
 
 SHAPE, UNITS, SIGNALS, CLASSES = (6, 8, 8), (6,), (6, 8), 3

@@ -8,6 +8,7 @@ from trifecta.losses.classifiers import AugmentedAuxiliary as AugmentedAuxiliary
 from trifecta.losses.classifiers import AuxiliaryCrossEntropy as AuxiliaryCrossEntropy
 from trifecta.losses.classifiers import CrossEntropy as CrossEntropy
 from trifecta.losses.classifiers import LocalPrediction as LocalPrediction
+from trifecta.losses.classifiers import LocalTargets as LocalTargets
 from trifecta.losses.classifiers import PositionCrossEntropy as PositionCrossEntropy
 from trifecta.losses.combined import Combined as Combined
 from trifecta.losses.combined import Contrast as Contrast
@@ -20,10 +21,9 @@ from trifecta.losses.head import Head as Head
 from trifecta.losses.head import Objective as Objective
 from trifecta.losses.head import Site as Site
 from trifecta.losses.head import Term as Term
+from trifecta.losses.pairs import PositionThresholds as PositionThresholds
 from trifecta.losses.pairs import Symmetric as Symmetric
 from trifecta.losses.pairs import Threshold as Threshold
-from trifecta.losses.probed import LocalTargets as LocalTargets
-from trifecta.losses.probed import PositionThresholds as PositionThresholds
 
 _PARTS = [part for part in globals().values() if hasattr(part, "kind")]
 OBJECTIVES: dict[str, type[Objective]] = {part.kind: part for part in _PARTS if hasattr(part, "head")}

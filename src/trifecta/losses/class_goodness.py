@@ -1,4 +1,4 @@
-"""Cross-entropy over class scores that are a goodness: of channel groups, projections, centroids, labels.
+"""Cross-entropy over scores that are a goodness of classes: of channel groups, projections or labels.
 
 Shapes: N samples, K classes; features (N, C, …) or (N, C).
 """
@@ -26,6 +26,9 @@ from trifecta.losses.goodness import (
 )
 from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
 from trifecta.nn.shapes import channel_groups
+
+# Distances between unit vectors are at most 4: too little for a confident softmax.
+SHARPNESS = 8.0
 
 
 class GroupHead(Head):
@@ -70,7 +73,7 @@ class _ProjectionHead(Head):
 
     def scores(self, features: Tensor) -> Tensor:
         goodness = patch_rms(features, self.patches)
-        # Standardised per sample: a random projection of the common level would be noise in every class.
+        # A random projection of the level that a sample's goodness has in common would be noise.
         goodness = F.layer_norm(goodness, goodness.shape[1:])
         with torch.autocast(goodness.device.type, enabled=False):
             return goodness @ self.projection.to(goodness.dtype) * self.log_scale.exp()
@@ -92,8 +95,9 @@ class _CentroidHead(Head):
     def __init__(self, objective: "CentroidMargin", site: Site) -> None:
         super().__init__()
         self.pool, self.margin = objective.pool, objective.margin
+        size = site.averages(self.pool)
         # Of length 1, about.
-        self.centroids = _drawn(site, self.pool, site.averages(self.pool) ** -0.5)
+        self.centroids = nn.Parameter(torch.empty(site.num_classes, size).normal_(std=size**-0.5))
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         scores = self.scores(features)
@@ -111,10 +115,9 @@ class _CentroidHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class CentroidMargin(SiteObjective):
-    """Nearest of learned centroids by a margin, N-pair.
+    """N-pair loss with a margin: ``mean log(1 + Σ_wrong exp(margin + score_wrong − score_true))``.
 
-    ``mean log(1 + Σ_wrong exp(margin + score_wrong − score_true))`` with the scores
-    ``−SHARPNESS · |f − centroid|²``, where f are averages of the maps, scaled to length 1.
+    Scores are ``−SHARPNESS · |f − centroid|²``, with f the averages of the maps scaled to length 1.
     """
 
     kind: ClassVar[str] = "centroid-margin"
@@ -123,49 +126,40 @@ class CentroidMargin(SiteObjective):
     margin: float = bounded(1.0, 0)
 
 
-# Distances between unit vectors are at most 4: too little for a confident softmax.
-SHARPNESS = 8.0
-
-
 class _LabelGoodnessHead(Head):
     def __init__(self, objective: "LabelGoodness", site: Site) -> None:
         super().__init__()
         self.alpha, self.pool = objective.alpha, objective.pool
         self.reads_patch_means = kernel_patches(self.pool, site.feature_shape[1:])
+        size = site.averages(max(1, self.pool))
         # Small, so that labels differ little at first.
-        self.shifts = _drawn(site, max(1, self.pool), 0.1)
+        self.shifts = nn.Parameter(torch.empty(site.num_classes, size).normal_(std=0.1))
 
     def scores(self, features: Tensor | ChannelSums) -> Tensor:
         means = at_least_float32(averages(features, self.pool))
         return self.alpha * label_goodness(means, self.shifts)
 
 
-def _drawn(site: Site, patches: int, deviation: float) -> nn.Parameter:
-    """Draw a row of patches' averages for each class."""
-    return nn.Parameter(torch.empty(site.num_classes, site.averages(patches)).normal_(std=deviation))
-
-
 @dataclass(frozen=True, kw_only=True)
 class LabelGoodness(SiteObjective):
-    """Cross-entropy over alpha times the goodness of every label: one pass, no negatives.
+    """Cross-entropy over ``alpha · label_goodness(features, shifts)``: one pass, no negatives.
 
-    A label enters next to the block, as a learned shift of its features that is not passed on
-    (:func:`label_goodness`). For two labels this is the symmetric loss,
-    ``softplus(−alpha · (goodness_true − goodness_wrong))``.
+    A label enters next to the block, as a learned shift of its features that is not passed on. For two
+    labels this is the symmetric loss, ``softplus(−alpha · (goodness_true − goodness_wrong))``.
     """
 
     kind: ClassVar[str] = "label-goodness"
     head_class = _LabelGoodnessHead
     alpha: float = bounded(128.0, 1e-9)  # factor of the goodness
     pool: int = units(4, least=0)  # P of P×P patch means, each with shifts of its own; 0 for all positions
-    reads: str = "output"  # after the block's activation and pool, or "response": before both
+    # After the block's activation and pool, or "response": before both.
+    reads: str = "output"  # type: ignore[misc]
 
 
 def label_goodness(features: Tensor, shifts: Tensor) -> Tensor:
-    """Return the goodness of each label, (N, C, …), (K, C) → (N, K).
+    """Return ``mean_i relu(features_i + shifts_k)²`` of each label k, (N, C, …), (K, C) → (N, K).
 
-    ``mean_i relu(features_i + shifts_k)²`` over channels and positions. Only the features are kept for the
-    backward pass, not one map per label.
+    Only the features are kept for the backward pass, not one map per label.
     """
     if torch.compiler.is_compiling():
         # Compiled code takes batches of any size; pieces do not.

@@ -1,12 +1,14 @@
 """Cross-entropy of a classifier on a block: of averages, at every position, or of several layers.
 
-Shapes: N samples, K classes; features (N, C, …) or (N, C).
+Shapes: B images, N samples, K classes; features (N, C, …) or (N, C), before the activation where a head
+reads the block's ``response``.
 """
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trifecta.losses.functional import at_least_float32
@@ -22,14 +24,13 @@ class ClassifierHead(Head):
 
     def __init__(self, objective: "CrossEntropy", site: Site) -> None:
         super().__init__()
-        channels, *positions = site.feature_shape
+        positions = site.feature_shape[1:]
         self.smoothing, self.dimensions = objective.smoothing, len(positions)
         self.pool = objective.pool if positions else 1
         self.reads_patch_means = kernel_patches(self.pool, positions)
-        # Sums tell the average over all positions only.
+        # Sums tell only the average over all positions.
         self.reads_channel_sums = self.pool == 1
-        inputs = channels * self.pool**self.dimensions if self.pool else math.prod(site.feature_shape)
-        hidden = objective.hidden
+        inputs, hidden = site.averages(self.pool), objective.hidden
         self.normalize = nn.BatchNorm1d(inputs, affine=False) if objective.normalized else nn.Identity()
         self.classifier: nn.Module = nn.Linear(hidden or inputs, site.num_classes)
         if hidden:
@@ -78,10 +79,7 @@ class _PositionClassifierHead(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class PositionCrossEntropy(SiteObjective):
-    """Cross-entropy of a classifier at every position: the next token, or the class of a pixel.
-
-    Positions share a layer normalisation and the classifier.
-    """
+    """Cross-entropy at every position, such as the next token: layer norm and a shared classifier."""
 
     kind: ClassVar[str] = "position-cross-entropy"
     head_class = _PositionClassifierHead
@@ -90,11 +88,57 @@ class PositionCrossEntropy(SiteObjective):
     hidden: int = units(0, least=0)  # units of a hidden layer with GELU; 0 for none
 
 
+class _FeedbackHead(Head):
+    weighs_classes = True
+    feedback: Tensor
+
+    def __init__(self, objective: "LocalTargets", site: Site) -> None:
+        super().__init__()
+        self.step = objective.step
+        self.probe = CrossEntropy().head(site.feature_shape, site.num_classes)
+        self.register_buffer("feedback", torch.randn(site.num_classes, site.feature_shape[0]))
+        self._error: Tensor | None = None
+
+    def receive(self, error: Tensor) -> None:
+        self._error = error
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        assert self._error is not None, "no error was received"
+        with torch.autocast(features.device.type, enabled=False):
+            weights = self.sample_weights(labels)
+            # The error is the gradient of the network's loss, which has the same weights.
+            error = self._error if weights is None else self._error * weights.unsqueeze(1)
+            change = error.to(self.feedback.dtype) @ self.feedback * self.step
+            change = change.view(*change.shape, *[1] * (features.ndim - 2))
+            response = features.to(change.dtype)
+            with torch.no_grad():
+                seen, target = F.relu(response), F.relu(response - change)
+            distance = (F.relu(response) - target).square().flatten(1).sum(1).mean() / 2
+        return distance + self.probe.loss(seen, labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.probe.scores(F.relu(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTargets(SiteObjective):
+    """Half the squared distance to ``relu(response − step · error @ feedback)``; a classifier is a probe.
+
+    ``error`` (B, K) is the network's; ``feedback`` (K, C) is random and fixed, for all positions of a map.
+    """
+
+    kind: ClassVar[str] = "local-targets"
+    head_class = _FeedbackHead
+    uses_feedback: ClassVar[bool] = True
+    reads: ClassVar[str] = "response"
+    step: float = bounded(0.1, 0)
+
+
 class _PredictionHead(Head):
     def __init__(self, objective: "LocalPrediction", site: Site) -> None:
         super().__init__()
         self.pool: nn.Module = nn.Identity()
-        inputs = math.prod(site.feature_shape)
+        inputs = site.feature_shape[0]
         if positions := len(site.feature_shape) - 1:
             kernel, padding, inputs = limited_pool(site.feature_shape, objective.at_most)
             self.pool = AVERAGE_POOLS[positions](kernel, padding=padding)
@@ -131,9 +175,8 @@ class _AuxiliaryHead(Head):
 class AuxiliaryCrossEntropy(SiteObjective):
     """Cross-entropy of two 3×3 convolutions, averages to 2×2 and a linear classifier (DGL).
 
-    Each convolution keeps the map's size and channels, with batch normalisation and ReLU; the averages are
-    batch-normalised by channel and flattened by channel, row, column. Units of a fully connected block are
-    batch-normalised and classified.
+    Convolutions keep the map's size and channels, with batch normalisation and ReLU; the averages are
+    batch-normalised by channel. Units of a fully connected block are batch-normalised and classified.
     """
 
     kind: ClassVar[str] = "auxiliary-cross-entropy"
@@ -145,12 +188,10 @@ class AuxiliaryCrossEntropy(SiteObjective):
         channels, dimensions = site.feature_shape[0], len(site.feature_shape) - 1
         layers: list[nn.Module] = [nn.BatchNorm1d(channels)]
         if dimensions:
-            layers = [
-                *_rectified(channels, channels, dimensions),
-                *_rectified(channels, channels, dimensions),
-            ]
-            layers += [ADAPTIVE_POOLS[dimensions](2), BATCH_NORMS[dimensions](channels), nn.Flatten()]
-        return nn.Sequential(*layers, nn.Linear(channels * 2**dimensions, site.num_classes))
+            first, second = (_rectified(channels, channels, dimensions) for _ in range(2))
+            after = [ADAPTIVE_POOLS[dimensions](2), BATCH_NORMS[dimensions](channels), nn.Flatten()]
+            layers = [*first, *second, *after]
+        return nn.Sequential(*layers, nn.Linear(site.averages(2), site.num_classes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +240,7 @@ class AugmentedAuxiliary(SiteObjective):
 
 
 def blocks_ahead(block: int, num_blocks: int, depth: int) -> list[int]:
-    """Return at most ``depth`` blocks after ``block``, evenly spaced, including the last.
+    """Return at most ``depth`` blocks after ``block``, evenly spaced, including the last of L.
 
     ``round(block + (L − 1 − block) / depth · i)`` for i = 1 … depth, as in the authors' code.
     """
@@ -208,12 +249,12 @@ def blocks_ahead(block: int, num_blocks: int, depth: int) -> list[int]:
     return [round(block + ahead / depth * i) for i in range(1, depth + 1)]
 
 
-def _rectified(channels: int, width: int, dimensions: int) -> list[nn.Module]:
+def _rectified(channels: int, width: int, dimensions: int, stride: int = 1) -> list[nn.Module]:
     """Return a kernel-3 convolution, or a linear layer for 0 dimensions, batch normalisation and ReLU."""
     after = [BATCH_NORMS[dimensions](width), nn.ReLU()]
     if not dimensions:
         return [nn.Linear(channels, width, bias=False), *after]
-    return [CONVOLUTIONS[dimensions](channels, width, 3, padding=1, bias=False), *after]
+    return [CONVOLUTIONS[dimensions](channels, width, 3, stride, padding=1, bias=False), *after]
 
 
 def _average(sides: list[int]) -> list[nn.Module]:
@@ -230,17 +271,13 @@ class ResidualLayer(nn.Module):
 
     def __init__(self, channels: int, width: int, dimensions: int, *, stride: int) -> None:
         super().__init__()
-        convolution, norm = CONVOLUTIONS[dimensions], BATCH_NORMS[dimensions]
-        self.residual = nn.Sequential(
-            convolution(channels, width, 3, stride=stride, padding=1, bias=False),
-            norm(width),
-            nn.ReLU(),
-            convolution(width, width, 3, padding=1, bias=False),
-            norm(width),
-        )
+        first = _rectified(channels, width, dimensions, stride)
+        second = _rectified(width, width, dimensions)
+        self.residual = nn.Sequential(*first, *second[:-1])
         self.shortcut = nn.Sequential()
         if stride > 1 or channels != width:
-            self.shortcut = nn.Sequential(convolution(channels, width, 1, bias=False), norm(width))
+            self.shortcut.append(CONVOLUTIONS[dimensions](channels, width, 1, bias=False))
+            self.shortcut.append(BATCH_NORMS[dimensions](width))
         # Positions are skipped in front of the 1×1 convolution, for the reason in nn.blocks.ResidualBlock.
         self.kept = (slice(None), slice(None), *[slice(None, None, stride)] * dimensions)
 

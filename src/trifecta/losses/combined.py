@@ -38,16 +38,17 @@ class _CombinedHead(Head):
         super().__init__()
         self.objective = objective
         self.scoring = build_head(objective.scoring, site)
-        modules = [term.module(site.feature_shape, site.num_classes) for term in objective.terms]
-        self.terms = nn.ModuleList(modules)
+        self.terms = nn.ModuleList(
+            term.module(site.feature_shape, site.num_classes) for term in objective.terms
+        )
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         # Only terms that compare pairs see the negatives.
         positives = features[: len(labels)]
         shared: Tensor = _ScaledGradient.apply(positives, self.objective.share)  # type: ignore[no-untyped-call]
         loss = self.objective.weight * self.scoring.loss(shared, labels)
-        for k, term in enumerate(self.objective.terms):
-            loss = loss + term.weight * self.terms[k](features if term.pairs else positives, labels)
+        for term, module in zip(self.objective.terms, self.terms, strict=True):
+            loss = loss + term.weight * module(features if term.pairs else positives, labels)
         return loss
 
     @property
@@ -90,13 +91,13 @@ class Combined(SiteObjective):
     weight: float = 1.0
 
     @property
-    def pairs(self) -> bool:
+    def pairs(self) -> bool:  # type: ignore[override]
         """Whether a term compares positives with negatives."""
         return any(term.pairs for term in self.terms)
 
     @property
-    def reads(self) -> str:
-        """The position in a block that the scoring objective reads."""
+    def reads(self) -> str:  # type: ignore[override]
+        """The features that the scoring objective reads."""
         return self.scoring.reads
 
 
@@ -132,14 +133,13 @@ def deviations(maps: Tensor) -> Tensor:
     Units, maps of one row and at most three maps are flattened instead.
     """
     wide = at_least_float32(maps)
-    if wide.ndim > 2 and wide.shape[1] > 3 and wide.shape[2] > 1:
-        return wide.flatten(2).std(2)
-    return wide.flatten(1)
+    is_reduced = wide.ndim > 2 and wide.shape[1] > 3 and wide.shape[2] > 1
+    return wide.flatten(2).std(2) if is_reduced else wide.flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity(Term):
-    """:func:`trifecta.losses.functional.similarity_loss` of the deviations of convolved maps.
+    """:func:`trifecta.losses.functional.similarity_loss` of the :func:`deviations` of convolved maps.
 
     The convolution is 3×3, or a linear map of units, without bias. Source: the published code of Nøkland &
     Eidnes 2019.
@@ -254,11 +254,7 @@ class CoarseHead(Head):
 def coarsened(head: Head, site: Site, levels: Levels) -> Head:
     """Return ``head`` with the superclasses of its block as targets, coarse to fine.
 
-    The levels and then the classes share the L blocks equally: block k has level ``k · D // L`` of D. Terms
-    keep the classes.
-
-    Raises:
-        ValueError: a level that does not number the superclass of every class from 0.
+    The levels and then the classes share the blocks equally. Terms keep the classes.
     """
     for level in levels:
         if len(level) != site.num_classes or set(level) != set(range(max(1, *level) + 1)):

@@ -21,14 +21,9 @@ def threshold_loss(
 
     ``mean(softplus(threshold − positive) + softplus(negative − threshold)) / 2``: the mean over 2B samples,
     as in the published code of Dooms et al. 2023.
+    Samples are left out by :func:`unsettled` in each half separately, none if ``settled`` is 0; ``weights``
+    are those of the pairs, (B,), with mean 1.
     Source: Hinton 2022 (arXiv 2212.13345), equation 1 as a negative log-likelihood.
-
-    Args:
-        positive: goodness with the true label.
-        negative: goodness with a wrong label.
-        threshold: boundary between the two.
-        settled: leave out samples by :func:`unsettled`, in each half separately; 0 keeps all.
-        weights: of the pairs, (B,), with mean 1.
     """
     losses = _softplus(threshold - positive, settled) + _softplus(negative - threshold, settled)
     return _mean(losses, weights) / 2
@@ -60,10 +55,9 @@ def position_loss(
     + penalty · mean_i |positive_i|``, with means over images and positions, ``|·|`` the length of a map.
     Source: the published code of Chen et al. 2025 (SCFF).
     """
-    above = F.softplus(thresholds[0] - positive).mean()
-    below = F.softplus(negative - thresholds[1]).mean()
     length: Tensor = positive.norm(dim=1)
-    return above + below + penalty * length.mean()
+    above, below = F.softplus(thresholds[0] - positive), F.softplus(negative - thresholds[1])
+    return above.mean() + below.mean() + penalty * length.mean()
 
 
 def similarity_loss(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
@@ -111,8 +105,8 @@ def unsettled(coefficient: Tensor, settled: float) -> Tensor:
 
     A sample's gradient is its ``coefficient`` c (B,), 0 … 1, times that of its goodness. Where
     c < ``settled`` the sample is kept with probability c/settled and then weighs settled/c: the expected
-    gradient is unchanged, and no kept sample's coefficient is below ``settled``. A sample is kept where the
-    cumulative probability crosses a half-integer (systematic sampling), as batches are in random order.
+    gradient is unchanged. A sample is kept where the cumulative probability crosses a half-integer
+    (systematic sampling), as batches are in random order.
     """
     chance = (coefficient.double() / settled).clamp(max=1)
     total = chance.cumsum(0) + 0.5

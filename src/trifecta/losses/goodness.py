@@ -31,7 +31,7 @@ TOP_ONE_IN = 50
 
 
 def mean_square(activations: Tensor | ChannelSums) -> Tensor:
-    """Return the mean squared activation, (N, …) → (N,): ``mean_i a_i²``.
+    """Return ``mean_i a_i²``, (N, …) → (N,).
 
     It does not grow with the width, so one threshold or alpha serves every block.
     Source: Dooms et al. 2023 (arXiv 2311.18130).
@@ -42,14 +42,14 @@ def mean_square(activations: Tensor | ChannelSums) -> Tensor:
 
 
 def sum_square(activations: Tensor | ChannelSums) -> Tensor:
-    """Return the sum of the squares, (N, …) → (N,): ``Σ_i a_i²``. Source: Hinton 2022, section 2."""
+    """Return ``Σ_i a_i²``, (N, …) → (N,). Source: Hinton 2022, section 2."""
     if isinstance(activations, ChannelSums):
         return activations.squares.sum(1)
     return at_least_float32(activations).square().sum(_feature_dims(activations))
 
 
 def mean(activations: Tensor | ChannelSums) -> Tensor:
-    """Return the mean activation, (N, …) → (N,): ``mean_i a_i``, for activations that are never negative.
+    """Return ``mean_i a_i``, (N, …) → (N,), for activations that are never negative.
 
     Source: Sun et al. 2025 (DeeperForward, ICLR), which argues that the square favours a few loud units.
     """
@@ -69,10 +69,9 @@ def top_mean_square(activations: Tensor) -> Tensor:
 
 
 def group_mean_square(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
-    """Return each channel group's mean square, (N, C, …), (C, K) → (N, K): ``mean_{i in group} a_i²``.
+    """Return ``mean_{i in group} a_i²`` of each group of channels, (N, C, …), (C, K) bool → (N, K).
 
-    Column k of ``groups`` is True for the channels of group k. Source: Papachristodoulou et al. 2024
-    (CwComp, AAAI, arXiv 2312.12668), where channels compete for classes.
+    Source: Papachristodoulou et al. 2024 (CwComp, AAAI, arXiv 2312.12668): channels compete for classes.
     """
     if isinstance(activations, ChannelSums):
         return group_means(activations.squares / activations.positions, groups)
@@ -80,10 +79,7 @@ def group_mean_square(activations: Tensor | ChannelSums, groups: Tensor) -> Tens
 
 
 def group_mean(activations: Tensor | ChannelSums, groups: Tensor) -> Tensor:
-    """Return each channel group's mean activation, likewise: ``mean_{i in group} a_i``.
-
-    Source: Sun et al. 2025 (DeeperForward, ICLR).
-    """
+    """Return ``mean_{i in group} a_i``, likewise. Source: Sun et al. 2025 (DeeperForward, ICLR)."""
     if isinstance(activations, ChannelSums):
         return group_means(activations.sums / activations.positions, groups)
     return group_means(_channel_means(at_least_float32(activations)), groups)
@@ -96,13 +92,11 @@ def group_means(values: Tensor, groups: Tensor) -> Tensor:
 
 
 def patch_rms(activations: Tensor, patches: int) -> Tensor:
-    """Return the root mean square of each channel in P×P patches of its map, (N, C, H, W) → (N, P²·C).
+    """Return ``sqrt(mean_{i in patch} a_i² + 1e-8)`` by channel and P×P patch, (N, C, …) → (N, P²·C).
 
-    ``sqrt(mean_{i in patch} a_i² + 1e-8)``; maps of other dimensions likewise, of (N, C) the magnitudes.
     Source: Gong et al. 2025 (ASGE, arXiv 2509.12394).
     """
-    squares = averages(at_least_float32(activations).square(), patches)
-    return (squares + 1e-8).sqrt()
+    return (averages(at_least_float32(activations).square(), patches) + 1e-8).sqrt()
 
 
 def averages(features: Tensor | ChannelSums, patches: int) -> Tensor:

@@ -68,11 +68,7 @@ class Head(nn.Module, ABC):
         return type(self).loss is Head.loss
 
     def weigh_classes(self, weights: Tensor | None) -> None:
-        """Set ``class_weights`` of this head and of all heads inside it.
-
-        Raises:
-            ValueError: the loss does not use them.
-        """
+        """Set ``class_weights`` of this head and the heads in it; raise ValueError if it uses none."""
         if weights is not None and not self.weighs_classes:
             raise ValueError(
                 f"the loss of {type(self).__name__} has no weights for classes: received class_weights; "
@@ -93,10 +89,7 @@ class Head(nn.Module, ABC):
         """Receive, before every step, its epoch (from 0) and the number of epochs."""
 
     def receive(self, error: Tensor) -> None:
-        """Receive the network's error, ``softmax(scores) − one-hot labels`` (B, K), before the loss.
-
-        Called if the objective has ``uses_feedback``.
-        """
+        """Receive ``softmax(scores) − one-hot labels`` (B, K) of the network, if ``uses_feedback``."""
 
 
 @dataclass(frozen=True)
@@ -114,42 +107,28 @@ class Site:
         return self.feature_shapes[self.block]
 
     def averages(self, patches: int) -> int:
-        """Return the number of averages of P×P patches of the features; of units, their number."""
-        return math.prod([self.feature_shape[0], *[patches] * (len(self.feature_shape) - 1)])
+        """Return the number of averages of P×P patches of the features; of units or for P = 0 of all."""
+        channels, *positions = self.feature_shape
+        return math.prod(self.feature_shape) if patches == 0 else channels * patches ** len(positions)
 
 
 class Objective(Protocol):
     """Declares a local loss. Inherit from it in a frozen dataclass, or write the same members.
 
-    Two methods are optional: ``head_at(site: Site) -> Head`` replaces ``head`` where a head depends on the
-    block's number or on other blocks; ``at_positions() -> Objective`` returns the same loss for a label at
-    every position.
+    Two methods are optional: ``head_at(site: Site) -> Head`` replaces ``head`` where a head depends on its
+    block's number or on other blocks; ``at_positions()`` is the same loss for a label at every position.
     """
 
-    @property
-    def pairs(self) -> bool:
-        """Whether the loss compares positives with negatives, so that its head receives (2B, …)."""
-        return False
-
-    @property
-    def scores_classes(self) -> bool:
-        """Whether the head scores all classes, (N, K), or the label that a sample carries, (N,)."""
-        return True
-
-    @property
-    def uses_feedback(self) -> bool:
-        """Whether the head receives the network's error before every step."""
-        return False
-
-    @property
-    def per_position(self) -> bool:
-        """Whether every position has its own label, (N, …), and its own class scores, (N, K, …)."""
-        return False
-
-    @property
-    def reads(self) -> str:
-        """The features that the head reads in a block, see :func:`trifecta.nn.blocks.split_block`."""
-        return "output"
+    #: Whether the loss compares positives with negatives, so that its head receives (2B, …).
+    pairs: ClassVar[bool] = False
+    #: Whether the head scores all classes, (N, K), or the label that a sample carries, (N,).
+    scores_classes: ClassVar[bool] = True
+    #: Whether the head receives the network's error before every step.
+    uses_feedback: ClassVar[bool] = False
+    #: Whether every position has its own label, (N, …), and its own class scores, (N, K, …).
+    per_position: ClassVar[bool] = False
+    #: The features that the head reads in a block, see :func:`trifecta.nn.blocks.split_block`.
+    reads: ClassVar[str] = "output"
 
     def head(self, feature_shape: FeatureShape, num_classes: int) -> Head:
         """Return a head for features ``(N, *feature_shape)``."""
@@ -161,15 +140,10 @@ class Objective(Protocol):
 class Term(Protocol):
     """Declares a loss to add to a scoring head's. Inherit from it, or write the same members."""
 
-    @property
-    def pairs(self) -> bool:
-        """Whether it compares positives with negatives, (2B, …), or sees the positives, (B, …)."""
-        return False
-
-    @property
-    def weight(self) -> float:
-        """The factor of its loss."""
-        return 1.0
+    #: Whether it compares positives with negatives, (2B, …), or sees the positives, (B, …).
+    pairs: ClassVar[bool] = False
+    #: The factor of its loss.
+    weight: float = 1.0
 
     def module(self, feature_shape: FeatureShape, num_classes: int) -> nn.Module:
         """Return a module ``(features, labels) → ()`` for features ``(N, *feature_shape)``.
@@ -206,10 +180,7 @@ class Bounded:
 
 
 class SiteObjective(Bounded, Objective):
-    """Base of the package's objectives; ``head_class`` is called with the objective and the site.
-
-    A head that depends on the site of its block is declared by ``head_at = SiteObjective.build``.
-    """
+    """Base of the package's objectives; ``head_at = SiteObjective.build`` if a head reads a whole site."""
 
     head_class: ClassVar[Callable[..., Head]]
 
@@ -223,12 +194,7 @@ class SiteObjective(Bounded, Objective):
 
 
 def build_head(objective: Objective, site: Site) -> Head:
-    """Return the head of an objective at one block; a user's own head is tried on random features.
-
-    Raises:
-        ValueError: a user's own objective returns no head, or one whose loss or scores are not what they
-            must be.
-    """
+    """Return the head of an objective at one block; a user's own head is tried on random features."""
     own = own_parts(objective)
     what = f"objective {own[0] if own else type(objective).__qualname__} on block {site.block}"
     with blamed(what, own=bool(own)):
@@ -244,23 +210,23 @@ def build_head(objective: Objective, site: Site) -> Head:
 
 
 def _try_head(head: Head, objective: Objective, site: Site) -> None:
-    """Check what a head returns for random features, so that faults show before training."""
+    """Check the loss and the scores of random features, so that faults show before training."""
     count, shape = len(TRIAL_LABELS), site.feature_shape
     positions = shape[1:] if objective.per_position else ()
     with SeededDraws(0):
         features = torch.rand(2 * count if objective.pairs else count, *shape)
         labels = torch.tensor(TRIAL_LABELS).view(-1, *[1] * len(positions)).expand(-1, *positions)
         head.set_epoch(0, 1)
-        if objective.uses_feedback:
-            head.receive(torch.zeros(count, site.num_classes))
+        head.receive(torch.zeros(count, site.num_classes))
         loss, scores = head.loss(features, labels), head.scores(features[:count])
     classes = (site.num_classes,) if objective.scores_classes else ()
     expected = {"loss": (loss, ()), "scores": (scores, (count, *classes, *positions))}
     for name, (value, shape) in expected.items():
-        kind = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        if kind != f"a tensor {shape}":
+        received = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        if received != f"a tensor {shape}":
             raise ValueError(
-                f"{name} must return a tensor {shape} for features {tuple(features.shape)}: received {kind}"
+                f"{name} must return a tensor {shape} for features {tuple(features.shape)}: "
+                f"received {received}"
             )
     if not loss.isfinite():
         raise ValueError(

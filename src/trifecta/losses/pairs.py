@@ -1,14 +1,21 @@
-"""Losses that compare the goodness of an image's true label with that of a wrong one."""
+"""Losses that compare the goodness of positives and negatives.
+
+Shapes: B images; N samples, of pairs 2B with the positives first.
+"""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trifecta._utils.references import part_of
-from trifecta.losses.functional import symmetric_loss, threshold_loss
+from trifecta.losses.classifiers import CrossEntropy
+from trifecta.losses.functional import at_least_float32, position_loss, symmetric_loss, threshold_loss
 from trifecta.losses.goodness import GOODNESS, READ_CHANNEL_SUMS, Goodness
-from trifecta.losses.head import Head, Site, SiteObjective, bounded
+from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
+from trifecta.nn.blocks import Triangle
 
 
 class PairHead(Head):
@@ -63,9 +70,8 @@ class Threshold(PairObjective):
 
     def compare(self, positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the threshold loss, (B,), (B,) → ()."""
-        settled = self.skip_settled
         return threshold_loss(
-            positive, negative, threshold=self.threshold, settled=settled, weights=weights
+            positive, negative, threshold=self.threshold, settled=self.skip_settled, weights=weights
         )
 
 
@@ -78,5 +84,52 @@ class Symmetric(PairObjective):
 
     def compare(self, positive: Tensor, negative: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the symmetric loss, (B,), (B,) → ()."""
-        settled = self.skip_settled
-        return symmetric_loss(positive, negative, alpha=self.alpha, settled=settled, weights=weights)
+        return symmetric_loss(
+            positive, negative, alpha=self.alpha, settled=self.skip_settled, weights=weights
+        )
+
+
+class _PositionHead(Head):
+    weighs_classes = True  # in the probe
+
+    def __init__(self, objective: "PositionThresholds", site: Site) -> None:
+        super().__init__()
+        each = (objective.positive, objective.negative, objective.penalty)
+        *thresholds, self.penalty = (numbers[min(site.block, len(numbers) - 1)] for numbers in each)
+        self.thresholds = tuple(thresholds)
+        self.activation = Triangle()
+        self.probe = CrossEntropy(pool=objective.pool).head(site.feature_shape, site.num_classes)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        positive, negative = position_goodness(features).chunk(2)
+        contrast = position_loss(positive, negative, thresholds=self.thresholds, penalty=self.penalty)
+        with torch.no_grad():
+            seen = self.activation(features[: len(labels)])
+        return contrast + self.probe.loss(seen, labels)
+
+    def scores(self, features: Tensor) -> Tensor:
+        return self.probe.scores(self.activation(features))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PositionThresholds(SiteObjective):
+    """One threshold for positives and one for negatives, at every position (SCFF).
+
+    Thresholds and penalties (of the length of an image's positive goodness map) are one for each block, the
+    last one for all later blocks. The probe reads P×P averages of the triangle of the response.
+    """
+
+    kind: ClassVar[str] = "position-thresholds"
+    head_class = _PositionHead
+    head_at = SiteObjective.build
+    pairs: ClassVar[bool] = True
+    reads: ClassVar[str] = "response"
+    positive: tuple[float, ...] = (0.0, 5.0, 6.0)
+    negative: tuple[float, ...] = (1.0, 9.0, 10.0)
+    penalty: tuple[float, ...] = (0.0012, 0.0007, 0.0005)
+    pool: int = units(4, least=0)
+
+
+def position_goodness(response: Tensor) -> Tensor:
+    """Return ``mean_c relu(response_c)²`` by position, (N, C, …) → (N, positions), (N, C) → (N, 1)."""
+    return at_least_float32(F.relu(response)).square().mean(1).reshape(len(response), -1)
