@@ -172,7 +172,7 @@ METHODS = {
     "a_class": r"an objective is an object such as .*: received <class .*Mine'>",
     "undefined": r"objective Undefined on block 0: loss must return a finite number .*: received nan",
     "nothing": r"without arguments that returns a trifecta\.Method: mine_refused:nothing returned NoneType",
-    "tiny": r"mine_refused:tiny needs input_shape, style; is it a network\?",
+    "tiny": r"method mine_refused:tiny fails: TypeError: tiny\(\) missing .*: 'input_shape'",
     "godo": r"mine_refused has no godo: .*did you mean good\?",
 }
 NETWORKS = {

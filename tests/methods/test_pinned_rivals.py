@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pinned import assert_pinned, labels_of, reference, tensor, wrong_labels_of
 from steps import step_with
 from trifecta import Learner, LocalNetwork, build_network, get_method
-from trifecta.inputs.image_pairs import standardized, standardized_pair
+from trifecta.inputs import standardized, standardized_pair
 from trifecta.losses import (
     AugmentedAuxiliary,
     AuxiliaryCrossEntropy,
@@ -33,7 +33,7 @@ from trifecta.losses.combined import (
 from trifecta.losses.functional import position_loss, similarities
 from trifecta.losses.goodness import group_means
 from trifecta.losses.head import build_head
-from trifecta.losses.probed import position_goodness
+from trifecta.losses.pairs import position_goodness
 from trifecta.nn.blocks import Triangle, linear_block
 from trifecta.nn.norms import ClassGroupNorm, LengthNorm, NormSite
 from trifecta.nn.pooling import limited_pool

@@ -1,9 +1,8 @@
 """The table of methods: one file per paper, one line here.
 
-A file of one method calls its constructor ``method``; a file of several gives each its own name.
+A file calls its constructor ``method``, further ones by a name of their own.
 """
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -25,7 +24,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "tierce": _constructor("tierce"),
     "ff": _constructor("ff"),
     "symba": _constructor("symba"),
-    "class-groups": _constructor("class_groups"),
+    "class-groups": _constructor("cwcomp", "class_groups"),
     "cwcomp": _constructor("cwcomp"),
     "deeper-forward": _constructor("deeper_forward"),
     "asge": _constructor("asge"),
@@ -34,7 +33,7 @@ METHODS: dict[str, Callable[[], Method]] = {
     "hcl-ff": _constructor("hcl_ff"),
     "distance-forward": _constructor("distance_forward"),
     "scff": _constructor("scff"),
-    "masked-mix": _constructor("masked_mix"),
+    "masked-mix": _constructor("ff", "masked_mix"),
     "pred": _constructor("local_losses", "pred"),
     "sim": _constructor("local_losses", "sim"),
     "predsim": _constructor("local_losses", "predsim"),
@@ -60,12 +59,7 @@ def all_methods() -> dict[str, Callable[[], Method]]:
 def get_method(name: str, *, imports: Iterable[str | ModuleType] = ()) -> Method:
     """Return the method called ``name``, with its default settings.
 
-    Args:
-        name: as in ``trifecta list``, or ``module:function`` of your own.
-        imports: your own modules.
-
-    Raises:
-        ValueError: no such method, with the nearest names; or a function that returns none.
+    ``name`` is one of ``trifecta list``, or ``module:function`` of one of your own modules, ``imports``.
     """
     if name in METHODS:  # Looking for installed packages takes ten milliseconds.
         return METHODS[name]()
@@ -76,18 +70,11 @@ def get_method(name: str, *, imports: Iterable[str | ModuleType] = ()) -> Method
         except UnknownName as error:
             raise allowed.advised(error) from None
     made = allowed.resolve(name)
-    rule = f"a method is a function without arguments that returns a trifecta.Method: {name}"
-    if callable(made):
-        parameters = inspect.signature(made).parameters.values()
-        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
-        if needed:
-            raise ValueError(f"{rule} needs {', '.join(needed)}; is it a network?")
-        with blamed(f"method {name}"):
-            made = made()
-        rule += " returned"
-    else:
-        rule += " is"
+    with blamed(f"method {name}"):
+        made = made() if callable(made) else made
     if not isinstance(made, Method):
-        raise ValueError(f"{rule} {type(made).__name__}")
+        raise ValueError(
+            f"a method is a function without arguments that returns a trifecta.Method: {name} returned "
+            f"{type(made).__name__}"
+        )
     return made

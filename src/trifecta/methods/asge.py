@@ -8,8 +8,6 @@ Formula, at block k with activations a and a fixed random matrix ``projection``:
     g = standardise(patch_rms(a, P))          one number per channel and patch, (C·P²,)
     loss = cross_entropy(g @ projection, labels)
 
-The number of classes no longer constrains the number of channels.
-
 Compared with the abstract only: the authors' code (KAI-Laboratory/ASGE) could not be obtained. Departures
 and open choices: P = 4 in every block, where the paper adapts it to the channels; g is standardised per
 image, and the projection is normal with variance 1/(C·P²); batch normalisation and maximum pools, where

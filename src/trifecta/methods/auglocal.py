@@ -7,10 +7,9 @@ Formula, at block k of L with activations a and its own auxiliary network:
 
     loss = cross_entropy(auxiliary_network(a), labels)
 
-The auxiliary network copies the layer types and channels of ``depth`` later blocks, evenly spaced and
-including the last (:func:`trifecta.losses.classifiers.blocks_ahead`), followed by averages and a linear
-classifier. Residual blocks (``network="resnet"``) become residual layers. It has weights of its own:
-nothing is copied from a later block, and nothing flows back from one.
+The auxiliary network has the layer types and channels of ``depth`` later blocks, evenly spaced and
+including the last (:func:`trifecta.losses.classifiers.blocks_ahead`), then averages and a linear
+classifier. Residual blocks (``network="resnet"``) become residual layers. All its weights are its own.
 
 Compared with the authors' code (ChenxiangMA/AugLocal): logits, loss and all gradients agree for two parts
 of its ResNet-32 (tests/reference_values). Departures: a linear classifier, where its VGGs use three layers;

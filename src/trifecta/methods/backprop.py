@@ -1,12 +1,9 @@
 """End-to-end backpropagation, the reference: one window that spans the network.
 
 Source: Rumelhart, Hinton, Williams 1986. Blocks, batches, optimizer and trainer are those of every local
-method; class scores are a linear classifier on the last block's global average.
+method. ``schedule=LAYER_WISE`` makes it one, with a classifier on every block.
 
     loss = cross_entropy(classifier(average_pool(activations)), labels)
-
-With another schedule it becomes a local method: ``schedule=LAYER_WISE`` puts a classifier on every block,
-and no gradient crosses a block.
 """
 
 from trifecta.losses import CrossEntropy

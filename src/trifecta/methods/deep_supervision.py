@@ -4,8 +4,7 @@ Paper: Lee, Xie, Gallagher, Zhang, Tu 2015, "Deeply-Supervised Nets", AISTATS, a
 
     loss = Σ_k cross_entropy(classifier_k(average_pool(activations_k)), labels)
 
-A reference between two worlds: the losses of a local method, and a gradient that crosses all blocks. Not
-compared with the authors' code (s9xie/DSN). Departures: cross-entropy in place of squared hinges; equal
+Not compared with the authors' code (s9xie/DSN). Departures: cross-entropy in place of squared hinges; equal
 weights for all losses throughout.
 """
 

@@ -8,16 +8,14 @@ Formula, at block k with activations a ≥ 0 (after dropout) and the channels of
     g_c = group_mean(a)_c = mean_{i in G_c} a_i
     loss = cross_entropy(g, labels)
 
-The square favours a few loud units and silences others; the mean does not. The next block normalises each
-class's group of channels by itself (:class:`trifecta.nn.norms.ClassGroupNorm`), so that every group has
-mean zero and no goodness is passed on. The image is normalised as a whole.
+The next block normalises each class's group of channels by itself, and the image as a whole
+(:class:`trifecta.nn.norms.ClassGroupNorm`), so that no goodness is passed on.
 
 Compared with the authors' code (tobysunsun/deeperforward, in a public copy): layer, goodness and the
 fused prediction of its 17-layer network agree (tests/reference_values). Departures: no residual
 connections unless the network has them (``network="resnet"``), so pools between blocks replace the code's
 strides; PyTorch's initial weights; all blocks but the first predict together (the code's default; it can
-also choose a range on validation images, as ``readout="chosen"`` does). Mean activations differ little, so
-a softmax over them is flat; docs/equal-work.md has a row with a temperature of 0.1 beside the published 1.
+also choose a range on validation images, as ``readout="chosen"`` does).
 """
 
 from trifecta.losses import GroupCrossEntropy

@@ -8,13 +8,12 @@ Formula, at block k with activations a, a fixed random ``projection`` and a lear
     g = standardise(patch_rms(a, P))
     loss = cross_entropy((g @ projection) / temperature, labels),  temperature = exp(−log_scale)
 
-What is passed on is normalised apart from the goodness (here at the next block's input), and several
-blocks predict together.
+What is passed on is normalised apart from the goodness (here at the next block's input).
 
 Compared with the abstract only: no code was found for this paper (the author's public repository holds an
 earlier method of the same name, with positive and negative passes). Departures and open choices: goodness
-as in ASGE with P = 2; a plain sum over the later half of the blocks predicts. A fusion head trained across
-blocks would pass a gradient into each of them; here there is none, and nothing crosses a block.
+as in ASGE with P = 2; a plain sum over the later half of the blocks predicts, in place of a fusion head,
+which would pass a gradient into each of them.
 """
 
 from trifecta.losses import ProjectedCrossEntropy

@@ -8,11 +8,10 @@ Formula, at block k with activations a, superclasses of the block's level, and n
     g_c = group_mean(a)_c,   G_s = mean_{c in s} g_c
     loss = cross_entropy(G, superclasses[labels]) + supervised_contrastive_loss(projection(n), labels)
 
-The backbone is that of DeeperForward. The contrastive term reads what is passed on, which holds no
-goodness, and uses the classes at every block; its temperature falls from 0.8 to 0.2 in 50 epochs and along
-a cosine to 0.1 at the end. Early blocks learn coarse levels, the last ones the classes; levels are found in
-the training images (:func:`trifecta.training.preparation.find_superclasses`) unless ``superclasses`` are
-given. A network built without data has none.
+Blocks are those of DeeperForward. The contrastive term reads what is passed on, which holds no goodness,
+and uses the classes at every block; its temperature falls from 0.8 to 0.2 in 50 epochs and along a cosine
+to 0.1 at the end. Early blocks learn coarse levels, the last ones the classes; levels are found in the
+training images (:func:`trifecta.training.preparation.find_superclasses`) unless ``superclasses`` are given.
 
 Compared with the authors' code (JNNNNYao/HCL-FF): loss, temperatures, projection and coarse scores agree
 (tests/reference_values). Departures: those of DeeperForward; the code finds CIFAR's levels in the features

@@ -8,8 +8,7 @@ Formulas, at block k with activations a before dropout and pool:
     sim     = similarity_loss(standard deviations of the maps of convolution(a), labels)
     predsim = 0.01 · pred + 0.99 · sim
 
-The classifier's weight starts at 0. Every block learns alone. In ``sim`` the classifier is a probe: it
-learns, and the block receives none of its gradient.
+The classifier's weight starts at 0. In ``sim`` the block receives none of the classifier's gradient.
 
 Compared with the authors' code (anokland/local-loss): losses, gradients, averages and three steps of a
 block agree (tests/reference_values); 2048 is the value of its CIFAR-10 runs of VGG8B. Departures:

@@ -6,9 +6,7 @@ Revisiting Forward-Forward through Objective–Locality Decomposition").
 
 Formula, at block k with activations a and its own matrix ``classifier``:
 
-    loss = cross_entropy(classifier(a), labels)
-
-with every activation of a map an input of its own.
+    loss = cross_entropy(classifier(a), labels)       every activation of a map is an input of its own
 
 Compared with the abstract only: no code of the authors was found. Departures and open choices: the
 classifier has a bias; batch normalisation at a block's input; the last block predicts.

@@ -10,8 +10,7 @@ Formulas, with e = softmax(scores) − one_hot(labels) of the whole network and 
     target_k = relu(response_k − step · e @ feedback_k)
     loss_k = ½ |relu(response_k) − target_k|²
 
-No gradient crosses a block, but the error does: a block cannot learn before the network has predicted.
-Its ``locality`` is therefore ``feedback`` and not ``strict``.
+The error crosses blocks, so ``locality`` is ``feedback``: a block learns after the network's prediction.
 
 No code of the authors was found for this paper; the target is that of their code for its predecessor
 (AnkurMali/LRA-E), which makes the change before the activation, and the step of 0.1 is its default.

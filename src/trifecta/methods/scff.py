@@ -3,8 +3,7 @@
 Paper: Chen, Liu, Laydevant, Grollier 2025, "Self-Contrastive Forward-Forward algorithm", Nature
 Communications 16:5978, arXiv 2409.11593.
 
-Formula, at block k with the response r (before the activation) to pairs (x, x) and (x, x'), at position
-p:
+Formula, at block k and position p with the response r (before the activation) to (x, x) and (x, x'):
 
     g_p = mean_c relu(r_cp)²
     loss = mean softplus(threshold⁺ − positive_p) + mean softplus(negative_p − threshold⁻)
@@ -12,8 +11,8 @@ p:
 
 A pair is standardised as one and enters as its sum, as both halves meet the same weights. The *triangle*
 of r, ``relu(r − mean_c r)``, of the positives is passed on, and every block makes new pairs of it. The
-thresholds are 0 and 1 in the first block, 5 and 9 in the second, 6 and 10 from the third on. No block
-sees a label. A linear read-out on every block's averages learns beside it and gives it no gradient.
+thresholds are 0 and 1 in the first block, 5 and 9 in the second, 6 and 10 from the third on. A linear
+read-out on every block's averages learns beside it and gives it no gradient.
 
 Compared with the authors' code (neurophysics-cnrsthales/contrastive-forward-forward, three layers on
 CIFAR-10): pairs, goodness, loss, triangle and the steps of two layers agree (tests/reference_values).

@@ -12,20 +12,17 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
    loss reaches the weights of the block before its own and no further.
 
 Compared with the authors' code (tdooms/trifecta): fourteen steps, every weight, running statistics and
-the table of goodness agree (tests/reference_values). Departures from that code, each with the setting that
-restores it:
+the table of goodness agree (tests/reference_values). Departures, each with the setting that restores it:
 
-- a weight has one Adam state instead of one per objective that trains it
-  (``ownership="objective"``; the label's pictures have one in both);
-- at steps that leave the last block without a partner it learns alone instead of idling
-  (``trains_remainder=False``);
+- a weight has one Adam state, not one per objective that trains it (``ownership="objective"``; the label's
+  pictures have one in both);
+- a last block without a partner learns alone instead of idling (``trains_remainder=False``);
 - the partition alternates across epochs, instead of starting anew in each (``restarts=True``);
-- the learning rate starts at 0.003 and decays along a cosine, instead of staying at 0.001
-  (``learning_rate=1e-3, decay="constant"``);
+- the learning rate decays from 0.003, not constant at 0.001 (``learning_rate=1e-3, decay="constant"``);
 - bfloat16 or float32 in place of float16 without loss scaling.
 
-Recipes ``published-*`` restore all of them but the last, and the code's augmentation and normalisation
-constants. Batch size, epochs and augmentation belong to the recipe: see ``trifecta.recipes``.
+Recipes ``published-*`` restore all of them but the last, with the code's batches, epochs, augmentation and
+normalisation constants.
 """
 
 from trifecta.losses import Symmetric
