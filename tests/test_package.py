@@ -1,10 +1,13 @@
 """What the package promises as a whole: a cheap import, one place that trains, a README that runs."""
 
 import re
+import statistics
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+
+import torch
 
 import trifecta
 
@@ -45,6 +48,14 @@ def test_public_names_exist_and_say_what_they_are() -> None:
     for name in trifecta.__all__:
         value = getattr(trifecta, name)
         assert isinstance(value, dict) or value.__doc__, name
+
+
+def test_importing_every_name_replaces_no_module_of_a_reader() -> None:
+    names: dict[str, object] = {"nn": torch.nn, "statistics": statistics}
+    exec("from trifecta import *", names)
+    assert names["nn"] is torch.nn
+    assert names["statistics"] is statistics
+    assert names["train"] is trifecta.train
 
 
 def test_the_readmes_first_commands_are_targets_of_the_makefile() -> None:
