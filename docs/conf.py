@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+import click
+from docutils import nodes
 from sphinx.application import Sphinx
 
 from trifecta import __version__
@@ -30,6 +32,7 @@ suppress_warnings = ["myst.xref_missing"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_class_signature = "separated"
+autodoc_preserve_defaults = True
 nitpicky = False
 
 
@@ -51,6 +54,23 @@ def write_method_pages(app: Sphinx) -> None:
             file.write_text(page)
 
 
+def use_dashes(app: Sphinx, page: nodes.document, name: str) -> None:
+    """Write the dash between a parameter and its description, which only smart quotes would make one."""
+    for text in [text for text in page.findall(nodes.Text) if text == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
+
+
+def keep_columns(app: Sphinx, context: click.Context, lines: list[str]) -> None:
+    """Make aligned lines of a command's help a literal block."""
+    aligned = [line for line in lines if line.startswith("| ")]
+    if aligned:
+        first = lines.index(aligned[0])
+        block = [".. code-block:: text", "", *(f"    {line.removeprefix('| ')}" for line in aligned), ""]
+        lines[:] = [*lines[:first], *block, *(line for line in lines[first:] if line not in aligned)]
+
+
 def setup(app: Sphinx) -> None:
-    """Generate pages before they are read."""
+    """Generate pages before they are read, and mend details of others."""
     app.connect("builder-inited", write_method_pages)
+    app.connect("doctree-resolved", use_dashes)
+    app.connect("sphinx-click-process-description", keep_columns)
