@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trifecta._utils.devices import require_memory
 from trifecta._utils.references import blamed, name_of, own_parts, part_of
 from trifecta.inputs import LabelEmbedding, build_input
-from trifecta.kernels.scoring import infer_block, infer_first_block, inference_block
+from trifecta.kernels.block import infer_block, infer_first_block, inference_block
 from trifecta.losses import ChannelSums, Head, Site
 from trifecta.method import Method
 from trifecta.nn.blocks import BlockStyle, ResidualBlock, split_block

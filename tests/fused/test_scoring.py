@@ -11,8 +11,7 @@ from trifecta import build_network, get_method
 from trifecta import network as prediction
 from trifecta._utils import devices as chunks
 from trifecta.inputs import LABEL_INPUTS
-from trifecta.kernels.block import FusedBlock
-from trifecta.kernels.scoring import infer_block
+from trifecta.kernels.block import FusedBlock, infer_block
 from trifecta.learner import training_input
 from trifecta.network import LocalNetwork
 from trifecta.readout import Shortlist

@@ -1,58 +1,57 @@
 """A block of the library's own layers as kernels compute it: normalize → linear map → ReLU → pool.
 
 Shapes: R rows of a batch; a convolution maps (R, C, H, W) to a response (R, O, H, W), a fully connected
-layer (R, C) to (R, O); activations (R, O, h, w) after ReLU and pool; channel sums (R, O).
+layer (R, C) to (R, O); activations (R, O, h, w) after ReLU and pool; channel sums (R, O). G images, K
+labels.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trifecta.kernels.norms import Norm, find_norm
-from trifecta.nn import convolution
+from trifecta._utils.devices import chunk_rows
+from trifecta.kernels.norms import Norm, Statistics, find_norm
+from trifecta.losses.functional import at_least_float32
+from trifecta.losses.goodness import ChannelSums
 
-
-class Parameters(NamedTuple):
-    """Parameters of a block: of its linear map, then of its norm; also their gradients."""
-
-    weight: Tensor
-    bias: Tensor | None
-    scale: Tensor | None
-    shift: Tensor | None
+_SIZES = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)}
+_CONVOLUTION = {**_SIZES, "groups": 1, "padding_mode": "zeros", "bias": None}
+_POOL = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusedBlock:
-    """Layers of a block.
+    """Layers of a block, with parameters as the optimizer holds them.
 
     Attributes:
         norm: normalization without a graph.
         module: normalization module, whose running statistics move.
         pool: whether a 2×2 maximum follows.
-        parameters: parameters as the optimizer holds them.
+        weight: of a 3×3 convolution with padding 1 and stride 1, or of a fully connected layer.
     """
 
     norm: Norm
     module: nn.Module
     pool: bool
-    parameters: Parameters
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    scale: nn.Parameter | None
+    shift: nn.Parameter | None
 
     @property
     def is_convolution(self) -> bool:
-        """Whether the linear map is a 3×3 convolution, with padding 1 and stride 1."""
-        return self.parameters.weight.ndim == 4
+        """Whether the linear map is a convolution."""
+        return self.weight.ndim == 4
 
     def cast_weight(self, dtype: torch.dtype) -> Tensor:
         """Return the weight in the precision and layout of the products."""
-        return self.parameters.weight.to(
-            dtype=dtype, memory_format=memory_layout(self.parameters.weight.ndim)
-        )
+        return self.weight.to(dtype=dtype, memory_format=memory_layout(self.weight.ndim))
 
     def as_input(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """Return ``x`` in the shape, layout and precision of the products."""
@@ -62,12 +61,12 @@ class FusedBlock:
 
     def response_bytes(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """Return the bytes of one row's response, the largest intermediate, to an input of (R, …)."""
-        return len(self.parameters.weight) * math.prod(shape[2:]) * dtype.itemsize
+        return len(self.weight) * math.prod(shape[2:]) * dtype.itemsize
 
     def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the activations for an input of ``shape`` (R, …)."""
         size = [n // 2 if self.pool else n for n in shape[2:]]
-        return shape[0], len(self.parameters.weight), *size
+        return shape[0], len(self.weight), *size
 
 
 def fused_blocks(blocks: Iterable[nn.Module]) -> tuple[FusedBlock, ...] | None:
@@ -84,34 +83,33 @@ def fused_blocks(blocks: Iterable[nn.Module]) -> tuple[FusedBlock, ...] | None:
 def fused_block(block: nn.Module) -> FusedBlock | None:
     """Return the layers of one block; None if it has others, or hooks, which kernels would not call."""
     parts: dict[str, Any] = dict(block.named_children()) if type(block) is nn.Sequential else {}
-    pool, has_flatten = parts.pop("pool", None), parts.pop("flatten", None) is not None
-    if list(parts) != ["normalize", "weights", "activation"] or type(parts["activation"]) is not nn.ReLU:
+    pool, flatten = parts.pop("pool", None), parts.pop("flatten", None)
+    if list(parts) != ["normalize", "weights", "activation"]:
         return None
-    normalize, weights = parts["normalize"], parts["weights"]
+    normalize, weights, activation = parts.values()
     norm = find_norm(normalize)
-    is_known = _is_convolution(weights) if not has_flatten else type(weights) is nn.Linear
-    if norm is None or not is_known:
+    is_known = (
+        _is(weights, nn.Conv2d, **_CONVOLUTION) if flatten is None else _is(weights, nn.Linear),
+        _is(activation, nn.ReLU),
+        pool is None or _is(pool, nn.MaxPool2d, **_POOL),
+    )
+    has_hooks = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules())
+    if norm is None or has_hooks or not all(is_known):
         return None
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in block.modules()):
-        return None
-    if pool is not None and not _is_pool(pool):
-        return None
-    scale, shift = getattr(normalize, "weight", None), getattr(normalize, "bias", None)
-    parameters = Parameters(weights.weight, weights.bias, scale, shift)
-    return FusedBlock(norm=norm, module=normalize, pool=pool is not None, parameters=parameters)
+    return FusedBlock(
+        norm=norm,
+        module=normalize,
+        pool=pool is not None,
+        weight=weights.weight,
+        bias=weights.bias,
+        scale=getattr(normalize, "weight", None),
+        shift=getattr(normalize, "bias", None),
+    )
 
 
-def _is_convolution(module: Any) -> bool:
-    if type(module) is not nn.Conv2d or module.bias is not None or module.groups != 1:
-        return False
-    is_plain = (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
-    return is_plain and module.padding == (1, 1) and module.padding_mode == "zeros"
-
-
-def _is_pool(module: Any) -> bool:
-    if type(module) is not nn.MaxPool2d or module.ceil_mode:
-        return False
-    return (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
+def _is(module: Any, kind: type[nn.Module], **settings: Any) -> bool:
+    """Return whether a module is of exactly this kind, with these settings."""
+    return type(module) is kind and all(getattr(module, name) == v for name, v in settings.items())
 
 
 def largest_response_bytes(blocks: Iterable[FusedBlock], x: Tensor) -> int:
@@ -136,42 +134,9 @@ def memory_layout(dimensions: int) -> torch.memory_format:
 
 
 def respond(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the response to normalized rows."""
+    """Return the response to normalized rows, by a weight in their precision."""
     response = F.conv2d(x, weight, padding=1) if weight.ndim == 4 else x @ weight.T
     return response if bias is None else response.add_(bias)
-
-
-def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the weight from that of the response."""
-    return convolution.weight_gradient(gradient, x, weight) if weight.ndim == 4 else gradient.T @ x
-
-
-def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the map's input from that of the response."""
-    return convolution.input_gradient(gradient, weight) if weight.ndim == 4 else gradient @ weight
-
-
-def tap_sums(gradient: Tensor) -> Tensor:
-    """Return the weight's gradient for an input of ones in a channel, (O, 3, 3) or (O,), float32 or wider.
-
-    With it the gradient of a shift before the map follows without the input gradient. Taps of a convolution
-    sum all pixels, but for the border rows and columns that they miss.
-    """
-    if gradient.ndim == 2:
-        return gradient.to(_at_least_float32(gradient)).sum(0)
-    taps = _sum_pixels(gradient).view(-1, 1, 1).repeat(1, 3, 3)
-    for tap, end in ((0, slice(None, 1)), (2, slice(-1, None))):
-        taps[:, tap] -= _sum_pixels(gradient[:, :, end]).unsqueeze(1)
-        taps[:, :, tap] -= _sum_pixels(gradient[:, :, :, end]).unsqueeze(1)
-        # Corners have been subtracted twice by then.
-        taps[:, tap, 0] += gradient[:, :, end, 0].to(taps.dtype).sum((0, 2))
-        taps[:, tap, 2] += gradient[:, :, end, -1].to(taps.dtype).sum((0, 2))
-    return taps
-
-
-def _sum_pixels(x: Tensor) -> Tensor:
-    """(R, O, H, W) → (O,)."""
-    return x.sum((2, 3)).to(_at_least_float32(x)).sum(0)
 
 
 def channel_sums(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,13 +145,70 @@ def channel_sums(x: Tensor) -> tuple[Tensor, Tensor]:
     Accumulated in float32. On CPU each sum is then rounded to the precision of ``x``, because asking
     for a wider result there makes a wide copy of ``x`` first.
     """
-    wide = _at_least_float32(x)
     if x.ndim == 2:
-        return x.to(wide), x.to(wide).square()
+        return at_least_float32(x), at_least_float32(x).square()
     if x.device.type == "cpu":
-        return x.sum((2, 3)).to(wide), x.square().sum((2, 3)).to(wide)
-    return x.sum((2, 3), dtype=wide), x.to(wide).square().sum((2, 3))
+        return at_least_float32(x.sum((2, 3))), at_least_float32(x.square().sum((2, 3)))
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.sum((2, 3), dtype=dtype), x.to(dtype).square().sum((2, 3))
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+# Blocks where nothing trains: evaluation mode, no graph, every intermediate result in pieces.
+
+
+def inference_block(block: nn.Module) -> FusedBlock | None:
+    """Return the layers of a block that may run without a graph here; None where the plain one must."""
+    return None if block.training or torch.is_grad_enabled() else fused_block(block)
+
+
+def infer_block(block: FusedBlock, x: Tensor) -> tuple[Tensor, ChannelSums]:
+    """Return a block's activations and their channel sums, (N, …) → (N, …)."""
+    dtype = compute_dtype(x)
+    x, weight = block.as_input(x, dtype), block.cast_weight(dtype)
+    row_bytes = block.response_bytes(x.shape, dtype)
+    pieces = (x[rows] for rows in chunk_rows(max(1, len(x)), row_bytes, x.device))
+    responses = (respond(_normalize(block, piece), weight, block.bias) for piece in pieces)
+    with torch.autocast(x.device.type, enabled=False):
+        return _activations(block, responses)
+
+
+def infer_first_block(block: FusedBlock, base: Tensor, maps: Tensor) -> tuple[Tensor, ChannelSums]:
+    """Return the same of the first block for every image with every label, (G, …), (K, …) → (G·K, …).
+
+    In evaluation mode a norm that treats every channel apart (``norm.separable``) is affine, and so is the
+    linear map: the response to ``base + maps`` is that to ``base`` plus the linear map of
+    ``norm(maps) − norm(0)``. G + K products stand for G·K.
+    """
+    dtype = compute_dtype(base)
+    weight, base = block.cast_weight(dtype), block.as_input(base, dtype)
+    maps = block.as_input(maps, torch.promote_types(dtype, torch.float32))
+    row_bytes = block.response_bytes(base.shape, dtype) * len(maps)
+
+    def responses() -> Iterator[Tensor]:
+        added = _normalize(block, maps) - _normalize(block, torch.zeros_like(maps[:1]))
+        added = respond(added.to(dtype), weight, None)
+        for rows in chunk_rows(max(1, len(base)), row_bytes, base.device):
+            response = respond(_normalize(block, base[rows]), weight, block.bias).unsqueeze(1) + added
+            yield response.flatten(0, 1).contiguous(memory_format=memory_layout(added.ndim))
+
+    with torch.autocast(base.device.type, enabled=False):
+        return _activations(block, responses())
+
+
+def _normalize(block: FusedBlock, x: Tensor) -> Tensor:
+    running = (getattr(block.module, name, None) for name in ("running_mean", "running_var"))
+    return block.norm(x, Statistics(*running), block.scale, block.shift)
+
+
+def _activations(block: FusedBlock, responses: Iterable[Tensor]) -> tuple[Tensor, ChannelSums]:
+    """Apply ReLU and 2×2 maximum piece by piece; return all activations and their sums."""
+    parts = []
+    for piece in responses:
+        if block.pool:
+            height, width = (n // 2 * 2 for n in piece.shape[2:])
+            rows = torch.maximum(piece[:, :, 0:height:2], piece[:, :, 1:height:2])
+            piece = torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+        piece = piece.clamp_(min=0)
+        parts.append((piece, *channel_sums(piece)))
+    activations, sums, squares = (torch.cat(values) for values in zip(*parts, strict=True))
+    return activations, ChannelSums(sums=sums, squares=squares, positions=math.prod(activations.shape[2:]))

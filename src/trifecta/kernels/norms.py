@@ -1,8 +1,8 @@
 """Normalizations ``y = scale · x̂ + shift`` and their gradients without a graph, by rows of a batch.
 
-``standardize`` returns x̂, a call y, and ``input_gradient`` the gradient of x from ``dy``, that of y, which
-it may overwrite. A norm ``reads_batch`` if x̂ depends on the batch's statistics, and is ``separable`` if no
-channel's gradient depends on another channel.
+A norm called without ``scale`` returns x̂. ``input_gradient`` returns the gradient of x from ``dy``, that of
+y, which it may overwrite. A norm ``reads_batch`` if x̂ depends on the batch's statistics, and is
+``separable`` if no channel's gradient depends on another channel.
 
 Shapes: R rows x (R, C, H, W) or (R, C); statistics, scale and shift (C,), None where there are none.
 """
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trifecta.losses.functional import at_least_float32
 from trifecta.nn.norms import LayerNorm, LengthNorm
 
 
@@ -39,15 +40,10 @@ class _BatchNorm:
     eps: float
     reads_batch = separable = True
 
-    def standardize(self, x: Tensor, statistics: Statistics, /) -> Tensor:
-        return self(x, statistics, None, None)
-
-    def __call__(
-        self, x: Tensor, statistics: Statistics, scale: Tensor | None, shift: Tensor | None, /
-    ) -> Tensor:
+    def __call__(self, x: Tensor, statistics: Statistics, scale: Any = None, shift: Any = None) -> Tensor:
         return F.batch_norm(x, *statistics, weight=scale, bias=shift, training=False, eps=self.eps)
 
-    def input_gradient(self, dy: Tensor, x: Tensor, statistics: Any, scale: Any, totals: Any, /) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, statistics: Any, scale: Any, totals: Any) -> Tensor:
         """``scale/σ · (dy − Σdy/positions − x̂·Σ(dy·x̂)/positions)``, as a·dy + b·x + c per channel."""
         inverse = torch.rsqrt(statistics.variance + self.eps)
         a = scale * inverse
@@ -64,20 +60,16 @@ class _LayerNorm:
     eps: float
     reads_batch = separable = False
 
-    def standardize(self, x: Tensor, *_: object) -> Tensor:
-        return F.layer_norm(x, x.shape[1:], eps=self.eps)
+    def __call__(self, x: Tensor, _: object = None, scale: Any = None, shift: Any = None) -> Tensor:
+        standard = F.layer_norm(x, x.shape[1:], eps=self.eps)
+        return standard if scale is None else standard * _per_channel(scale, x) + _per_channel(shift, x)
 
-    def __call__(self, x: Tensor, _: object, scale: Any, shift: Any, /) -> Tensor:
-        return self.standardize(x) * _per_channel(scale, x) + _per_channel(shift, x)
-
-    def input_gradient(self, dy: Tensor, x: Tensor, _: object, scale: Any, totals: object, /) -> Tensor:
+    def input_gradient(self, dy: Tensor, x: Tensor, _: object, scale: Any, __: object) -> Tensor:
         """``1/σ · (g − mean_i g_i − x̂ · mean_i(g_i · x̂_i))`` with ``g = scale · dy``."""
-        dims = tuple(range(1, x.ndim))
-        standard = self.standardize(x)
-        gradient = dy.mul_(_per_channel(scale, x))
-        inverse = torch.rsqrt(_wide(x).var(dims, correction=0, keepdim=True) + self.eps).to(x.dtype)
-        along = _wide(gradient * standard).mean(dims, keepdim=True).to(x.dtype)
-        offset = _wide(gradient).mean(dims, keepdim=True).to(x.dtype)
+        standard, gradient = self(x), dy.mul_(_per_channel(scale, x))
+        variance = at_least_float32(x).var(_features(x), correction=0, keepdim=True)
+        inverse = torch.rsqrt(variance + self.eps).to(x.dtype)
+        along, offset = _row_mean(gradient * standard), _row_mean(gradient)
         return gradient.sub_(offset).sub_(standard * along).mul_(inverse)
 
 
@@ -88,19 +80,16 @@ class _LengthNorm:
     eps: float
     reads_batch = separable = False
 
-    def standardize(self, x: Tensor, *_: object) -> Tensor:
+    def __call__(self, x: Tensor, *_: object) -> Tensor:
         return x * self._inverse(x)
-
-    __call__ = standardize
 
     def input_gradient(self, dy: Tensor, x: Tensor, *_: object) -> Tensor:
         """``s · (dy − x · s² · mean_i(dy_i · x_i))``."""
         inverse = self._inverse(x)
-        along = _wide(dy * x).mean(tuple(range(1, x.ndim)), keepdim=True).to(x.dtype)
-        return dy.sub_(x * (along * inverse.square())).mul_(inverse)
+        return dy.sub_(x * (_row_mean(dy * x) * inverse.square())).mul_(inverse)
 
     def _inverse(self, x: Tensor) -> Tensor:
-        squares = _wide(x).square().mean(tuple(range(1, x.ndim)), keepdim=True)
+        squares = at_least_float32(x).square().mean(_features(x), keepdim=True)
         return torch.rsqrt(squares + self.eps).to(x.dtype)
 
 
@@ -109,10 +98,8 @@ class _NoNorm:
 
     reads_batch, separable = False, True
 
-    def standardize(self, x: Tensor, *_: object) -> Tensor:
+    def __call__(self, x: Tensor, *_: object) -> Tensor:
         return x
-
-    __call__ = standardize
 
     def input_gradient(self, dy: Tensor, *_: object) -> Tensor:
         return dy
@@ -121,10 +108,9 @@ class _NoNorm:
 Norm = _BatchNorm | _LayerNorm | _LengthNorm | _NoNorm
 
 
-def find_norm(module: nn.Module) -> Norm | None:
+def find_norm(module: Any) -> Norm | None:
     """Return the norm that computes what ``module`` does, if there is one here."""
     if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d):
-        assert isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
         is_standard = module.affine and module.track_running_stats and module.momentum is not None
         return _BatchNorm(module.eps) if is_standard else None
     if type(module) is LayerNorm:
@@ -132,11 +118,6 @@ def find_norm(module: nn.Module) -> Norm | None:
     if type(module) is LengthNorm:
         return _LengthNorm(module.eps)
     return _NoNorm() if type(module) is nn.Identity else None
-
-
-def running_statistics(module: nn.Module) -> Statistics:
-    """Return the running statistics of a batch norm; none for other norms."""
-    return Statistics(getattr(module, "running_mean", None), getattr(module, "running_var", None))
 
 
 def update_running_statistics(module: Any, statistics: Statistics, positions: int) -> None:
@@ -150,10 +131,15 @@ def update_running_statistics(module: Any, statistics: Statistics, positions: in
     module.num_batches_tracked.add_(1)
 
 
+def _features(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim))
+
+
+def _row_mean(x: Tensor) -> Tensor:
+    """(R, C, …) → (R, 1, …), summed in float32 or wider."""
+    return at_least_float32(x).mean(_features(x), keepdim=True).to(x.dtype)
+
+
 def _per_channel(value: Tensor, like: Tensor) -> Tensor:
     """(C,) → (1, C, 1, 1) or (1, C), in the precision of ``like``."""
     return value.to(like.dtype).view(1, -1, *[1] * (like.ndim - 2))
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
