@@ -46,16 +46,13 @@ class CudaGraphLearner(Learner):
     """A :class:`Learner` that records a step of each kind once, and then replays it; on CUDA.
 
     Steps are of one kind if their windows, frozen blocks and shapes of the batch are the same. They
-    compute what those of :class:`Learner` do. If a step cannot be recorded, such as with a block that
-    reads a value back to Python, a warning says so and kernels are launched one by one.
+    compute what those of :class:`Learner` do, with ``options`` for which :meth:`takes` is true. If a step
+    cannot be recorded, such as with a block that reads a value back to Python, a warning says so and
+    kernels are launched one by one.
 
     Attributes:
         records: whether to record; set it to False to launch every step.
         recordings: number of steps that were recorded.
-
-    Args:
-        network: network on its device.
-        options: options of :class:`Learner`, for which :meth:`takes` is true.
     """
 
     def __init__(self, network: LocalNetwork, **options: Any) -> None:
@@ -67,7 +64,6 @@ class CudaGraphLearner(Learner):
         self._recorded_at = (0, 0)
         heads = [network.head(k) for k in network.scored_blocks]
         self._follows_epochs = any(type(head).set_epoch is not Head.set_epoch for head in heads)
-        self._rates: list[tuple[dict[str, Any], Tensor]] = []
         self._hold_rates()
 
     @staticmethod
@@ -104,13 +100,12 @@ class CudaGraphLearner(Learner):
             if recorded is None:
                 return super().step(images, labels)
             self._recorded[kind] = recorded
-        return self._replay(self._recorded[kind], windows, images, labels)
+        return self._replay(self._recorded[kind], images, labels)
 
-    def _replay(
-        self, recorded: Recorded, windows: list[Window], images: Tensor, labels: Tensor
-    ) -> list[Tensor | None]:
+    def _replay(self, recorded: Recorded, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         recorded.images.copy_(images)
         recorded.labels.copy_(labels)
+        windows = self._next_windows()
         for window in windows:
             self._set_learning_rates(window, self._progress)
         self._follow_rates()
@@ -172,15 +167,16 @@ class CudaGraphLearner(Learner):
             losses = step()
         return graph.replay, losses
 
+    # A recorded step reads learning rates from the same memory in every replay.
+
     def _set_learning_rates(self, window: Window, progress: float) -> None:
-        # A recorded step reads rates from the same memory in every replay.
         if not self._is_recording:
             super()._set_learning_rates(window, progress)
             self._follow_rates()
 
     def _hold_rates(self) -> None:
-        """Keep learning rates on the device, where recorded steps read them."""
-        self._rates = []
+        """Keep learning rates on the device."""
+        self._rates: list[tuple[dict[str, Any], Tensor]] = []
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group |= {"lr": torch.tensor(float(group["lr"]), device=self.device), "capturable": True}

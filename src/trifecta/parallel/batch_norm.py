@@ -1,6 +1,5 @@
 """Batch normalization by the statistics of the whole batch, of which every replica has an equal share."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,44 +12,37 @@ from trifecta.parallel.links import waiting_for
 
 def synchronize_statistics(network: nn.Module, group: dist.ProcessGroup) -> None:
     """Let every batch normalization in ``network`` use the statistics of all replicas in ``group``."""
-    for module in list(network.modules()):
+    for module in network.modules():
         if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             # The module keeps its place, parameters and buffers.
             module.__class__ = SynchronizedBatchNorm
-            module.replicas = _Replicas(group)  # type: ignore[assignment]
-
-
-@dataclass(frozen=True)
-class _Replicas:
-    """Processes that share statistics; a copied module shares them with none."""
-
-    group: dist.ProcessGroup | None
-
-    def __deepcopy__(self, memo: object) -> "_Replicas":
-        return _Replicas(None)
+            module.__dict__["group"] = group
 
 
 class SynchronizedBatchNorm(_BatchNorm):
-    """Batch normalization by the mean and variance over the samples of all replicas.
+    """Batch normalization by the mean and variance over the samples of all replicas in ``group``.
 
     Like :class:`torch.nn.SyncBatchNorm`, but without a GPU, and with the variance taken around the common
     mean in a second pass. All replicas must have equally many samples.
     """
 
-    replicas: _Replicas
+    group: dist.ProcessGroup | None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the group out: a copied module has statistics of its own."""
+        return {**super().__getstate__(), "group": None}  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (N, C, …) → (N, C, …)."""
-        group = self.replicas.group
-        if not self.training or group is None:
+        if not self.training or self.group is None:
             return super().forward(x)
         wide = x.float() if x.dtype.itemsize < 4 else x
         dims = [d for d in range(x.ndim) if d != 1]
         shape = (1, -1, *[1] * (x.ndim - 2))
-        count = wide.new_tensor(x.numel() // x.shape[1] * dist.get_world_size(group))
-        mean: Tensor = _Sum.apply(wide.sum(dims), group) / count  # type: ignore[no-untyped-call]
+        count = wide.new_tensor(x.numel() // x.shape[1] * dist.get_world_size(self.group))
+        mean: Tensor = _Sum.apply(wide.sum(dims), self.group) / count  # type: ignore[no-untyped-call]
         centred = wide - mean.view(shape)
-        squares: Tensor = _Sum.apply(centred.square().sum(dims), group)  # type: ignore[no-untyped-call]
+        squares: Tensor = _Sum.apply(centred.square().sum(dims), self.group)  # type: ignore[no-untyped-call]
         variance = squares / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         normal = centred * torch.rsqrt(variance + self.eps).view(shape)

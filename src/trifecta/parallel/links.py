@@ -18,8 +18,8 @@ from torch import Tensor
 
 # Number of messages by which a sender may be ahead of its receiver.
 AHEAD = 2
-# Seconds that processes have to answer a roll call.
-ROLL_CALL = 5.0
+# Time that processes have to answer a roll call.
+ROLL_CALL = timedelta(seconds=5)
 
 
 class ProcessError(RuntimeError):
@@ -27,30 +27,30 @@ class ProcessError(RuntimeError):
 
 
 @contextmanager
-def waiting_for(peers: Sequence[int] | None = None) -> Iterator[None]:
-    """Turn PyTorch's ``RuntimeError`` of a failed communication into a :class:`ProcessError`.
-
-    Args:
-        peers: processes that take part besides this one; None for all.
-    """
+def waiting_for(peer: int | None = None) -> Iterator[None]:
+    """Turn the ``RuntimeError`` of a failed communication, with all or ``peer``, into a ProcessError."""
     try:
         yield
     except ProcessError:
         raise
     except RuntimeError as error:
-        ranks = peers or _missing()
-        names = ", ".join(map(str, ranks))
-        who = f"process {names}" if len(ranks) == 1 else f"one of processes {names}"
-        reason = " ".join(str(error).split())
+        ranks = [peer] if peer is not None else _missing()
+        who = "process" if len(ranks) == 1 else "one of processes"
         raise ProcessError(
-            f"{who} has ended, or did not answer in time ({reason:.160}); the last checkpoint is intact"
+            f"{who} {', '.join(map(str, ranks))} has ended, or did not answer in time "
+            f"({reason(error)}); the last checkpoint is intact"
         ) from None
+
+
+def reason(error: Exception) -> str:
+    """Return the beginning of an error's message, on one line."""
+    return " ".join(str(error).split())[:160]
 
 
 def _missing() -> list[int]:
     """Return the processes that miss a roll call, or all other processes if it does not tell."""
     try:
-        dist.monitored_barrier(timeout=timedelta(seconds=ROLL_CALL), wait_all_ranks=True)
+        dist.monitored_barrier(timeout=ROLL_CALL, wait_all_ranks=True)
     except RuntimeError as error:
         # "Ranks 1, 3 failed to pass monitoredBarrier in 5000 ms", in the first process only.
         if found := re.search(r"anks ([\d, ]+) failed", str(error)):
@@ -61,7 +61,7 @@ def _missing() -> list[int]:
 # A contiguous tensor as it is sent, and whether its channels were moved to the last place.
 _Spec = tuple[torch.dtype, torch.Size, bool]
 # A message on its way, whose tensors must stay alive until it has arrived.
-_Transfer = tuple[list[dist.Work], list[Tensor]]
+_Transfer = tuple[list[dist.Work], Sequence[Tensor]]
 
 
 class Link:
@@ -87,12 +87,12 @@ class Link:
         Raises:
             ValueError: the shapes or dtypes differ from those of the first message.
         """
-        specs, packed = zip(*map(_pack, tensors), strict=True)
-        with waiting_for([self.peer]):
+        specs, packed = map(list, zip(*map(_pack, tensors), strict=True))
+        with waiting_for(self.peer):
             if self._sent_specs is None:
-                self._sent_specs = list(specs)
-                dist.send_object_list([self._sent_specs], self.peer, device=self.device)
-            elif self._sent_specs != list(specs):
+                self._sent_specs = specs
+                dist.send_object_list([specs], self.peer, device=self.device)
+            elif self._sent_specs != specs:
                 raise ValueError(
                     "batches that pass between processes must all be equally large: received one of "
                     "another size; drop a loader's last batch"
@@ -112,41 +112,41 @@ class Link:
                 torch.empty(shape, dtype=dtype, device=self.device)
                 for dtype, shape, _ in self._received_specs
             ]
-            with waiting_for([self.peer]):
+            with waiting_for(self.peer):
                 self._receiving.append(self._start(dist.irecv, buffers))
 
     def receive(self) -> list[Tensor]:
         """Wait for the next message."""
         if self._received_specs is None:
             found: list[Any] = [None]
-            with waiting_for([self.peer]):
+            with waiting_for(self.peer):
                 dist.recv_object_list(found, self.peer, device=self.device)
             self._received_specs = found[0]
         if not self._receiving:
             self.expect()
         assert self._received_specs is not None
         tensors = self._arrived(self._receiving)
-        moved = [channels_last for _, _, channels_last in self._received_specs]
-        return [t.movedim(-1, 1) if was_moved else t for t, was_moved in zip(tensors, moved, strict=True)]
+        return [
+            tensor.movedim(-1, 1) if was_moved else tensor
+            for tensor, (_, _, was_moved) in zip(tensors, self._received_specs, strict=True)
+        ]
 
     def _start(self, operation: Any, tensors: Sequence[Tensor]) -> _Transfer:
         works = dist.batch_isend_irecv([dist.P2POp(operation, tensor, self.peer) for tensor in tensors])
-        return works, list(tensors)
+        return works, tensors
 
-    def _arrived(self, transfers: deque[_Transfer]) -> list[Tensor]:
+    def _arrived(self, transfers: deque[_Transfer]) -> Sequence[Tensor]:
         """Wait for the first of ``transfers``; return its tensors."""
         works, tensors = transfers.popleft()
-        with waiting_for([self.peer]):
+        with waiting_for(self.peer):
             for work in works:
                 work.wait()
         return tensors
 
 
 def _pack(tensor: Tensor) -> tuple[_Spec, Tensor]:
-    channels_last = (
-        tensor.ndim == 4
-        and tensor.is_contiguous(memory_format=torch.channels_last)
-        and not tensor.is_contiguous()
+    is_moved = not tensor.is_contiguous() and (
+        tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     )
-    packed = (tensor.movedim(1, -1) if channels_last else tensor).detach().contiguous()
-    return (packed.dtype, packed.shape, channels_last), packed
+    packed = (tensor.movedim(1, -1) if is_moved else tensor).detach().contiguous()
+    return (packed.dtype, packed.shape, is_moved), packed

@@ -21,12 +21,7 @@ from trifecta.schedules import Schedule, Window
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How processes share the images of a batch and the blocks of a network.
-
-    Attributes:
-        data: number of replicas, which share the images.
-        layers: number of stages of each replica, which share the blocks.
-    """
+    """``data`` replicas share the images of a batch; the ``layers`` stages of each share the blocks."""
 
     data: int = 1
     layers: int = 1
@@ -45,17 +40,13 @@ class Layout:
         return list(range(stage, self.ranks, self.layers))
 
     def rows(self, replica: int, images: int) -> slice:
-        """Return the share of a batch of ``images`` that a replica learns from.
-
-        Raises:
-            ValueError: the replicas cannot have equal shares.
-        """
+        """Return a replica's share of a batch of ``images``; unequal shares are a ``ValueError``."""
+        share = images // self.data
         if images % self.data:
             raise ValueError(
                 f"replicas have equal shares of a batch: received {images} images for {self.data}; use "
-                f"batch_size={max(1, images // self.data) * self.data}"
+                f"batch_size={max(1, share) * self.data}"
             )
-        share = images // self.data
         return slice(replica * share, (replica + 1) * share)
 
     def __str__(self) -> str:
@@ -64,11 +55,7 @@ class Layout:
 
 
 def parse_layout(text: str, ranks: int) -> Layout:
-    """Read ``data``, ``layers`` or ``DxL`` (D replicas of L stages) for ``ranks`` processes.
-
-    Raises:
-        ValueError: another word, or a layout of another number of processes.
-    """
+    """Read ``data``, ``layers`` or ``DxL`` (D replicas of L stages) for ``ranks`` processes."""
     if text in ("data", "layers"):
         return Layout(**{text: ranks})
     words = text.replace("×", "x").split("x")
@@ -94,14 +81,7 @@ class Crossing(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The blocks of every stage.
-
-    Attributes:
-        layout: layout of the processes.
-        stages: blocks of each stage, first to last.
-        costs: cost of every block, in any unit.
-        schedule: schedule of the method.
-    """
+    """The blocks of every stage, by the cost of every block in any unit."""
 
     layout: Layout
     stages: tuple[range, ...]
@@ -116,7 +96,7 @@ class Plan:
     @property
     def balance(self) -> float:
         """Mean cost of a stage over the largest: the share of the time in which processes work."""
-        return 1 / (len(self.stages) * max(self.share(k) for k in range(len(self.stages))))
+        return 1 / (len(self.stages) * max(map(self.share, range(len(self.stages)))))
 
     @property
     def crossings(self) -> tuple[Crossing, ...]:
@@ -130,22 +110,14 @@ class Plan:
         return tuple(each for each in windows if len(each.stages) > 1)
 
     def parts(self, stage: int, windows: Sequence[Window]) -> list[tuple[Window, Window | None]]:
-        """Split a stage's blocks into runs, each with the window that it is a part of.
-
-        The window is None for blocks that none trains at this step.
-        """
+        """Split a stage's blocks into runs, each with its window, None for blocks that none trains."""
         window_of = {k: window for window in windows for k in window.blocks}
         runs = [(list(run), window) for window, run in groupby(self.stages[stage], window_of.get)]
         return [(Window(run[0], run[-1]), window) for run, window in runs]
 
 
 def make_plan(layout: Layout, costs: Sequence[float], schedule: Schedule) -> Plan:
-    """Assign blocks to stages so that the cost of the largest stage is as small as possible.
-
-    Args:
-        layout: layout of the processes.
-        costs: cost of every block, 0 or more.
-        schedule: schedule of the method.
+    """Assign blocks, each of some cost, to stages so that the largest stage costs as little as possible.
 
     Raises:
         ValueError: more stages than blocks, or several stages for a schedule with one loss for all blocks.
@@ -200,16 +172,17 @@ def describe(network: LocalNetwork, layout: Layout) -> dict[str, Any]:
         }
         for stage, blocks in enumerate(plan.stages)
     ]
+    crossings = [
+        {"step": step, "blocks": list(window.blocks), "stages": list(on)}
+        for step, window, on in plan.crossings
+    ]
     return {
         "processes": layout.ranks,
         "layout": str(layout),
         "stages": stages,
         "balance": plan.balance,
         "cycle": plan.schedule.cycle,
-        "crossings": [
-            {"step": step, "blocks": list(window.blocks), "stages": list(on)}
-            for step, window, on in plan.crossings
-        ],
+        "crossings": crossings,
     }
 
 
@@ -218,8 +191,7 @@ def _output_sizes(network: LocalNetwork) -> list[int]:
     """Count the numbers in each block's output for an image, including its negative."""
     network = copy.deepcopy(network).eval()
     samples, labels = trial_batch(network, 2)
-    x = training_input(network, samples, labels, torch.Generator(samples.device).manual_seed(0))
-    sizes = []
+    x, sizes = training_input(network, samples, labels, torch.Generator(samples.device)), []
     for k in range(len(network.blocks)):
         _, x = network.pass_block(k, x)
         sizes.append(x.numel() // len(labels))

@@ -20,7 +20,7 @@ from trifecta.cuda_graphs import fastest_learner
 from trifecta.learner import Learner
 from trifecta.network import LocalNetwork
 from trifecta.parallel.batch_norm import synchronize_statistics
-from trifecta.parallel.links import ProcessError, waiting_for
+from trifecta.parallel.links import ProcessError, reason, waiting_for
 from trifecta.parallel.plan import Layout, make_plan
 from trifecta.parallel.stage import StageLearner
 
@@ -49,8 +49,7 @@ def joined(device: torch.device, timeout: float = TIMEOUT) -> Iterator[None]:
             timeout=timedelta(seconds=timeout),
         )
     except (RuntimeError, TimeoutError) as error:
-        reason = " ".join(str(error).split())
-        raise ProcessError(f"the processes of this run did not meet ({reason:.160})") from None
+        raise ProcessError(f"the processes of this run did not meet ({reason(error)})") from None
     try:
         yield
     finally:
@@ -81,7 +80,8 @@ def _meet(timeout: float) -> tuple[Any, int, int]:
 class Processes:
     """All processes of a run, as one of them uses them: by default a single process.
 
-    Every method that communicates must be called in all processes at the same point of the run.
+    Every method that communicates must be called in all processes at the same point of the run. Different
+    arguments, or a number of processes other than the layout's, are a ``ValueError``.
 
     Args:
         layout: replicas and stages; None for a single process.
@@ -89,22 +89,21 @@ class Processes:
         timeout: seconds after which a process that does not answer ends the run.
 
     Attributes:
-        rank: rank of this process, counted from 0.
-        layout: replicas and stages.
+        is_first: whether this process writes the run's files and reports to the user.
+        draws_batches: whether this process draws batches, and does not receive them from another stage.
         synchronized: as given, or as a resumed run had it.
-
-    Raises:
-        ValueError: the processes have different arguments, or their number is not the layout's.
     """
 
     def __init__(
         self, layout: Layout | None = None, *, synchronized: bool = False, timeout: float = TIMEOUT
     ) -> None:
         self.layout, self.synchronized = layout or Layout(), synchronized
-        self.rank, self._group = 0, None
+        self.rank = 0 if layout is None else dist.get_rank()
+        self.is_alone, self.is_first = self.layout.ranks == 1, self.rank == 0
+        self._group, (_, stage) = None, self.layout.place(self.rank)
+        self.draws_batches = stage == 0
         if layout is None:
             return
-        self.rank = dist.get_rank()
         own = {"parallel": str(layout), "sync_batch_norm": synchronized, "torch": torch.__version__}
         self.require_equal(lambda: own)
         if dist.get_world_size() != layout.ranks:
@@ -112,24 +111,9 @@ class Processes:
                 f"layout {layout} needs {layout.ranks} processes: received {dist.get_world_size()}"
             )
         # Every process must take part in making every group.
-        wait, stages = timedelta(seconds=timeout), range(layout.layers)
-        groups = [dist.new_group(layout.peers(stage), timeout=wait) for stage in stages]
-        self._group = groups[layout.place(self.rank)[1]] if layout.data > 1 else None
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether there is no other process."""
-        return self.layout.ranks == 1
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes the run's files and reports to the user."""
-        return self.rank == 0
-
-    @property
-    def draws_batches(self) -> bool:
-        """Whether this process draws batches, and does not receive them from another stage."""
-        return self.layout.place(self.rank)[1] == 0
+        wait = timedelta(seconds=timeout)
+        groups = [dist.new_group(layout.peers(k), timeout=wait) for k in range(layout.layers)]
+        self._group = groups[stage] if layout.data > 1 else None
 
     def agreed(self, value: Any) -> Any:
         """Return the first process's ``value``."""
@@ -166,8 +150,7 @@ class Processes:
             return
         everybody = self.gathered(json.loads(json.dumps(plain(), default=str)))
         for rank, values in enumerate(everybody):
-            if difference := _first_difference(everybody[0], values):
-                name, first, other = difference
+            for name, first, other in _differences(everybody[0], values):
                 raise ValueError(
                     f"the processes of a run have the same settings and data: {name} is {first!r:.80} in "
                     f"process 0 and {other!r:.80} in process {rank}; start all of them alike"
@@ -231,12 +214,10 @@ class Processes:
         return [torch.cat(block) if block else None for block in given]
 
 
-def _first_difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """Return the first name under which two plain values differ, and both values."""
-    if not (isinstance(one, dict) and isinstance(other, dict)):
-        return None if one == other else (name, one, other)
-    found = (
-        _first_difference(one.get(key), other.get(key), f"{name}.{key}" if name else key)
-        for key in [*one, *other]
-    )
-    return next((difference for difference in found if difference is not None), None)
+def _differences(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Return every name under which two plain values differ, with both values."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in [*one, *other]:
+            yield from _differences(one.get(key), other.get(key), f"{name}.{key}" if name else key)
+    elif one != other:
+        yield name, one, other

@@ -1,19 +1,17 @@
 """A learner that trains the blocks of one stage.
 
-A stage receives the features that the stage before sends, trains its own blocks on them, and sends its
-output on as soon as it is known. Nothing comes back, so it starts on the next batch while later stages
-still learn from this one. The exception is a window on several stages: the last of them computes the loss
-and sends the gradient of its input back, and the blocks of the earlier ones wait for that gradient before
-they see the next batch.
+A stage sends its output on as soon as it is known, and starts on the next batch while later stages still
+learn from this one. The exception is a window on several stages: the last of them computes the loss and
+sends the gradient of its input back, for which the blocks of the earlier ones wait.
 
 Every block sees the batches in order, with the weights that it would have in a single process. Results are
-therefore equal to the bit, except that a window on several stages always runs as a plain graph, which
-differs by rounding where a single process would use kernels.
+equal to the bit, except that a window on several stages always runs as a plain graph, which differs by
+rounding where a single process would use kernels.
 
 Shapes: B images, of which each of D replicas has B / D.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,23 +28,14 @@ from trifecta.window import plain_window_loss
 
 
 class StageLearner(Learner):
-    """Trains the blocks of one stage of ``plan``.
+    """Trains the blocks of one stage of ``plan``; ``options`` are those of :class:`trifecta.Learner`.
 
     Every process calls :meth:`step` for every batch. Processes behind the first stage ignore its arguments
     and use what the stage before sends. All processes call :meth:`state_dict` and :meth:`whole` together.
 
-    Args:
-        network: network whose blocks of this stage are trained; the others are not touched.
-        plan: assignment of blocks to stages.
-        rank: rank of this process.
-        group: replicas of this stage, if there are several.
-        options: options of :class:`trifecta.Learner`.
-
     Attributes:
+        group: replicas of this stage, if there are several.
         is_last_step: whether training stops after this step; first stages set it, and send it on.
-
-    Raises:
-        ValueError: as :func:`check_network`.
     """
 
     def __init__(
@@ -62,8 +51,8 @@ class StageLearner(Learner):
         self.replica, self.stage = plan.layout.place(rank)
         check_network(network, plan, on_nan=options.get("on_nan", "stop"))
         super().__init__(network, **options)
-        whole = build_optimizers(network, range(len(network.blocks)))
-        self._groups = {owner: _group_names(network, optimizer) for owner, optimizer in whole.items()}
+        self._whole = _parameter_names(network, build_optimizers(network, range(len(network.blocks))))
+        self._own = _parameter_names(network, self.optimizers)
         self._before, self._after = Link(rank - 1, self.device), Link(rank + 1, self.device)
         # The part of a window that waits for its gradient from the next stage, and what it then does.
         self._open: tuple[Window, Callable[[], None]] | None = None
@@ -212,13 +201,12 @@ class StageLearner(Learner):
     @contextmanager
     def whole(self) -> Iterator[LocalNetwork]:
         """Hold all blocks in this process for a while, as the first replica has them."""
-        for stage, modules in enumerate(self._modules_by_stage()):
-            for module in modules:
-                if stage != self.stage:
-                    module.to_empty(device=self.device)
-                with waiting_for():
-                    for tensor in (*module.parameters(), *module.buffers()):
-                        dist.broadcast(tensor.data, src=stage)
+        for stage, module in self._staged_modules():
+            if stage != self.stage:
+                module.to_empty(device=self.device)
+            with waiting_for():
+                for tensor in (*module.parameters(), *module.buffers()):
+                    dist.broadcast(tensor.data, src=stage)
         try:
             yield self.network
         finally:
@@ -226,53 +214,39 @@ class StageLearner(Learner):
 
     def release(self) -> None:
         """Free the memory of other stages' parameters and buffers."""
-        for stage, modules in enumerate(self._modules_by_stage()):
-            for module in modules if stage != self.stage else ():
+        for stage, module in self._staged_modules():
+            if stage != self.stage:
                 module.to("meta")
 
-    def _modules_by_stage(self) -> list[list[nn.Module]]:
-        """Return the blocks and heads of every stage; the label input belongs to the first."""
-        modules = [self._modules(blocks) for blocks in self.plan.stages]
+    def _staged_modules(self) -> Iterator[tuple[int, nn.Module]]:
+        """Return every block and head, with its stage; the label input is on the first."""
+        for stage, blocks in enumerate(self.plan.stages):
+            yield from ((stage, module) for module in self._modules(blocks))
         if self.network.label_input is not None:
-            modules[0].append(self.network.label_input)
-        return modules
+            yield 0, self.network.label_input
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of all stages as that of one learner; complete in the first process only."""
         state = super().state_dict()
-        own = {
-            owner: _by_name(_group_names(self.network, o), state["optimizers"][owner])
-            for owner, o in self.optimizers.items()
-        }
+        own = {k: _by_name(names, state["optimizers"][k]) for k, names in self._own.items()}
         parts: list[dict[int, _ByName]] = [{} for _ in range(self.plan.layout.ranks)]
         # Replicas have equal states: those of the first are sent.
         with waiting_for():
             dist.gather_object({} if self.replica else own, None if self.rank else parts, dst=0)
-        if self.rank:
-            return state
-        whole = {
-            owner: _in_groups(names, {k: v for part in parts for k, v in part.get(owner, {}).items()})
-            for owner, names in self._groups.items()
-        }
-        return {**state, "optimizers": whole}
+        if self.rank == 0:
+            joined = {k: {n: v for part in parts for n, v in part.get(k, {}).items()} for k in self._whole}
+            state["optimizers"] = {k: _in_groups(names, joined[k]) for k, names in self._whole.items()}
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore this stage's part of what :meth:`state_dict` returned in the first process."""
-        own = {
-            owner: _in_groups(
-                _group_names(self.network, o), _by_name(self._groups[owner], state["optimizers"][owner])
-            )
-            for owner, o in self.optimizers.items()
-        }
+        whole = {k: _by_name(self._whole[k], state["optimizers"][k]) for k in self._own}
+        own = {k: _in_groups(names, whole[k]) for k, names in self._own.items()}
         super().load_state_dict({**state, "optimizers": own})
 
 
 def check_network(network: LocalNetwork, plan: Plan, *, on_nan: str) -> None:
-    """Check that the processes of a plan can train a network.
-
-    Raises:
-        ValueError: it needs something that they cannot do.
-    """
+    """Raise ``ValueError`` if training needs something that the processes of a plan cannot do."""
     data, layers = plan.layout.data, plan.layout.layers
     if data * layers > 1 and on_nan == "skip":
         raise ValueError("processes cannot agree in time to skip an update: received on_nan skip; use stop")
@@ -292,15 +266,21 @@ def check_network(network: LocalNetwork, plan: Plan, *, on_nan: str) -> None:
         )
 
 
+# The parameters in each of an optimizer's groups, by name.
+_Groups = list[list[str]]
 # Of each parameter by name: its entries in an optimizer's state, if any, and the settings of its group.
 _ByName = dict[str, tuple[Any, dict[str, Any]]]
-_Groups = Sequence[Sequence[str]]
 
 
-def _group_names(network: LocalNetwork, optimizer: torch.optim.Optimizer) -> _Groups:
-    """Return the names of the parameters in each of an optimizer's groups."""
+def _parameter_names(
+    network: LocalNetwork, optimizers: Mapping[int, torch.optim.Optimizer]
+) -> dict[int, _Groups]:
+    """Return the parameters of optimizers, by owner."""
     names = {id(p): name for name, p in network.named_parameters()}
-    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    return {
+        owner: [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+        for owner, optimizer in optimizers.items()
+    }
 
 
 def _by_name(groups: _Groups, state: Mapping[str, Any]) -> _ByName:
