@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ require("sklearn", install='"trifecta[sklearn]"')
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 AUTO = "auto"
@@ -58,10 +58,10 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class _ForColumns:
-    """Builds ``network`` for standardized columns, with rare values in mind.
+    """Builds ``network`` with a first ε that bounds the rare values of a column that hardly varies.
 
-    Most batches have no variance in a column that hardly varies, and PyTorch's ε of 1e-5 would make the
-    rare values of such a column 300 times as large, in predictions more than in training.
+    Most batches have no variance in such a column, and PyTorch's ε of 1e-5 would make its rare values 300
+    times as large, in predictions more than in training.
     """
 
     network: str | NetworkBuilder
@@ -74,6 +74,7 @@ class _ForColumns:
         return blocks
 
 
+@dataclass(eq=False, repr=False)
 class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A classifier whose blocks learn locally, for tables (N, F) and images.
 
@@ -108,28 +109,20 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         n_features_in_: number of columns, or channels of images.
     """
 
-    def __init__(
-        self,
-        method: str | Method = "superfecta",
-        network: str | NetworkBuilder = AUTO,
-        *,
-        width: float | None = None,
-        epochs: int = 50,
-        batch_size: int = 32,
-        learning_rate: float | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
-        class_weight: dict[Any, float] | str | None = None,
-        random_state: Any = None,
-        device: str = "cpu",
-    ) -> None:
-        self.method, self.network, self.width = method, network, width
-        self.epochs, self.batch_size, self.learning_rate = epochs, batch_size, learning_rate
-        self.image_shape, self.early_stopping = image_shape, early_stopping
-        self.validation_fraction, self.patience = validation_fraction, patience
-        self.class_weight, self.random_state, self.device = class_weight, random_state, device
+    method: str | Method = "superfecta"
+    network: str | NetworkBuilder = AUTO
+    _: KW_ONLY
+    width: float | None = None
+    epochs: int = 50
+    batch_size: int = 32
+    learning_rate: float | None = None
+    image_shape: tuple[int, int, int] | None = None
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    patience: int = 10
+    class_weight: dict[Any, float] | str | None = None
+    random_state: Any = None
+    device: str = "cpu"
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> TrifectaClassifier:
         """Train from scratch.
@@ -175,9 +168,16 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         is_first = not hasattr(self, "network_")
         samples, y = self._validated(X, y, is_first=is_first)
-        _check_partial_fit_first_call(self, classes)
         if is_first:
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            self.classes_ = unique_labels(classes)
             self._build(samples)
+        elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
+            raise ValueError(
+                f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                f"{self.classes_!r}"
+            )
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"y has classes that the first call did not name: {unknown}")
@@ -203,8 +203,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return labels (N,)."""
-        best = self._scores(X).argmax(1)
-        labels: NDArray[Any] = self.classes_[best]
+        labels: NDArray[Any] = self.classes_[self._scores(X).argmax(1)]
         return labels
 
     def _validated(self, X: ArrayLike, y: ArrayLike, *, is_first: bool) -> tuple[Tensor, NDArray[Any]]:
@@ -240,8 +239,16 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scale_ = torch.where(deviation > _ROUNDING, deviation * magnitude, torch.inf)[0]
         self._learner_state: dict[str, Any] | None = None
         self._scored: list[tuple[Tensor, Tensor]] = []
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
         self._running_statistics: dict[str, Tensor] = {}
+
+    def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
+        labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        return ImageSet(self._scaled(samples), labels)
+
+    def _scaled(self, samples: Tensor) -> Tensor:
+        # A column may be large beside its deviation: float32 is enough only once both are taken out.
+        return ((samples.double() - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND).float()
 
     def _config(self, samples: Tensor, y: NDArray[Any]) -> RunConfig:
         """Return the settings of a run on such rows; ``y`` (N,) decides ``balanced`` weights."""
@@ -253,7 +260,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network = "small" if samples.ndim == 4 else "mlp"
         width = _TABLE_WIDTH if network == "mlp" else _IMAGE_WIDTH
         if self.class_weight is not None:
-            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y).tolist()
+            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=y)
         return RunConfig(
             method=method,
             network=_ForColumns(network) if samples.ndim == 2 else network,
@@ -262,16 +269,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             seed=self._draw_seed(),
             device=self.device,
             precision="fp32",
-            class_weights=None if weights is None else tuple(weights),
+            class_weights=None if weights is None else tuple(weights.tolist()),
         )
-
-    def _scaled(self, samples: Tensor) -> Tensor:
-        # A column may be large beside its deviation: float32 is enough only once both are taken out.
-        return ((samples.double() - self.mean_) / self.scale_).clamp(-_BOUND, _BOUND).float()
-
-    def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
-        labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
-        return ImageSet(self._scaled(samples), labels)
 
     def _draw_seed(self) -> int:
         return int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
@@ -305,38 +304,25 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         learner = Learner(network, generator=generator)
         if self._learner_state is not None:
             learner.load_state_dict(self._learner_state)
-        batches = Batches(
-            rows.to(device),
-            batch_size=min(self.batch_size, len(rows)),
-            augmentation=Augmentation(),
-            mean=(),
-            std=(),
-            seed=seed,
-        )
+        size = min(self.batch_size, len(rows))
+        plain: dict[str, Any] = {"augmentation": Augmentation(), "mean": (), "std": ()}
+        batches = Batches(rows.to(device), batch_size=size, seed=seed, **plain)
         for samples, labels in batches.epoch(self.n_iter_, generator=generator):
             samples = in_memory_format(samples)
             with torch.no_grad():
                 self._scored.append((network.fused_scores(samples).cpu(), labels.cpu()))
             set_statistics(network, self._running_statistics)
             learner.step(samples, labels)
-            self._estimate_statistics(samples, labels, learner.steps)
+            # Statistics to predict with while running averages lag.
+            lags = bool(lagging_norms(network, learner.steps))
+            self._seen = [_latest([*self._seen, (samples, labels)], REMEMBERED)] if lags else []
+            self._running_statistics = estimate_statistics(network, self._seen, steps=learner.steps)
         self._learner_state = learner.state_dict()
         network.eval()
-        scores, labels = (torch.cat(parts)[-2 * _RECENT :] for parts in zip(*self._scored, strict=True))
-        self._scored = [(scores, labels)]
+        self._scored = [_latest(self._scored, 2 * _RECENT)]
+        ((scores, labels),) = self._scored
         count = -(-len(labels) // 2)
         network.temperature.fill_(fit_temperature(scores[-count:], labels[-count:]))
-
-    def _estimate_statistics(self, samples: Tensor, labels: Tensor, steps: int) -> None:
-        """Estimate batch normalization's statistics on the latest rows while running averages lag."""
-        self._running_statistics = {}
-        if not lagging_norms(self.network_, steps):
-            self._seen = None
-            return
-        before = self._seen or (samples[:0], labels[:0])
-        rows, targets = torch.cat([before[0], samples]), torch.cat([before[1], labels])
-        self._seen = rows[-REMEMBERED:], targets[-REMEMBERED:]
-        self._running_statistics = estimate_statistics(self.network_, [self._seen], steps=steps)
 
     @torch.inference_mode()
     def _scores(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -353,3 +339,9 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ]
         scores: NDArray[np.float64] = torch.cat(parts).numpy()
         return scores
+
+
+def _latest(pairs: list[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """Join pairs (N, …), (N,); keep the last ``count`` rows."""
+    values, labels = (torch.cat(parts)[-count:] for parts in zip(*pairs, strict=True))
+    return values, labels

@@ -44,26 +44,18 @@ class HubModel(ModelHubMixin):
     """A trained network from a run folder, from the Hub, or from a copy of either.
 
     ``HubModel("runs/first").push_to_hub("me/digits")`` shares a run, and
-    ``HubModel.from_pretrained("me/digits")`` loads one. All methods of
-    :class:`trifecta.TrainedModel`, such as ``predict``, are available.
-
-    Args:
-        folder: run folder.
-        imports: your own modules whose parts the run's settings may name; no others are imported.
-        device: ``auto``, or any name that PyTorch knows.
+    ``HubModel.from_pretrained("me/digits")`` loads one. Arguments and errors are those of
+    :func:`trifecta.load`; all methods of the :class:`trifecta.TrainedModel`, such as ``predict``, are
+    available.
 
     Attributes:
         model: the :class:`trifecta.TrainedModel`.
-
-    Raises:
-        ValueError: as :func:`trifecta.load`.
     """
 
     def __init__(
         self, folder: str | Path, *, imports: Iterable[str | ModuleType] = (), device: str = "auto"
     ) -> None:
-        # The mixin would save these arguments, including a path of this machine.
-        self._hub_mixin_config = None
+        self._hub_mixin_config = None  # The mixin would save these arguments, with a path of this machine.
         self.folder = Path(folder)
         self.model: TrainedModel = load(self.folder, imports=imports, device=device)
 
@@ -82,12 +74,9 @@ class HubModel(ModelHubMixin):
             "crosses a block": network.method.locality,
             "test accuracy": f"{result['test_accuracy']:.2%}" if "test_accuracy" in result else None,
             "log loss": f"{result['log_loss']:.3f}" if "log_loss" in result else None,
-            "data": result.get("data"),
             "network": f"{result['network']}, width {result['width']:g}" if result else None,
-            "epochs": result.get("epochs"),
             "parameters": f"{sum(p.numel() for p in network.parameters()):,}",
-            "hardware": result.get("hardware"),
-            "date": result.get("date"),
+            **{name: result.get(name) for name in ("data", "epochs", "hardware", "date")},
         }
         table = "\n".join(f"| {k} | {'not known' if v is None else v} |" for k, v in rows.items())
         classes = ", ".join(self.model.classes[:100])
@@ -95,9 +84,8 @@ class HubModel(ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         for name in (*_NEEDED, *_WELCOME):
-            source = self.folder / name
-            if name in _NEEDED or source.is_file():
-                shutil.copyfile(source, save_directory / name)
+            if name in _NEEDED or (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, save_directory / name)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **given: Any) -> "HubModel":

@@ -45,8 +45,7 @@ class LocalLearningModule(LightningModule):
 
     Batches are pairs (samples, labels). The Trainer's ``global_step`` counts batches, although every block
     has an optimizer. It logs ``loss/k`` of each block k that computed a loss, by step and by epoch,
-    ``val_accuracy`` and ``test_accuracy`` of the read-out, and ``val_block_accuracy/k`` and
-    ``test_block_accuracy/k``.
+    ``val_accuracy`` and ``val_block_accuracy/k``, and the same for ``test``.
 
     Args:
         network: from :func:`trifecta.build_network` or :class:`LocalNetwork`.
@@ -55,8 +54,8 @@ class LocalLearningModule(LightningModule):
 
     Attributes:
         learner: the learner, from the start of a fit; None before.
-        running_statistics: statistics of batch normalizations, by name, with which training goes on while
-            the network has estimated ones to predict with, see :func:`trifecta.estimate_statistics`.
+        running_statistics: statistics of batch normalizations with which training goes on, by name, while
+            the network has estimated ones, see :func:`trifecta.estimate_statistics`.
     """
 
     def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
@@ -86,8 +85,7 @@ class LocalLearningModule(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores of the read-out, (B, …) → (B, K)."""
-        scores: Tensor = self.network(images)
-        return scores
+        return self.network(images)  # type: ignore[no-any-return]
 
     def configure_callbacks(self) -> "list[Callback]":
         """Validate the Trainer's settings; add no callback."""
@@ -117,8 +115,7 @@ class LocalLearningModule(LightningModule):
         per_epoch, step, saved = self.trainer.num_training_batches, self.trainer.global_step, self._saved
         self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
         self.learner.total_steps = self._run_length()
-        self.learner.steps, self._saved = step, None
-        self._seen = []
+        self.learner.steps, self._saved, self._seen = step, None, []
         # A checkpoint whose weights start another run has another number of steps.
         if saved is not None and saved["steps"] == step:
             self.running_statistics = saved.get("running_statistics", {})
@@ -150,9 +147,8 @@ class LocalLearningModule(LightningModule):
         self.on_validation_start()
         self._seen = []
 
-    def on_train_end(self) -> None:
-        """Estimate them after a run that went on from its very last step, so that no epoch ended."""
-        self.on_train_epoch_end()
+    # A run that goes on from its very last step ends no epoch.
+    on_train_end = on_train_epoch_end
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the accuracy of a batch."""
@@ -164,8 +160,7 @@ class LocalLearningModule(LightningModule):
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Return the class scores (B, K) of samples, or of a pair (samples, labels)."""
-        scores: Tensor = self(batch if isinstance(batch, Tensor) else batch[0])
-        return scores
+        return self.forward(batch if isinstance(batch, Tensor) else batch[0])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the state of the learner, except for optimizers, which Lightning saves."""
@@ -191,9 +186,7 @@ class LocalLearningModule(LightningModule):
 
     def _run_length(self) -> int | None:
         """Return the number of steps over which the learning rate decays, if it is known."""
-        if self.total_steps is not None:
-            return self.total_steps
-        expected = self.trainer.estimated_stepping_batches
+        expected = self.total_steps or self.trainer.estimated_stepping_batches
         if isinstance(expected, int) and expected > 0:
             return expected
         if self.network.method.optimizer.decay != "constant":
