@@ -1,5 +1,6 @@
 """Functions that run in several processes at once, and what each of them returns."""
 
+import os
 import traceback
 from collections.abc import Callable
 from io import BytesIO
@@ -8,11 +9,30 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import pytest
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from torch import multiprocessing
 
 Ranked = Callable[..., Any]
+
+
+def asked_once(
+    factory: pytest.TempPathFactory, count: int, run: Ranked, *arguments: Any
+) -> tuple[Path, list[Any]]:
+    """Call ``run(rank, folder, *arguments)`` in processes; return the folder, and what each returned.
+
+    Workers of pytest that share the tests of a module share the processes, too.
+    """
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / run.__module__
+    folder.mkdir(exist_ok=True)
+    answers = folder / "answers.pt"
+    with FileLock(folder / "lock"):
+        if not answers.is_file():
+            torch.save(in_processes(count, folder, run, folder, *arguments), answers)
+    return folder, torch.load(answers, weights_only=False)
 
 
 def in_processes(count: int, folder: Path, run: Ranked, *arguments: Any) -> list[Any]:

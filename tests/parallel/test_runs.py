@@ -7,13 +7,14 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from processes import in_processes
+from processes import asked_once
 from stopping import StopAt
 from trifecta import Callback, get_method
 from trifecta.data import ImageData
@@ -146,13 +147,20 @@ def everything(rank: int, folder: Path, data: ImageData) -> dict[str, Any]:
 
 
 Found = tuple[Path, list[dict[str, Any]]]
+Alone = Callable[[str], Run]
 
 
 @pytest.fixture(scope="module")
 def two(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Found:
     """A folder of runs, and what each of two processes found."""
-    folder = tmp_path_factory.mktemp("two")
-    return folder, in_processes(2, folder, everything, folder, stripes)
+    return asked_once(tmp_path_factory, 2, everything, stripes)
+
+
+@pytest.fixture(scope="module")
+def alone(stripes: ImageData, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The same runs in this process."""
+    folder = tmp_path_factory.mktemp("alone")
+    return cache(lambda method: train(config_of(method), data=stripes, out=folder / method))
 
 
 def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -162,47 +170,43 @@ def untimed(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return result, history
 
 
-def assert_equal_weights(folder: Path, whole: Run) -> None:
+def assert_same_run(folder: Path, whole: Run) -> None:
     weights = RunFolder(folder).read_model()
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
+    assert whole.trainer.folder is not None
+    assert untimed(folder) == untimed(whole.trainer.folder.path)
 
 
 @pytest.mark.parametrize("method", ["superfecta", "trifecta"])
-def test_the_files_of_stages_are_those_of_one_process(
-    method: str, two: Found, stripes: ImageData, tmp_path: Path
-) -> None:
+def test_the_files_of_stages_are_those_of_one_process(method: str, two: Found, alone: Alone) -> None:
     folder, found = two
-    whole = train(config_of(method), data=stripes, out=tmp_path / "whole")
-    assert [own[f"stages {method}"] for own in found] == [whole.test_accuracy] * 2
-    assert_equal_weights(folder / f"stages-{method}", whole)
-    assert untimed(folder / f"stages-{method}") == untimed(tmp_path / "whole")
+    assert [own[f"stages {method}"] for own in found] == [alone(method).test_accuracy] * 2
+    assert_same_run(folder / f"stages-{method}", alone(method))
 
 
-def test_a_run_goes_on_with_another_layout(two: Found, stripes: ImageData, tmp_path: Path) -> None:
+def test_a_run_goes_on_with_another_layout(two: Found, alone: Alone) -> None:
     folder, found = two
-    whole = train(config_of("trifecta"), data=stripes, out=tmp_path / "whole")
     assert all("stopped in epoch" in own["stopped"][0] for own in found)
-    assert [own["stopped"][1] for own in found] == [whole.test_accuracy] * 2
-    assert_equal_weights(folder / "stopped", whole)
-    assert untimed(folder / "stopped") == untimed(tmp_path / "whole")
+    assert [own["stopped"][1] for own in found] == [alone("trifecta").test_accuracy] * 2
+    assert_same_run(folder / "stopped", alone("trifecta"))
 
 
-@pytest.mark.parametrize("kept", ["kept in memory", "kept in a folder"])
-def test_stages_keep_their_best_epoch(kept: str, two: Found, stripes: ImageData) -> None:
+def test_stages_keep_their_best_epoch(two: Found, stripes: ImageData) -> None:
     whole = train(CONFIG, data=stripes, callbacks=[Spoil()])
     assert whole.result["kept_epoch"] == 2
-    for own in two[1]:
-        accuracy, epoch, weights = own[kept]
-        assert (accuracy, epoch) == (whole.test_accuracy, 2)
-        for name, tensor in whole.network.state_dict().items():
-            assert torch.equal(weights[name], tensor), name
+    for kept in ("kept in memory", "kept in a folder"):
+        for own in two[1]:
+            accuracy, epoch, weights = own[kept]
+            assert (accuracy, epoch) == (whole.test_accuracy, 2)
+            for name, tensor in whole.network.state_dict().items():
+                assert torch.equal(weights[name], tensor), name
 
 
-def test_replicas_learn_what_one_process_does(two: Found, stripes: ImageData) -> None:
-    whole = train(config_of("superfecta"), data=stripes)
+def test_replicas_learn_what_one_process_does(two: Found, alone: Alone) -> None:
     folder, found = two
-    assert found[0]["whole"] == found[1]["whole"] == pytest.approx(whole.test_accuracy, abs=0.05)
+    expected = pytest.approx(alone("superfecta").test_accuracy, abs=0.05)
+    assert found[0]["whole"] == found[1]["whole"] == expected
     assert len(untimed(folder / "whole")[1]) == 3
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from processes import in_processes
+from processes import asked_once, in_processes
 from trifecta import LocalNetwork, build_network, get_method
 from trifecta.learner import Learner
 from trifecta.method import Method
@@ -122,14 +122,14 @@ def copied_outputs(rank: int) -> Tensor | None:
     return output.detach()
 
 
-def everything(rank: int) -> dict[str, Any]:
+def everything(rank: int, folder: Path) -> dict[str, Any]:
     return {"stages": stage(rank, STAGED, 4), "replicas": replica(rank), "copied": copied_outputs(rank)}
 
 
 @pytest.fixture(scope="module")
 def four(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of four processes found."""
-    return in_processes(4, tmp_path_factory.mktemp("four"), everything)
+    return asked_once(tmp_path_factory, 4, everything)[1]
 
 
 def test_two_stages_equal_one_process_to_the_bit(tmp_path: Path) -> None:
