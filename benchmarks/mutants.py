@@ -3,13 +3,15 @@
     OMP_NUM_THREADS=1 python benchmarks/mutants.py MUTANTS.json 'src/trifecta/losses/*' -- tests/losses
 
 mutmut writes the changes of the given files into ``mutants/``; files and tests are those of mutmut's
-settings where none are given. Each change is tried in this process by the tests that call the changed
-function: first the one that noticed the function's last change, then the fastest, for twenty seconds at
-most. A change that no test notices is listed with why none does, where one of ``REASONS`` fits. What
-runs only while a module is imported counts as ``no tests``.
+settings where none are given. Each change is tried in a fork of this process by the tests that call the
+changed function: first the one that noticed the function's last change, then the fastest, for twenty
+seconds at most. A change that hangs is noticed. One that no test notices is listed with why none does,
+where one of ``REASONS`` fits. What runs only while a module is imported counts as ``no tests``.
 """
 
+import gc
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -35,7 +37,7 @@ from mutmut.state import state
 from mutmut.utils.file_utils import copy_also_copy_files, copy_src_dir, setup_source_paths
 
 # Seconds of the CPU that a test may take to be used; seconds that all tests of one mutant may take, and
-# until one hangs.
+# after which one of them hangs.
 LONGEST, BUDGET, HANGS = 1.0, 20.0, 30
 # A change that touches nothing but what fits one of these, and why no test tells it from the original.
 REASONS = {
@@ -74,10 +76,6 @@ REASONS = {
 }
 
 
-class HangsError(BaseException):
-    """A test that takes too long."""
-
-
 class Mutants:
     """A pytest plugin that runs the collected tests once for each mutant that they can notice.
 
@@ -91,26 +89,21 @@ class Mutants:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Try every mutant."""
-        signal.signal(signal.SIGALRM, _hang)
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r"block \d+ has learnt nothing")
         callers = _callers(session.items)
+        os.environ["MUTANT_UNDER_TEST"] = ""
+        # Forks need not copy what they would look through for garbage.
+        gc.freeze()
         for name in self.names:
             tests = callers.get(name.rpartition("__mutmut_")[0], [])
-            os.environ["MUTANT_UNDER_TEST"] = name
-            self.states[name] = "survived" if tests else "no tests"
-            deadline = time.monotonic() + BUDGET
-            for test in tests:
-                if not _passes(test):
-                    self.states[name] = "killed"
-                    tests.insert(0, tests.pop(tests.index(test)))
-                    break
-                if time.monotonic() > deadline:
-                    break
+            self.states[name] = "no tests"
+            if tests:
+                place = _noticed_by(name, tests)
+                self.states[name] = "survived" if place is None else "killed"
+                tests.insert(0, tests.pop(place or 0))
             print(self.states[name], name, flush=True)
-        # A change that outlives its test would count all later ones as noticed.
-        os.environ["MUTANT_UNDER_TEST"] = ""
         used = {item.nodeid: item for tests in callers.values() for item in tests}
         broken = [name for name, item in used.items() if not _passes(item)]
         print(f"{len(broken)} of {len(used)} tests fail without a change at the end: {broken}", flush=True)
@@ -132,17 +125,29 @@ def _callers(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
     return {name: [items[number] for _, number in sorted(tests)] for name, tests in timed.items()}
 
 
+def _noticed_by(mutant: str, tests: list[pytest.Item]) -> int | None:
+    """Return the place of the test that notices a mutant; None if none does."""
+    place = multiprocessing.Value("i", 0, lock=False)
+    child = os.fork()
+    if child:
+        return None if os.waitpid(child, 0)[1] == 0 else place.value
+    try:
+        os.environ["MUTANT_UNDER_TEST"] = mutant
+        deadline = time.monotonic() + BUDGET
+        for place.value, test in enumerate(tests):
+            # Ends this process, whatever its threads wait for.
+            signal.alarm(HANGS)
+            if not _passes(test):
+                break
+            if time.monotonic() > deadline or place.value == len(tests) - 1:
+                os._exit(0)
+    finally:
+        os._exit(1)
+
+
 def _passes(item: Any) -> bool:
     item._initrequest()
-    signal.alarm(HANGS)
-    try:
-        return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=None))
-    finally:
-        signal.alarm(0)
-
-
-def _hang(*_: object) -> None:
-    raise HangsError
+    return not any(report.failed for report in runtestprotocol(item, log=False, nextitem=None))
 
 
 def main() -> int:
