@@ -253,7 +253,10 @@ def test_a_shortlist_is_kept_where_labels_are_tried() -> None:
     assert network.shortlist == Shortlist(labels=2, after=0)
     network.keep_labels(0)
     assert network.shortlist is None
-    message = "method mono-forward scores all classes in one pass and tries no labels: use no shortlist"
+    message = (
+        "a shortlist needs a method that tries labels, and blocks that pass on features alone: use no "
+        "shortlist for method mono-forward with these blocks"
+    )
     with pytest.raises(ValueError, match=f"^{message}$"):
         network_of().keep_labels(2)
     with pytest.raises(ValueError, match="keeps 1 … 4 of 5 labels, or 0 for all: received 5"):
@@ -443,11 +446,7 @@ def test_side_values_allow_neither_new_pairs_nor_a_shortlist() -> None:
     network = LocalNetwork([WithMask()], get_method("trifecta"), sample_shape=(4,), num_classes=30)
     assert network.has_side_values
     assert network.shortlist is None
-    message = (
-        "a shortlist goes on with some of a batch, and these blocks pass on values beside their features: "
-        "use no shortlist"
-    )
-    with pytest.raises(ValueError, match=f"^{message}$"):
+    with pytest.raises(ValueError, match=r"^a shortlist needs .* for method trifecta with these blocks$"):
         network.keep_labels(2)
     message = (
         "method scff makes new pairs of what a block passes on, and these blocks pass on other values too: "

@@ -17,13 +17,10 @@ _SIZES = (2, 3, 4)
 
 
 class WorkCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the products that PyTorch computes within it, by the formulas of ``FlopCounterMode``.
+    """Counts ``multiply_adds`` that PyTorch computes within it, by the formulas of ``FlopCounterMode``.
 
-    PyTorch's class also follows modules, which fails for a module that is called without a graph on a view
-    of a tensor with one.
-
-    Attributes:
-        multiply_adds: number so far.
+    That class also follows modules, which fails for one that is called without a graph on a view of a
+    tensor with one.
     """
 
     supports_higher_order_operators = True
@@ -59,13 +56,14 @@ def counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None = 
 
     Parameters of blocks are those of the label input, too: all but the heads'.
     """
-    work = step_multiply_adds(network, batch_size=batch_size, total_steps=total_steps, kernels=True)
     in_heads = sum(p.numel() for k in network.scored_blocks for p in network.head(k).parameters())
     parameters = sum(p.numel() for p in network.parameters())
     return {
         "parameters": parameters,
         "block_parameters": parameters - in_heads,
-        "multiply_adds_per_image": work,
+        "multiply_adds_per_image": step_multiply_adds(
+            network, batch_size=batch_size, total_steps=total_steps, kernels=True
+        ),
     }
 
 
@@ -93,11 +91,10 @@ def step_multiply_adds(
 ) -> float:
     """Count the multiply-adds of a training step for one image, averaged over the schedule's cycle.
 
-    All that the learner does counts: forward and backward passes, heads and terms, predictions that
-    negatives or feedback need, Muon's products. A step's work is a polynomial of the batch size of degree 2
-    at most (products of a batch with itself), with a constant (Muon), so steps of three small batches tell
-    that of any size exactly; except that the label pictures of hard negatives, which a large batch needs
-    once every few images, count once.
+    All that the learner does counts, also predictions for negatives or feedback, and Muon's products. A
+    step's work is a polynomial of the batch size of degree 2 (products of a batch with itself), so steps of
+    three small batches tell that of any size exactly; except that the label pictures of hard negatives,
+    which a large batch needs once every few images, count once.
 
     Args:
         network: left as it is.

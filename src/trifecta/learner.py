@@ -3,7 +3,6 @@
 Shapes: B images (B, C, H, W) float, labels (B,) int64; L blocks.
 """
 
-import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,6 +20,7 @@ from trifecta.inputs import draw_offsets, hard_labels, wrong_labels
 from trifecta.network import LocalNetwork
 from trifecta.nn.blocks import Dropout, seeded_dropout
 from trifecta.nn.cutting import map_tensors
+from trifecta.nn.norms import normalized_by_running_statistics
 from trifecta.schedules import Window
 from trifecta.window import window_loss
 
@@ -32,27 +32,16 @@ _BATCH_OF_ONE = (
 
 @dataclass(kw_only=True)
 class LocalStep:
-    """One batch on its way through the blocks.
+    """One batch on its way through the blocks."""
 
-    Attributes:
-        number: number of the step, from 0.
-        progress: share of the run before it; 0 if the run's length is unknown.
-        windows: windows that learn, in order; blocks before the first one are frozen.
-        x: input of the next window.
-        labels: (B,).
-        offsets: (L,), which images make a pair in each block; None unless blocks receive new pairs.
-        losses: L × (); None for a block that has closed no window.
-        windows_done: number of windows that have learned.
-    """
-
-    number: int
-    progress: float
-    windows: list[Window]
-    x: Tensor
-    labels: Tensor
-    offsets: Tensor | None
-    losses: list[Tensor | None]
-    windows_done: int = 0
+    number: int  #: of the step, from 0
+    progress: float  #: share of the run before it; 0 if the run's length is unknown
+    windows: list[Window]  #: that learn, in order; blocks before the first one are frozen
+    x: Tensor  #: input of the next window
+    labels: Tensor  #: (B,)
+    offsets: Tensor | None  #: (L,), which images make a pair in each block, if blocks receive new pairs
+    losses: list[Tensor | None]  #: L × (); None for a block that has closed no window
+    windows_done: int = 0  #: number of windows that have learned
 
     @property
     def is_done(self) -> bool:
@@ -73,24 +62,23 @@ class Learner:
         optimizers: by owner, see :func:`build_optimizers`.
 
     Args:
-        network: the network, already on its device.
-        generator: generator of wrong labels, on the network's device; None for PyTorch's own.
+        network: on its device.
+        generator: of wrong labels, on the network's device; None for PyTorch's own.
         precision: ``fp32`` (the dtype of weights and images as they are), ``bf16``, or ``auto``, see
             :func:`trifecta._utils.devices.resolved_precision`.
         total_steps: length of the run; without it the learning rate stays constant and no block freezes.
-        steps_per_epoch: length of an epoch, for schedules that restart in every epoch and settings that
-            change by epoch; without it the whole run counts as the first epoch.
-        kernels: whether windows run by :mod:`trifecta.kernels` where their blocks allow, which takes less
-            memory, or by the plain graph; None chooses kernels where they are faster, on a CPU:
-            convolutions with enough work, and losses that skip samples.
+        steps_per_epoch: length of an epoch, for schedules and losses that change by epoch; without it the
+            whole run counts as the first.
+        kernels: whether windows run by :mod:`trifecta.kernels` where their blocks allow, in less memory, or
+            by the plain graph; None chooses kernels where they are faster, on a CPU: convolutions with
+            enough work, and losses that skip samples.
         on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` undoes a window whose loss
             or gradient is not finite: weights, optimizer and running statistics stay, and its loss is None.
             On a GPU that waits for every window.
-        step_optimizer: function that is called with every optimizer in place of its ``step``, for example
-            to clip gradients first.
+        step_optimizer: called with every optimizer in place of its ``step``, such as to clip gradients.
 
     Raises:
-        ValueError: no weight of the network, its label input and its heads can learn.
+        ValueError: all weights are frozen.
     """
 
     # Number of this process among those that learn from other images of the same batch.
@@ -120,9 +108,8 @@ class Learner:
                 "nothing can learn: all blocks are frozen, and the heads of the method have no weights; "
                 "let a block learn (requires_grad), or use a method with classifiers, such as superfecta"
             )
-        self._warned = set[str]()
-        # Blocks whose gradients have not been looked at.
-        self._unchecked = set(self.blocks)
+        # Warnings that were given, and blocks whose gradients have not been looked at.
+        self._warned, self._unchecked = set[str](), set(self.blocks)
         self._dropout = [[m for m in block.modules() if isinstance(m, Dropout)] for block in network.blocks]
 
     @property
@@ -133,11 +120,7 @@ class Learner:
     def step(self, images: Tensor, labels: Tensor) -> list[Tensor | None]:
         """Learn from one batch; return the loss of each block that closed a window, L × (), else None.
 
-        Losses stay on the device, detached.
-
-        Raises:
-            ValueError: images of another shape than the network's, or labels that are not (B,) int64 or,
-                checked on CPU only, not below K.
+        Losses stay on the device, detached. Raises ValueError as :func:`check_batch`.
         """
         step = self.begin(images, labels)
         while not step.is_done:
@@ -153,7 +136,7 @@ class Learner:
         yield self.network
 
     def begin(self, images: Tensor, labels: Tensor) -> LocalStep:
-        """Start a step, of which :meth:`learn` then does one window at a time; raises as :meth:`step`.
+        """Start a step, of which :meth:`learn` then does one window at a time.
 
         Two steps may be under way at once if each block does them in order, see :class:`trifecta.Pipeline`.
         """
@@ -247,10 +230,7 @@ class Learner:
     def window_loss(
         self, window: Window, x: Tensor, labels: Tensor, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return :func:`trifecta.window.window_loss` of this learner's network.
-
-        ``offsets`` are drawn here if blocks receive new pairs and none are given.
-        """
+        """Return :func:`trifecta.window.window_loss` of the network; missing ``offsets`` are drawn."""
         if offsets is None:
             offsets = self._draw_offsets(len(labels))
         return window_loss(self.network, window, x, labels, offsets, kernels=self.kernels)
@@ -269,10 +249,7 @@ class Learner:
 
     @contextmanager
     def _passing(self, blocks: range, step: LocalStep) -> Iterator[None]:
-        """Set what ``blocks``, and their heads, need while a batch passes them in training.
-
-        Their random numbers follow from the seed, the step, the block and the replica.
-        """
+        """Set the precision and statistics of ``blocks``; seed them by step, block and replica."""
         layers = [layer for k in blocks for layer in self._dropout[k]]
         with ExitStack() as stack:
             stack.enter_context(autocast(self.precision, self.device))
@@ -299,7 +276,7 @@ class Learner:
         return {buffer: buffer.clone() for module in modules for buffer in module.buffers()}
 
     def _set_epoch(self, window: Window, step: int) -> None:
-        """Tell the heads of a window which epoch it is."""
+        """Tell the heads of a window which epoch it is, of how many."""
         epoch, epochs = 0, 1
         if self.steps_per_epoch:
             epoch = step // self.steps_per_epoch
@@ -325,11 +302,9 @@ class Learner:
         self._drop_gradients(window)
 
     def _drop_gradients(self, window: Window) -> None:
-        for optimizer in self._updates(window).values():
-            optimizer.zero_grad(set_to_none=True)
-        # The gradient of a label that another objective owns is not used.
-        if window.first == 0:
-            for parameter in self.network.label_parameters():
+        # Also those that another objective's optimizer owns, which are not used.
+        for k in window.blocks:
+            for parameter in self.network.own_parameters(k):
                 parameter.grad = None
 
     def _set_learning_rates(self, window: Window, progress: float) -> None:
@@ -375,10 +350,9 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned; on a device of another kind with a warning.
+        """Restore what :meth:`state_dict` returned; without ``optimizers``, these stay as they are.
 
-        A learner whose precision is ``auto`` continues in that of the state. A state without
-        ``optimizers`` leaves them as they are.
+        A learner whose precision is ``auto`` continues in that of the state.
         """
         self.steps, self.skipped = int(state["steps"]), {int(step) for step in state["skipped"]}
         self.precision = kept_precision(self.asked_precision, state["precision"], self.device)
@@ -400,14 +374,14 @@ def check_batch(network: LocalNetwork, images: Tensor, labels: Tensor) -> Tensor
     """Validate a batch for training; return its samples in the precision of the blocks.
 
     Raises:
-        ValueError: samples of another shape or kind, labels that are not (B,) int64 ((B, …) for labels of
-            positions), or, checked on CPU only, not below K.
+        ValueError: samples of another shape or kind, labels that are not (B,) int64, or (B, …) of
+            positions, or that are not below K, which is checked on CPU only.
     """
+    kind = "int64" if network.integer else "float"
     fits = images.dtype == torch.int64 if network.integer else images.is_floating_point()
     if images.shape[1:] != network.sample_shape or not fits:
         raise ValueError(
-            f"images must be {'int64' if network.integer else 'float'} "
-            f"(B, {', '.join(map(str, network.sample_shape))}): "
+            f"images must be {kind} (B, {', '.join(map(str, network.sample_shape))}): "
             f"received {images.dtype} {tuple(images.shape)}"
         )
     expected = (len(images), *network.label_shape)
@@ -432,9 +406,9 @@ def training_input(
     generator: torch.Generator | None,
     rows: slice = slice(None),
 ) -> Tensor:
-    """Return the first block's input: (B, …), or (2B, …) with positives first for losses over pairs.
+    """Return the first block's input for ``rows`` of a batch: (B, …), or (2B, …) with positives first.
 
-    It is for the images in ``rows`` of a batch alone; random numbers are drawn for the whole batch.
+    Random numbers are drawn for the whole batch.
     """
     if network.image_pairs is not None:
         positives, negatives = network.image_pairs.pairs(images, generator).chunk(2)
@@ -462,11 +436,10 @@ _MAPS = (nn.Linear, nn.Bilinear, _ConvNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.optim.Optimizer]:
-    """Build the optimizers of the blocks ``held``, by owner: a block, or the block with the objective."""
-    config, num_blocks = network.method.optimizer, len(network.blocks)
+    """Build the optimizers of the blocks ``held``, by owner: the block itself, or that of its objective."""
+    config, schedule, num_blocks = network.method.optimizer, network.method.schedule, len(network.blocks)
     owned = {k: range(k, k + 1) for k in range(num_blocks)}
     if config.ownership == "objective":
-        schedule = network.method.schedule
         owned = {k: schedule.trained_by(k, num_blocks) for k in network.scored_blocks}
     # A label has one state, that of the first objective which reaches it.
     label = set(network.label_parameters())
@@ -486,8 +459,7 @@ def build_optimizers(network: LocalNetwork, held: range) -> dict[int, torch.opti
 def _matrices(block: nn.Module) -> list[nn.Parameter]:
     """Return the weights of a block that map features to features, by the classes of its layers.
 
-    Gains, biases, positions, embeddings and the parts of a weight that is computed, such as by
-    ``weight_norm``, are left out.
+    No gains, biases, positions, embeddings, or parts of a computed weight, such as by ``weight_norm``.
     """
     embeddings = {m.weight for m in block.modules() if isinstance(m, nn.Embedding)}
     return [
@@ -507,7 +479,7 @@ def is_finite(loss: Tensor, optimizers: Iterable[torch.optim.Optimizer]) -> bool
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Restore what ``optimizer.state_dict()`` of the same parameters returned.
+    """Restore an optimizer of the same parameters.
 
     Raises:
         ValueError: values that are not finite or, for PyTorch's optimizers and Muon, of another shape than
@@ -523,58 +495,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -
                 raise ValueError(f"{name} is {tuple(value.shape)} for a weight {tuple(parameter.shape)}")
             if not bool(value.isfinite().all()):
                 raise ValueError(f"{name} has values that are not finite")
-
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# Samples that running statistics average over, as in :class:`trifecta.nn.norms.RunningNorm`.
-HORIZON = 2048
-
-
-@contextmanager
-def normalized_by_running_statistics(
-    modules: Iterable[nn.Module], on_use: Callable[[], None]
-) -> Iterator[None]:
-    """Let batch normalizations in ``modules`` that see one value a channel use their running statistics.
-
-    These follow the value first, as those of :class:`trifecta.nn.norms.RunningNorm` do; ``on_use`` is
-    called whenever that happens.
-
-    Raises:
-        ValueError: such a normalization keeps no running statistics.
-    """
-    norms = {
-        m for module in modules for m in module.modules() if isinstance(m, _BATCH_NORMS) and m.training
-    }
-
-    def before(norm: Any, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        norm.training = x.ndim < 2 or x.numel() > x.shape[1]
-        if norm.training:
-            return
-        if norm.running_mean is None:
-            raise ValueError(
-                "batch normalisation without running statistics needs 2 values a channel: received a batch "
-                "of one; use larger batches, and drop_last=True in a DataLoader"
-            )
-        on_use()
-        _follow(norm, x.flatten())
-
-    handles = {norm: norm.register_forward_pre_hook(before) for norm in norms}
-    try:
-        yield
-    finally:
-        for norm, handle in handles.items():
-            norm.training = True
-            handle.remove()
-
-
-@torch.no_grad()
-def _follow(norm: Any, value: Tensor) -> None:
-    """Move running statistics towards the values (C,) of one sample."""
-    norm.num_batches_tracked += 1
-    mean, variance = norm.running_mean, norm.running_var
-    share = norm.num_batches_tracked.to(mean.dtype).reciprocal().clamp(min=1 - math.exp(-1 / HORIZON))
-    step = value.to(mean.dtype) - mean
-    # Around the new mean, as one value has no variance of its own.
-    variance.lerp_((1 - share) * step.square(), share)
-    mean.add_(share * step)

@@ -52,7 +52,6 @@ class LocalNetwork(nn.Module):
     """Blocks, with the inputs and heads that ``method`` adds to them.
 
     Attributes:
-        blocks: the modules, in order.
         label_input: shows a label to the first block; None if no label enters.
         image_pairs: makes pairs of samples; None if the method compares none.
         renews_pairs: whether every block receives new pairs, made of the positives of the one before.
@@ -73,7 +72,6 @@ class LocalNetwork(nn.Module):
         blocks: in order, any modules that map a batch to a batch; see :func:`trifecta.from_module`. The
             first receives ``method.input_shape(sample_shape, num_classes)``; if it refuses that, a label is
             added to the samples (:mod:`trifecta.inputs`).
-        method: the choices on every axis.
         sample_shape: of a sample without its label: (C, H, W) an image, (F,) a row of a table, (T,) tokens.
         num_classes: K, at least 2.
         integer: whether samples are integer tokens.
@@ -82,8 +80,7 @@ class LocalNetwork(nn.Module):
 
     Raises:
         ValueError: blocks that share a parameter, have weights in half precision, do not fit together,
-            differ from the model that they were cut from or do not tell their layout, a read-out of blocks
-            without scores, or superclasses of another number of classes.
+            differ from the model that they were cut from or do not tell their layout.
     """
 
     temperature: Tensor
@@ -109,9 +106,10 @@ class LocalNetwork(nn.Module):
         self._held_modes = _held_modes(self.blocks)
         self.scored_blocks = method.schedule.closing_blocks(len(self.blocks))
         self.readout_blocks = select_blocks(method.readout, self.scored_blocks)
-        self.is_compiled, self._compiled_losses = False, dict[int, Any]()
-        # By block, while blocks that draw are passed.
-        self._seeds: dict[int, int] = {}
+        self.is_compiled = False
+        # By block; seeds only while blocks that draw are passed.
+        self._compiled, self._compiled_heads = dict[int, Any](), dict[int, Any]()
+        self._seeds = dict[int, int]()
         self._add_inputs()
         self._try_blocks(blocks, getattr(blocks, "channels", None) if channels is None else channels)
         self.shortlist: Shortlist | None = None
@@ -133,7 +131,6 @@ class LocalNetwork(nn.Module):
         self._halves = [split_block(block, self.reads) for block in self.blocks]
         if first_block is not None:
             self._halves[0] = first_block, nn.Identity()
-        self._training_halves: list[tuple[Any, nn.Module]] = [*self._halves]
 
     def _try_blocks(self, blocks: Iterable[nn.Module], channels: str | Sequence[str] | None) -> None:
         """Find layouts, shapes and blocks that draw, by passing two samples."""
@@ -168,13 +165,8 @@ class LocalNetwork(nn.Module):
 
     def _add_heads(self) -> None:
         residual = [k for k, block in enumerate(self.blocks) if isinstance(block, ResidualBlock)]
-        shapes = self.feature_shapes
-        self._heads = nn.ModuleDict(
-            {
-                str(k): self.method.head(Site(k, shapes, self.num_classes, residual))
-                for k in self.scored_blocks
-            }
-        )
+        sites = (Site(k, self.feature_shapes, self.num_classes, residual) for k in self.scored_blocks)
+        self._heads = nn.ModuleDict({str(site.block): self.method.head(site) for site in sites})
         self.draws |= {k for k in self.scored_blocks if is_known_to_draw(self.head(k))}
         self.register_buffer("temperature", torch.ones(()))
         if self.dtype == torch.float64:
@@ -187,11 +179,7 @@ class LocalNetwork(nn.Module):
         return head
 
     def weigh_classes(self, weights: Tensor | None) -> None:
-        """Weight samples by their class in every loss, (K,); None for equal weights.
-
-        Raises:
-            ValueError: a loss without class weights.
-        """
+        """Weight samples by their class in every loss, (K,); None for equal weights."""
         for block in self.scored_blocks:
             self.head(block).weigh_classes(weights)
 
@@ -213,8 +201,8 @@ class LocalNetwork(nn.Module):
     def train(self, mode: bool = True) -> "LocalNetwork":
         """Set training or evaluation mode.
 
-        Modules that were in evaluation mode when the network was built stay in it, if all their weights are
-        frozen or if they are part of a module in training mode.
+        Modules that were built in evaluation mode stay in it, if all their weights are frozen or if they
+        are part of a module in training mode.
         """
         super().train(mode)
         for module, was_training in self._held_modes if mode else ():
@@ -237,8 +225,9 @@ class LocalNetwork(nn.Module):
         modules: list[nn.Module] = [self.blocks[block]]
         if block in self.scored_blocks:
             modules.append(self.head(block))
-        own = [p for module in modules for p in module.parameters() if p.requires_grad]
-        return own + self.label_parameters() if block == 0 else own
+        if block == 0 and self.label_input is not None:
+            modules.append(self.label_input)
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
 
     def label_parameters(self) -> list[nn.Parameter]:
         """Return the trainable parameters of the label input."""
@@ -256,10 +245,7 @@ class LocalNetwork(nn.Module):
         return x
 
     def prediction_input(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the first block's input for a prediction, (B, C, …), (B,) → (B, C', …).
-
-        Labelled samples if a label enters, else the positives of pairs, or the samples themselves.
-        """
+        """Return what a prediction passes: labelled samples, positives of pairs, or the samples."""
         if self.label_input is not None:
             return self.labelled(images, labels)
         return images if self.image_pairs is None else self.image_pairs.neutral(images)
@@ -270,7 +256,9 @@ class LocalNetwork(nn.Module):
         If every block receives new pairs, they are made of ``x`` first: by ``offsets`` (L,), see
         :meth:`ImagePairs.pairs_at`, or the positives alone for a prediction.
         """
-        front, back = (self._training_halves if self.training else self._halves)[block]
+        front, back = self._halves[block]
+        if self.training:
+            front = self._compiled.get(block, front)
         if block in self._seeds:
             SharedGenerators(self.device).seed(self._seeds[block])
         if block and self.renews_pairs:
@@ -288,7 +276,7 @@ class LocalNetwork(nn.Module):
 
     def loss(self, block: int, seen: Tensor, labels: Tensor) -> Tensor:
         """Return the local loss of ``block``, (), for the features that its head reads."""
-        loss: Tensor = self._compiled_losses.get(block, self.head(block).loss)(seen, labels)
+        loss: Tensor = self._compiled_heads.get(block, self.head(block).loss)(seen, labels)
         return loss
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -300,19 +288,14 @@ class LocalNetwork(nn.Module):
         limits = torch._dynamo.config
         limits.recompile_limit = max(limits.recompile_limit, COMPILATIONS_PER_BLOCK * len(self.blocks))
         self.is_compiled = True
-        self._training_halves = [
-            (torch.compile(front, *args, **kwargs), back) for front, back in self._halves
-        ]
-        self._compiled_losses = {
-            k: torch.compile(_HeadLoss(self.head(k)), *args, **kwargs) for k in self.scored_blocks
-        }
+        for k, (front, _) in enumerate(self._halves):
+            self._compiled[k] = torch.compile(front, *args, **kwargs)
+        for k in self.scored_blocks:
+            self._compiled_heads[k] = torch.compile(self.head(k), *args, **kwargs)
 
     @contextmanager
     def drawing(self, blocks: range, numbers: Sequence[int]) -> Iterator[None]:
-        """Seed the random numbers of each of ``blocks`` from ``numbers``, 0 or more, and its own number.
-
-        If any of them draws, other threads that do the same wait.
-        """
+        """Seed the draws of each of ``blocks`` from ``numbers`` and its own number; other threads wait."""
         drawing = self.draws.intersection(blocks)
         if not drawing:
             yield
@@ -330,18 +313,13 @@ class LocalNetwork(nn.Module):
         Raises:
             ValueError: the method tries no labels, or the shortlist would leave none out.
         """
-        if labels == 0:
+        if not labels:
             self.shortlist = None
             return
-        if not self.method.tries_labels:
+        if not self.method.tries_labels or self.has_side_values:
             raise ValueError(
-                f"method {self.method.name} scores all classes in one pass and tries no labels: "
-                "use no shortlist"
-            )
-        if self.has_side_values:
-            raise ValueError(
-                "a shortlist goes on with some of a batch, and these blocks pass on values beside their "
-                "features: use no shortlist"
+                "a shortlist needs a method that tries labels, and blocks that pass on features alone: "
+                f"use no shortlist for method {self.method.name} with these blocks"
             )
         self.shortlist = choose_shortlist(
             labels,
@@ -372,14 +350,14 @@ class LocalNetwork(nn.Module):
         with self._evaluating():
             images = self.as_samples(images)
             if self.label_input is None:
-                return self._scores(self.prediction_input(images, images), range(len(self.blocks)))[0]
-            size = max(1, LABELLED_SAMPLES // self.num_classes)
-            shortlist = None if every_label else self.shortlist
-            groups = [self._label_scores(group, shortlist) for group in torch.split(images, size)]
-            return [
-                None if scores[0] is None else torch.cat([s for s in scores if s is not None])
-                for scores in zip(*groups, strict=True)
-            ]
+                x = self.prediction_input(images, images)
+                scores, _ = self._scores(x, range(len(self.blocks)))
+            else:
+                pieces = torch.split(images, max(1, LABELLED_SAMPLES // self.num_classes))
+                shortlist = None if every_label else self.shortlist
+                groups = [self._label_scores(piece, shortlist) for piece in pieces]
+                scores = {k: torch.cat([group[k] for group in groups]) for k in self.scored_blocks}
+        return [scores.get(k) for k in range(len(self.blocks))]
 
     def embeddings(self, images: Tensor, block: int) -> Tensor:
         """Return the features that ``block``'s head reads, averaged over positions, (B, C, …) → (B, F).
@@ -394,47 +372,49 @@ class LocalNetwork(nn.Module):
                 features, x = self.pass_block(k, x)
         return features.flatten(2).mean(2) if features.ndim > 2 else features
 
-    def _label_scores(self, images: Tensor, shortlist: Shortlist | None) -> list[Tensor | None]:
-        """Try every label with every one of G images, (G, C, …) → L × (G, K)."""
+    def _label_scores(self, images: Tensor, shortlist: Shortlist | None) -> dict[int, Tensor]:
+        """Try every label with every one of G images; return each block's scores (G, K)."""
         assert self.label_input is not None
         count, num_blocks = self.num_classes, len(self.blocks)
         first = inference_block(self.blocks[0]) if self.reads == "output" else None
-        scores: list[Tensor | None] = []
+        scores: dict[int, Tensor] = {}
+        start = 0
         if first is not None and first.norm.separable and self.label_input.is_additive:
             base, maps = self.label_input.base(images), self.label_input.maps(images)
             x, sums = infer_first_block(first, base, maps)
-            scores.append(self._score(0, x, sums))
+            scores, start = self._score(0, x, sums), 1
         else:
             labels = torch.arange(count, device=images.device).repeat(len(images))
             x = self.labelled(images.repeat_interleave(count, dim=0), labels)
         end = num_blocks if shortlist is None else shortlist.after + 1
-        early, x = self._scores(x, range(len(scores), end))
-        scores = [None if s is None else s.view(len(images), count) for s in scores + early]
+        early, x = self._scores(x, range(start, end))
+        scores = {k: s.view(len(images), count) for k, s in (scores | early).items()}
         if shortlist is None:
             return scores
-        so_far = [k for k in self.readout_blocks if k < end]
-        rows, kept = best_rows(fuse(scores, so_far or [end - 1]), shortlist.labels)
+        seen = [scores[k] for k in self.readout_blocks if k < end] or [scores[end - 1]]
+        rows, kept = best_rows(torch.stack(seen).sum(0), shortlist.labels)
         late, _ = self._scores(x[rows], range(end, num_blocks))
-        return scores + [None if s is None else spread_scores(s, kept, count) for s in late]
+        return scores | {k: spread_scores(s, kept, count) for k, s in late.items()}
 
-    def _scores(self, x: Any, blocks: range) -> tuple[list[Tensor | None], Any]:
+    def _scores(self, x: Any, blocks: range) -> tuple[dict[int, Tensor], Any]:
         """Pass ``x`` through ``blocks``; return the scores of each, and the output of the last."""
-        scores: list[Tensor | None] = []
+        scores: dict[int, Tensor] = {}
         for k in blocks:
             layers = inference_block(self.blocks[k]) if self.reads == "output" else None
             if layers is None:
                 features, x = self.pass_block(k, x)
-                scores.append(self._score(k, features))
+                scores |= self._score(k, features)
             else:
                 x, sums = infer_block(layers, self._new_pairs(k, x) if k and self.renews_pairs else x)
-                scores.append(self._score(k, x, sums))
+                scores |= self._score(k, x, sums)
         return scores, x
 
-    def _score(self, block: int, features: Tensor, sums: ChannelSums | None = None) -> Tensor | None:
+    def _score(self, block: int, features: Tensor, sums: ChannelSums | None = None) -> dict[int, Tensor]:
         if block not in self.scored_blocks:
-            return None
-        reads_sums = sums is not None and self.head(block).reads_channel_sums
-        return self.head(block).scores(sums if reads_sums else features)
+            return {}
+        head = self.head(block)
+        is_summed = sums is not None and head.reads_channel_sums
+        return {block: head.scores(sums if is_summed else features)}
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -451,18 +431,6 @@ class LocalNetwork(nn.Module):
         # Old weights have no temperature.
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
         super()._load_from_state_dict(state_dict, prefix, *others)
-
-
-class _HeadLoss(nn.Module):
-    """A head's loss as a module, which ``torch.compile`` can compile and copies can share."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, features: Any, labels: Tensor) -> Tensor:
-        """Return ``head.loss(features, labels)``."""
-        return self.head.loss(features, labels)
 
 
 def _check_weights(blocks: nn.ModuleList) -> None:
@@ -486,10 +454,7 @@ def _check_weights(blocks: nn.ModuleList) -> None:
 
 
 def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
-    """Return the modules that stay in evaluation mode in training, each with all its parts and their modes.
-
-    A model that is in evaluation mode as a whole was only loaded, and is trained.
-    """
+    """Return what :meth:`LocalNetwork.train` leaves in evaluation mode: each module with its mode."""
     held: list[tuple[nn.Module, bool]] = []
 
     def visit(module: nn.Module, *, parent_trains: bool) -> None:
@@ -516,7 +481,7 @@ def build_network(
     channels: Sequence[int] = (),
     seed: int = 0,
 ) -> LocalNetwork:
-    """Build a network for ``method``, with weights drawn from ``seed``.
+    """Build a :class:`LocalNetwork` for ``method``, with weights drawn from ``seed``.
 
     Args:
         method: the choices on every axis.
@@ -526,9 +491,6 @@ def build_network(
         width: factor of the network's channels.
         channels: number of channels of each block, in place of ``width``, for networks that can be shrunk.
         seed: of the weights.
-
-    Raises:
-        ValueError: unknown network, samples that it does not take, or as :class:`LocalNetwork`.
     """
     Method.require(method)
     builder = part_of(NETWORKS, network, "network")

@@ -1,8 +1,8 @@
 """Blocks that learn at the same time: one from a batch, the block before it from the next one.
 
-A local update needs nothing from later blocks. So a block is free for the next batch as soon as its own
-update is done, and several threads, each with a block, keep more cores busy than one operation split
-among them. It is exact: every block sees the batches in order, with the weights that it would have had.
+A local update needs nothing from later blocks, so several threads, each with a block, keep more cores busy
+than one operation split among them. Every block sees the batches in order, with the weights that it would
+have had alone.
 """
 
 import math
@@ -27,12 +27,9 @@ class Pipeline:
     with it, those of all blocks if negatives are hard or the network's error feeds back.
 
     Args:
-        learner: learner on the CPU; other devices order their work themselves.
+        learner: on the CPU; other devices order their work themselves.
         workers: number of windows at once, at least 1; PyTorch's own threads are shared out among them.
         depth: number of batches under way, at most; by default one more than there are workers.
-
-    Raises:
-        ValueError: no workers.
     """
 
     def __init__(self, learner: Learner, workers: int, *, depth: int | None = None) -> None:

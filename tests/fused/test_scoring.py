@@ -128,7 +128,7 @@ def test_a_shortlist_scores_its_labels_exactly_and_drops_the_rest() -> None:
         ("trifecta", "last", -1, "keeps 1 … 4 of 5 labels"),
         ("trifecta", "last", 5, "keeps 1 … 4 of 5 labels"),
         ("trifecta", "0,1", 2, "behind block 1, and the read-out ends at block 1: use no shortlist"),
-        ("backprop", "last", 2, "scores all classes in one pass"),
+        ("backprop", "last", 2, "needs a method that tries labels"),
     ],
 )
 def test_a_shortlist_that_makes_no_sense_is_refused(

@@ -10,8 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from matrix import methods
 from trifecta import METHODS, Learner, LocalNetwork, RunConfig, build_network, get_method, train
-from trifecta.learner import normalized_by_running_statistics
-from trifecta.nn.norms import RunningNorm
+from trifecta.nn.norms import RunningNorm, normalized_by_running_statistics
 
 IMAGES = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 3

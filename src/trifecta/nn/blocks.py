@@ -1,8 +1,4 @@
-"""Blocks: normalise → weights → activation → pool, the unit that a schedule trains.
-
-Shapes: N samples. A convolutional block maps (N, C, H, W) → (N, C', H', W'). A linear block flattens its
-input and maps (N, …) → (N, F').
-"""
+"""Blocks: normalise → weights → activation → pool, the unit that a schedule trains. Shapes: N samples."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +29,7 @@ class Triangle(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout that can draw its mask from its own generator.
-
-    Attributes:
-        generator: on the input's device; None for PyTorch's global generator.
-    """
+    """Dropout that can draw its mask from a generator of its own, on the input's device."""
 
     generator: torch.Generator | None = None
 
@@ -53,10 +45,7 @@ class Dropout(nn.Dropout):
 def seeded_dropout(
     layers: Sequence[Dropout], device: torch.device, numbers: Sequence[int]
 ) -> Iterator[None]:
-    """Seed the generator of each layer from ``numbers`` and the layer's index.
-
-    Masks then do not depend on what ran before, and layers can draw at the same time.
-    """
+    """Seed the generator of each layer from ``numbers`` and its index; layers can draw at the same time."""
     for index, layer in enumerate(layers):
         seed = int(np.random.SeedSequence([*numbers, index]).generate_state(1).item())
         layer.generator = torch.Generator(device).manual_seed(seed)
@@ -72,19 +61,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "triangle": 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockStyle:
-    """Settings that all blocks of a network share.
+    """Settings that all blocks of a network share."""
 
-    Attributes:
-        normalization: a name in ``NORMALIZATIONS``, or a function of a :class:`NormSite`.
-        activation: a name in ``ACTIVATIONS``, or a module class.
-        dropout: probability of setting an activation to 0 in training.
-        num_classes: K, for normalisations by class.
-    """
-
+    #: A name in ``NORMALIZATIONS``, or a function of a :class:`NormSite`.
     normalization: str | Callable[[NormSite], nn.Module] = "batch"
-    activation: str | Callable[[], nn.Module] = "relu"
-    dropout: float = 0.0
-    num_classes: int = 10
+    activation: str | Callable[[], nn.Module] = "relu"  #: a name in ``ACTIVATIONS``, or a module class
+    dropout: float = 0.0  #: probability of setting an activation to 0 in training
+    num_classes: int = 10  #: K, for normalisations by class
 
     @property
     def at_output(self) -> bool:
@@ -162,13 +145,9 @@ class ResidualBlock(nn.Module):
     """Two 3×3 convolutions with a shortcut, trained together: ``relu(shortcut(x) + f(x))``.
 
     ``f`` is normalise → convolution → ReLU → normalise → convolution. The shortcut is the identity, or a
-    1×1 convolution if the size changes. A stride of 2 halves H and W. If the style normalises the output,
-    it does so after the sum, and ``f`` has batch normalisation. Source: He et al. 2016 (arXiv 1512.03385),
-    with normalisation before the convolutions.
-
-    The shortcut selects every second pixel before its convolution, because the weight gradient of a strided
-    1×1 convolution writes past its memory for channels-last inputs of few channels (PyTorch 2.13, CPU
-    without AVX-512).
+    1×1 convolution if the size changes. If the style normalises the output, it does so after the sum, and
+    ``f`` has batch normalisation. Source: He et al. 2016 (arXiv 1512.03385), with normalisation before the
+    convolutions.
     """
 
     def __init__(
@@ -195,6 +174,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, out_channels, H/stride, W/stride)."""
+        # The weight gradient of a strided 1×1 convolution writes past its memory for channels-last inputs
+        # of few channels (PyTorch 2.13, CPU without AVX-512).
         y: Tensor = self.after(self.shortcut(x[:, :, :: self.stride, :: self.stride]) + self.residual(x))
         return y
 
@@ -207,8 +188,7 @@ def split_block(block: nn.Module, reads: str) -> tuple[nn.Module, nn.Module]:
     """Split ``block`` behind the features that a head reads.
 
     ``output``: the whole block; ``unpooled``: up to the activation, before dropout and pool; ``response``:
-    up to the weights, before the activation. A block that is not made by :func:`conv_block` or
-    :func:`linear_block` is never split.
+    up to the weights. Only blocks like those of :func:`conv_block` and :func:`linear_block` are split.
     """
     names = [name for name, _ in block.named_children()]
     if type(block) is not nn.Sequential or _READ.get(reads) not in names:

@@ -21,11 +21,8 @@ _LEAST_CHANNELS = 32
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the weight, (R, O, H, W), (R, C, H, W) → the shape of ``weight``.
-
-    AMX sums over 32 positions of a row of an image at a time, and pads shorter rows. There narrow images
-    are joined, with a column of zeros after each.
-    """
+    """Return the gradient of the weight, (R, O, H, W), (R, C, H, W) → the shape of ``weight``."""
+    # AMX sums over 32 positions of a row at a time, and pads shorter rows.
     images = _TILE // (x.shape[3] + 1)
     if images > 2 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and has_amx():
         gradient, x = side_by_side(gradient, images), side_by_side(x, images)
@@ -34,11 +31,9 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def input_gradient(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Return the gradient of the input, (R, O, H, W) → (R, C, H, W): a convolution with the rotated kernel.
-
-    For a single channel, where that is slow, as a sum over the nine taps.
-    """
+    """Return the gradient of the input, (R, O, H, W) → (R, C, H, W), by the rotated kernel."""
     if weight.shape[1] == 1:
+        # A sum over the nine taps is faster here.
         taps = F.conv2d(gradient, weight.flatten(1).T[:, :, None, None])
         wide = taps.to(torch.promote_types(taps.dtype, torch.float32)).flatten(2)
         return F.fold(wide, gradient.shape[2:], 3, padding=1).to(gradient.dtype)
@@ -63,10 +58,7 @@ def side_by_side(maps: Tensor, together: int) -> Tensor:
 
 
 def max_pool(response: Tensor) -> tuple[Tensor, Tensor]:
-    """Return 2×2 maxima, and their packed indices (R, O/4, H/2, W/2) uint8.
-
-    The first of equal numbers is the maximum, as in ``nn.MaxPool2d``. An odd last row or column is ignored.
-    """
+    """Return 2×2 maxima as ``nn.MaxPool2d`` does, and their packed indices (R, O/4, H/2, W/2) uint8."""
     largest, position = F.max_pool2d(response, 2, return_indices=True)
     (height, width), image_width = position.shape[2:], response.shape[3]
     corner = torch.arange(height, device=position.device).unsqueeze(1) * (2 * image_width)
@@ -117,10 +109,10 @@ def unpack_indices(packed: Tensor, channels: int) -> Tensor:
 
 
 class Convolution3x3(nn.Conv2d):
-    """3×3 convolution with padding 1, stride 1 and no bias, and then 2×2 maxima with ``pool``.
+    """3×3 convolution with padding 1 and no bias, and then 2×2 maxima with ``pool``.
 
     PyTorch's graph keeps the input of the maxima, and eight bytes for each. On a CPU this layer passes the
-    batch in pieces and keeps its own input instead. Gradients of gradients come from PyTorch's graph.
+    batch in pieces and keeps its own input instead.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, pool: bool = False) -> None:
@@ -180,7 +172,7 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, indices = ctx.saved_tensors
         wants_input, wants_weight, _ = ctx.needs_input_grad
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled():  # For gradients of gradients.
             wanted = [t for t, is_wanted in ((x, wants_input), (weight, wants_weight)) if is_wanted]
             out = _plain(x, weight, pool=ctx.pool)
             found = iter(torch.autograd.grad(out, wanted, gradient, create_graph=True))

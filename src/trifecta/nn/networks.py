@@ -71,18 +71,16 @@ def _by_layout(
     style: BlockStyle = PLAIN,
     channels: Sequence[int] = (),
 ) -> nn.Sequential:
-    """Return the blocks of a layout."""
     words = layout.split()
-    sizes = [int(word.rstrip("PF")) for word in words]
-    if channels and len(channels) != len(sizes):
+    if channels and len(channels) != len(words):
         raise ValueError(
-            f"channels are one number for each of the {len(sizes)} blocks: received {len(channels)}"
+            f"channels are one number for each of the {len(words)} blocks: received {len(channels)}"
         )
     if not words[0].endswith("F"):
         _check_images(input_shape, 2 ** layout.count("P"))
     shape, blocks = tuple(input_shape), nn.Sequential()
     for k, word in enumerate(words):
-        size = _bounded(channels[k]) if channels else _scaled(sizes[k], width)
+        size = _bounded(channels[k]) if channels else _scaled(int(word.rstrip("PF")), width)
         if word.endswith("F"):
             blocks.append(linear_block(math.prod(shape), size, style, first=k == 0))
             shape = (size,)
@@ -118,8 +116,8 @@ def resnet(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle = 
 class PatchWhitening(nn.Module):
     """Fixed filters that whiten 2×2 patches, and their negatives: (N, C, H, W) → (N, 8C, H−1, W−1).
 
-    Filter i is eigenvector i of ``E[patch patchᵀ]`` over the root of its eigenvalue plus 5e-4. Before
-    :meth:`fit_images` the filters are single pixels.
+    Filter i is eigenvector i of ``E[patch patchᵀ]`` over the root of its eigenvalue plus 5e-4; single
+    pixels before :meth:`fit_images`.
     """
 
     weight: Tensor
@@ -130,10 +128,7 @@ class PatchWhitening(nn.Module):
 
     @torch.no_grad()
     def fit_images(self, images: Tensor) -> None:
-        """Compute the filters of normalised training images (N, C', H, W).
-
-        Channels beyond C', such as a label's, keep their filters.
-        """
+        """Fit filters to normalised training images (N, C', H, W); other channels keep theirs."""
         own, channels = images.shape[1], self.weight.shape[1]
         size = 4 * own
         # (N, C'·4, positions) → (N·positions, C'·4), in float64 because eigenvectors are ill-conditioned.
@@ -159,8 +154,8 @@ def airbench(input_shape: SampleShape, *, width: float = 1.0, style: BlockStyle 
     Each block is convolution → pool → normalise → GELU. As in the published code (arXiv 2404.00498), fixed
     filters of training images whiten 2×2 patches, convolutions start as the identity, batch normalisation
     has a short memory, a trainable bias and no gain, and the last block takes the maximum over all
-    positions. The filters' own bias is left out: accuracy does not need it, and without it no gradient has
-    to reach the largest maps.
+    positions. The filters' bias is left out: accuracy does not need it, and without it no gradient has to
+    reach the largest maps.
     """
     _check_images(input_shape, 9)
     channels, height, image_width = input_shape
@@ -227,9 +222,5 @@ UNSHRINKABLE = ("resnet", "airbench")
 
 
 def get_network(name: str) -> NetworkBuilder:
-    """Return the builder of the network called ``name``.
-
-    Raises:
-        ValueError: no such network; names the nearest ones.
-    """
+    """Return the builder of the network called ``name``; raise ValueError with the nearest names."""
     return lookup(NETWORKS, name, "network")

@@ -4,8 +4,10 @@ Shapes: N samples; maps (N, C, …) or features (N, C).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 
 from trifecta.nn.shapes import channel_groups
 
+# Samples that running statistics average over.
+HORIZON = 2048
 # By the number of position dimensions; features (N, C) have none.
 BATCH_NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
@@ -20,8 +24,8 @@ BATCH_NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.Ba
 class LengthNorm(nn.Module):
     """Divide each sample by its root mean square: ``x / sqrt(mean_i x_i² + eps)``.
 
-    This removes the length, and with it the goodness of the block before; the direction is kept. Source:
-    Hinton 2022, section 2.1, up to a constant factor: there the length becomes 1, here the mean square.
+    That removes the goodness of the block before. Source: Hinton 2022, section 2.1, up to a constant
+    factor: there the length becomes 1, here the mean square.
     """
 
     def __init__(self, eps: float = 1e-5) -> None:
@@ -105,7 +109,7 @@ class RunningNorm(nn.Module):
     running_var: Tensor
     samples: Tensor
 
-    def __init__(self, channels: int, *, horizon: int = 2048, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, *, horizon: int = HORIZON, eps: float = 1e-5) -> None:
         super().__init__()
         self.horizon, self.eps = horizon, eps
         self.weight = nn.Parameter(torch.ones(channels))
@@ -134,6 +138,49 @@ class RunningNorm(nn.Module):
         self.running_mean.lerp_(mean, share)
 
 
+@contextmanager
+def normalized_by_running_statistics(
+    modules: Iterable[nn.Module], on_use: Callable[[], None]
+) -> Iterator[None]:
+    """Let batch normalizations in ``modules`` that see one value a channel use their running statistics.
+
+    These follow the value first, as those of :class:`RunningNorm` do, and ``on_use`` is called.
+
+    Raises:
+        ValueError: such a normalization keeps no running statistics.
+    """
+    kinds = tuple(BATCH_NORMS.values())
+    norms = {m for module in modules for m in module.modules() if isinstance(m, kinds) and m.training}
+
+    @torch.no_grad()
+    def before(norm: Any, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        norm.training = x.ndim < 2 or x.numel() > x.shape[1]
+        if norm.training:
+            return
+        if norm.running_mean is None:
+            raise ValueError(
+                "batch normalisation without running statistics needs 2 values a channel: received a batch "
+                "of one; use larger batches, and drop_last=True in a DataLoader"
+            )
+        on_use()
+        mean, variance = norm.running_mean, norm.running_var
+        norm.num_batches_tracked += 1
+        share = norm.num_batches_tracked.to(mean.dtype).reciprocal().clamp(min=1 - math.exp(-1 / HORIZON))
+        step = x.flatten().to(mean.dtype) - mean
+        # Around the new mean, as one value has no variance of its own.
+        variance.lerp_((1 - share) * step.square(), share)
+        mean.add_(share * step)
+
+    handles = {norm: norm.register_forward_pre_hook(before) for norm in norms}
+    try:
+        yield
+    finally:
+        for norm, handle in handles.items():
+            norm.training = True
+            handle.remove()
+
+
 def _widened(x: Tensor) -> Tensor:
     """Return half precision as float32, and other precisions unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -141,17 +188,11 @@ def _widened(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class NormSite:
-    """The position of a normalisation in a network.
+    """The position of a normalisation in a network."""
 
-    Attributes:
-        shape: of its input, (C, H, W) or (C,).
-        first: whether its input is the network's input.
-        num_classes: K.
-    """
-
-    shape: Sequence[int]
-    first: bool
-    num_classes: int
+    shape: Sequence[int]  #: of its input, (C, H, W) or (C,)
+    first: bool  #: whether its input is the network's input
+    num_classes: int  #: K
 
 
 def _batch(site: NormSite, eps: float = 1e-5) -> nn.Module:

@@ -41,8 +41,7 @@ def limited_pool(maps: Sequence[int], at_most: int) -> tuple[tuple[int, ...], tu
     the published code of Nøkland & Eidnes 2019.
     """
     channels, *sides = maps
-    kernel, left = [1] * len(sides), list(sides)
-    turn = 0
+    kernel, left, turn = [1] * len(sides), list(sides), 0
     while channels * math.prod(left) > at_most and max(left) > 1:
         if kernel[turn] < sides[turn]:
             kernel[turn] *= 2
@@ -53,10 +52,7 @@ def limited_pool(maps: Sequence[int], at_most: int) -> tuple[tuple[int, ...], tu
 
 
 def spread_patches(gradient: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the gradient of maps (N, C, H, W) from that of their patch means, (N, P²·C) → ``shape``.
-
-    P divides H and W.
-    """
+    """Return the gradient of maps ``shape`` from that of their means in P×P patches, (N, P²·C)."""
     n, c, height, width = shape
     patches = math.isqrt(gradient.shape[1] // c)
     h, w = height // patches, width // patches

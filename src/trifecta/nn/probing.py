@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from trifecta.nn.cutting import BlockOutput, features_of, map_tensors, next_input
 from trifecta.nn.drawing import SharedGenerators, is_known, is_known_to_draw
@@ -31,30 +32,28 @@ def channels_first(features: Tensor, layout: str) -> Tensor:
 def trace_blocks(
     blocks: Sequence[tuple[nn.Module, nn.Module]], x: Tensor, declared: str | Sequence[str] | None = None
 ) -> tuple[tuple[str, ...], tuple[FeatureShape, ...], bool, frozenset[int]]:
-    """Pass a batch through blocks in evaluation mode, and find the layout of each output.
+    """Pass a batch (2, …) through blocks in evaluation mode, and find the layout of each output.
 
     Args:
         blocks: each in two parts, with the head between them.
-        x: (2, …).
+        x: the batch.
         declared: layouts, for all blocks or one by one; None to find them.
 
     Returns:
-        For each block its layout, ``first`` or ``last``, and the shape of its features, channels first;
+        Of each block the layout, ``first`` or ``last``, and the shape of the features, channels first;
         whether a block passes on more than its features; the blocks that write into their input.
 
     Raises:
-        ValueError: a block refuses the output of the block before, does not keep the batch first, or has a
-            layout that cannot be found.
+        ValueError: a block refuses its input, does not keep the batch first, or hides its layout.
     """
-    if declared is None:
-        layouts: list[str | None] = [None] * len(blocks)
-    else:
-        layouts = [declared] * len(blocks) if isinstance(declared, str) else [*declared]
-        if len(layouts) != len(blocks) or not {FIRST, LAST}.issuperset(layouts):
-            raise ValueError(
-                f"channels are {FIRST} or {LAST}, for all blocks or one for each of the {len(blocks)}: "
-                f"received {declared}"
-            )
+    layouts: list[str | None] = (
+        [declared] * len(blocks) if isinstance(declared, str | None) else [*declared]
+    )
+    if len(layouts) != len(blocks) or not {FIRST, LAST, None}.issuperset(layouts):
+        raise ValueError(
+            f"channels are {FIRST} or {LAST}, for all blocks or one for each of the {len(blocks)}: "
+            f"received {declared}"
+        )
     inputs: list[Any] = [x]
     outputs: list[Tensor] = []
     written = set()
@@ -69,7 +68,7 @@ def trace_blocks(
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"block {k} does not take a batch (N, {shape}): {reason}") from None
         outputs.append(features_of(output))
-        if _was_written(given):
+        if any(isinstance(t, Tensor) and not t.is_inference() and t._version for t in tree_leaves(given)):
             written.add(k)
         _check_batch_first(k, front, inputs[k], outputs[k])
         layouts[k] = layouts[k] or _layout_by_layers(layers, outputs[k])
@@ -121,10 +120,11 @@ def _layout_by_layers(layers: Sequence[tuple[str, int]], features: Tensor) -> st
     if not layers:
         return None
     width = layers[-1][1]
-    if features.shape[1] == features.shape[-1] == width:
-        # Convolutions alone do not move their channels.
-        return FIRST if all(layout == FIRST for layout, _ in layers) else None
-    return _only(features.shape[1] == width, features.shape[-1] == width)
+    is_first, is_last = features.shape[1] == width, features.shape[-1] == width
+    # Convolutions alone do not move their channels.
+    if is_first and is_last and all(layout == FIRST for layout, _ in layers):
+        return FIRST
+    return _only(is_first, is_last)
 
 
 def _layout_by_input(block: nn.Module, x: Any, layout: str) -> str | None:
@@ -154,18 +154,6 @@ def _features_of_longer(block: nn.Module, x: Any, dim: int) -> Tensor | None:
         return features_of(block(torch.cat([x, x.narrow(dim, 0, 1)], dim)))
     except Exception:  # a module may raise anything for a wrong size
         return None
-
-
-def _was_written(value: Any) -> bool:
-    """Return whether a cloned tensor in ``value`` was written into."""
-    versions: list[int] = []
-
-    def record(tensor: Tensor) -> Tensor:
-        versions.append(0 if tensor.is_inference() else tensor._version)
-        return tensor
-
-    map_tensors(record, value)
-    return any(versions)
 
 
 def _check_batch_first(block: int, front: nn.Module, x: Any, features: Tensor) -> None:
