@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import datasets
@@ -6,7 +7,8 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def folders_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is cached outside of the test, and nothing asks the Hub."""
+    """Nothing is cached outside of the test, nothing asks the Hub, and nothing waits for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setenv("TRIFECTA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "hugging-face"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

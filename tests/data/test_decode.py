@@ -35,19 +35,6 @@ def decoded_bytes(content: bytes, grey_range: GreyRange | None = None) -> Pixels
     return np.moveaxis(images[0].numpy(), 0, -1)
 
 
-def test_grey_has_one_channel() -> None:
-    assert np.array_equal(decoded(Image.fromarray(grey(9)))[..., 0], grey(9))
-
-
-def test_black_and_white_spans_the_range() -> None:
-    bits = Image.fromarray(grey(0)).convert("1")
-    assert np.array_equal(decoded(bits)[..., 0], grey(0))
-
-
-def test_colour_has_three_channels() -> None:
-    assert np.array_equal(decoded(Image.fromarray(colour(9))), colour(9))
-
-
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     values = np.array([[0, 128, 129, 257], [32768, 65534, 65535, 1000]], np.uint16)
     expected = np.rint(values / 257).astype(np.uint8)
@@ -85,7 +72,7 @@ def test_colours_that_use_the_lower_bits_alone_are_refused() -> None:
         if is_read:
             assert decoded_bytes(content).tolist() == [[[top >> 8] * 3]]
         else:
-            with pytest.raises(ValueError, match="16 bits a colour it uses the lower ones"):
+            with pytest.raises(ValueError, match="it uses only the lower of its 16 bits"):
                 decoded_bytes(content)
 
 
@@ -95,43 +82,53 @@ def test_pixels_without_a_known_range() -> None:
             decoded(Image.fromarray(values), "TIFF", GreyRange(0, 65535))
 
 
-def test_a_palette_of_colours() -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 200, 100, 0])
+def palette(*colours: int) -> Image.Image:
+    """Two pixels of the first two colours."""
+    image = Image.new("P", (len(colours) // 3, 1))
+    image.putpalette(colours)
     image.putpixel((1, 0), 1)
-    assert decoded(image).tolist() == [[[10, 20, 30], [200, 100, 0]]]
+    return image
 
 
-def test_a_palette_of_greys_is_grey() -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 10, 10, 200, 200, 200])
-    image.putpixel((1, 0), 1)
-    assert decoded(image).tolist() == [[[10], [200]]]
+def transparent(mode: str, *pixels: Any) -> Image.Image:
+    image = Image.new(mode, (len(pixels), 1))
+    for k, pixel in enumerate(pixels):
+        image.putpixel((k, 0), pixel)
+    return image
 
 
-def test_what_is_transparent_is_laid_over_white() -> None:
-    image = Image.new("RGBA", (3, 1), (10, 20, 30, 255))
-    image.putpixel((1, 0), (10, 20, 30, 0))
-    image.putpixel((2, 0), (0, 0, 0, 51))
-    assert decoded(image).tolist() == [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]]
+COLOURS = palette(10, 20, 30, 200, 100, 0)
 
 
-def test_transparent_grey_stays_grey() -> None:
-    image = Image.new("LA", (2, 1), (10, 255))
-    image.putpixel((1, 0), (10, 0))
-    assert decoded(image).tolist() == [[[10], [255]]]
-
-
-def test_a_transparent_palette_entry() -> None:
-    image = Image.new("P", (2, 1))
-    image.putpalette([10, 20, 30, 200, 100, 0])
-    image.putpixel((1, 0), 1)
-    assert decoded(image, transparency=1).tolist() == [[[10, 20, 30], [255, 255, 255]]]
-
-
-def test_inks_become_light() -> None:
-    image = Image.new("CMYK", (1, 1), (255, 0, 0, 0))
-    assert decoded(image, "TIFF").tolist() == [[[0, 255, 255]]]
+@pytest.mark.parametrize(
+    ("image", "options", "expected"),
+    [
+        pytest.param(Image.fromarray(grey(9)), {}, grey(9)[..., None], id="grey"),
+        pytest.param(Image.fromarray(grey(0)).convert("1"), {}, grey(0)[..., None], id="black and white"),
+        pytest.param(Image.fromarray(colour(9)), {}, colour(9), id="colour"),
+        pytest.param(COLOURS, {}, [[[10, 20, 30], [200, 100, 0]]], id="palette of colours"),
+        pytest.param(palette(10, 10, 10, 200, 200, 200), {}, [[[10], [200]]], id="palette of greys"),
+        pytest.param(
+            COLOURS, {"transparency": 1}, [[[10, 20, 30], [255, 255, 255]]], id="transparent palette entry"
+        ),
+        pytest.param(
+            transparent("RGBA", (10, 20, 30, 255), (10, 20, 30, 0), (0, 0, 0, 51)),
+            {},
+            [[[10, 20, 30], [255, 255, 255], [204, 204, 204]]],
+            id="transparent colour over white",
+        ),
+        pytest.param(transparent("LA", (10, 255), (10, 0)), {}, [[[10], [255]]], id="transparent grey"),
+        pytest.param(
+            Image.new("CMYK", (1, 1), (255, 0, 0, 0)),
+            {"image_format": "TIFF"},
+            [[[0, 255, 255]]],
+            id="inks",
+        ),
+        pytest.param(Image.new("RGB", (1, 1), (1, 2, 3)), {}, [[[1, 2, 3]]], id="one pixel"),
+    ],
+)
+def test_all_modes_become_grey_or_colour(image: Image.Image, options: Any, expected: Any) -> None:
+    assert np.array_equal(decoded(image, **options), expected)
 
 
 def test_photographs_are_turned_upright() -> None:
@@ -146,10 +143,6 @@ def test_the_first_picture_of_an_animation_counts() -> None:
     moving = decoded(first, "GIF", save_all=True, append_images=[second])
     assert moving.tolist() == decoded(first, "GIF").tolist()
     assert moving.shape == (2, 3, 1)
-
-
-def test_one_pixel_is_an_image() -> None:
-    assert decoded(Image.new("RGB", (1, 1), (1, 2, 3))).tolist() == [[[1, 2, 3]]]
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])

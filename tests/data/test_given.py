@@ -1,8 +1,10 @@
 """Data that a program has at hand: what works gives the same tensors, all else is refused in one line."""
 
+import re
 import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,7 +25,7 @@ from torch.utils.data import (
     random_split,
 )
 
-from trifecta.data import DataConfig, ImageData, LoaderBatches, data_from
+from trifecta.data import DataConfig, ImageData, LoaderBatches, data_from, read_images
 
 # Most tests measure nothing, and test on what they train on.
 pytestmark = pytest.mark.filterwarnings("ignore:.* are training:UserWarning")
@@ -134,6 +136,65 @@ def test_all_kinds_of_arrays_give_the_same_samples_and_labels(given: Any, expect
         assert not part.images.requires_grad
     assert data.classes == ("0", "1", "2")
     assert data.counts == dict.fromkeys(("train", "validation", "test"), (20, 20, 20))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((16, 4, 4), (16, 4, 4)),
+        ((16, 8, 4), (4, 16, 8)),
+        ((64, 2, 3), (64, 2, 3)),
+        ((32, 32, 3), (3, 32, 32)),
+    ],
+)
+def test_channels_are_last_only_in_what_must_be_images(shape: Any, expected: Any) -> None:
+    maps = torch.randn(N, *shape, generator=torch.Generator().manual_seed(0))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data = data_from((maps, LABELS))
+    assert data.sample_shape == expected
+    told = (
+        rf"train: samples of shape \({', '.join(map(str, shape))}\) are taken for images with channels last"
+    )
+    assert [bool(re.match(told, str(one.message))) for one in said] == [True] * (shape == (16, 8, 4))
+
+
+def transparent(k: int, mode: str) -> Image.Image:
+    """A colour over a transparent half."""
+    image = Image.new("RGBA", (6, 6), (10 * k, 0, 0, 255))
+    image.paste((0, 0, 0, 0), (0, 0, 6, 3))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_images_of_pil_are_those_that_files_have(mode: str, tmp_path: Path) -> None:
+    images = [transparent(k, mode) for k in range(9)]
+    for k, image in enumerate(images):
+        image.save(tmp_path / f"{k}.png")
+    channels = 1 if mode == "LA" else 3
+    expected = read_images(sorted(tmp_path.iterdir()), image_shape=(channels, 6, 6))
+    items = Made(lambda k: (images[k], k % K), 9)
+    for given in ((images, LABELS[:9]), items):
+        data = data_from((COLOUR[:, :channels], LABELS), test=given)
+        assert torch.equal(data.test.images, expected)
+
+
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_two_samples_are_told_from_two_items(kind: Any) -> None:
+    pairs = kind(kind([IMAGES[k], k]) for k in range(2))
+    both = kind([kind([IMAGES[0], IMAGES[1]]), kind([0, 1])])
+    for given in (pairs, both):
+        data = data_from((IMAGES, LABELS), test=given)
+        assert torch.equal(data.test.images, IMAGES[:2])
+        assert data.test.labels.tolist() == [0, 1]
+
+
+def test_items_of_thousands_are_looked_at_in_part() -> None:
+    count = 2500
+    many = Made(lambda k: (IMAGES[k % N], k % K), count)
+    with pytest.warns(UserWarning, match="30 of 60 test images are training images too"):
+        data = data_from(many, test=(IMAGES, LABELS))
+    assert sum(data.counts["train"]) == count  # type: ignore[arg-type]
 
 
 def test_a_table_of_whole_numbers_is_no_text() -> None:
@@ -354,7 +415,7 @@ def no_batches() -> DataLoader[Any]:
             {"test": HELD},
             "sample 7 of train, batch 1 has",
         ),
-        ((IMAGES.to(torch.complex64), LABELS), {}, "or others .* of floats, .*, not complex64"),
+        ((IMAGES.to(torch.complex64), LABELS), {}, "samples are floats .*, not complex64"),
         (
             (BYTES.to(torch.int32) * 16, LABELS),
             {},
@@ -363,7 +424,7 @@ def no_batches() -> DataLoader[Any]:
         ((BYTES.flatten(1), LABELS), {}, "for anything else give floats"),
         (([IMAGES[0], IMAGES[1][:, :3]], [0, 1]), {}, r"samples of train have one shape: received"),
         (([[1, 2], [3]], [0, 1]), {}, "samples of train are no array of numbers"),
-        ((IMAGES[:, 0, 0, 0], LABELS), {}, r"rows \(N, F\)"),
+        ((IMAGES[:, 0, 0, 0], LABELS), {}, r"floats \(N, F\)"),
         # Forms
         (IMAGES, {}, r"takes \(samples, labels\), a Dataset or a DataLoader, not a Tensor"),
         (pd.DataFrame({"a": [1, 2]}), {}, r"a DataLoader, not a DataFrame"),
@@ -383,6 +444,16 @@ def no_batches() -> DataLoader[Any]:
         (no_batches(), {"test": HELD}, "without a length, or of no batch"),
         (TensorDataset(IMAGES, LABELS), {}, "needs test images beside it"),
         (Made(lambda k: (torch.zeros(1, 6, 6 + k % 2), 0)), {"test": HELD}, "have one shape"),
+        (
+            ([Image.new("L", (6, 6)), Image.new("RGB", (6, 6))], [0, 1]),
+            {},
+            r"\(1, 6, 6\) L and \(3, 6, 6\) RGB; resize or",
+        ),
+        (
+            (IMAGES, LABELS),
+            {"test": Made(lambda k: (torch.zeros(1, 6, 6 + k // 256), k % K), 300)},
+            r"one shape and type: received float32 \(N, 1, 6, 6\) and float32 \(N, 1, 6, 7\)",
+        ),
         # Sizes
         ((IMAGES[:0], LABELS[:0]), {}, "train has no samples"),
         ((IMAGES, LABELS), {"test": (IMAGES[:0], LABELS[:0])}, "test has no samples"),
@@ -434,6 +505,12 @@ def no_batches() -> DataLoader[Any]:
             "received 3 from",
         ),
         ((torch.ones(N, 2).long(), torch.ones(N, 2).long() * 2**40), {}, "received 1 from"),
+        (
+            (IMAGES, torch.ones(N, 3)),
+            {},
+            "train: sample 0 has 3 of 3 classes, and one class a sample is exp",
+        ),
+        ((IMAGES.flatten(1), np.eye(5)[LABELS] * 0), {}, "train: sample 0 has 0 of 5 classes, and one"),
         ((IMAGES, LABELS + 0.5), {}, r"train: sample 0 has label 0.5, which is no class"),
         (
             (IMAGES, TEXT),
@@ -453,6 +530,12 @@ def no_batches() -> DataLoader[Any]:
         ),
         ((np.ma.masked_greater(IMAGES.numpy(), 0.5), LABELS), {}, "samples of train are masked in places"),
         (TensorDataset(IMAGES, LABELS), {"test": (BYTES, LABELS)}, "test has samples uint8"),
+        (
+            (BYTES, LABELS),
+            {"test": (BYTES // 128, LABELS)},
+            "test is on another scale than train: channel 0",
+        ),
+        ((COLOUR // 128, LABELS), {"test": (COLOUR, LABELS)}, "test is on another scale than train"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_in_one_line(

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from itertools import chain, islice
@@ -41,7 +40,7 @@ Shape = tuple[int, int, int, int]  # (N, C, H, W)
 Encoded = tuple[str, bytes | Path]
 Read = Callable[[], Iterable[Encoded]]
 
-_GREY_MODES = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
+_GREY_MODES = {"1", "L", "LA", "La"}
 _IMAGES_PER_TASK, _BYTES_PER_TASK, _MOST_NAMED = 256, 2**25, 10
 # An image of the most pixels that are read takes no more, even without compression.
 _MOST_BYTES = 2**29
@@ -59,25 +58,20 @@ class GreyRange(NamedTuple):
     values: int = 0
 
 
+class _Form(NamedTuple):
+    """How images are decoded; None keeps the size, takes colour where there is any, expects 8 bits."""
+
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    grey_range: GreyRange | None = None
+
+
 class _UnreadableError(ValueError):
     """An image cannot be read."""
 
 
 class _ColourError(Exception):
     """There is colour behind images that were all grey."""
-
-
-class _DeepError(Exception):
-    """There are 16-bit greys, and no range to scale them by."""
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How images are decoded; None keeps the size, takes colour where there is any, expects 8 bits."""
-
-    image_size: tuple[int, int] | None = None
-    channels: int | None = None
-    grey_range: GreyRange | None = None
 
 
 def decode_pieces(
@@ -92,29 +86,45 @@ def decode_pieces(
     """Decode ``count`` images in threads, a piece at a time, and return what ``consume`` makes of them.
 
     It takes their shape, an iterator over pieces in order, and the range of 16-bit greys, ``grey_range`` or
-    their own. It is called again where a colour or 16-bit image comes behind others.
+    their own. It is called again where a colour image comes behind grey ones.
     """
-    pillow()
+    if grey_range is None and _has_deep(read):
+        grey_range = _used_range(read)
     form = _Form(image_size, channels, grey_range)
     while True:
         try:
             pieces = _pieces(count, read, form)
             first = next(pieces)
-            return consume((count, *first.shape[1:]), chain([first], pieces), form.grey_range)
+            return consume((count, *first.shape[1:]), chain([first], pieces), grey_range)
         except _ColourError:
-            form = replace(form, channels=3)
-        except _DeepError:
-            form = replace(form, grey_range=_used_range(read))
+            form = form._replace(channels=3)
         except _UnreadableError:
-            faults = listed([*unreadable_images(read, form).values()], "; ")
+            faults = listed([*_faults(read, form).values()], "; ")
             raise ValueError(f"{faults}: repair or remove them, or data.skip_unreadable=true") from None
+
+
+def unreadable_images(read: Read) -> dict[int, str]:
+    """Return what is wrong with each image that cannot be read, by its index."""
+    return _faults(read, _Form(grey_range=GreyRange(0, 2**16 - 1) if _has_deep(read) else None))
+
+
+def _faults(read: Read, form: _Form) -> dict[int, str]:
+    def fault(image: Encoded) -> str:
+        try:
+            _opened(image, partial(_pixels, form=form))
+        except _UnreadableError as error:
+            return str(error)
+        return ""
+
+    texts = in_threads(lambda some: [*map(fault, some)], read(), _IMAGES_PER_TASK)
+    return {index: text for index, text in enumerate(chain.from_iterable(texts)) if text}
 
 
 def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
     """Yield all images in order, (n, C, H, W), as many at a time as take little memory."""
 
     def decoded(images: Iterable[Encoded]) -> list[tuple[str, Pixels, float]]:
-        return [(name, *_opened(name, data, partial(_pixels, form=form))) for name, data in images]
+        return [(image[0], *_opened(image, partial(_pixels, form=form))) for image in images]
 
     ((first, sample, _),) = decoded(islice(read(), 1))
     size, channels, outside = sample.shape[:2], form.channels, 0.0
@@ -123,10 +133,9 @@ def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
         for name, image, share in images:
             outside += share
             if image.shape[:2] != size:
-                raise ValueError(
-                    f"images differ in size: {first} is {size_text(size)} pixels and {name} is "
-                    f"{size_text(image.shape)}: give one size, such as data.image_size={size[0]}x{size[1]}"
-                )
+                told = f"{first} is {size_text(size)} pixels and {name} is {size_text(image.shape)}"
+                fix = f"give one size, such as data.image_size={size[0]}x{size[1]}"
+                raise ValueError(f"images differ in size: {told}: {fix}")
         most = max(image.shape[2] for _, image, _ in images)
         channels = channels or most
         if most > channels:
@@ -136,11 +145,8 @@ def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
             row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
         yield piece
     if form.grey_range and outside > _MOST_OUTSIDE * count:
-        raise ValueError(
-            "images have greys of another range than the training images, which use "
-            f"{form.grey_range.low} to {form.grey_range.high} of 16 bits: {outside / count:.0%} of their "
-            "pixels lie outside; save all with one scale"
-        )
+        told = f"{outside / count:.0%} of their pixels lie outside"
+        raise ValueError(f"{_other_range(form.grey_range)}: {told}; save all with one scale")
 
 
 def in_threads(task: Callable[[list[S]], T], items: Iterable[S], step: int) -> Iterator[T]:
@@ -156,20 +162,13 @@ def in_threads(task: Callable[[list[S]], T], items: Iterable[S], step: int) -> I
             yield waiting.popleft().result()
 
 
-def unreadable_images(read: Read, form: _Form = _Form()) -> dict[int, str]:
-    """Return what is wrong with each image that cannot be read, by its index."""
+def _has_deep(read: Read) -> bool:
+    """Whether images have 16 bits, as the first that can be read."""
     pillow()
-
-    def fault(name: str, data: bytes | Path) -> str:
-        try:
-            with suppress(_DeepError):
-                _opened(name, data, partial(_pixels, form=form))
-        except _UnreadableError as error:
-            return str(error)
-        return ""
-
-    tasks = in_threads(lambda some: [fault(*image) for image in some], read(), _IMAGES_PER_TASK)
-    return {index: text for index, text in enumerate(chain.from_iterable(tasks)) if text}
+    for image in read():
+        with suppress(_UnreadableError):
+            return _opened(image, lambda opened: opened.mode.startswith("I"))
+    return False
 
 
 def _used_range(read: Read) -> GreyRange:
@@ -177,25 +176,24 @@ def _used_range(read: Read) -> GreyRange:
 
     def used(images: Iterable[Encoded]) -> set[int]:
         found = set[int]()
-        for name, data in images:
+        for image in images:
             with suppress(_UnreadableError):  # or of 8 bits: decoding says so
-                found |= _opened(name, data, lambda im: {*np.unique(_greys(im)).tolist()})
+                found |= _opened(image, lambda opened: {*np.unique(_greys(opened)).tolist()})
         return found
 
     every = set[int]().union(*in_threads(used, read(), _IMAGES_PER_TASK)) or {0, 2**16 - 1}
     return GreyRange(min(every), max(every), len(every))
 
 
-def _opened(name: str, data: bytes | Path, make: Callable[["Image"], T]) -> T:
+def _opened(image: Encoded, make: Callable[["Image"], T]) -> T:
     """Return what ``make`` makes of an image; whatever goes wrong is an error that names it."""
+    name, data = image
     try:
         size = len(data) if isinstance(data, bytes) else data.stat().st_size
         if size > _MOST_BYTES:
             raise ValueError(f"it has {size:,} bytes, and an image may have {_MOST_BYTES:,}")
-        with open_image(BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return make(image)
-    except _DeepError:
-        raise
+        with open_image(BytesIO(data) if isinstance(data, bytes) else data) as opened:
+            return make(opened)
     except Exception as error:  # Pillow's decoders raise whatever a broken file makes them trip over.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _UnreadableError(f"cannot read image {name}: {reason}") from error
@@ -205,12 +203,11 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
     """Return the pixels of an opened image, and the share of its greys outside the range."""
     is_deep, outside = image.mode.startswith("I"), 0.0
     has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
-    if is_deep and form.grey_range is None:
-        raise _DeepError
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
-    if not is_deep and form.grey_range is not None:
-        raise ValueError("it has 8 bits, and others of its data set have greys of 16: save all alike")
+    if is_deep != (form.grey_range is not None):
+        own, other = ("greys of 16 bits", "8") if is_deep else ("8 bits", "greys of 16")
+        raise ValueError(f"it has {own}, and others of its data set have {other}: save all alike")
     require("PIL.ImageOps").exif_transpose(image, in_place=True)
     if form.grey_range is not None:
         greys, (low, high, _) = _greys(image), form.grey_range
@@ -219,13 +216,7 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
         scaled = ((greys.clip(low, high) - low) * 255 + width // 2) // width  # rounded
         image = pillow().fromarray(scaled.astype(np.uint8))
     else:
-        palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
-        is_grey = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
-        mode = "L" if is_grey or image.mode in _GREY_MODES else "RGB"
-        if image.has_transparency_data:
-            white = pillow().new("RGBA", image.size, "white")
-            image = pillow().alpha_composite(white, image.convert("RGBA"))
-        image = image.convert(mode)
+        image = plain_image(image)
     if has_deep_colour and 0 < np.asarray(image).max() < _LEAST_COLOUR:
         raise ValueError("it uses only the lower of its 16 bits per colour: save it with 8 bits")
     if form.channels is not None:
@@ -233,6 +224,17 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
     if form.image_size is not None and image.size != form.image_size[::-1]:
         image = image.resize(form.image_size[::-1], pillow().Resampling.BICUBIC)
     return np.asarray(image).reshape(image.height, image.width, -1), outside
+
+
+def plain_image(image: "Image") -> "Image":
+    """Return an image of 8 bits as grey or RGB, with what is transparent laid over white."""
+    palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
+    is_grey = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
+    mode = "L" if is_grey or image.mode in _GREY_MODES else "RGB"
+    if image.has_transparency_data:
+        white = pillow().new("RGBA", image.size, "white")
+        image = pillow().alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)
 
 
 def _greys(image: "Image") -> NDArray[np.int64]:
@@ -271,14 +273,14 @@ def read_images(
 
     ``grey_range`` are the 16-bit greys of the training images that became 0 and 255, None for 8 bits.
     """
-    channels, *size = image_shape
+    channels, height, width = image_shape
     if channels not in {1, 3}:
         raise ValueError(f"image files have 1 or 3 channels, the network takes {channels}")
     images, found = decode_pieces(
         len(paths),
         lambda: [(str(path), path) for path in paths],
         lambda shape, pieces, used: (stacked(shape, pieces), used),
-        image_size=(size[0], size[1]),
+        image_size=(height, width),
         channels=channels,
         grey_range=None if grey_range is None else GreyRange(*grey_range),
     )
@@ -291,7 +293,10 @@ def read_images(
 
 def narrow_greys(images: Tensor, grey_range: Sequence[int]) -> str:
     """Describe scaled 16-bit images that use less than a 16th of the training images' range, if they do."""
-    if np.ptp(images.numpy()) >= 16:
-        return ""
-    used = f"they use less than a 16th of {grey_range[0]} to {grey_range[1]}"
-    return f"images have greys of another range than the training images: {used}"
+    is_narrow = np.ptp(images.numpy()) < 16
+    return f"{_other_range(grey_range)}: they use less than a 16th of it" if is_narrow else ""
+
+
+def _other_range(grey_range: Sequence[int]) -> str:
+    used = f"which use {grey_range[0]} to {grey_range[1]} of 16 bits"
+    return f"images have greys of another range than the training images, {used}"

@@ -25,15 +25,16 @@ from torch.utils.data import (
     default_collate,
 )
 
+from trifecta._utils.extras import require
 from trifecta.data.augment import normalize
 from trifecta.data.batches import epoch_order
-from trifecta.data.decode import listed
+from trifecta.data.decode import listed, plain_image
 from trifecta.data.images import (
-    ChannelStatistics,
     ImageData,
     ImageSet,
     channel_statistics,
     hold_out,
+    require_scale,
     warn_of_shared,
 )
 from trifecta.data.rows import IMAGE_NAMES, LABEL_NAMES, unknown_label
@@ -45,9 +46,6 @@ Given = Sized | Dataset[Any]
 TEST_SHARE = 0.2
 # Items of a Dataset that are looked at before training: all of up to twice as many, else every k-th.
 _MOST_CHECKED, _MOST_KEPT, _AT_ONCE = 5_000, 1000, 256
-# Channels of two splits are not on one scale if their deviations differ by a larger factor, or their means
-# by more deviations; nor are tables if a quarter of the columns do.
-_LARGEST_FACTOR, _LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_VALUES = 30.0, 4.0, 0.25, 10
 # Largest error of float32 in a table's column, in deviations, and the least deviation that is no rounding,
 # relative to the column's largest value.
 _LARGEST_ERROR, _ROUNDING = 0.01, 1e-12
@@ -74,10 +72,8 @@ class LoaderBatches:
     """Training batches of a ``DataLoader``, as it makes them, without augmentation.
 
     The loader's own sampler decides the order; only :class:`EpochOrder` makes a resumed run repeat it.
-
-    Bytes are normalised by ``mean`` and ``std``, and labels that are names become indices into ``classes``.
-    Samples that are not finite are an error if ``checked``. Classes that are ``expected``, as other splits
-    have them, cause a warning if the first epoch has none.
+    Bytes are normalised by ``mean`` and ``std``; names become indices into ``classes``. Samples that are
+    not finite are an error if ``checked``; ``expected`` classes that the first epoch lacks are a warning.
     """
 
     loader: DataLoader[Any]
@@ -173,36 +169,41 @@ def data_from(
     labels, counts = _indices(seen.labels, names, "train").to(seen.samples.device), None
     if seen.is_whole and labels.ndim == 1:
         counts = tuple(torch.bincount(labels, minlength=len(names)).tolist())
-    sets = {}
     by_name = classes is None and seen.labels.dtype.kind == "U"
     known = (_label_names(train) or (names if by_name or classes else ()))[: len(names)]
+    sets = {}
     for name, other in others.items():
-        _check_alike(seen.samples, other.samples, name)
-        numbers, declared = other.labels, _label_names(parts[name])
-        if known and declared and declared != known and numbers.dtype.kind != "U":
-            named = np.array(declared)[_indices(numbers, declared, name)]
-            own = _indices(named, known, name, counts)
-        else:
-            own = _indices(numbers.astype(str) if by_name else numbers, names, name, counts)
-        sets[name] = ImageSet(other.samples, own.to(other.samples.device))
-    kept = sets["test"].select(torch.arange(0)) if loader is not None else ImageSet(seen.samples, labels)
-    if "test" not in sets:
-        kept, sets["test"] = hold_out(kept, TEST_SHARE)
-    if "validation" not in sets and share and loader is None:
-        kept, sets["validation"] = hold_out(kept, share)
-    warn_of_shared(kept if loader is None else ImageSet(seen.samples, labels), sets["test"])
-    shown = kept.images if loader is None else seen.samples
-    channels = shown.shape[1] if shown.ndim == 4 else 0
-    statistics = ChannelStatistics((0.0,) * channels, (1.0,) * channels)  # which leave floats as they are
-    if shown.dtype == torch.uint8:
-        statistics = channel_statistics(ImageSet(shown, torch.zeros(len(shown), dtype=torch.int64)))
+        ours, theirs, own = seen.samples, other.samples, other.labels
+        if theirs.shape[1:] != ours.shape[1:] or theirs.dtype != ours.dtype:
+            raise ValueError(f"{name} has samples {_kind_of(theirs)}, and train has {_kind_of(ours)}")
+        require_scale(ours, theirs, name)
+        declared, meant = _label_names(parts[name]), names
+        if known and declared and declared != known and own.dtype.kind != "U":
+            own, meant = np.array(declared)[_indices(own, declared, name)], known
+        elif by_name:
+            own = own.astype(str)
+        sets[name] = ImageSet(theirs, _indices(own, meant, name, counts).to(theirs.device))
+    if loader is None:
+        kept = shown = ImageSet(seen.samples, labels)
+        for name, part in (("test", TEST_SHARE), ("validation", share)):
+            if name not in sets and part:
+                kept, sets[name] = hold_out(kept, part)
+                shown = kept
+    else:
+        kept = sets["test"].select(torch.arange(0))
+        shown = ImageSet(seen.samples, torch.zeros(len(seen.samples), dtype=torch.int64))
+    warn_of_shared(shown, sets["test"])
+    channels = shown.images.shape[1] if shown.images.ndim == 4 else 0
+    is_bytes = shown.images.dtype == torch.uint8
+    # Zeros and ones leave floats as they are.
+    mean, std = channel_statistics(shown) if is_bytes else ((0.0,) * channels, (1.0,) * channels)
     return ImageData(
         train=kept,
         validation=sets.get("validation"),
         test=sets["test"],
         classes=names,
-        mean=statistics.mean,
-        std=statistics.std,
+        mean=mean,
+        std=std,
         loader=loader,
         loader_counts=None if loader is None else counts,
     )
@@ -214,20 +215,30 @@ def _is_in_memory(given: Any) -> bool:
         return True
     is_array = isinstance(given, str | Tensor | np.ndarray) or hasattr(given, "iloc")
     if is_array or not (isinstance(given, DataLoader | Dataset) or hasattr(given, "__getitem__")):
-        raise ValueError(
-            f"data=… takes (samples, labels), a Dataset or a DataLoader, not a {type(given).__name__}; a "
-            "source with a name belongs into RunConfig(data=…)"
-        )
+        told = f"data=… takes (samples, labels), a Dataset or a DataLoader, not a {type(given).__name__}"
+        raise ValueError(f"{told}; a source with a name belongs into RunConfig(data=…)")
     return False
 
 
 def _collected(given: Any, split: str) -> _Split:
     """Bring a whole split into memory, in order."""
-    has_items = isinstance(given, tuple | list) and all(isinstance(item, tuple | Mapping) for item in given)
-    if _is_in_memory(given) and not (has_items and given):
+    if _is_in_memory(given) and not _has_items(given):
         return _joined([given], split)
     is_loader = isinstance(given, DataLoader)
     return _joined(given if is_loader else DataLoader(given, _AT_ONCE, collate_fn=_collate), split)
+
+
+def _has_items(given: Any) -> bool:
+    """Whether a sequence has items, each with its label; two of them look like samples and labels."""
+    is_plain = isinstance(given, tuple | list) and not hasattr(given, "_fields") and len(given)
+    if not is_plain or not all(isinstance(item, tuple | list | Mapping) for item in given):
+        return False
+    if len(given) != 2 or any(isinstance(item, Mapping) for item in given):
+        return True
+    with suppress(ValueError):  # lists of several lengths
+        first, *others = (np.shape(one) for item in given for one in item)
+        return len(others) == 3 and first == others[1] != others[0]
+    return False
 
 
 def _joined(
@@ -239,8 +250,11 @@ def _joined(
         for batch in batches:
             some, own = pairs_of(batch, split)
             require_finite_samples(some, split, range(seen * step, (seen + len(some)) * step, step))
+            if samples and (some.shape[1:], some.dtype) != (samples[0].shape[1:], samples[0].dtype):
+                told = f"received {_kind_of(samples[0])} and {_kind_of(some)}"
+                raise ValueError(f"{split}: samples have one shape and type: {told}")
             if warns and not seen:
-                _warn_of_rounding(_pair_of(batch, split)[0], some, split)
+                _warn_of_form(_pair_of(batch, split)[0], some, split)
             samples.append(some if thin == 1 else some[::thin].clone())
             labels.append(own)
             seen += len(some)
@@ -256,16 +270,16 @@ def _joined(
 
 def _loader_of(given: Any, batch_size: int, seed: int) -> DataLoader[Any]:
     """Return a loader as it is, or one of a Dataset's whole batches, shuffled by the seed."""
-    count = 0
+    count, is_loader = 0, isinstance(given, DataLoader)
     with suppress(TypeError):
         count = len(given)
-    if isinstance(given, DataLoader) and count:
-        return given
-    if isinstance(given, DataLoader) or count < batch_size:
+    if count < (1 if is_loader else batch_size):
+        received = "received a loader without a length, or of no batch"
         raise ValueError(
-            "a run counts its batches: received a loader without a length, or of no batch; give a "
-            "Dataset with a length and at least batch_size images"
+            f"a run counts its batches: {received}; give a Dataset of batch_size images or more"
         )
+    if is_loader:
+        return cast("DataLoader[Any]", given)
     order = None if isinstance(given, IterableDataset) else EpochOrder(count, seed)
     return DataLoader(given, batch_size, sampler=order, drop_last=True, collate_fn=_collate)
 
@@ -279,13 +293,13 @@ def _looked_at(loader: DataLoader[Any]) -> _Split:
     state, sampler, items = own.get_state(), cast(Any, loader.sampler), cast(Any, loader.dataset)
     # Whether an epoch has every item once, as it is.
     is_plain = loader.collate_fn in (default_collate, _collate) and loader.batch_size is not None
-    is_whole = isinstance(sampler, EpochOrder | SequentialSampler | RandomSampler)
-    is_whole = is_whole and not getattr(sampler, "replacement", False)
+    is_plain &= isinstance(sampler, EpochOrder | SequentialSampler | RandomSampler)
+    is_plain &= not getattr(sampler, "replacement", False)
     try:
         with shared.preserved():
             shared.seed(0)
             first = _joined(islice(iter(loader), 1), "train, batch 1")
-            if not is_plain or not is_whole or len(sampler) != len(items):
+            if not is_plain or len(sampler) != len(items):
                 return first._replace(is_whole=False)
             step = max(1, len(items) // _MOST_CHECKED)
             numbers = range(0, len(items), step)
@@ -300,8 +314,8 @@ def _looked_at(loader: DataLoader[Any]) -> _Split:
 
 def _collate(items: Sequence[Any]) -> tuple[Tensor, Any]:
     """Put items together: samples (N, …), and their labels of any kind."""
-    pairs = [_pair_of(item, "an item") for item in items]
-    return _tensor([sample for sample, _ in pairs], "items"), [label for _, label in pairs]
+    samples, labels = zip(*(_pair_of(item, "an item") for item in items), strict=True)
+    return _tensor(samples, "items"), [*labels]
 
 
 def pairs_of(given: Any, where: str) -> tuple[Tensor, NDArray[Any]]:
@@ -321,17 +335,19 @@ def pairs_of(given: Any, where: str) -> tuple[Tensor, NDArray[Any]]:
 def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
     if isinstance(given, ImageSet):
         return given.images if given.rows is None else given.images[given.rows], given.labels
-    if isinstance(given, tuple) and any(name in LABEL_NAMES for name in getattr(given, "_fields", ())):
-        given = cast(Any, given)._asdict()
-    if isinstance(given, tuple | list) and len(given) == 2:
-        return given[0], given[1]
+    if any(name in LABEL_NAMES for name in getattr(given, "_fields", ())):
+        given = given._asdict()
     if isinstance(given, Mapping):
+        received = f"keys {', '.join(map(str, given))!s:.200}"
         images, labels = ([key for key in keys if key in given] for keys in (IMAGE_NAMES, LABEL_NAMES))
         if len(images) == len(labels) == 1:
             return given[images[0]], given[labels[0]]
-    received = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
-    if isinstance(given, Mapping):
-        received = f"keys {', '.join(map(str, given))!s:.200}"
+    elif isinstance(given, tuple | list):
+        received = f"{len(given)} values"
+        if len(given) == 2:
+            return given[0], given[1]
+    else:
+        received = f"a {type(given).__name__}"
     raise ValueError(f"{where} is a pair of sample and label, or has keys image and label, not {received}")
 
 
@@ -339,30 +355,32 @@ def samples_of(values: Any, where: str) -> Tensor:
     """Return samples as uint8 (N, C, H, W), float32 (N, …) or int64 tokens (N, T).
 
     Floats of any width become float32, True and False 1 and 0; whole numbers 0 … 255 in images become
-    bytes, other integers tokens. Images (N, H, W, C) with 3 or 4 channels, or square ones with 1, become
-    (N, C, H, W), and bytes (N, H, W) become (N, 1, H, W).
+    bytes, other integers tokens. Images (N, H, W, C) of more than 4 × 4 pixels with 3 or 4 channels, or
+    square ones with 1, become (N, C, H, W), and bytes (N, H, W) become (N, 1, H, W).
     """
     samples = _tensor(values, f"samples of {where}")
     if samples.dtype == torch.uint8 and samples.ndim == 3:
         samples = samples.unsqueeze(1)
     if samples.ndim == 4:
         _, first, second, last = samples.shape
-        if (last in (3, 4) and first > 4) or (last == 1 and first == second > 1):
+        if (last in (3, 4) and min(first, second) > 4) or (last == 1 and first == second > 1):
             samples = samples.movedim(-1, 1)
     is_float = samples.is_floating_point() or samples.dtype == torch.bool
-    has_shape = samples.ndim >= 2 if is_float else samples.ndim in (2, 4)
-    if samples.is_complex() or not has_shape or (samples.ndim == 2 and samples.dtype == torch.uint8):
+    is_bytes = samples.dtype == torch.uint8
+    has_shape = samples.ndim >= 2 if is_float else samples.ndim == 4 or (samples.ndim == 2 and not is_bytes)
+    if samples.is_complex() or not has_shape:
+        forms = "floats (N, F), (N, C, H, W) or (N, …), images of bytes or tokens (N, T) of integers"
         raise ValueError(
-            f"{where}: samples are images (N, C, H, W), rows (N, F) or others (N, …) of floats, images of "
-            f"bytes or tokens (N, T) of integers, not {_kind_of(samples)}; for anything else give floats"
+            f"{where}: samples are {forms}, not {_kind_of(samples)}; for anything else give floats"
         )
     if is_float:
         return samples.float()
-    if samples.ndim == 2 or not samples.numel() or samples.dtype == torch.uint8:
-        return samples.long() if samples.ndim == 2 else samples.to(torch.uint8)
-    least, most = (int(value) for value in samples.long().aminmax())
-    if least < 0 or most > 255:
-        raise ValueError(f"{where}: whole numbers in images are 0 … 255: received {least} … {most}")
+    if samples.ndim == 2:
+        return samples.long()
+    if samples.numel() and not is_bytes:
+        least, most = (int(value) for value in samples.long().aminmax())
+        if least < 0 or most > 255:
+            raise ValueError(f"{where}: whole numbers in images are 0 … 255: received {least} … {most}")
     return samples.to(torch.uint8)
 
 
@@ -382,9 +400,14 @@ def _labels(values: Any, where: str, samples: Tensor) -> NDArray[Any]:
     labels = labels.long()
     # Tokens (N, T), signals (N, C, L) and sequences (N, T, width) may have a label at every position.
     positions = samples.shape[1:] if samples.ndim == 3 or samples.dtype == torch.int64 else ()
-    if labels.ndim == 2 and labels.numel() and labels.shape[1] not in positions:
-        is_one_hot = bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())
-        labels = labels.argmax(1) if is_one_hot else labels
+    is_binary = labels.ndim == 2 and labels.shape[1] not in positions and not bool((labels & ~1).any())
+    is_one = labels.sum(1) == 1 if is_binary else labels == 1
+    if is_binary and bool(is_one.all()):
+        labels = labels.argmax(1)
+    elif is_binary and not positions:
+        k = _first_of(~is_one)
+        told = f"sample {k} has {labels[k].sum()} of {labels.shape[1]} classes"
+        raise ValueError(f"{where}: {told}, and one class a sample is expected")
     return labels.cpu().numpy()
 
 
@@ -392,8 +415,7 @@ def _names(values: Any, where: str) -> NDArray[np.str_] | None:
     """Return labels that are names, (N,); None where they are numbers."""
     if isinstance(values, list | tuple):
         kinds = {type(value) for value in values}
-        is_numeric = all(kind in _NUMBERS or hasattr(kind, "__array__") for kind in kinds)
-        if is_numeric and np.str_ not in kinds:
+        if np.str_ not in kinds and all(kind in _NUMBERS or hasattr(kind, "__array__") for kind in kinds):
             return None
         values = np.fromiter(values, dtype=object, count=len(values))
     array = np.empty(0) if isinstance(values, Tensor) else np.asarray(values)
@@ -408,20 +430,28 @@ def _names(values: Any, where: str) -> NDArray[np.str_] | None:
 
 def _tensor(values: Any, what: str) -> Tensor:
     """Return values as a tensor of their own type, without any graph."""
-    if isinstance(values, list | tuple) and hasattr(next(iter(values), None), "__array__"):
+    first = next(iter(values), None) if isinstance(values, list | tuple) else None
+    if hasattr(first, "__array__") or hasattr(first, "getbands"):
         tensors = [_tensor(value, what) for value in values]
-        shapes = list(dict.fromkeys(tuple(tensor.shape) for tensor in tensors))
-        if len(shapes) > 1:
-            raise ValueError(f"{what} have one shape: received {shapes[0]} and {shapes[1]}; resize them")
+        forms = {tuple(x.shape): value for x, value in zip(tensors, values, strict=True)}
+        if len(forms) > 1:
+            told = (
+                f"{form} {value.mode if hasattr(value, 'getbands') else ''}"
+                for form, value in forms.items()
+            )
+            received = " and ".join(map(str.rstrip, islice(told, 2)))
+            raise ValueError(f"{what} have one shape: received {received}; resize or convert them")
         return torch.stack(tensors)
     if isinstance(values, Tensor):
         return values.detach().to_dense()
     if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
         raise ValueError(f"{what} are masked in places: fill or leave them out")
     if hasattr(values, "getbands"):  # an image of PIL's
-        if values.mode not in ("L", "RGB", "F") and not values.mode.startswith("I"):
-            values = values.convert("L" if values.mode in ("1", "LA", "La") else "RGB")
-        pixels = torch.from_numpy(np.array(values))
+        image = require("PIL.ImageOps").exif_transpose(values)
+        if image.mode in ("P", "PA"):  # Greys among colours would have another shape.
+            image = image.convert("RGBA")
+        is_deep = image.mode == "F" or image.mode.startswith("I")
+        pixels = torch.from_numpy(np.array(image if is_deep else plain_image(image)))
         return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.movedim(-1, 0)
     try:
         # A table's columns may be of several types; its whole numbers are no tokens.
@@ -453,14 +483,23 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
             first = _first_of(~finite)
             value = samples[start + first][~finite[first]][0].item()
             place = start + first if numbers is None else numbers[start + first]
-            raise ValueError(
-                f"sample {place} of {where} has a value that is {value}: correct it or leave it out"
-            )
+            told = f"sample {place} of {where} has a value that is {value}"
+            raise ValueError(f"{told}: correct it or leave it out")
 
 
-def _warn_of_rounding(values: Any, samples: Tensor, where: str) -> None:
-    """Warn of the first column of a table (N, F) whose differences are lost in ``samples`` of float32."""
-    if samples.ndim != 2 or not samples.is_floating_point() or not len(samples):
+def _warn_of_form(values: Any, samples: Tensor, where: str) -> None:
+    """Warn of images whose last axis may be no channels, and of a column that float32 rounds away."""
+    if not samples.is_floating_point() or not len(samples):
+        return
+    shape = tuple(samples.shape[1:])
+    if (
+        samples.ndim == 4
+        and shape[1] != shape[2]
+        and np.shape(values[0]) == (given := (*shape[1:], shape[0]))
+    ):
+        told = f"{where}: samples of shape {given} are taken for images with channels last"
+        warnings.warn(f"{told}: if the first are channels, swap the other two axes", stacklevel=5)
+    if samples.ndim != 2:
         return
     exact = _tensor(values, where).double()
     spread, mean = torch.std_mean(exact, 0, correction=0)
@@ -469,21 +508,20 @@ def _warn_of_rounding(values: Any, samples: Tensor, where: str) -> None:
     if bool(is_lost.any()):
         k = _first_of(is_lost)
         name = values.columns[k] if hasattr(values, "columns") else k
-        warnings.warn(
-            f"{where}: column {name} is {mean[k]:.10g} ± {spread[k]:.3g}, which float32 cannot tell apart: "
-            "subtract the mean of the training rows first, in float64",
-            stacklevel=5,
+        told = (
+            f"{where}: column {name} is {mean[k]:.10g} ± {spread[k]:.3g}, which float32 cannot tell apart"
         )
+        warnings.warn(f"{told}: subtract the mean of the training rows first, in float64", stacklevel=5)
 
 
-def _declared_names(train: Any) -> tuple[str, ...] | None:
+def _declared_names(given: Any) -> tuple[str, ...]:
     """Return the class names that a data set declares, as Hugging Face's and torchvision's do."""
-    features = getattr(train, "features", None)
+    features = getattr(given, "features", None)
     columns = features if isinstance(features, Mapping) else {}
     named = [columns[key].names for key in columns if key in LABEL_NAMES and hasattr(columns[key], "names")]
-    names = named[0] if named else getattr(train, "classes", None)
+    names = named[0] if named else getattr(given, "classes", None)
     is_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
-    return tuple(cast(Sequence[str], names)) if is_names else None
+    return tuple(cast(Sequence[str], names)) if is_names else ()
 
 
 def _label_names(given: Any) -> tuple[str, ...]:
@@ -495,9 +533,9 @@ def _label_names(given: Any) -> tuple[str, ...]:
     return ()
 
 
-def _class_names(classes: Sequence[str] | None, seen: _Split, tested: _Split | None) -> tuple[str, ...]:
+def _class_names(classes: Sequence[str], seen: _Split, tested: _Split | None) -> tuple[str, ...]:
     """Return the given class names, else the labels that are names, sorted, else numbers from 0."""
-    if classes is not None:
+    if classes:
         names = tuple(str(name) for name in classes)
         if isinstance(classes, str) or len(set(names)) < len(names):
             raise ValueError(f"classes are different names, one a label: received {classes!r:.100}")
@@ -532,33 +570,3 @@ def _indices(
         known = [name for name, is_one in zip(names, is_known, strict=True) if is_one]
         raise unknown_label(f"{where}: sample {k}", labels[k].tolist(), known)
     return torch.from_numpy(found)
-
-
-def _check_alike(train: Tensor, other: Tensor, where: str) -> None:
-    """Check that a split's samples have training's shape, type and scale; of a table, only say the last."""
-    if other.shape[1:] != train.shape[1:] or other.dtype != train.dtype:
-        raise ValueError(f"{where} has samples {_kind_of(other)}, and train has {_kind_of(train)}")
-    # Some of both, (channels or columns, …).
-    ours, theirs = (
-        samples[:: max(1, len(samples) // (4 * _AT_ONCE))].movedim(1, 0).flatten(1)
-        for samples in (train, other)
-    )
-    if not train.is_floating_point() or theirs.shape[1] < _LEAST_VALUES:
-        return
-    (own_spread, own), (spread, mean) = (torch.std_mean(x, 1, correction=0) for x in (ours, theirs))
-    is_table, factor = train.ndim == 2, spread / own_spread
-    is_far = (mean - own).abs() > _LARGEST_SHIFT * own_spread
-    if not is_table:
-        is_far |= (factor > _LARGEST_FACTOR) | ((factor < 1 / _LARGEST_FACTOR) & (spread > 0))
-    is_far &= own_spread > 0
-    if is_far.double().mean().item() < (_SHIFTED_SHARE if is_table else 1):
-        return
-    k = _first_of(is_far)
-    what = f"{'column' if is_table else 'channel'} {k}"
-    told = (
-        f"{where} is on another scale than train: {what} is {mean[k]:.3g} ± {spread[k]:.3g}, and "
-        f"{own[k]:.3g} ± {own_spread[k]:.3g} in train; scale both alike"
-    )
-    if not is_table:
-        raise ValueError(told)
-    warnings.warn(told, stacklevel=3)

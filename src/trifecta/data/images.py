@@ -18,6 +18,10 @@ _PIECE = 4096
 _SHARED, _SHARED_SHARE = 10, 0.01
 # Rows of a table may be equal by chance; not if nearly all of those to train on differ.
 _DIFFERENT_SHARE = 0.99
+# Channels of two splits are not on one scale if their deviations differ by a larger factor, or the means of
+# floats by more deviations; nor are tables if a quarter of the columns do.
+_LARGEST_FACTOR, _LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_VALUES = 30.0, 4.0, 0.25, 10
+_MOST_SAMPLED = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +29,9 @@ class ImageSet:
     """Images and their labels, on one device.
 
     Attributes:
-        images: ``(N, C, H, W)`` uint8, floating-point samples ``(N, …)``, or integer tokens ``(N, T)``.
-        labels: ``(N,)`` int64 class indices, or ``(N, …)`` with one per position.
-        rows: ``(N,)`` indices into ``images`` where these are a memory-mapped file; None in memory.
+        images: ``(N, C, H, W)`` uint8, floats ``(N, …)``, or integer tokens ``(N, T)``.
+        labels: class indices ``(N,)`` int64, or ``(N, …)`` with one per position.
+        rows: indices ``(N,)`` into ``images`` where these are a memory-mapped file; None in memory.
     """
 
     images: Tensor
@@ -62,6 +66,34 @@ class ImageSet:
         return (self.select(slice(start, start + size)) for start in range(0, len(self), size))
 
 
+def require_scale(train: Tensor, other: Tensor, where: str) -> None:
+    """Check that the samples of another split have training's scale; of a table, only warn."""
+    # Some of both, (channels or columns, …).
+    ours, theirs = (x[:: max(1, len(x) // _MOST_SAMPLED)].movedim(1, 0).flatten(1) for x in (train, other))
+    if ours.dtype == torch.int64 or theirs.shape[1] < _LEAST_VALUES:
+        return
+    is_table, is_bytes = train.ndim == 2, ours.dtype == torch.uint8
+    (own_spread, own), (spread, mean) = (torch.std_mean(x.float(), 1, correction=0) for x in (ours, theirs))
+    factor = spread / own_spread
+    is_shifted = (mean - own).abs() > _LARGEST_SHIFT * own_spread
+    is_stretched = (factor > _LARGEST_FACTOR) | ((factor < 1 / _LARGEST_FACTOR) & (spread > 0))
+    # Bytes cannot be shifted and stay in range.
+    is_far = is_stretched if is_bytes else is_shifted if is_table else is_shifted | is_stretched
+    is_far &= own_spread > 0
+    most = _SHIFTED_SHARE * len(is_far) if is_table else max(1, int((own_spread > 0).sum()))
+    if int(is_far.sum()) < most:
+        return
+    k = int(is_far.nonzero()[0])
+    what = f"{'column' if is_table else 'channel'} {k}"
+    told = (
+        f"{where} is on another scale than train: {what} is {mean[k]:.3g} ± {spread[k]:.3g}, and "
+        f"{own[k]:.3g} ± {own_spread[k]:.3g} in train; scale both alike"
+    )
+    if not is_table:
+        raise ValueError(told)
+    warnings.warn(told, stacklevel=3)
+
+
 def sample_digests(images: ImageSet) -> Iterator[str]:
     """Yield a digest of each sample's values, in order."""
     for piece in images.in_order(_PIECE):
@@ -73,12 +105,10 @@ def warn_of_shared(train: ImageSet, test: ImageSet) -> None:
     """Warn if test samples are training samples too, unless they stay in a file."""
     if train.rows is not None or test.rows is not None:
         return
-    known = set(sample_digests(train))
-    count, kind = sum(own in known for own in sample_digests(test)), "images"
-    if train.images.ndim != 4:
-        kind = "samples"
-        count = 0 if len(known) < _DIFFERENT_SHARE * len(train) else count
-    if count >= max(_SHARED, _SHARED_SHARE * len(test)):
+    known, kind = set(sample_digests(train)), "images" if train.images.ndim == 4 else "samples"
+    count = sum(own in known for own in sample_digests(test))
+    is_chance = kind == "samples" and len(known) < _DIFFERENT_SHARE * len(train)
+    if not is_chance and count >= max(_SHARED, _SHARED_SHARE * len(test)):
         told = f"{count:,} of {len(test):,} test {kind} are training {kind} too, value by value"
         warnings.warn(f"{told}: the test accuracy is too high", stacklevel=3)
 
@@ -125,11 +155,13 @@ class ImageData:
     def counts(self) -> dict[str, tuple[int, ...] | int]:
         """Number of samples by split and class (K,), or by split where classes are unknown or many."""
         splits = {"train": self.train, "validation": self.validation, "test": self.test}
-        found: dict[str, tuple[int, ...] | int] = {}
-        for name, images in splits.items():
-            if images is not None:
-                by_class = torch.bincount(images.labels.flatten().cpu(), minlength=self.num_classes)
-                found[name] = tuple(by_class.tolist()) if images.labels.ndim == 1 else len(images)
+        found: dict[str, tuple[int, ...] | int] = {
+            name: len(images)
+            if images.labels.ndim > 1
+            else tuple(torch.bincount(images.labels.cpu(), minlength=self.num_classes).tolist())
+            for name, images in splits.items()
+            if images is not None
+        }
         if self.loader is not None:
             found["train"] = self.loader_counts or len(cast(Any, self.loader.dataset))
         return found
@@ -141,17 +173,10 @@ class ImageData:
 
 
 def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Hold out ``round(fraction · N)`` samples, the same fraction of every class as far as possible.
+    """Return ascending indices of the samples kept and of ``round(fraction · N)`` held out, on the CPU.
 
-    Every class gives the whole part of its share, and those with the largest remainders give one more. A
-    class never gives its last sample, so that fewer are held out where classes are tiny. The ``seed`` is
-    of the choice within each class.
-
-    Returns:
-        Indices of the samples kept and of those held out, each ascending, on the CPU.
-
-    Raises:
-        ValueError: ``fraction`` is not above 0 and below 1, or would hold out nothing.
+    Every class gives the whole part of its share, and those with the largest remainders give one more, but
+    never their last sample; the ``seed`` is of the choice within each. Holding out none is a ValueError.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction to hold out is above 0 and below 1, got {fraction}")
@@ -162,10 +187,8 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
     shares[(exact - shares).argsort(descending=True, stable=True)[:left]] += 1
     shares = torch.minimum(shares, counts - 1)
     if shares.sum() == 0:
-        raise ValueError(
-            f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none, as every "
-            "class keeps one image: use more images, or a larger share"
-        )
+        told = f"{fraction} of {len(labels)} images in {len(counts)} classes holds out none"
+        raise ValueError(f"{told}, as every class keeps one: use more images, or a larger share")
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[classes[shuffled].argsort(stable=True)]
     rank_in_class = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
@@ -174,10 +197,7 @@ def stratified_split(labels: Tensor, fraction: float, *, seed: int = 0) -> tuple
 
 
 def hold_out(images: ImageSet, fraction: float, *, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Divide images into those kept and a stratified ``fraction`` held out, see :func:`stratified_split`.
-
-    Where every position has a label, the last samples are held out, so that texts do not overlap.
-    """
+    """Divide images by :func:`stratified_split`, or in their order where positions have labels."""
     if images.labels.ndim > 1:
         count = len(images) - round(fraction * len(images))
         kept, held_out = torch.arange(count), torch.arange(count, len(images))
@@ -203,10 +223,7 @@ def channel_statistics(images: ImageSet) -> ChannelStatistics:
         for channel, values in zip(counts, piece.images.unbind(1), strict=True):
             channel += torch.bincount(values.flatten(), minlength=256).cpu()
     levels = torch.arange(256, dtype=torch.float64) / 255
-    means, deviations = [], []
-    for channel in counts:
-        weights = channel.double() / channel.sum()
-        mean = (weights * levels).sum()
-        means.append(mean.item())
-        deviations.append(max((weights * (levels - mean) ** 2).sum().sqrt().item(), 1 / 255))
-    return ChannelStatistics(tuple(means), tuple(deviations))
+    weights = counts.double() / counts.sum(1, keepdim=True)
+    mean = (weights * levels).sum(1)
+    std = (weights * (levels - mean[:, None]) ** 2).sum(1).sqrt().clamp(min=1 / 255)
+    return ChannelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
