@@ -1,12 +1,13 @@
 """Augmentation of a whole batch on its device, without waiting for the device.
 
-Shapes: B images, C channels, H rows, W columns. Random numbers come from the generator passed in, in this
-order: shifts, angles, flips, cutout centres; what is switched off or given draws nothing.
+Shapes: B images, C channels, H rows, W columns. The generator draws shifts, angles, flips and cutout
+centres, in this order; what is switched off or given draws nothing.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,13 @@ class Augmentation:
     """Random changes of training images; none by default.
 
     Attributes:
-        crop_padding: pixels p of black padding to crop from: shifts are uniform in [−p, p] on each axis.
+        crop_padding: pixels p of black padding to crop from; shifts are uniform in [−p, p] on each axis.
         reflected: pad with the mirror image in place of black.
-        rotation: degrees r: angles are uniform in [−r, r]; nearest neighbour, black outside.
+        rotation: degrees r; angles are uniform in [−r, r].
         flip: mirror left and right with probability 1/2.
         alternating: with ``flip``, mirror an image in every other epoch instead, half of the images from
             the first on, so that two epochs show both sides of each (Jordan 2024, arXiv 2404.00498).
-        cutout: side in pixels of a square set to 0 (the mean) after normalisation. Its centre is uniform
+        cutout: side in pixels of a square set to 0 (the mean) after normalisation, with its centre uniform
             over the image (DeVries & Taylor, 2017).
     """
 
@@ -63,10 +64,8 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
         return images
     unit = images / 255 if images.dtype == torch.uint8 else images.clone()
     # Filled on the device, as copying the values there would wait for it.
-    means, deviations = (
-        torch.stack([torch.full((1, 1), value, device=unit.device) for value in values])
-        for values in (mean, std)
-    )
+    filled = partial(torch.full, (1, 1), device=unit.device)
+    means, deviations = (torch.stack([*map(filled, values)]) for values in (mean, std))
     return unit.sub_(means).div_(deviations)
 
 
@@ -81,13 +80,8 @@ def augment(
 ) -> Tensor:
     """Crop, rotate and flip every image at random, normalise it, and cut out a square.
 
-    Args:
-        images: ``(B, C, H, W)`` uint8; samples of any kind where ``config`` changes nothing.
-        config: the changes.
-        mean: mean of each channel, in 0..1.
-        std: standard deviation of each channel, in 0..1.
-        generator: source of random numbers, on the images' device.
-        mirrored: ``(B,)`` bool, the images to flip; None draws them.
+    ``images`` are ``(B, C, H, W)`` uint8, or samples of any kind where ``config`` changes nothing; those
+    ``mirrored`` ``(B,)`` bool are flipped, or drawn where it is None.
     """
     batch, device, padding = len(images), images.device, config.crop_padding
     if padding:
@@ -118,11 +112,9 @@ def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = Fals
         padded = F.pad(images, (padding,) * 4)
     elif padding >= min(height, width):
         raise ValueError(f"reflected padding {padding} has to be smaller than the image, {height}×{width}")
-    else:
+    else:  # F.pad reflects no bytes
         places = torch.arange(-padding, max(height, width) + padding, device=images.device).abs()
-        rows, columns = (
-            size - 1 - (places[: size + 2 * padding] - size + 1).abs() for size in (height, width)
-        )
+        rows, columns = (n - 1 - (places[: n + 2 * padding] - n + 1).abs() for n in (height, width))
         padded = images[:, :, rows][:, :, :, columns]
     # A view of every possible crop: (B, C, 2p+1, 2p+1, H, W).
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -131,11 +123,10 @@ def crop(images: Tensor, shifts: Tensor, padding: int, *, reflected: bool = Fals
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Rotate every image about its centre as Pillow's ``Image.rotate``: nearest neighbour, black outside.
+    """Rotate every image about its centre by ``degrees`` ``(B,)``, counter-clockwise, black outside.
 
-    Pixel (y, x), whose centre is (y + ½, x + ½), is read from the pixel that its centre was turned from, in
-    fixed-point numbers of 1/65536, which hold sides of up to 16383 pixels. Positive ``degrees`` ``(B,)``
-    are counter-clockwise.
+    As in Pillow, pixel (y, x), whose centre is (y + ½, x + ½), is read from the pixel that its centre was
+    turned from, in fixed-point numbers of 1/65536, which hold sides of up to 16383 pixels.
     """
     batch, channels, height, width = images.shape
     # Apple's GPUs have no float64; in float32 some six pixels in a million are not Pillow's.

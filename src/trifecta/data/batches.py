@@ -17,9 +17,7 @@ class Batches:
     """Shuffled, augmented batches of a training set.
 
     The last, incomplete batch of an epoch is dropped, so that all steps have the same shapes and weigh
-    images alike; another epoch's order drops other images.
-
-    ``mean`` and ``std`` are of each channel, in 0..1; the ``seed`` is of the order.
+    images alike. ``mean`` and ``std`` are of each channel, in 0..1; the ``seed`` is of the order.
     """
 
     images: ImageSet
@@ -32,10 +30,8 @@ class Batches:
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_size <= len(self.images):
-            raise ValueError(
-                f"a batch has 1 to {len(self.images)} images, as many as there are to train on: received "
-                f"batch_size={self.batch_size}"
-            )
+            received = f"received batch_size={self.batch_size}"
+            raise ValueError(f"a batch has 1 to {len(self.images)} images, all to train on: {received}")
 
     @property
     def steps_per_epoch(self) -> int:
@@ -52,32 +48,28 @@ class Batches:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of an epoch, images ``(B, C, H, W)`` float32 and labels ``(B,)`` int64.
 
-        Args:
-            index: number of the epoch, from 0; together with the seed it decides the order.
-            start: number of batches to skip, without drawing anything for them.
-            generator: for the augmentation, on the images' device.
+        The seed and the epoch's ``index``, from 0, decide the order. Nothing is drawn for batches before
+        ``start``; the ``generator`` augments, on its own device.
         """
-        order = epoch_order(len(self.images), seed=self.seed, epoch=index)
+        count, device = len(self.images), generator.device
+        order = epoch_order(count, seed=self.seed, epoch=index)
         chosen = order[start * self.batch_size : self.images_per_epoch]
+        mirrored: Tensor | None = None
+        if self.augmentation.alternating:  # half of the images in turn with the others
+            first = np.random.default_rng([self.seed, 0, 1]).random(count) < 0.5
+            mirrored = torch.from_numpy(first ^ (index % 2 == 1)).to(self.images.labels.device)
         # Indices lie where the images are, so that no batch waits for the device.
-        device = self.images.labels.device
-        mirrored = self._mirrored(index).to(device) if self.augmentation.alternating else None
-        for indices in chosen.to(device).view(-1, self.batch_size):
+        for indices in chosen.to(self.images.labels.device).view(-1, self.batch_size):
             batch = self.images.select(indices)
             images = augment(
-                batch.images.to(generator.device),
+                batch.images.to(device),
                 self.augmentation,
                 mean=self.mean,
                 std=self.std,
                 generator=generator,
-                mirrored=None if mirrored is None else mirrored[indices].to(generator.device),
+                mirrored=None if mirrored is None else mirrored[indices].to(device),
             )
-            yield images, batch.labels.to(generator.device)
-
-    def _mirrored(self, epoch: int) -> Tensor:
-        """Return which images an epoch mirrors, ``(N,)`` bool: half of them in turn with the others."""
-        first = np.random.default_rng([self.seed, 0, 1]).random(len(self.images)) < 0.5
-        return torch.from_numpy(first ^ (epoch % 2 == 1))
+            yield images, batch.labels.to(device)
 
 
 @dataclass(frozen=True, kw_only=True)

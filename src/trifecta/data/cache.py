@@ -64,25 +64,20 @@ def cached_images(identity: dict[str, object], decode: Callable[[Consume], Cache
             file.parent.mkdir(parents=True, exist_ok=True)
             decode(partial(_write, file))
         except OSError as error:
-            warnings.warn(
-                f"decoded images are not kept, as {file.parent} cannot be written ({error}): "
-                "set TRIFECTA_CACHE to a folder that can",
-                stacklevel=2,
-            )
+            told = f"decoded images are not kept, as {file.parent} cannot be written ({error})"
+            warnings.warn(f"{told}: set TRIFECTA_CACHE to a folder that can", stacklevel=2)
         found = _read(file)
     if found is None:
         return decode(lambda shape, pieces, grey: CachedImages(stacked(shape, pieces), grey_range=grey))
     return found
 
 
-def _write(
-    file: Path, shape: Shape, pieces: Iterator[Pixels], grey_range: GreyRange | None
-) -> CachedImages:
+def _write(file: Path, shape: Shape, pieces: Iterator[Pixels], greys: GreyRange | None) -> CachedImages:
     if math.prod(shape) > shutil.disk_usage(file.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(path: Path) -> None:
-        header, total = json.dumps([shape, grey_range]).ljust(_HEADER_BYTES).encode(), 0
+        header, total = json.dumps([shape, greys]).ljust(_HEADER_BYTES).encode(), 0
         with path.open("wb") as opened:
             for content in chain([header], (piece.tobytes() for piece in pieces)):
                 total = zlib.crc32(content, total)
