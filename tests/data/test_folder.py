@@ -120,13 +120,19 @@ def test_a_split_twice_is_refused(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("splits", [("train", "test"), ("train", "extra")])
-def test_images_that_lie_in_a_split_itself_have_no_class(folder: Path, splits: tuple[str, str]) -> None:
-    write(folder, *splits, splits=(".",))
-    with pytest.raises(
-        ValueError, match=f"images of .* lie in {splits[1]}, and a class is a sub-folder of it"
-    ):
+def test_images_that_lie_in_a_split_itself_have_no_class(folder: Path) -> None:
+    write(folder, "train", "test", splits=(".",))
+    with pytest.raises(ValueError, match=r"images of .* lie in test, and a class is a sub-folder of it"):
         load(folder, hold_out=0.5)
+
+
+@pytest.mark.parametrize("classes", [("control", "test"), ("bus", "Train")])
+def test_two_classes_one_of_which_is_named_like_a_split(folder: Path, classes: tuple[str, str]) -> None:
+    write(folder, *classes, splits=(".",), count=5)
+    with pytest.warns(UserWarning, match=f"the folders {', '.join(sorted(classes))} are taken for classes"):
+        data = load(folder, hold_out=0.2)
+    assert data.classes == tuple(sorted(classes))
+    assert data.counts == {"train": (4, 4), "test": (1, 1)}
 
 
 def test_images_beside_splits_and_classes_are_told(folder: Path) -> None:
@@ -246,6 +252,30 @@ def test_parquet_files_are_of_the_split_that_they_say(
     for name in files:
         write_plain((folder / name).parent, Path(name).stem, {"image": [png(grey(1))], "label": [0]})
     assert counts(folder) == splits
+
+
+def test_a_column_that_contradicts_the_names_of_files_is_told(folder: Path) -> None:
+    for split, told in (("train", ["train", "test"] * 2), ("test", ["test"] * 4)):
+        images = [png(grey(k + 50 * len(split))) for k in range(4)]
+        write_plain(folder, split, {"image": images, "label": [0, 1, 1, 0], "split": told})
+    with pytest.warns(
+        UserWarning, match="'split' of split 'train' names test, train: it is not used"
+    ) as said:
+        assert load(folder).counts == {"train": (2, 2), "test": (2, 2)}
+    assert len(said) == 1
+
+
+@pytest.mark.parametrize("scaled", ["train", "test"])
+def test_bytes_of_another_range_than_training_are_refused(folder: Path, scaled: str) -> None:
+    draw = np.random.default_rng(0)
+    for split in ("train", "test"):
+        most = 1 if split == scaled else 255
+        images = {
+            name: [draw.integers(0, 2, (8, 8), np.uint8) * most for _ in range(2)] for name in ("a", "b")
+        }
+        write_classes(folder / split, images)
+    with pytest.raises(ValueError, match="split 'test' is on another scale than train: channel 0 is"):
+        load(folder)
 
 
 def test_parquet_files_of_one_split_with_other_classes_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -398,7 +428,9 @@ def test_other_data_with_greys_of_another_range_than_training_are_refused(
         with pytest.raises(ValueError, match=r"88% of their pixels lie outside; save all with one scale"):
             read_images(files, image_shape=(1, 4, 5), grey_range=trained)
     else:  # a single dark image may be right
-        with pytest.warns(UserWarning, match="they use less than a 16th of 0 to 65535: are they on the"):
+        with pytest.warns(
+            UserWarning, match="0 to 65535 of 16 bits: they use less than a 16th of it: are they"
+        ):
             read_images(files, image_shape=(1, 4, 5), grey_range=trained)
 
 

@@ -119,7 +119,7 @@ def test_labels_that_could_be_several_columns(folder: Path) -> None:
     columns = {"image": [png(grey(1))], "age": [3], "id": [7], "w": [0.5]}
     write_plain(folder, "train", columns)
     message = refusal(folder, hold_out=0.5)
-    assert "of labels among image, age, id, w: choose" in message
+    assert "cannot tell which of image, age, id, w are labels: choose" in message
     assert "choose one with data.label_column" in message
 
 

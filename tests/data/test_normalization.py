@@ -52,7 +52,7 @@ def test_the_digits_take_constants_too() -> None:
 @pytest.mark.parametrize("given", [1, 2, 4])
 def test_constants_for_another_number_of_channels(folder: Path, given: int) -> None:
     hub_source(folder, images=[png(colour(k)) for k in range(4)])
-    message = f"one value per channel, got {given} for images of 3: give 3, or leave both out"
+    message = f"one value per channel: received {given} for images of 3; leave both out"
     with pytest.raises(ValueError, match=message) as caught:
         load(folder, mean=(0.5,) * given, std=(0.5,) * given)
     assert "\n" not in str(caught.value)

@@ -212,6 +212,30 @@ def test_a_column_that_numbers_the_rows_is_no_label(folder: Path) -> None:
         load(folder, hold_out=None)
 
 
+def test_whole_floats_are_labels_and_others_are_refused(folder: Path) -> None:
+    images = [png(grey(k)) for k in range(8)]
+    columns = {"image": images, "label": [0.0, 2.0] * 4, "year": [1990, 1991] * 4, "weight": [0.5] * 8}
+    write_plain(folder, "train", columns)
+    assert labels(load(folder)) == {k: str(k % 2 * 2) for k in range(8)}
+    for wrong, told in ((0.5, "has label 0.5, which is none of"), (float("nan"), r"has no label \(nan\)")):
+        write_plain(folder, "train", columns | {"label": [0.0, 2.0, wrong, 2.0] * 2})
+        with pytest.raises(ValueError, match=rf"split 'train', row 2 \(from 0\) {told}"):
+            load(folder)
+    with pytest.raises(ValueError, match=r"row 0 \(from 0\) has label 0.5, which is no class"):
+        load(folder, label_column="weight")
+
+
+def test_columns_are_found_in_any_case(folder: Path) -> None:
+    names = {"train": ("Image", "Label"), "test": ("image", "label")}
+    for (split, (image, label)), start in zip(names.items(), (0, 100), strict=True):
+        images = [png(grey(start + k)) for k in range(4)]
+        write_plain(folder, split, {image: images, label: ["a", "b"] * 2, "year": [1, 2] * 2})
+    for options in ({}, {"label_column": "LABEL", "image_column": "IMAGE"}):
+        data = load(folder, hold_out=None, **options)
+        assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 1, 0, 1]
+    assert load(folder, hold_out=None, label_column="Year").classes == ("1", "2")
+
+
 @pytest.mark.parametrize("is_parquet", [False, True])
 @pytest.mark.parametrize(
     ("names", "right"),

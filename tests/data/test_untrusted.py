@@ -86,7 +86,7 @@ def test_a_sparse_file_of_gigabytes_is_refused_by_name(classes: Path, folder: Pa
     with (classes / "cat/000.png").open("wb") as file:
         file.write(b"RIFF\xff\xff\xff\xffWEBPVP8 ")
         file.truncate(2**33)
-    with pytest.raises(ValueError, match=r"cat/000.png: it takes 8,589,934,592 bytes, and an image has at"):
+    with pytest.raises(ValueError, match=r"cat/000.png: it has 8,589,934,592 bytes, and an image may"):
         load(classes)
 
 

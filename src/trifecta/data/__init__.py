@@ -25,3 +25,4 @@ from trifecta.data.load import MissingSourceError as MissingSourceError
 from trifecta.data.load import is_same_training as is_same_training
 from trifecta.data.load import load_data as load_data
 from trifecta.data.load import load_split as load_split
+from trifecta.data.rows import is_same_rows as is_same_rows

@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import listed
-from trifecta.data.rows import Rows, data_rows, sampled
+from trifecta.data.rows import Rows, data_rows, file_rows
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = {
@@ -31,18 +31,10 @@ Line = tuple[str, str, dict[str, Any]]
 TABLES = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 # Columns of file names, in lower case, the likeliest first.
-_NAME_COLUMNS = [
-    "file_name",
-    "filename",
-    "file",
-    "image_path",
-    "path",
-    "image",
-    "image_name",
-    "image_id",
-    "id",
-]
-_MOST_TABLE_BYTES = 2**28
+_NAME_COLUMNS = (
+    *("file_name", "filename", "file", "image_path", "path", "image", "image_name", "image_id", "id"),
+)
+_MOST_TABLE_BYTES, _MOST_DEPTH = 2**28, 8
 # Left behind by programs, thumbnails and copies among it.
 _IGNORED = {
     *(".git", ".cache", ".ipynb_checkpoints", ".thumbnails", ".trashes", ".appledouble", "@eadir"),
@@ -51,7 +43,6 @@ _IGNORED = {
 # What a folder says about itself.
 _ABOUT = re.compile(r"(?i)(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$")
 _UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
-_MOST_DEPTH = 8
 
 
 def split_of(name: str) -> str:
@@ -91,32 +82,30 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     kind_of |= {".parquet": "rows", ".arrow": "rows"}
     for file in sorted(_walk(folder, "", (), unused)):
         kinds[kind_of.get(_suffix(file), "other")].append(file)
-    images, tables = kinds["image"], kinds["table"]
-    if images and kinds["rows"]:
-        raise ValueError(f"{folder} has images, such as {images[0]}, and {kinds['rows'][0]}: give one kind")
-    if kinds["rows"]:
-        return _data_splits(folder, kinds["rows"])
+    images, tables, rows = kinds["image"], kinds["table"], kinds["rows"]
+    if images and rows:
+        raise ValueError(f"{folder} has images, such as {images[0]}, and {rows[0]}: give one kind")
+    if rows:
+        return _data_splits(folder, rows)
     if not images:
         there = _counted([*kinds["other"], *tables])
         told = f"{folder} has no images or Parquet files{there and f', only {there}'}"
         raise ValueError(f"{told}: give a folder with images, and unpack an archive")
-    folders, used = _split_folders(images), list[str]()
+    folders, used = _split_folders(images, has_table=bool(tables)), list[str]()
     lines = _folder_lines(folder, images, folders, has_table=bool(tables)) if table is None else []
     if not lines:
         used = _chosen_tables(folder, tables, table)
         lines = _table_lines(folder, images, folders, used)
     unused += sorted(set(images) - {file for file, *_ in lines})
     others = sorted(file for file in {*tables, *kinds["other"]} - set(used) if not _ABOUT.match(file))
-    said = [listed(sorted(unused))] if unused else []
-    if others:
-        hint = " (data.table takes labels from a table)" if set(others) & set(tables) else ""
-        said.append(_counted(others) + hint)
+    hint = " (data.table takes labels from a table)" if set(others) & set(tables) else ""
+    said = [*([listed(sorted(unused))] if unused else []), *([_counted(others) + hint] if others else [])]
     if said:
         warnings.warn(f"not used, of what is in {folder}: {'; '.join(said)}", stacklevel=5)
     by_split = defaultdict[str, list[Line]](list)
     for line in lines:
         by_split[line[1]].append(line)
-    return {split: _file_rows(folder, split, own, has_classes=not used) for split, own in by_split.items()}
+    return {split: _image_rows(folder, split, own, has_classes=not used) for split, own in by_split.items()}
 
 
 def _suffix(file: str) -> str:
@@ -128,18 +117,20 @@ def _counted(files: Sequence[str]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(10))
 
 
-def _file_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: bool) -> Rows:
+def _image_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: bool) -> Rows:
     """Return rows of image files; the labels of folders name classes."""
-    paths, names = [folder / file for file, *_ in lines], dict.fromkeys(chain(*(own for *_, own in lines)))
-    labels: dict[str, list[Any]] = {name: [own.get(name) for *_, own in lines] for name in names}
-    classes = {name: tuple(sorted(set(labels[name]))) if has_classes else () for name in names}
-    return Rows(
+    files, _, values = zip(*lines, strict=True)
+    paths = [folder / file for file in files]
+    labels = {name: [own.get(name) for own in values] for name in dict.fromkeys(chain(*values))}
+    return file_rows(
+        paths,
+        pieces=16,
+        size=2**11,
         split=split,
-        columns={"image": (), **classes},
+        columns={"image": ()} | {n: tuple(sorted(set(labels[n]))) if has_classes else () for n in labels},
         count=len(lines),
         read={**labels, "image": paths}.__getitem__,
-        content=lambda: sampled(paths, pieces=16, size=2**11),
-        files=[file for file, *_ in lines],
+        files=files,
     )
 
 
@@ -170,15 +161,20 @@ def _walk(
             unused.append(f"{below}{name}")
 
 
-def _split_folders(images: Sequence[str]) -> dict[str, str]:
+def _split_folders(images: Sequence[str], *, has_table: bool) -> dict[str, str]:
     """Return the split of each folder at the top; nothing where these are classes.
 
     They are splits if one of them has a split's name, and at most one of the others has images of its own.
+    Two folders of images alone, only one of which has a split's name, are classes if no table labels them.
     """
     inside = [image.split("/") for image in images if "/" in image]
     tops = {first for first, *_ in inside}
     named = {first for first in tops if first.lower() in SPLITS}
     if not named or len({parts[0] for parts in inside if len(parts) == 2} - named) > 1:
+        return {}
+    if named != tops and max(map(len, inside)) == 2 and not has_table:
+        told = f"the folders {listed(sorted(tops))} are taken for classes, as they have images alone"
+        warnings.warn(f"{told}: put class folders into each if they are splits", stacklevel=6)
         return {}
     folders = {first: split_of(first) for first in sorted(tops)}
     if len(set(folders.values())) < len(folders):
@@ -204,9 +200,9 @@ def _folder_lines(
     if not lines or deepest.count("/") > level:
         parent = deepest.rpartition("/")[0] or "the folder itself"
         raise ValueError(
-            f"no labels: images of {folder} lie in {parent}, and a class is a sub-folder of it, or "
-            "of train/ and test/ in it: give the folder that the classes lie in, put the images into one "
-            "folder per class, with two classes or more, or give a table of file_name,label (data.table)"
+            f"no labels: images of {folder} lie in {parent}, and a class is a sub-folder of it, or of "
+            "train/ and test/ in it: put the images into one folder per class, with two classes or more, "
+            "or give a table of file_name,label (data.table)"
         )
     return lines
 
@@ -216,10 +212,8 @@ def _chosen_tables(folder: Path, tables: Sequence[str], chosen: str | None) -> l
     found = [name for name in tables if chosen in (None, name, name.partition("/")[2])]
     usual = [name for name in found if PurePosixPath(name).stem.lower() in {"metadata", *SPLITS}]
     if not usual and len({PurePosixPath(name).name for name in found}) != 1:
-        raise ValueError(
-            f"{folder} has {listed(found) or f'no table {chosen}'}, not one of labels: data.table "
-            f"names a file {', '.join(TABLES)} in it, or in each split"
-        )
+        there = listed(found) or f"no table {chosen}"
+        raise ValueError(f"{folder} has {there}, not one of labels: data.table names one, as labels.csv")
     return usual or found
 
 
@@ -239,17 +233,17 @@ def _table_lines(
     lines.sort(key=itemgetter(0))
     if twice := [file for (file, *_), (following, *_) in pairwise(lines) if file == following]:
         raise ValueError(f"{folder} has two lines for {twice[0]} in {listed(tables)}: keep one")
-    names = dict.fromkeys(chain(*(values for *_, values in lines)))
-    columns = {name: _typed([values.get(name) for *_, values in lines]) for name in names}
+    files, owns, values = zip(*lines, strict=True) if lines else ((), (), ())
+    columns = {name: _typed([own.get(name) for own in values]) for name in dict.fromkeys(chain(*values))}
     split_column, told = _split_column(columns, columns.__getitem__) or ("", [""] * len(lines))
     columns.pop(split_column, None)
     return [
         (
             file,
-            told[row] or own or folders.get(file.partition("/")[0], TRAIN),
+            told[row] or owns[row] or folders.get(file.partition("/")[0], TRAIN),
             {name: values[row] for name, values in columns.items()},
         )
-        for row, (file, own, _) in enumerate(lines)
+        for row, file in enumerate(files)
     ]
 
 
@@ -311,15 +305,12 @@ def read_table(file: Path) -> list[dict[str, Any]]:
 
 
 def _typed(values: Sequence[Any]) -> list[Any]:
-    """Return numbers where all texts are, None for missing values, and texts for mixed types."""
-    values = [None if value == "" or value != value else value for value in values]
-    there = [value for value in values if value is not None]
+    """Return integers where all values are, else texts, and None for missing values."""
+    texts = [None if value in ("", None) or value != value else str(value) for value in values]
     # 007 is a name: numbers are written as Python would.
-    if all(isinstance(value, str) and re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) for value in there):
-        return [None if value is None else int(value) for value in values]
-    if len(set(map(type, there))) > 1 or not all(isinstance(value, str | int) for value in there):
-        return [None if value is None else str(value) for value in values]
-    return values
+    if all(text is None or re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts):
+        return [None if text is None else int(text) for text in texts]
+    return texts
 
 
 def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
@@ -345,19 +336,24 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
     for file, word in words.items():
         by_split[split_of(word) if names_splits else TRAIN].append(file)
     splits = {split: data_rows(split, folder, own) for split, own in by_split.items()}
-    (rows, *others) = splits.values()
-    if others or (found := _split_column(rows.columns, rows.read)) is None:
-        return splits
-    column, told = found
+    for split, rows in splits.items():
+        if (found := _split_column(rows.columns, rows.read)) is None:
+            continue
+        column, told = found
+        if len(splits) == 1:
+            return _divided(rows, column, told)
+        if {*told} != {split}:
+            named = f"column '{column}' of split '{split}' names {listed(sorted({*told}))}"
+            warnings.warn(f"{named}: it is not used, as the files' names tell the split", stacklevel=5)
+    return splits
+
+
+def _divided(rows: Rows, column: str, told: Sequence[str]) -> dict[str, Rows]:
+    """Return the splits that a column tells of each row."""
     columns = {name: classes for name, classes in rows.columns.items() if name != column}
+    left_out = {split: frozenset(k for k, own in enumerate(told) if own != split) for split in told}
     return {
-        split: replace(
-            rows,
-            split=split,
-            columns=columns,
-            left_out=frozenset(row for row, own in enumerate(told) if own != split),
-        )
-        for split in dict.fromkeys(told)
+        split: replace(rows, split=split, columns=columns, left_out=own) for split, own in left_out.items()
     }
 
 

@@ -3,8 +3,10 @@
 import difflib
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
 from functools import partial
+from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,25 @@ from trifecta.data.images import (
     ImageSet,
     channel_statistics,
     hold_out,
+    require_scale,
     sample_digests,
     warn_of_shared,
 )
-from trifecta.data.rows import Rows, class_names, find_image_column, find_labels, label_indices
+from trifecta.data.rows import (
+    Rows,
+    class_names,
+    find_image_column,
+    find_labels,
+    identity,
+    is_same_rows,
+    label_indices,
+)
 
 HUB_TIMEOUT_SECONDS = 10
 # Fewer grey levels are worth a warning where 16-bit images have more.
 _FEW_LEVELS = 64
+# Rows of a data set of the Hub whose images tell one version of it from another.
+_MOST_SAMPLED = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +59,20 @@ class DataConfig:
     """Source, splits and size of the images.
 
     Attributes:
-        source: a local folder (one folder of images per class, or Parquet files), a Hugging Face Hub id, or
-            a name in :data:`SOURCES` such as ``digits`` (a folder of that name is ``./digits``).
+        source: folder (one folder of images per class, or Parquet files), Hugging Face Hub id, or a name in
+            :data:`SOURCES` such as ``digits`` (a folder of that name is ``./digits``).
         subset: configuration of a data set that has several, such as ``cropped_digits``.
         image_column: column of images; None finds it by its values.
         label_column: column of labels; None finds it by its name and values.
-        table: file with the labels of a folder of images, such as ``labels.csv``: a column ``file_name``
-            (or ``id``) and one of labels; None takes a sub-folder for a class, and looks for a table where
-            there are fewer than two.
+        table: file with labels of a folder of images, with a column ``file_name`` (or ``id``) and one of
+            labels; None takes sub-folders for classes, or looks for a table where there are fewer than two.
         train_split: split to train on.
         test_split: split to test on. A folder's splits are ``train``, ``validation`` (``val``, ``valid``,
             ``dev``) and ``test``, in any case.
-        hold_out: fraction of the training split to hold out as the test split of a source without one,
-            stratified and with seed 0.
+        hold_out: stratified fraction of the training split to test on, for a source without a test split.
         image_size: (height, width) in pixels to resize every image to; None keeps their size.
-        validation: fraction of the training split to validate on, stratified and with seed 0, for a source
-            without a split ``validation``; 0 validates on nothing.
+        validation: stratified fraction of the training split to validate on, for a source without a split
+            ``validation``; 0 validates on nothing.
         mean: mean of each channel to normalise by, in 0..1; None takes that of the training images.
         std: standard deviation of each channel, above 0 and up to 1; likewise.
         skip_unreadable: leave out images that cannot be read, with a warning that counts them.
@@ -87,24 +98,22 @@ class DataConfig:
             if (values := getattr(self, name)) is not None:
                 object.__setattr__(self, name, tuple(map(kind, values) if kind else values))
         size, mean, std = self.image_size or (1, 1), self.mean or (), self.std or ()
+        has_size = len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size)
         in_range = all(0 <= value <= 1 for value in mean) and all(0 < value <= 1 for value in std)
-        has_both = bool(mean) and len(mean) == len(std)
-        if not self.source:
-            raise ValueError("data.source is empty: give a folder, a Hub id or 'digits'")
-        if self.train_split == self.test_split:
-            told = f"training and test split must differ, got '{self.test_split}' for both"
-            raise ValueError(f"{told}: choose another data.test_split, or data.hold_out=0.2")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"data.validation is 0 or more and below 1, got {self.validation}: try 0.1")
-        if self.hold_out is not None and not 0 < self.hold_out < 1:
-            raise ValueError(f"data.hold_out is above 0 and below 1, got {self.hold_out}: try 0.2")
-        if len(size) != 2 or not all(isinstance(n, int) and n >= 1 for n in size):
-            raise ValueError(f"data.image_size is a height and a width in pixels, got {size}: try 32 by 32")
-        if (self.mean, self.std) != (None, None) and not (has_both and in_range):
-            raise ValueError(
-                "mean and std have one value per channel, a mean from 0 to 1 and an std above 0 and up to "
-                f"1: got mean {self.mean} and std {self.std}; divide grey levels by 255, or leave both out"
-            )
+        has_both = (self.mean, self.std) == (None, None) or bool(
+            mean and len(mean) == len(std) and in_range
+        )
+        for name, holds, rule in (
+            ("source", bool(self.source), "a folder, a Hub id or 'digits'"),
+            ("test_split", self.test_split != self.train_split, "another split than data.train_split"),
+            ("validation", 0 <= self.validation < 1, "0 or more and below 1"),
+            ("hold_out", self.hold_out is None or 0 < self.hold_out < 1, "above 0 and below 1, or None"),
+            ("image_size", has_size, "a height and a width in pixels"),
+            ("mean", has_both, "one value from 0 to 1 per channel, and data.std one above 0 and up to 1"),
+        ):
+            if not holds:
+                std_too = f" and std {self.std}; divide grey levels by 255" if name == "mean" else ""
+                raise ValueError(f"data.{name} is {rule}: received {getattr(self, name)!r}{std_too}")
 
 
 PUBLISHED_STATISTICS: dict[str, ChannelStatistics] = {
@@ -139,24 +148,16 @@ def load_digits(config: DataConfig) -> ImageData:
 
 SOURCES: dict[str, Callable[[DataConfig], ImageData]] = {"digits": load_digits}
 """Loaders of the sources that have a name, before normalisation; all others are folders and Hub ids."""
-# Settings about columns and splits, which a source with a name does not have.
-_ROWS_FIELDS = (
-    "subset",
-    "image_column",
-    "label_column",
-    "table",
-    "train_split",
-    "test_split",
-    "skip_unreadable",
-)
+# Settings that apply to a source with a name too.
+_COMMON_FIELDS = ("source", "hold_out", "image_size", "validation", "mean", "std")
 
 
 def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> ImageData:
     """Load, decode and divide a source.
 
-    The test split is the source's own, or ``hold_out`` of the training split. The validation split is the
-    source's own, else ``validation`` of what remains, both stratified. The mean and standard deviation are
-    the configuration's, or else those of the images that are left to train on.
+    The splits to test and to validate on are the source's own, else ``hold_out`` of the training split and
+    ``validation`` of what remains. The mean and standard deviation are the configuration's, or those of the
+    images that are left to train on.
 
     Raises:
         ValueError: the source, its labels or its images cannot be used; says which, and the fix.
@@ -173,9 +174,9 @@ def load_data(config: DataConfig, *, device: torch.device | str = "cpu") -> Imag
     if mean is None or std is None:
         mean, std = channel_statistics(data.train)
     if len(mean) != channels:
+        received = f"received {len(mean)} for images of {channels}"
         raise ValueError(
-            f"mean and std have one value per channel, got {len(mean)} for images of {channels}: give "
-            f"{channels}, or leave both out to take those of the training images"
+            f"mean and std have one value per channel: {received}; leave both out to measure them"
         )
     return replace(data, mean=mean, std=std).to(device)
 
@@ -196,35 +197,30 @@ def load_split(
     of the training images whose digests were ``seen``. Grey images become colour for 3 ``channels``;
     ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
     """
-    is_unnamed = False
-    if config.source in SOURCES and split is not None:
+    is_known, is_unnamed = config.source in SOURCES, False
+    if is_known and split is not None:
         raise ValueError(f"{config.source} has no split '{split}': leave it out, or give another source")
-    if config.source in SOURCES or (split is None and config.hold_out is not None):
+    if is_known or (split is None and config.hold_out is not None):
         data = _load(config)
         images, names = data.test, data.classes
-        if trained_on and data.rows and trained_on != data.rows:
+        if trained_on and data.rows and not is_same_rows(trained_on, data.rows):
             then, now = (rows.partition(",")[0] for rows in (trained_on, data.rows))
-            raise ValueError(
-                f"{config.source} has changed since the network was trained ({then} then, {now} now), so "
-                "that training images would be held out: bring back the folder as it was, or give others"
-            )
+            how = "other images or labels" if then == now else f"{then} then, {now} now"
+            told = f"{config.source} has changed since the network was trained ({how})"
+            raise ValueError(f"{told}, so that training images would be held out: give it as it was")
     else:
         splits = open_source(config)
         name = split or (next(iter(splits)) if len(splits) == 1 else config.test_split)
         rows = _split(splits, name, "another split")
-        labels, is_unnamed = (
-            find_labels(rows, config.label_column),
-            split is None and name != config.test_split,
-        )
-        if is_unnamed and trained_on == labels.identity:
+        labels = find_labels(rows, config.label_column)
+        is_unnamed, names = split is None and name != config.test_split, labels.classes
+        if is_unnamed and trained_on and is_same_rows(trained_on, identity(rows, labels)):
             raise _trained_on(config, name)
-        scale, names = None if grey_range is None else GreyRange(*grey_range), labels.classes
-        images, _ = _images(rows, config, labels.indices, grey_range=scale)
+        scale = None if grey_range is None else GreyRange(*grey_range)
+        images, _ = _images(rows, config, labels.indices, scale)
     if unknown := [name for name in names if name not in classes]:
-        told = (
-            f"the network knows {len(classes)} classes ({listed(classes)}): received {listed(unknown)} too"
-        )
-        raise ValueError(f"{told}; evaluate on data with the same classes")
+        told = f"the network knows {len(classes)} classes ({listed(classes)})"
+        raise ValueError(f"{told}: received {listed(unknown)} too; evaluate on data with the same classes")
     index_of = torch.tensor([classes.index(name) for name in names])
     images = replace(images, labels=index_of[images.labels])
     images = _with_channels(images, max(channels, images.images.shape[1]))
@@ -244,19 +240,19 @@ def is_same_training(config: DataConfig, source: str, trained_on: str) -> bool:
     here, there = (Path(name).expanduser().resolve() for name in (config.source, source))
     if here == there or not trained_on or source in SOURCES:
         return here == there
-    config = replace(config, source=source)
-    try:
-        rows = _split(open_source(replace(config, skip_unreadable=False)), config.train_split, "")
-        return find_labels(rows, config.label_column).identity == trained_on
-    except ValueError:
-        return False
+    with warnings.catch_warnings(), suppress(ValueError):
+        warnings.simplefilter("ignore")  # loading says the same
+        rows = _split(open_source(replace(config, source=source)), config.train_split, "")
+        return is_same_rows(trained_on, identity(rows, find_labels(rows, config.label_column)))
+    return False
 
 
 def _load(config: DataConfig) -> ImageData:
     if config.source not in SOURCES:
         return _load_rows(config)
     plain = DataConfig(source=config.source)
-    other = [f"data.{name}" for name in _ROWS_FIELDS if getattr(config, name) != getattr(plain, name)]
+    names = [field.name for field in fields(config) if field.name not in _COMMON_FIELDS]
+    other = [f"data.{name}" for name in names if getattr(config, name) != getattr(plain, name)]
     if other:
         raise ValueError(f"{config.source} has no columns and no splits: received {', '.join(other)}")
     return SOURCES[config.source](config)
@@ -270,18 +266,15 @@ def _load_rows(config: DataConfig) -> ImageData:
     found = find_labels(training, config.label_column)
     trained = torch.unique(found.indices).tolist()
     if len(trained) < 2:
-        raise ValueError(
-            f"training needs images of two classes or more, column '{found.column}' has "
-            f"{found.classes[trained[0]]} alone: choose another with data.label_column, or add images"
-        )
+        there = f"column '{found.column}' has {found.classes[trained[0]]} alone"
+        raise ValueError(f"training needs two classes or more, {there}: choose another data.label_column")
     # All labels before the first image: a mistake in them shows at once.
     index, named = {found.classes[k]: k for k in trained}, training.columns[found.column]
     labels = {part: label_indices(rows, found.column, index, named) for part, rows in parts.items()}
     sets, greys = dict[str, ImageSet](), None
     for part, rows in parts.items():
-        is_training = part == TRAIN
-        sets[part], used = _images(rows, config, labels[part], grey_range=greys, is_training=is_training)
-        greys = used if is_training else greys
+        sets[part], greys = _images(rows, config, labels[part], greys, trains=part == TRAIN)
+        require_scale(sets[TRAIN].images, sets[part].images, f"split '{rows.split}'")
     sizes = {part: size_text(images.images.shape[2:]) for part, images in sets.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{part} images are {size} pixels" for part, size in sizes.items())
@@ -297,7 +290,7 @@ def _load_rows(config: DataConfig) -> ImageData:
         test=sets[TEST],
         classes=found.classes,
         grey_range=None if greys is None else greys[:2],
-        rows=found.identity,
+        rows=identity(training, found),
     )
 
 
@@ -312,14 +305,11 @@ def _parts(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
     if config.hold_out is None:
         parts[TEST] = _split(splits, config.test_split, "test_split to name another, or hold_out=0.2")
     elif config.test_split in splits or split_of(config.test_split) in splits:
-        raise ValueError(
-            f"{config.source} has a split '{config.test_split}' of its own: drop data.hold_out, or name a "
-            "split that it lacks with data.test_split to hold images out all the same"
-        )
+        told = f"{config.source} has a split '{config.test_split}' of its own"
+        raise ValueError(f"{told}: drop data.hold_out, or let data.test_split name one that it lacks")
     if config.validation and VALIDATION in splits and splits[VALIDATION] not in parts.values():
         parts[VALIDATION] = splits[VALIDATION]
-    left = {name: rows for name, rows in splits.items() if rows not in parts.values()}
-    if left:
+    if left := {name: rows for name, rows in splits.items() if rows not in parts.values()}:
         told = ", ".join(f"{name} ({len(rows):,} images)" for name, rows in left.items())
         warnings.warn(f"splits of {config.source} that are not used: {told}", stacklevel=5)
     return parts
@@ -335,37 +325,29 @@ def _split(splits: Mapping[str, Rows], name: str, fix: str) -> Rows:
 
 
 def _images(
-    rows: Rows,
-    config: DataConfig,
-    labels: Tensor,
-    *,
-    grey_range: GreyRange | None = None,
-    is_training: bool = False,
+    rows: Rows, config: DataConfig, labels: Tensor, grey_range: GreyRange | None, *, trains: bool = False
 ) -> tuple[ImageSet, GreyRange | None]:
     """Return the images of a split, from the cache if they are there, and the range of their greys."""
     column = find_image_column(rows, config.image_column)
-    identity: dict[str, object] = {
-        "rows": [rows.content(), len(rows), *sorted(rows.left_out)],
+    key: dict[str, object] = {
+        "rows": [rows.key(), len(rows), *sorted(rows.left_out)],
         "column": column,
         "image_size": config.image_size,
         "grey_range": grey_range and grey_range[:2],
     }
-    read, size = partial(rows.images, column), config.image_size
-    decode = partial(decode_pieces, len(rows), read, image_size=size, grey_range=grey_range)
-    pixels, in_file, found = cached_images(identity, decode)
+    how: Any = {"image_size": config.image_size, "grey_range": grey_range}
+    decode = partial(decode_pieces, len(rows), partial(rows.images, column), **how)
+    pixels, in_file, found = cached_images(key, decode)
     images = ImageSet(pixels, labels, rows=torch.arange(len(labels)) if in_file else None)
     if found is None:
         return images, None
-    some = images.select(torch.arange(0, len(images), max(1, len(images) // 1000))).images
-    levels = len(np.unique(some))
-    if is_training and levels < min(_FEW_LEVELS, found.values):
-        warnings.warn(
-            f"16-bit images: of {found.values:,} greys from {found.low} to {found.high}, {levels} are "
-            "left in 8 bits: clip what lies far from the others, and save them again",
-            stacklevel=5,
-        )
-    if not is_training and grey_range is None:
+    if not trains and grey_range is None:
         raise ValueError(f"split '{rows.split}' has greys of 16 bits, and training has 8: save all alike")
+    some = images.images[:: max(1, len(images) // 1000)]
+    levels = len(np.unique(some))
+    if trains and levels < min(_FEW_LEVELS, found.values):
+        told = f"of {found.values:,} greys from {found.low} to {found.high}, {levels} are left in 8 bits"
+        warnings.warn(f"16-bit images: {told}: clip what lies far from the others", stacklevel=5)
     if grey_range is not None and (narrow := narrow_greys(some, grey_range)):
         raise ValueError(f"split '{rows.split}' of {config.source}: {narrow}; save all with one scale")
     return images, found
@@ -373,14 +355,15 @@ def _images(
 
 def _warn_of_classes(data: ImageData, splits: Sequence[str]) -> None:
     """Warn of classes without an image in one of the splits, or with none or one to train on."""
-    counts = {split: torch.tensor(count) for split, count in data.counts.items()}
+    counts = {split: np.array(count) for split, count in data.counts.items()}
     trained = counts[TRAIN]
     said = {f"without a {split} image": (counts[split] == 0) & (trained > 0) for split in splits}
     said |= {"without a training image": trained == 0, "with a single training image": trained == 1}
     for what, chosen in said.items():
         if chosen.any():
-            names = [data.classes[index] for index in chosen.nonzero().flatten().tolist()]
-            warnings.warn(f"classes {what}: {listed(names)}", stacklevel=3)
+            warnings.warn(
+                f"classes {what}: {listed(np.array(data.classes)[chosen].tolist())}", stacklevel=3
+            )
 
 
 def open_source(config: DataConfig) -> dict[str, Rows]:
@@ -391,21 +374,26 @@ def open_source(config: DataConfig) -> dict[str, Rows]:
         if not inner.is_dir():
             there = f"{folder} has {listed(_folders(folder)) or 'none'}"
             raise ValueError(f"no folder {config.subset}, {there}: choose another data.subset")
-        found = list_folder(inner.resolve(), config.table)
-        usual = [split for split in (TRAIN, VALIDATION, TEST) if split in found]
-        splits = {split: found[split] for split in dict.fromkeys([*usual, *sorted(found)])}
+        order = {TRAIN: 0, VALIDATION: 1, TEST: 2}
+        found = list_folder(inner.resolve(), config.table).items()
+        splits = dict(sorted(found, key=lambda item: (order.get(item[0], 3), item[0])))
     elif config.table is not None:
         raise ValueError(f"table is for a folder of images: received source {config.source}; leave it out")
     else:
         splits = _from_hub(config.source, config.subset)
-    for name, rows in splits.items() if config.skip_unreadable else ():
-        failed = unreadable_images(partial(rows.images, find_image_column(rows, config.image_column)))
-        kept = [row for row, _ in rows.kept(range(rows.count))]
-        splits[name] = replace(rows, left_out=rows.left_out.union(kept[index] for index in failed))
-        if failed:
-            told = f"{len(failed)} of {len(rows):,} images of split '{name}' are left out"
-            warnings.warn(f"{told}: {listed([*failed.values()], '; ')}", stacklevel=6)
-    return splits
+    return {name: _readable(rows, config) for name, rows in splits.items()}
+
+
+def _readable(rows: Rows, config: DataConfig) -> Rows:
+    """Leave out the rows whose images cannot be read, if the configuration says so."""
+    if not config.skip_unreadable:
+        return rows
+    failed = unreadable_images(partial(rows.images, find_image_column(rows, config.image_column)))
+    kept = [row for row, _ in rows.kept(range(rows.count))]
+    if failed:
+        told = f"{len(failed)} of {len(rows):,} images of split '{rows.split}' are left out"
+        warnings.warn(f"{told}: {listed([*failed.values()], '; ')}", stacklevel=6)
+    return replace(rows, left_out=rows.left_out.union(kept[index] for index in failed))
 
 
 def _local_folder(source: str) -> Path | None:
@@ -464,7 +452,8 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
             columns=class_names(split.data.table.schema),
             count=split.num_rows,
             read=partial(_values, split.data.table),
-            content=partial(str, split._fingerprint),  # follows the version of the data set
+            key=partial(str, split._fingerprint),  # follows the version of the data set
+            contents=partial(_contents, split.data.table),
             folders=folders,
         )
         for name, split in splits.items()
@@ -473,3 +462,10 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
 
 def _values(table: Any, column: str) -> Iterator[Any]:
     return chain.from_iterable(chunk.to_pylist() for chunk in table.column(column).iterchunks())
+
+
+def _contents(table: Any) -> list[str]:
+    """Return digests of the images of rows that are spread over a table."""
+    rows = table.take([*range(0, len(table), max(1, len(table) // _MOST_SAMPLED))]).to_pylist()
+    images = (value.get("bytes") for row in rows for value in row.values() if isinstance(value, dict))
+    return [blake2b(image, digest_size=16).hexdigest() for image in images if isinstance(image, bytes)]

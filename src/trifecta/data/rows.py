@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
@@ -37,8 +38,9 @@ class Rows:
         columns: names of the classes of each column, empty where it names none.
         count: number of rows, with those that are left out.
         read: returns all values of a column in order; an image is bytes, a path, or a mapping of one.
-        content: returns a digest of everything that the pixels depend on.
-        files: file of each row, or all files together, relative to the source; they identify the rows.
+        key: returns a digest of everything that the pixels depend on.
+        contents: returns a digest of each file's content, wherever and whenever it was written.
+        files: file of each row, or all files together, relative to the source.
         folders: folders in which a file that a row names must lie.
         left_out: rows that are left out.
     """
@@ -47,7 +49,8 @@ class Rows:
     columns: Mapping[str, tuple[str, ...]]
     count: int
     read: Callable[[str], Iterable[Any]]
-    content: Callable[[], str]
+    key: Callable[[], str]
+    contents: Callable[[], Sequence[str]]
     files: Sequence[str] = ()
     folders: tuple[Path, ...] = ()
     left_out: frozenset[int] = frozenset()
@@ -59,9 +62,15 @@ class Rows:
         """Yield the number and the value of each row that is not left out."""
         return ((row, value) for row, value in enumerate(values) if row not in self.left_out)
 
-    def first(self, column: str) -> Any:
-        """Return the first value of a column that is not missing, of a hundred rows."""
-        return next((value for value in islice(self.read(column), 100) if value is not None), None)
+    def named(self, column: str) -> str:
+        """Return the name of a column that may be written in another case."""
+        in_other_case = (name for name in self.columns if name.lower() == column.lower())
+        return column if column in self.columns else next(in_other_case, column)
+
+    def labels(self, column: str) -> Iterator[tuple[int, Any]]:
+        """Yield the number and the label of each row, with whole floats as integers."""
+        for row, value in self.kept(self.read(column)):
+            yield row, int(value) if isinstance(value, float) and value.is_integer() else value
 
     def images(self, column: str) -> Iterator[Encoded]:
         """Yield the encoded images of a column."""
@@ -90,10 +99,10 @@ def digest(texts: Iterable[str]) -> str:
     return total.hexdigest()
 
 
-def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
-    """Return a digest of files' sizes, dates and content, of large ones ``pieces`` spread over them."""
+def file_rows(paths: Sequence[Path], *, pieces: int, size: int, **rows: Any) -> Rows:
+    """Return rows with the key and contents of files, of large ones ``pieces`` of ``size`` bytes."""
 
-    def facts(file: Path) -> str:
+    def facts(file: Path) -> tuple[str, ...]:
         total = hashlib.blake2b(digest_size=16)
         try:
             with file.open("rb", buffering=0) as opened:
@@ -103,10 +112,18 @@ def sampled(files: Sequence[Path], *, pieces: int, size: int) -> str:
                     opened.seek(position)
                     total.update(opened.read(size))
         except OSError:  # decoding says why
-            return "unreadable"
-        return f"{status.st_size} {status.st_mtime_ns} {total.hexdigest()}"
+            return ("unreadable",)
+        return str(status.st_size), str(status.st_mtime_ns), total.hexdigest()
 
-    return digest(chain.from_iterable(in_threads(lambda some: [*map(facts, some)], files, 256)))
+    @cache
+    def every() -> list[tuple[str, ...]]:
+        return [*chain.from_iterable(in_threads(lambda some: [*map(facts, some)], paths, 256))]
+
+    return Rows(
+        key=lambda: digest(map(" ".join, every())),
+        contents=lambda: [" ".join(own[::2]) for own in every()],
+        **rows,
+    )
 
 
 def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
@@ -116,12 +133,14 @@ def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
     for path, schema in zip(paths, schemas, strict=True):
         if not schema.equals(schemas[0]) or class_names(schema) != class_names(schemas[0]):
             raise ValueError(f"{path} has other columns or classes than {paths[0]}: one split has the same")
-    return Rows(
+    return file_rows(
+        paths,
+        pieces=64,
+        size=2**20,
         split=split,
         columns=class_names(schemas[0]),
         count=sum(counts),
         read=lambda column: chain.from_iterable(_values(path, column) for path in paths),
-        content=lambda: sampled(paths, pieces=64, size=2**20),
         files=files,
         folders=(folder,),
     )
@@ -129,43 +148,39 @@ def data_rows(split: str, folder: Path, files: Sequence[str]) -> Rows:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name a file in the errors of reading it."""
     try:
         yield
     except (require("pyarrow").ArrowException, OSError, ValueError, OverflowError) as error:
         raise ValueError(f"cannot read {path}: {' '.join(str(error).split()).rstrip('.')}") from error
 
 
+def _opened(path: Path) -> tuple[Any, int, Callable[[str], Iterable[Any]]]:
+    """Return the schema and number of rows of a file, and a function that reads a column in pieces."""
+    if path.suffix.lower() == ".arrow":
+        arrow = require("pyarrow")
+        table = arrow.ipc.open_stream(arrow.memory_map(str(path))).read_all()
+        return table.schema, len(table), lambda column: table.column(column).iterchunks()
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 8))
+        size = int.from_bytes(file.read(4), "little")
+    if size > _MOST_FOOTER_BYTES:
+        raise ValueError(f"its description takes {size:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
+    parquet = require("pyarrow.parquet").ParquetFile(path)
+    batches = partial(parquet.iter_batches, _ROWS_AT_ONCE)
+    count = parquet.metadata.num_rows
+    return parquet.schema_arrow, count, lambda own: (batch.column(own) for batch in batches(columns=[own]))
+
+
 def _described(path: Path) -> tuple[Any, int]:
-    """Return the schema and the number of rows of a file."""
     with _naming(path):
-        if path.suffix.lower() == ".arrow":
-            reader = _arrow_stream(path)
-            return reader.schema, sum(batch.num_rows for batch in reader)
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 8))
-            size = int.from_bytes(file.read(4), "little")
-        if size > _MOST_FOOTER_BYTES:
-            raise ValueError(f"its description takes {size:,} bytes, more than {_MOST_FOOTER_BYTES:,}")
-        parquet = require("pyarrow.parquet").ParquetFile(path)
-        return parquet.schema_arrow, parquet.metadata.num_rows
+        return _opened(path)[:2]
 
 
 def _values(path: Path, column: str) -> Iterator[Any]:
     with _naming(path):
-        if path.suffix.lower() == ".arrow":
-            batches = _arrow_stream(path)
-        else:
-            parquet = require("pyarrow.parquet").ParquetFile(path)
-            batches = parquet.iter_batches(_ROWS_AT_ONCE, columns=[column])
-        for batch in batches:
-            batch.validate(full=True)
-            yield from batch.column(column).to_pylist()
-
-
-def _arrow_stream(path: Path) -> Any:
-    arrow = require("pyarrow")
-    return arrow.ipc.open_stream(arrow.memory_map(str(path)))
+        for piece in _opened(path)[2](column):
+            piece.validate(full=True)
+            yield from piece.to_pylist()
 
 
 def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
@@ -183,15 +198,21 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 def find_image_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of images: ``chosen``, or the one whose first value is an image."""
-    found = [name for name in rows.columns if _is_image(rows.first(name))]
+    found = [name for name, value in _firsts(rows).items() if _is_image(value)]
     return _choose(rows, chosen, found, _usual(IMAGE_NAMES, found)[:1] or found, "image")
+
+
+def _firsts(rows: Rows) -> dict[str, Any]:
+    """Return the first value of each column that is not missing, of a hundred rows."""
+    return {
+        name: next((value for value in islice(rows.read(name), 100) if value is not None), None)
+        for name in rows.columns
+    }
 
 
 def _usual(names: Sequence[str], found: Iterable[str]) -> list[str]:
     """Return the found names that are among ``names`` in any case, the likeliest first."""
-    return sorted(
-        (name for name in found if name.lower() in names), key=lambda name: names.index(name.lower())
-    )
+    return sorted((own for own in found if own.lower() in names), key=lambda own: names.index(own.lower()))
 
 
 def _is_image(value: Any) -> bool:
@@ -208,73 +229,79 @@ def _find_label_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of labels.
 
     It is ``chosen``; else the one of named classes, that with the most classes if there are several; else
-    the column of integers or text with the likeliest name for labels; else the only one of integers or text
+    the column of numbers or text with the likeliest name for labels; else the only one of integers or text
     in which a value repeats.
     """
-    named = [name for name, names in rows.columns.items() if names]
-    named.sort(key=lambda name: -len(rows.columns[name]))
-    firsts = {name: rows.first(name) for name in rows.columns if name not in named}
-    integers, texts = ([name for name in firsts if isinstance(firsts[name], kind)] for kind in (int, str))
-    plain = [*integers, *texts]
+    firsts = _firsts(rows)
+    named = sorted(
+        (name for name in firsts if rows.columns[name]), key=lambda name: -len(rows.columns[name])
+    )
+    plain = [name for name in firsts if name not in named and isinstance(firsts[name], int | str | float)]
     best = [*named, *_usual(LABEL_NAMES, plain)]
     if chosen is None and not best:
-        repeated = [name for name in plain if len(set(rows.read(name))) < rows.count]
-        best = [*repeated, *(name for name in plain if name not in repeated)] if len(repeated) == 1 else []
+        whole = [name for name in plain if not isinstance(firsts[name], float)]
+        repeated = [name for name in whole if len(set(rows.read(name))) < rows.count]
+        best = sorted(whole, key=lambda name: name not in repeated) if len(repeated) == 1 else []
     return _choose(rows, chosen, [*named, *plain], best, "label")
 
 
 def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequence[str], what: str) -> str:
     """Return the chosen column of those that fit, or else the best, with a warning if there are others."""
     field, there = f"data.{what}_column", ", ".join(rows.columns)
-    if chosen is not None and chosen not in fitting:
-        raise ValueError(f"{field}: no column '{chosen}' that can be {what}s; there are {there}")
-    if chosen is None and not best:
-        raise ValueError(
-            f"cannot tell which of {there} are {what}s: choose one with {field}, or keep the "
-            "images in one folder per class, with two classes or more"
-        )
-    if chosen is None and len(best) > 1:
+    if chosen is not None:
+        if (name := rows.named(chosen)) not in fitting:
+            raise ValueError(f"{field}: no column '{chosen}' that can be {what}s; there are {there}")
+        return name
+    if not best:
+        raise ValueError(f"cannot tell which of {there} are {what}s: choose one with {field}")
+    if len(best) > 1:
         told = f"{what}s are taken from column '{best[0]}', of {', '.join(best)}"
         warnings.warn(f"{told}: choose another with {field}", stacklevel=4)
-    return chosen or best[0]
+    return best[0]
 
 
 class Labels(NamedTuple):
-    """Labels of rows: column, class names, indices into these (N,) int64, and identity of the rows."""
+    """Labels of rows: column, class names, and indices into these (N,) int64."""
 
     column: str
     classes: tuple[str, ...]
     indices: Tensor
-    identity: str
 
 
 def find_labels(rows: Rows, chosen: str | None) -> Labels:
     """Return the labels of a split, of the classes that the column names, or else of its values, sorted."""
     column = _find_label_column(rows, chosen)
-    used = {value for _, value in rows.kept(rows.read(column))} - {None}
+    used = {value for _, value in rows.labels(column) if not isinstance(value, float | None)}
     classes = rows.columns[column] or tuple(map(str, sorted(used)))
     if len(classes) > max(_MOST_UNSEEN, 10 * len(used)):
-        raise ValueError(
-            f"column '{column}' names {len(classes):,} classes, and the images are of {len(used):,}: name "
-            "those alone, or choose another with data.label_column"
-        )
-    indices = label_indices(rows, column, {name: k for k, name in enumerate(classes)})
-    has_each = len(rows.files) == rows.count
-    files = [file for _, file in rows.kept(rows.files)] if has_each else rows.files
-    texts = [rows.split, *files, "", *classes, indices.numpy().tobytes().hex()]
-    return Labels(column, classes, indices, f"{len(rows)} rows, {digest(texts)}")
+        told = f"column '{column}' names {len(classes):,} classes, and the images are of {len(used):,}"
+        raise ValueError(f"{told}: name those alone, or choose another data.label_column")
+    return Labels(column, classes, label_indices(rows, column, {name: k for k, name in enumerate(classes)}))
+
+
+def identity(rows: Rows, labels: Labels) -> str:
+    """Return the number of rows, a digest of their names and labels, and one of their contents."""
+    files, contents = rows.files, rows.contents()
+    if len(files) == rows.count:
+        files, contents = ([own for _, own in rows.kept(every)] for every in (files, contents))
+    texts = [rows.split, *files, "", *labels.classes, labels.indices.numpy().tobytes().hex()]
+    return f"{len(rows)} rows, {digest(texts)}, {digest(contents)}"
+
+
+def is_same_rows(then: str, now: str) -> bool:
+    """Whether two identities are of the same rows; earlier versions stored no contents."""
+    return all(one == other for one, other in zip(then.split(", "), now.split(", "), strict=False))
 
 
 def label_indices(rows: Rows, column: str, index: Mapping[str, int], named: Sequence[str] = ()) -> Tensor:
     """Return labels ``(N,)`` int64 by their names; integers have ``named``, or the column's own names."""
+    column, found = rows.named(column), []
     if column not in rows.columns:
-        raise ValueError(
-            f"split '{rows.split}' has no column '{column}', as the training split has, but "
-            f"{', '.join(rows.columns)}: give it one, or choose another with data.test_split"
-        )
-    named, found = rows.columns[column] or named, []
-    for row, value in rows.kept(rows.read(column)):
-        name = None if value is None else str(value)
+        there = f"'{column}', as the training split has, but {', '.join(rows.columns)}"
+        raise ValueError(f"split '{rows.split}' has no column {there}: choose another data.test_split")
+    named = rows.columns[column] or named
+    for row, value in rows.labels(column):
+        name = None if isinstance(value, float | None) else str(value)
         if named and isinstance(value, int):
             name = named[value] if 0 <= value < len(named) else None
         if name is None or name not in index:

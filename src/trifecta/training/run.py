@@ -21,7 +21,7 @@ from trifecta._utils.devices import describe_device, peak_memory_bytes
 from trifecta._utils.references import name_of
 from trifecta.calibration import fit_temperature
 from trifecta.counts import counts
-from trifecta.data import Given, ImageData, ImageSet, LoaderBatches, data_from
+from trifecta.data import Given, ImageData, ImageSet, LoaderBatches, data_from, is_same_rows
 from trifecta.data.images import hold_out
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
@@ -221,6 +221,8 @@ def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: Datase
         return
     # Pixels may differ between versions of a decoder.
     then, there = asdict(replace(before, seen=now.seen)), asdict(now)
+    if is_same_rows(then["rows"], there["rows"]):
+        then["rows"] = there["rows"]
     # Earlier versions stored neither.
     then |= {name: then[name] or there[name] for name in ("rows", "checksum")}
     for name in ("rows", *then):
