@@ -201,7 +201,7 @@ def resumed_trainer(
     )
     if not folder.has_begun:
         return trainer
-    _check_same_data(folder, facts, trainer.facts)
+    _check_same_data(folder, facts or trainer.facts, trainer.facts)
     trainer.resume()
     if trainer.epochs_done > config.epochs:
         raise ValueError(
@@ -215,22 +215,21 @@ def resumed_trainer(
     return trainer
 
 
-def _check_same_data(folder: RunFolder, before: DatasetFacts | None, now: DatasetFacts) -> None:
+def _check_same_data(folder: RunFolder, before: DatasetFacts, now: DatasetFacts) -> None:
     """Check that the data are those that the run was trained on, as far as the facts tell."""
-    if before is None:
-        return
-    # Pixels may differ between versions of a decoder.
-    then, there = asdict(replace(before, seen=now.seen)), asdict(now)
-    if is_same_rows(then["rows"], there["rows"]):
-        then["rows"] = there["rows"]
-    # Earlier versions stored neither.
-    then |= {name: then[name] or there[name] for name in ("rows", "checksum")}
-    for name in ("rows", *then):
-        if then[name] != there[name]:
-            raise ValueError(
-                f"the data is not what {folder.path} was trained on: {name} was {then[name]!s:.100} and is "
-                f"{there[name] or 'none'!s:.100}; give the same data, or start another run"
-            )
+    # Digests of samples and labels. Earlier versions stored neither.
+    digests = "rows", "checksum"
+    for name in ("sample_shape", "integer", "classes", *digests, "mean", "std", "grey_range"):
+        was, found = getattr(before, name), getattr(now, name)
+        is_same = found == was or (name == "rows" and is_same_rows(was, found))
+        if is_same or (name in digests and not was):
+            continue
+        told = f"{name} was {was!s:.100} and is {found or 'none'!s:.100}"
+        raise ValueError(
+            f"the data is not what {folder.path} was trained on: "
+            f"{'its samples or labels differ' if name in digests else told}; give the same data, or start "
+            "another run"
+        )
 
 
 def _image_data(config: RunConfig, data: ImageData | Given | None, **others: Any) -> ImageData | None:
