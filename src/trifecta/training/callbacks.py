@@ -12,16 +12,10 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping(Callback):
-    """End a run whose validation accuracy has not improved for ``patience`` epochs.
+    """End a run whose validation accuracy has not improved for ``patience`` epochs, 1 or more.
 
-    The run keeps the weights of its best epoch, unless ``RunConfig.keep`` is ``last``.
-
-    Args:
-        patience: number of epochs, 1 or more.
-        min_delta: least improvement that counts, as a share (0.001 is 0.1 points).
-
-    Raises:
-        ValueError: a patience below 1.
+    Only more than ``min_delta``, a share (0.001 is 0.1 points), counts as an improvement. The run keeps the
+    weights of its best epoch, unless ``RunConfig.keep`` is ``last``.
     """
 
     def __init__(self, patience: int = 5, *, min_delta: float = 0.0) -> None:
@@ -46,11 +40,7 @@ class EarlyStopping(Callback):
 
 
 class CSVLogger(Callback):
-    """Write the history as a table, one row per epoch and one column per number.
-
-    Args:
-        path: path of the .csv file, which is rewritten after every epoch.
-    """
+    """Write the history to a .csv file after every epoch, one row per epoch and one column per number."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -65,11 +55,7 @@ class CSVLogger(Callback):
 
 
 class TensorBoardLogger(Callback):
-    """Write the history for TensorBoard; needs ``pip install "trifecta[tensorboard]"``.
-
-    Args:
-        folder: folder of the event files.
-    """
+    """Write the history to event files in ``folder``; needs ``pip install "trifecta[tensorboard]"``."""
 
     def __init__(self, folder: str | Path) -> None:
         library = require("torch.utils.tensorboard", install='"trifecta[tensorboard]"')
@@ -88,20 +74,16 @@ class TensorBoardLogger(Callback):
 
 def flat_record(record: Record) -> dict[str, float]:
     """Return the numbers of a record by name; those of block k are called ``name/k``."""
+    flat = {name: value for name, value in record.items() if not isinstance(value, list)}
     lists = {name: value for name, value in record.items() if isinstance(value, list)}
-    by_block = {f"{name}/{k}": number for name, values in lists.items() for k, number in enumerate(values)}
-    numbers = {**{name: value for name, value in record.items() if name not in lists}, **by_block}
-    return {name: number for name, number in numbers.items() if number is not None}
+    flat |= {f"{name}/{k}": number for name, values in lists.items() for k, number in enumerate(values)}
+    return {name: number for name, number in flat.items() if number is not None}
 
 
 class ConsoleProgress(Callback):
-    """Show the progress of a run: a bar on a terminal, a line per epoch elsewhere.
+    """Show the progress of a run of ``epochs``: a bar on a terminal, a line per epoch elsewhere.
 
-    Use it as a context manager around the run.
-
-    Args:
-        epochs: number of epochs of the run.
-        console: where to show it, by default on standard error.
+    Use it as a context manager around the run. It shows on standard error unless given a ``console``.
     """
 
     def __init__(self, epochs: int, console: "Console | None" = None) -> None:
@@ -110,13 +92,9 @@ class ConsoleProgress(Callback):
 
         self.epochs = epochs
         self.console = Console(stderr=True) if console is None else console
-        columns = (
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
-        )
-        self._bar = Progress("{task.description}", *columns, console=self.console, transient=True)
+        last = TextColumn("{task.fields[last]}")
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), last)
+        self._bar = Progress(*columns, console=self.console, transient=True)
         self._task = self._bar.add_task("", total=None, last="")
         self._scoring = self._bar.add_task("scoring", visible=False, last="")
 

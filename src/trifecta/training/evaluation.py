@@ -6,6 +6,7 @@ Shapes: N images, K classes, L blocks.
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,28 +149,24 @@ def score(
 @torch.inference_mode()
 def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]) -> Evaluation:
     """Compare what :func:`score` returned with the true ``labels``, (N,)."""
-    fused, num_classes = fuse(scores, network.readout_blocks), network.num_classes
+    num_classes, scored, blocks = network.num_classes, network.scored_blocks, range(len(scores))
+    fused = fuse(scores, network.readout_blocks)
     labels = labels.to(fused.device)
     wrong = wrong_labels(labels, num_classes, torch.Generator(labels.device).manual_seed(0))
     predicted, shares = fused.argmax(1), probabilities(fused, float(network.temperature))
     pairs = (labels * num_classes + predicted).flatten()
-    confusion = torch.bincount(pairs, minlength=num_classes**2)
-    scored = network.scored_blocks
-
-    def accuracy(blocks: Sequence[int]) -> float | None:
-        return _accuracy(scores, blocks, labels) if set(blocks) & set(scored) else None
+    confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
     def scores_of(chosen: Tensor) -> list[Tensor | None]:
         picked = chosen.unsqueeze(1)
         return [None if s is None else s.gather(1, picked).float().flatten().cpu() for s in scores]
 
+    accuracy = partial(_accuracy, scores, labels)
     return Evaluation(
-        accuracy=_accuracy(scores, network.readout_blocks, labels),
-        block_accuracy=[accuracy([k]) for k in range(len(scores))],
-        readout_accuracy={
-            name: _accuracy(scores, blocks, labels) for name, blocks in named_readouts(scored).items()
-        },
-        confusion=confusion.view(num_classes, num_classes).cpu(),
+        accuracy=accuracy(network.readout_blocks),
+        block_accuracy=[accuracy([k]) if k in scored else None for k in blocks],
+        readout_accuracy={name: accuracy(own) for name, own in named_readouts(scored).items()},
+        confusion=confusion.cpu(),
         positive=scores_of(labels),
         negative=scores_of(wrong),
         predicted=predicted.cpu(),
@@ -177,7 +174,7 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
         log_loss=log_loss(shares, labels),
         calibration_error=calibration_error(shares, labels),
         cumulative_accuracy=[
-            accuracy([j for j in scored if j <= k] if k in scored else []) for k in range(len(scores))
+            accuracy([j for j in scored if j <= k]) if k in scored else None for k in blocks
         ],
     )
 
@@ -189,10 +186,10 @@ def choose_blocks(network: LocalNetwork, labels: Tensor, scores: list[Tensor | N
     """
     blocks = network.scored_blocks
     ranges = [blocks[i : j + 1] for i in range(len(blocks)) for j in range(i, len(blocks))]
-    return max(ranges, key=lambda run: (_accuracy(scores, run, labels), run[-1], -len(run)))
+    return max(ranges, key=lambda run: (_accuracy(scores, labels, run), run[-1], -len(run)))
 
 
-def _accuracy(scores: Sequence[Tensor | None], blocks: Sequence[int], labels: Tensor) -> float:
+def _accuracy(scores: Sequence[Tensor | None], labels: Tensor, blocks: Sequence[int]) -> float:
     predicted = fuse(scores, blocks).argmax(1)
     return (predicted == labels.to(predicted.device)).double().mean().item()
 
