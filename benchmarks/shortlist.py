@@ -9,25 +9,23 @@ from recording import append, command_line
 from trifecta._utils.devices import resolve_device
 from trifecta.bench import conditions
 from trifecta.data import load_data
-from trifecta.training import RunFolder, evaluate, load_network
-from trifecta.training.model import run_precision
+from trifecta.training import RunFolder, evaluate, load
 
 
 def main() -> None:
     """Evaluate with all labels, then with fewer and fewer, and append one line."""
     given = command_line(__doc__, "results", "run").parse_args()
-    folder = RunFolder(given.run)
-    config, facts = folder.read_config()
+    config, facts = RunFolder(given.run).read_config()
     device = resolve_device(config.device)
-    network, _ = load_network(folder, device)
+    model = load(given.run, device=str(device))
+    network = model.network
     assert config.data is not None
     test = load_data(config.data).to(device).test
     accuracy = {}
     for labels in (network.num_classes, 5, 4, 3, 2):
         if labels < network.num_classes:
             network.keep_labels(labels)
-        precision = run_precision(folder, device)
-        measured = evaluate(network, test, mean=facts.mean, std=facts.std, precision=precision)
+        measured = evaluate(network, test, mean=facts.mean, std=facts.std, precision=model.precision)
         accuracy[labels] = measured.accuracy
     row = {
         "command": "python benchmarks/shortlist.py RESULTS.jsonl RUN",

@@ -15,8 +15,7 @@ from trifecta.data import ImageData
 from trifecta.learner import Learner
 from trifecta.methods import get_method
 from trifecta.network import build_network
-from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, resume, train
-from trifecta.training.model import run_precision
+from trifecta.training import Interrupted, Run, RunConfig, RunFolder, Trainer, load, resume, train
 from trifecta.training.run import finish, resumed_trainer
 
 SHAPE, CLASSES = (1, 8, 8), 3
@@ -84,10 +83,12 @@ def test_a_resumed_run_keeps_its_precision(
     resumed = resume(tmp_path / "run", data=stripes)
     assert resumed.result["precision"] == "bf16"
     assert equal(resumed, train(replace(SMALL, precision="bf16"), data=stripes))
-    folder = RunFolder(tmp_path / "run")
-    assert [run_precision(folder, CPU, name) for name in (None, "auto", "fp32")] == ["bf16", "bf16", "fp32"]
+    used = [
+        load(tmp_path / "run", device="cpu", precision=name).precision for name in (None, "auto", "fp32")
+    ]
+    assert used == ["bf16", "bf16", "fp32"]
     with pytest.raises(ValueError, match="received 'fp8'"):
-        run_precision(folder, CPU, "fp8")
+        load(tmp_path / "run", precision="fp8")
 
 
 def test_bf16_goes_on_in_fp32_with_a_warning_where_there_is_none(
@@ -97,7 +98,7 @@ def test_bf16_goes_on_in_fp32_with_a_warning_where_there_is_none(
     stopped(SMALL, stripes, tmp_path / "run")
     have(monkeypatch)
     with pytest.warns(UserWarning, match="trained in bf16, which this device"):
-        assert run_precision(RunFolder(tmp_path / "run"), CPU) == "fp32"
+        assert load(tmp_path / "run", device="cpu").precision == "fp32"
     with pytest.warns(UserWarning, match="trained in bf16, which this device"):
         trainer = resumed_trainer(tmp_path / "run", data=stripes)
     assert finish(trainer).result["precision"] == "fp32"

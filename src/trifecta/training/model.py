@@ -90,19 +90,6 @@ def load_network(
     return network.to(device).eval(), facts
 
 
-def run_precision(folder: RunFolder, device: torch.device, asked: str | None = None) -> str:
-    """Return the precision in which to use a trained run, ``fp32`` or ``bf16``.
-
-    Without one that is ``asked`` for, or with ``auto``, it is the one that the run was trained in. If the
-    run chose bf16 by itself and ``device`` does not have it in hardware, it is fp32, with a warning.
-    """
-    if asked is not None and asked != "auto":
-        return resolved_precision(asked, device)
-    # A run that has not begun recorded none.
-    trained = folder.read_resolved().get("precision", "fp32")
-    return kept_precision(str(read_yaml(folder.config).get("precision")), str(trained), device)
-
-
 def load(
     run: str | Path,
     *,
@@ -116,18 +103,18 @@ def load(
     Args:
         run: folder of the run.
         device: ``auto``, or any name that PyTorch knows.
-        precision: ``fp32`` or ``bf16``; None for the run's own.
+        precision: ``fp32`` or ``bf16``; None or ``auto`` for that of the run's training. It is fp32, with a
+            warning, if the run chose bf16 by itself and ``device`` does not have it in hardware.
         network: the blocks, if they were given to :func:`trifecta.train`.
         imports: modules of your own, or their names, whose parts the run's settings may name. No other
             module is imported, except those of installed plug-ins.
-
-    Raises:
-        ValueError: not a run folder, no model in it, a model of another network, or a part from another
-            module.
     """
     folder, where = RunFolder(run), resolve_device(device)
     loaded, facts = load_network(folder, where, imports=imports, blocks=network)
-    return TrainedModel(network=loaded, facts=facts, precision=run_precision(folder, where, precision))
+    if precision in (None, "auto"):
+        asked, used = read_yaml(folder.config).get("precision"), folder.read_resolved().get("precision")
+        precision = kept_precision(str(asked), str(used or "fp32"), where)
+    return TrainedModel(network=loaded, facts=facts, precision=resolved_precision(str(precision), where))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,17 +189,16 @@ class TrainedModel:
         on_done: Callable[[int], None] = lambda images: None,
     ) -> Tensor:
         """Compute ``width`` values or more for every image, a batch at a time, (N, width, …)."""
-        shape, device, parts = self.facts.sample_shape, self.network.device, [torch.empty(0, width)]
-        seen = 0
+        facts, device, parts, seen = self.facts, self.network.device, [torch.empty(0, width)], 0
         for batch in self._batches(images):
-            if tuple(batch.shape[1:]) != shape:
-                takes = f"this network takes samples (N, {', '.join(map(str, shape))})"
+            if tuple(batch.shape[1:]) != facts.sample_shape:
+                takes = f"this network takes samples (N, {', '.join(map(str, facts.sample_shape))})"
                 raise ValueError(f"{takes}: received {tuple(batch.shape)}")
             require_finite_samples(batch, "images", range(seen, seen + len(batch)))
             seen += len(batch)
             if len(batch):
-                _check_scale(batch, self.facts)
-                pixels = normalize(batch.to(device), self.facts.mean, self.facts.std)
+                _check_scale(batch, facts)
+                pixels = normalize(batch.to(device), facts.mean, facts.std)
                 with autocast(self.precision, device):
                     parts.append(compute(in_memory_format(pixels)).float().cpu())
                 on_done(len(batch))
@@ -226,9 +212,8 @@ class TrainedModel:
             yield from torch.split(samples_of(given, "images"), BATCH_SIZE)
             return
         for start in range(0, len(given), BATCH_SIZE):
-            files = [Path(file) for file in given[start : start + BATCH_SIZE]]
-            greys = self.facts.grey_range or None
-            yield read_images(files, image_shape=self.facts.image_shape, grey_range=greys)
+            files, greys = map(Path, given[start : start + BATCH_SIZE]), self.facts.grey_range or None
+            yield read_images(list(files), image_shape=self.facts.image_shape, grey_range=greys)
 
     def _named(self, indices: list[Any]) -> list[Any]:
         return [self._named(k) if isinstance(k, list) else self.classes[k] for k in indices]
@@ -236,17 +221,14 @@ class TrainedModel:
 
 def _check_scale(images: Tensor, facts: DatasetFacts) -> None:
     """Check that images have the scale of the training images, as far as the facts tell."""
-    if len(facts.sample_shape) != 3:
-        return
-    takes_bytes = any(facts.mean)
-    if takes_bytes and images.is_floating_point():
-        least, most = images.aminmax()
-        if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
-            raise ValueError(
-                "this network was trained on bytes and takes them, or floats from 0 to 1: received "
-                f"{least:.3g} to {most:.3g}; divide by the largest value that there can be"
-            )
-    if not takes_bytes and images.dtype == torch.uint8:
+    least, most = images.aminmax()
+    takes_bytes, is_float = any(facts.mean), images.is_floating_point()
+    if takes_bytes and is_float and (least < -_OVERSHOOT or most > 1 + _OVERSHOOT):
+        raise ValueError(
+            "this network was trained on bytes and takes them, or floats from 0 to 1: received "
+            f"{least:.3g} to {most:.3g}; divide by the largest value that there can be"
+        )
+    if not takes_bytes and images.dtype == torch.uint8 and len(facts.sample_shape) == 3:
         warnings.warn(
             "this network was trained on floats: bytes are divided by 255, which may not be their scale; "
             "give floats as in training",
