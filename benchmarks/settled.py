@@ -29,7 +29,7 @@ from trifecta.learner import Learner
 from trifecta.losses import Symmetric, Threshold
 from trifecta.methods import Method
 from trifecta.training import RunFolder, load_network
-from trifecta.training.preparation import training_batches
+from trifecta.training.trainer import training_batches
 
 PAIRS = (Symmetric, Threshold)
 # Real batches that every variant sees in turn.

@@ -46,7 +46,10 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     rows = _filled(scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step])
     if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):
         return 1.0
-    target = _smoothed(rows, targets)
+    count, classes = rows.shape
+    true = rows.gather(1, targets.unsqueeze(1)).squeeze(1)
+    # Of each row, the score under its smoothed target.
+    target = ((count + 1) * true + (rows.sum(1) - true) / (classes - 1)) / (count + 2)
     low, high = 1 / (_WIDEST * spread.max().item()), _WIDEST / spread[spread > 0].min().item()
     inverse = min(max(1.0, low), high)
     for _ in range(_STEPS):
@@ -91,11 +94,3 @@ def _filled(scores: Tensor) -> Tensor:
     least = scores.masked_fill(left_out, math.inf).amin(1, keepdim=True)
     spread = scores.amax(1, keepdim=True) - least
     return torch.where(left_out, least - torch.where(spread > 0, spread, 1.0), scores)
-
-
-def _smoothed(rows: Tensor, labels: Tensor) -> Tensor:
-    """Return each row's score under its smoothed target, (M,)."""
-    count, classes = rows.shape
-    true = rows.gather(1, labels.unsqueeze(1)).squeeze(1)
-    others = (rows.sum(1) - true) / (classes - 1)
-    return ((count + 1) * true + others) / (count + 2)

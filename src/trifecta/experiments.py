@@ -36,9 +36,8 @@ from trifecta.report.terminal import (
     shown,
 )
 from trifecta.training import DivergenceError, RunConfig, RunFolder, Trainer, from_plain, to_plain
-from trifecta.training.preparation import with_superclasses
 from trifecta.training.run import finish, resumed_trainer
-from trifecta.training.trainer import Record
+from trifecta.training.trainer import Record, with_superclasses
 
 # Fields of a result that mean nothing where the machine was shared with other work.
 TIMES = {"seconds", "images_per_second", "evaluation_seconds", "calibration_seconds", "total_seconds"}

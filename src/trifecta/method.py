@@ -42,7 +42,7 @@ class Method:
         superclasses: levels of coarse targets, coarsest first, each with the superclass of every class
             (:func:`trifecta.losses.combined.coarsened`); empty for classes throughout.
         finds_superclasses: whether training finds them in its images if none are given
-            (:func:`trifecta.training.preparation.find_superclasses`).
+            (:func:`trifecta.training.trainer.find_superclasses`).
         readout: blocks whose scores predict: ``last``, ``all``, ``all-but-first`` or numbers ``2,3``.
         optimizer: its settings, and which weights share a state.
 

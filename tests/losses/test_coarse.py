@@ -18,7 +18,7 @@ from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.training import RunConfig, RunFolder, Trainer
 from trifecta.training.config import read_config
-from trifecta.training.preparation import find_superclasses
+from trifecta.training.trainer import find_superclasses
 
 SHAPE, SUPERCLASSES = (3, 32, 32), (0, 1, 1, 0)
 # Fused and plain, class groups, a linear classifier.

@@ -15,7 +15,7 @@ from trifecta import RunConfig, TrifectaClassifier, from_module, get_method, res
 from trifecta.data import ImageData
 from trifecta.statistics import estimate_statistics
 from trifecta.training import Run, RunFolder, load
-from trifecta.training.preparation import statistics_batches
+from trifecta.training.trainer import statistics_batches
 
 SMALL = RunConfig(width=0.05, epochs=2, batch_size=60, precision="fp32")
 

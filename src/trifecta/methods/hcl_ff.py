@@ -11,7 +11,7 @@ Formula, at block k with activations a, superclasses of the block's level, and n
 Blocks are those of DeeperForward. The contrastive term reads what is passed on, which holds no goodness,
 and uses the classes at every block; its temperature falls from 0.8 to 0.2 in 50 epochs and along a cosine
 to 0.1 at the end. Early blocks learn coarse levels, the last ones the classes; levels are found in the
-training images (:func:`trifecta.training.preparation.find_superclasses`) unless ``superclasses`` are given.
+training images (:func:`trifecta.training.trainer.find_superclasses`) unless ``superclasses`` are given.
 
 Compared with the authors' code (JNNNNYao/HCL-FF): loss, temperatures, projection and coarse scores agree
 (tests/reference_values). Departures: those of DeeperForward; the code finds CIFAR's levels in the features

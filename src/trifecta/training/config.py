@@ -3,25 +3,15 @@
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import (
-    TYPE_CHECKING,
-    Annotated,
-    Any,
-    Generic,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 
@@ -66,13 +56,13 @@ _LEAST = {"epochs": 1, "batch_size": 1, "pipeline": 1, "seed": 0}
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One training run. Vary it with ``dataclasses.replace``.
+    """One training run; a value that no run can use is a ValueError. Vary it with ``dataclasses.replace``.
 
     Attributes:
-        data: folder, Hub id or ``digits``. A :class:`DataConfig` says more: splits, columns, image size;
-            None is for data handed to :func:`train`.
+        data: folder, Hub id or ``digits``; a :class:`DataConfig` for splits, columns and image size; None
+            for data handed to :func:`train`.
         method: name of a method, see ``trifecta list``; or a :class:`Method`.
-        network: name of a network, see ``trifecta list``; or a builder of your own, or ``given`` for blocks
+        network: name of a network, see ``trifecta list``; a builder of your own; or ``given`` for blocks
             handed to :func:`train`.
         width: factor on the network's channels.
         channels: of each block, in place of ``width``'s; of a network that was shrunk.
@@ -80,24 +70,21 @@ class RunConfig:
         batch_size: samples per step; methods with pairs pass twice as many.
         augmentation: random changes to training images, by name, see ``trifecta list``; or an
             :class:`Augmentation`.
-        class_weights: weight of each class in every loss: numbers in class order or by name (1 for the
-            others), or ``balanced``, inversely to the number of samples. As in PyTorch's ``cross_entropy``.
-        seed: seed of everything random: weights, order, augmentation, wrong labels. 0 … 2**63 − 1.
+        class_weights: weight of each class in every loss, as in PyTorch's ``cross_entropy``: numbers in
+            class order or by name (1 for the others), or ``balanced``, inversely to the number of samples.
+        seed: seed of weights, order, augmentation and wrong labels. 0 … 2**63 − 1.
         device: ``cpu``, ``cuda``, ``cuda:1``, …, or ``auto``, which is CUDA if there is one.
         precision: ``fp32``, ``bf16``, or ``auto``, which depends on the device.
         on_nan: what to do if a loss or gradient is not finite: ``stop``, or ``skip`` the update.
-        keep: final weights: of the epoch with the ``best`` validation accuracy, or the ``last``. Of equal
-            epochs, the latest counts; without validation images, the last.
-        statistics: of batch normalisation in predictions: ``estimated`` on training images while running
-            averages lag, in the first 80 steps, or always ``running``.
-        compiled: whether to compile blocks and losses by ``torch.compile``. It takes half a minute and pays
-            in long runs on a GPU.
+        keep: final weights: of the epoch with the ``best`` validation accuracy (the latest of equals), or
+            the ``last``, as without validation images.
+        statistics: of batch normalization in predictions: ``estimated`` on training images in the first 80
+            steps, while running averages lag, or always ``running``.
+        compiled: whether to compile blocks and losses by ``torch.compile``, which takes half a minute and
+            pays in long runs on a GPU.
         pipeline: number of blocks that learn at the same time on a CPU, see :class:`trifecta.Pipeline`.
         recipe: name of the recipe that this started from; a note without effect.
         budget: the recipe's size; a note without effect.
-
-    Raises:
-        ValueError: a value that no run can use.
     """
 
     data: Named[DataConfig | None] = field(default=cast(Any, None))
@@ -122,9 +109,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Replace names by parts, and validate every field."""
-        reader = Reader()
         for name, hint in _hints(RunConfig).items():
-            object.__setattr__(self, name, reader.read(getattr(self, name), hint, name))
+            object.__setattr__(self, name, read_value(getattr(self, name), hint, name))
         _require_finite(self)
         for name, choices in _CHOICES.items():
             lookup(dict.fromkeys(choices), getattr(self, name), name)
@@ -153,7 +139,7 @@ def _require_finite(value: Any, name: str = "") -> None:
         raise ValueError(f"{name} is a finite number: received {value}")
     members = dict(enumerate(value)) if isinstance(value, tuple | list) else value
     if is_dataclass(value) and not isinstance(value, type):
-        members = {field.name: getattr(value, field.name) for field in fields(value)}
+        members = {own: getattr(value, own) for own in _hints(type(value))}
     for key, member in members.items() if isinstance(members, dict) else ():
         _require_finite(member, f"{name}.{key}" if name else str(key))
 
@@ -161,36 +147,30 @@ def _require_finite(value: Any, name: str = "") -> None:
 def _class_weights(weights: Any) -> ClassWeights:
     if weights is None or (isinstance(weights, str) and weights == BALANCED):
         return weights
-    by_name = isinstance(weights, Mapping)
-    given = list(weights.values()) if by_name else weights
-    numbers: tuple[float, ...] = Reader().read(given, tuple[float, ...], "class_weights")
+    given = list(weights.values()) if isinstance(weights, Mapping) else weights
+    numbers: tuple[float, ...] = read_value(given, tuple[float, ...], "class_weights")
     if not numbers or min(numbers) <= 0:
         raise ValueError(f"class_weights are numbers above 0, {BALANCED} or None: received {weights!r:.80}")
-    return dict(zip(map(str, weights), numbers, strict=True)) if by_name else numbers
+    return dict(zip(map(str, weights), numbers, strict=True)) if isinstance(weights, Mapping) else numbers
 
 
 def to_plain(config: Any) -> dict[str, Any]:
     """Return a dataclass of settings as dictionaries, lists, strings and numbers.
 
-    Raises:
-        ValueError: a part of your own that cannot be found again by its name.
+    A part of your own that cannot be found again by its name is a ValueError.
     """
     plain: dict[str, Any] = _plain(config, type(config))
     return plain
 
 
 def from_plain(plain: Mapping[str, Any], *, imports: Imported = ()) -> RunConfig:
-    """Return the settings of a run; missing ones have their defaults.
+    """Return the settings of a run by their names; missing ones have their defaults.
 
-    Args:
-        plain: settings by name. A method, augmentation, schedule or objective may be its name alone, and
-            data their source.
-        imports: modules of your own whose parts the settings may name.
-
-    Raises:
-        ValueError: an unknown setting, a value of the wrong type, or a part from another module.
+    A method, augmentation, schedule or objective may be its name alone, and data their source. ``imports``
+    are modules of your own whose parts may be named. An unknown setting, a value of the wrong type, or a
+    part from another module is a ValueError.
     """
-    config: RunConfig = Reader(imports).read(plain, RunConfig)
+    config: RunConfig = read_value(plain, RunConfig, allowed=Imports(imports))
     return config
 
 
@@ -213,7 +193,7 @@ def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Imported 
     "method.schedule": "overlapping:2", "augmentation": "crop-flip"}``. Errors are those of
     :func:`from_plain`.
     """
-    plain, reader = to_plain(config), Reader(imports)
+    plain, allowed = to_plain(config), Imports(imports)
     for path, value in changes.items():
         *parents, last = path.split(".")
         place = plain
@@ -223,9 +203,9 @@ def changed(config: RunConfig, changes: Mapping[str, Any], *, imports: Imported 
         old = place.get(last)
         if isinstance(value, str) and (last in _PARTS or (isinstance(old, dict) and "kind" in old)):
             hint = _PARTS.get(last, Objective)
-            value = _plain(reader.read(value, hint), hint)
+            value = _plain(read_value(value, hint, allowed=allowed), hint)
         place[last] = value
-    settings: RunConfig = reader.read(plain, RunConfig)
+    settings: RunConfig = read_value(plain, RunConfig, allowed=allowed)
     return settings
 
 
@@ -253,7 +233,7 @@ def _kind(name: str, declared: Any, allowed: Imports) -> Any:
 @cache
 def _hints(kind: Any) -> dict[str, Any]:
     """Return the types of a dataclass's fields."""
-    hints = get_type_hints(kind)
+    hints = typing.get_type_hints(kind)
     return {own.name: hints[own.name] for own in fields(kind) if own.init}
 
 
@@ -268,17 +248,16 @@ def _plain(value: Any, hint: Any) -> Any:
     kind, *others = _choices(hint)
     if others and callable(value):
         return reference_of(value)
-    if kind in _DECLARED and value is not None and not is_dataclass(value):
+    own, is_part = value.__class__, is_dataclass(value) and not isinstance(value, type)
+    if kind in _DECLARED and value is not None and not is_part:
         raise ValueError(
-            f"a part is saved with its settings: {type(value).__qualname__} is no dataclass; "
+            f"a part is saved with its settings: {own.__qualname__} is no dataclass; "
             "write @dataclass(frozen=True, kw_only=True) above its class"
         )
-    if is_dataclass(value) and not isinstance(value, type):
+    if is_part:
         names = {part: name for name, part in _DECLARED.get(kind, {}).items()}
-        saved = {"kind": names.get(type(value)) or reference_of(type(value))} if kind in _DECLARED else {}
-        return saved | {
-            name: _plain(getattr(value, name), own) for name, own in _hints(type(value)).items()
-        }
+        saved = {"kind": names.get(own) or reference_of(own)} if kind in _DECLARED else {}
+        return saved | {name: _plain(getattr(value, name), each) for name, each in _hints(own).items()}
     if isinstance(value, list | tuple):
         return [_plain(member, (*get_args(kind), Any)[0]) for member in value]
     return value.value if isinstance(value, Enum) else str(value) if isinstance(value, Path) else value
@@ -288,60 +267,62 @@ class _PlacedError(ValueError):
     """A value that cannot be read, with its place in the message."""
 
 
-class Reader:
-    """Reads values as the types of dataclasses' fields; they may name parts of the modules ``imports``."""
+def read_value(value: Any, hint: Any, place: str = "", allowed: Imports | None = None) -> Any:
+    """Return ``value``, plain or read already, as a ``hint``; a ValueError names its place.
 
-    def __init__(self, imports: Imported = ()) -> None:
-        self._allowed = Imports(imports)
+    It may name parts of the modules that are ``allowed``.
+    """
+    allowed = allowed or Imports()
+    try:
+        return _read(value, hint, place, allowed)
+    except _PlacedError:
+        raise
+    except Exception as error:  # Also of a user's own part.
+        told = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
+        if isinstance(error, UnknownName):
+            told, place = str(allowed.advised(error)), ""
+        raise _PlacedError(f"{told} (in {place})" if place else told) from None
 
-    def read(self, value: Any, hint: Any, place: str = "") -> Any:
-        """Return ``value``, plain or read already, as a ``hint``; a ValueError that names its place."""
-        try:
-            return self._read(value, hint, place)
-        except _PlacedError:
-            raise
-        except Exception as error:  # Also of a user's own part.
-            if isinstance(error, UnknownName):
-                raise _PlacedError(str(self._allowed.advised(error))) from None
-            told = str(error) if isinstance(error, ValueError | TypeError) else repr(error)
-            raise _PlacedError(f"{told} (in {place})" if place else told) from None
 
-    def _read(self, value: Any, hint: Any, place: str) -> Any:
-        kind, *others = _choices(hint)
-        if others:  # Its dataclass validates what is one of several.
-            return self._allowed.resolve(value) if isinstance(value, str) and ":" in value else value
-        if value is None and NoneType in get_args(hint):
-            return None
-        if isinstance(value, str | Path) and kind in _FINDERS:
-            return _FINDERS[kind](str(value), self._allowed)
-        if kind in _DECLARED or is_dataclass(kind):
-            return self._part(value, kind, place)
-        if get_origin(kind) in (list, tuple):
-            if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-                raise ValueError(f"expected a list, received {value!r:.80}")
-            hints = [member for member in get_args(kind) if member is not ...]
-            return get_origin(kind)(
-                self.read(own, hints[min(k, len(hints) - 1)], f"{place}.{k}") for k, own in enumerate(value)
-            )
-        if kind in (bool, int, float, str):
-            return _scalar(value, kind)
-        is_read = not isinstance(kind, type) or kind is Any or isinstance(value, kind)
-        return value if is_read else kind(value)
-
-    def _part(self, value: Any, kind: Any, place: str) -> Any:
-        if kind not in _DECLARED and isinstance(value, kind):
-            return value
-        if not isinstance(value, Mapping):
-            raise ValueError(f"expected a name or settings, received {value!r:.80}")
-        settings = dict(value)
-        if kind in _DECLARED:
-            kind = _kind(str(settings.pop("kind", None)), kind, self._allowed)
-        for name in settings:
-            lookup(_hints(kind), name, f"setting of {place.rpartition('.')[2] or 'config'}")
-        inside = f"{place}." if place else ""
-        return kind(
-            **{name: self.read(own, _hints(kind)[name], inside + name) for name, own in settings.items()}
+def _read(value: Any, hint: Any, place: str, allowed: Imports) -> Any:
+    kind, *others = _choices(hint)
+    if others:  # Its dataclass validates what is one of several.
+        return allowed.resolve(value) if isinstance(value, str) and ":" in value else value
+    if value is None and NoneType in get_args(hint):
+        return None
+    if isinstance(value, str | Path) and kind in _FINDERS:
+        return _FINDERS[kind](str(value), allowed)
+    if kind in _DECLARED or is_dataclass(kind):
+        return _read_part(value, kind, place, allowed)
+    if get_origin(kind) in (list, tuple):
+        if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+            raise ValueError(f"expected a list, received {value!r:.80}")
+        hints = [member for member in get_args(kind) if member is not ...]
+        return get_origin(kind)(
+            read_value(own, hints[min(k, len(hints) - 1)], f"{place}.{k}", allowed)
+            for k, own in enumerate(value)
         )
+    if kind in (bool, int, float, str):
+        return _scalar(value, kind)
+    is_read = not isinstance(kind, type) or kind is Any or isinstance(value, kind)
+    return value if is_read else kind(value)
+
+
+def _read_part(value: Any, kind: Any, place: str, allowed: Imports) -> Any:
+    """Return a dataclass, or the loss or term whose kind is given, from its settings by name."""
+    if kind not in _DECLARED and isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a name or settings, received {value!r:.80}")
+    settings = dict(value)
+    if kind in _DECLARED:
+        kind = _kind(str(settings.pop("kind", None)), kind, allowed)
+    hints, inside = _hints(kind), f"{place}." if place else ""
+    for name in settings:
+        lookup(hints, name, f"setting of {place.rpartition('.')[2] or 'config'}")
+    return kind(
+        **{name: read_value(own, hints[name], inside + name, allowed) for name, own in settings.items()}
+    )
 
 
 def _scalar(value: Any, kind: type) -> Any:
@@ -373,11 +354,10 @@ def yaml_text(plain: Mapping[str, Any]) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
+    """Read a YAML mapping; anything else is a ValueError.
 
-    Raises:
-        ValueError: no such file, something else in it, or more than settings ever are: a megabyte, 32
-            levels, a value of 65,536 characters, or aliases, which can stand for gigabytes.
+    So is more than settings ever are: a megabyte, 32 levels, a value of 65,536 characters, or aliases,
+    which can stand for gigabytes.
     """
     try:
         with path.open("rb") as file:
@@ -394,21 +374,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     """Return the value of a YAML text; errors as of :func:`read_yaml`."""
-    loader = yaml.SafeLoader if _SURROGATE.search(text) else _Loader
+    loader, depth = yaml.SafeLoader if _SURROGATE.search(text) else _Loader, 0
     try:
-        _check_events(yaml.parse(text, Loader=loader))
+        for event in yaml.parse(text, Loader=loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has an alias, *{event.anchor}")
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_CHARACTERS:
+                raise ValueError(f"it has a value of more than {MOST_CHARACTERS:,} characters")
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
+            if depth > MOST_DEPTH:
+                raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, OverflowError) as error:
         raise ValueError(str(error)) from None
-
-
-def _check_events(events: Iterator[yaml.Event]) -> None:
-    depth = 0
-    for event in events:
-        if isinstance(event, yaml.AliasEvent):
-            raise ValueError(f"it has an alias, *{event.anchor}")
-        if isinstance(event, yaml.ScalarEvent) and len(event.value) > MOST_CHARACTERS:
-            raise ValueError(f"it has a value of more than {MOST_CHARACTERS:,} characters")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_DEPTH:
-            raise ValueError(f"it is nested more than {MOST_DEPTH} levels deep")

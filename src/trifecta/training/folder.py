@@ -18,22 +18,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from trifecta._utils.files import (
-    StorageError,
-    is_leftover,
-    remove_leftovers,
-    tensor_checksum,
-    write_atomically,
-)
+from trifecta._utils import files
+from trifecta._utils.files import StorageError, tensor_checksum
 from trifecta.data import ImageData
 from trifecta.data.images import sample_digests
 from trifecta.network import LocalNetwork
 from trifecta.nn.shapes import ImageShape, SampleShape
 from trifecta.training.config import (
     Imported,
-    Reader,
     RunConfig,
     read_config,
+    read_value,
     read_yaml,
     to_plain,
     yaml_text,
@@ -41,7 +36,6 @@ from trifecta.training.config import (
 
 # Increase it when older checkpoints can no longer be resumed.
 CHECKPOINT_FORMAT = 3
-_CHECKSUM, _EPOCH = "crc32", "epoch"
 # Training images whose digests a run keeps.
 _MOST_SEEN = 16
 # Types of the members that other code reads; those that may be None may be missing. A list is of blocks.
@@ -130,7 +124,7 @@ class DatasetFacts:
         """Return the facts in a run's ``config.yaml``, without those that only other versions know."""
         if isinstance(plain, dict):
             plain = {own.name: plain[own.name] for own in fields(cls) if own.name in plain}
-        facts: DatasetFacts = Reader().read(plain, cls, "dataset")
+        facts: DatasetFacts = read_value(plain, cls, "dataset")
         return facts
 
 
@@ -173,7 +167,7 @@ class RunFolder:
             ) from None
         try:
             for folder in (self.path, self._lock.parent):
-                remove_leftovers(folder)
+                files.remove_leftovers(folder)
             yield
         finally:
             lock.release()
@@ -199,8 +193,8 @@ class RunFolder:
     def require_unused(self) -> None:
         """Raise a ValueError if a new run would overwrite something."""
         ours = (self._lock, self._lock.parent)
-        files = (file for file in self.path.rglob("*") if file not in ours and not is_leftover(file))
-        if self.path.is_file() or any(files):
+        there = (file for file in self.path.rglob("*") if file not in ours and not files.is_leftover(file))
+        if self.path.is_file() or any(there):
             raise ValueError(
                 f"a run needs a folder of its own: {self.path} exists and is not empty; choose another "
                 "one, or resume the run in it"
@@ -225,17 +219,9 @@ class RunFolder:
             raise ValueError(f"{self.path} has no checkpoint to resume from: {self.checkpoint} is missing")
         return False
 
-    def write_config(
-        self,
-        config: RunConfig,
-        facts: DatasetFacts | None = None,
-        resolved: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write settings, facts about the data once it is read, and what the run derived from both."""
-        plain = to_plain(config)
-        plain |= {} if facts is None else {"dataset": to_plain(facts)}
-        plain |= {} if resolved is None else {"resolved": dict(resolved)}
-        self._write_text(self.config, yaml_text(plain))
+    def write_config(self, config: RunConfig, **derived: Mapping[str, Any]) -> None:
+        """Write settings, and what the run derived: facts about its ``dataset``, what it ``resolved``."""
+        self._write_text(self.config, yaml_text(to_plain(config) | derived))
 
     def read_settings(self, *, imports: Imported = ()) -> tuple[RunConfig, DatasetFacts | None]:
         """Return the settings of the run and the facts about its data, if it has read them.
@@ -294,7 +280,7 @@ class RunFolder:
             name: tensor.cpu().clone(memory_format=torch.contiguous_format)
             for name, tensor in network.state_dict().items()
         }
-        metadata = {_CHECKSUM: tensor_checksum(tensors), _EPOCH: str(epoch)}
+        metadata = {"crc32": tensor_checksum(tensors), "epoch": str(epoch)}
         self._write(self.model, lambda path: path.write_bytes(save(tensors, metadata)))
 
     def read_model(self) -> dict[str, Tensor]:
@@ -304,7 +290,7 @@ class RunFolder:
     def model_epoch(self) -> int | None:
         """Return the epoch that the stored weights are from; None if the file is damaged or has none."""
         try:
-            return int(self._read_model()[1][_EPOCH])
+            return int(self._read_model()[1]["epoch"])
         except (ValueError, KeyError):
             return None
 
@@ -317,7 +303,7 @@ class RunFolder:
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError, RuntimeError, ValueError, AttributeError) as error:
             raise ValueError(f"cannot read {self.model}: {' '.join(str(error).split())}") from None
-        if metadata.get(_CHECKSUM, "") not in ("", tensor_checksum(tensors)):
+        if metadata.get("crc32", "") not in ("", tensor_checksum(tensors)):
             raise ValueError(f"{self.model} is damaged: resuming the run writes it again")
         return tensors, metadata
 
@@ -341,7 +327,7 @@ class RunFolder:
 
     def _write(self, file: Path, write: Callable[[Path], object]) -> None:
         try:
-            write_atomically(file, write)
+            files.write_atomically(file, write)
         except StorageError as error:
             safe = f"the run is safe up to its last checkpoint, {self.checkpoint}: fix that, then resume it"
             told = safe if self.previous.is_file() else "nothing had been trained yet"
@@ -361,15 +347,14 @@ def checked_record(
         raise ValueError(f"{where} is not JSON: {error}") from None
     if not isinstance(members, Mapping):
         raise ValueError(f"{where} is not a JSON object: received {members!r:.40}")
-    needed = {
-        name: kind for name, kind in kinds.items() if name in members or NoneType not in get_args(kind)
-    }
-    reader = Reader()
     try:
-        read = {name: reader.read(members.get(name), kind, name) for name, kind in needed.items()}
+        return dict(members) | {
+            name: read_value(members.get(name), kind, name)
+            for name, kind in kinds.items()
+            if name in members or NoneType not in get_args(kind)
+        }
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
-    return {**members, **read}
 
 
 def _read_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

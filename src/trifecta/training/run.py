@@ -109,7 +109,7 @@ def train(
     with nullcontext() if folder is None else folder.begin(config):
         given = _image_data(config, data, validation=validation, test=test, classes=classes)
         trainer = Trainer(config, folder=folder, data=given, blocks=network, callbacks=callbacks)
-        return _finish_shown(trainer, progress)
+        return finish(trainer, progress=progress)
 
 
 def resume(
@@ -126,43 +126,33 @@ def resume(
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
 ) -> Run:
-    """Continue the run in ``out`` from its checkpoint.
+    """Continue the run in the folder ``out`` from its checkpoint.
 
-    Data and blocks that were given to :func:`train` must be given again.
+    Other arguments and errors are those of :func:`train`; data and blocks that were given there must be
+    given again. It is a ValueError if ``out`` is not a run, has no readable checkpoint or is in use by
+    another process, or if the data are not those that it was trained on.
 
     Args:
         out: folder of the run.
         epochs: total number of epochs, in place of the run's own.
         device: device, in place of the run's own.
-        data: as for :func:`train`, like the next four; or the new place of a source that has moved.
+        data: as for :func:`train`, like what follows; or the new place of a source that has moved.
         validation: samples and labels to choose on.
         test: samples and labels to measure on.
         classes: class names, in label order.
         network: blocks in order.
         imports: modules of your own whose parts the run's settings may name.
-        callbacks: as for :func:`train`, like the next.
+        callbacks: called while it trains.
         progress: whether to show progress.
-
-    Raises:
-        ValueError: ``out`` is not a run, has no readable checkpoint, is in use by another process, or the
-            data are not those that it was trained on.
-        Interrupted, DivergenceError, StorageError: as :meth:`Trainer.fit`.
     """
     folder = RunFolder(out)
     config, _ = folder.read_settings(imports=imports)
     with folder.claim():
         if not isinstance(data, str | Path):
             data = _image_data(config, data, validation=validation, test=test, classes=classes)
-        trainer = resumed_trainer(
-            out,
-            epochs=epochs,
-            device=device,
-            data=data,
-            blocks=network,
-            imports=imports,
-            callbacks=callbacks,
-        )
-        return _finish_shown(trainer, progress)
+        same: dict[str, Any] = {"epochs": epochs, "device": device, "data": data, "imports": imports}
+        trainer = resumed_trainer(out, **same, blocks=network, callbacks=callbacks)
+        return finish(trainer, progress=progress)
 
 
 def resumed_trainer(
@@ -171,16 +161,15 @@ def resumed_trainer(
     epochs: int | None = None,
     device: str | None = None,
     data: ImageData | str | Path | None = None,
-    blocks: Iterable[nn.Module] | None = None,
     imports: Imported = (),
-    callbacks: Sequence[Callback] = (),
     processes: Processes | None = None,
     writes: bool = True,
+    **options: Any,
 ) -> Trainer:
     """Build the trainer of the run in ``out``, at its checkpoint, or at its beginning without one.
 
-    Arguments and errors are those of :func:`resume`. Without ``writes`` the network has the weights that
-    the run ended with, and nothing in the folder changes.
+    Arguments and errors are those of :func:`resume`, and ``options`` those of :class:`Trainer`. Without
+    ``writes`` the network has the weights that the run ended with, and nothing in the folder changes.
     """
     folder, processes = RunFolder(out), processes or Processes()
     config, facts = folder.read_settings(imports=imports)
@@ -196,9 +185,7 @@ def resumed_trainer(
     config = replace(config, **{name: value for name, value in given.items() if value is not None})
     if folder.has_begun:
         processes.follow(folder.read_resolved())
-    trainer = Trainer(
-        config, folder=folder, data=data, blocks=blocks, callbacks=callbacks, processes=processes
-    )
+    trainer = Trainer(config, folder=folder, data=data, processes=processes, **options)
     if not folder.has_begun:
         return trainer
     _check_same_data(folder, facts or trainer.facts, trainer.facts)
@@ -242,20 +229,19 @@ def _image_data(config: RunConfig, data: ImageData | Given | None, **others: Any
     return data
 
 
-def _finish_shown(trainer: Trainer, progress: bool | None) -> Run:
-    """Finish a run, and show its progress if asked to, or if standard error is a terminal."""
-    is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    if not (is_terminal if progress is None else progress):
-        return finish(trainer)
-    with ConsoleProgress(trainer.config.epochs) as shown:
-        trainer.callbacks.append(shown)
-        return finish(trainer)
-
-
 @torch.inference_mode(False)
 @torch.enable_grad()
-def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> Run:
-    """Train what is left, calibrate as :func:`calibrate`, measure the test split once, write the result."""
+def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT, progress: bool | None = False) -> Run:
+    """Train what is left, calibrate as :func:`calibrate`, measure the test split once, write the result.
+
+    ``progress`` is as for :func:`train`.
+    """
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()
+    if progress:
+        with ConsoleProgress(trainer.config.epochs) as shown:
+            trainer.callbacks.append(shown)
+            return finish(trainer, repeat_up_to=repeat_up_to)
     trainer.fit()
     began = time.perf_counter()
     trainer.choose_readout()
@@ -287,11 +273,7 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
       trains on the rest; of fewer than 20 images, five such fifths, of which the highest temperature
       counts, as luck decides each. It is at least that of the network's own training images.
     - ``training``: the training images, which the network knows too well, if no second network can be
-      trained, there are too many images for that, or no class has two.
-
-    Args:
-        trainer: trainer at the end of its run.
-        repeat_up_to: most training images to repeat the run on; 0 if it began with trained weights.
+      trained, there are more images than ``repeat_up_to``, or no class has two.
     """
     data, temperature = trainer.data, trainer.network.temperature
     temperature.fill_(1)
@@ -371,9 +353,8 @@ def warn_of_stuck_blocks(history: Sequence[Record], measured: Evaluation) -> Non
     alike is dead.
     """
     counts = measured.confusion.sum(1)
-    images = int(counts.sum())
-    share = counts.max().item() / images
-    limit = share + 2 * math.sqrt(share * (1 - share) / images)
+    share = counts.max().item() / counts.sum().item()
+    limit = share + 2 * math.sqrt(share * (1 - share) / counts.sum().item())
     for block, accuracy in enumerate(measured.block_accuracy):
         positive, negative = measured.positive[block], measured.negative[block]
         if accuracy is None or accuracy > limit or positive is None or negative is None:

@@ -4,43 +4,66 @@ Shapes: S steps per epoch, L blocks, N images, K classes.
 """
 
 import copy
-import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice, starmap
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trifecta._utils.devices import in_memory_format, resolve_device, synchronize
-from trifecta.data import ImageData, ImageSet, ReceivedBatches, load_data
+from trifecta._utils.extras import require
+from trifecta._utils.files import tensor_checksum
+from trifecta._utils.references import lookup
+from trifecta.data import (
+    Augmentation,
+    Batches,
+    ImageData,
+    ImageSet,
+    LoaderBatches,
+    ReceivedBatches,
+    load_data,
+    normalize,
+    require_finite_samples,
+)
+from trifecta.data.batches import epoch_order
+from trifecta.losses.combined import Levels
 from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
 from trifecta.pipeline import Pipeline
 from trifecta.readout import CHOSEN
-from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, remembered, set_statistics
-from trifecta.training.config import RunConfig
-from trifecta.training.evaluation import Evaluation, choose_blocks, score, summarise, warn_of_many_labels
+from trifecta.statistics import (
+    ENOUGH,
+    estimate_statistics,
+    is_enough,
+    lagging_norms,
+    remembered,
+    set_statistics,
+)
+from trifecta.training.config import RunConfig, to_plain
+from trifecta.training.evaluation import (
+    BATCH_SIZE,
+    Evaluation,
+    choose_blocks,
+    score,
+    summarise,
+    warn_of_many_labels,
+)
 from trifecta.training.folder import DatasetFacts, DivergenceError, Interrupted, RunFolder, checked_record
 from trifecta.training.model import load_weights, network_for
-from trifecta.training.preparation import (
-    checksum,
-    class_weights,
-    fit_to_images,
-    fitted,
-    identity,
-    statistics_batches,
-    training_batches,
-)
 
 # One epoch of the history: a line of history.jsonl.
 Record = dict[str, Any]
 # Steps between two checks of the losses on a device that works ahead of Python; each check waits for it.
 STEPS_UNCHECKED = 32
+# Training images to look at; means of classes and filters need no more.
+MOST_FOR_SUPERCLASSES, MOST_FOR_FILTERS, MOST_COMPARED = 20_000, 5_000, 64
+PRINCIPAL_COMPONENTS = 50
 
 
 class Callback:
@@ -89,8 +112,7 @@ class LossMeter:
         """Store the losses of one step, and check the latest when it is time."""
         for block, loss in enumerate(losses):
             if loss is not None:
-                self.losses[step, block] = loss
-                self.closed[step, block] = True
+                self.losses[step, block], self.closed[step, block] = loss, True
         latest = self.losses[: step + 1][-self.check_every :]
         if (step + 1) % self.check_every == 0 and not bool(latest.isfinite().all()):
             self.check_finite()
@@ -142,17 +164,15 @@ class Trainer:
         kept_epoch: epoch whose weights the run ends with; 0 if they are not from the end of one.
         stop_requested: set it to stop after the current batch, with a checkpoint.
         stop_after_epoch: set it to end the run after the current epoch, as if it had been the last.
+        written: the folder that this process writes to.
 
     Args:
-        config: everything that decides the run.
+        config: everything that decides the run; what cannot be used is a ValueError.
         folder: folder for its files; None writes none.
         data: the images, if they are loaded already; else ``config.data`` is loaded.
         blocks: blocks of the network, in place of those that ``config.network`` names.
         callbacks: called in this order, see :class:`Callback`.
         processes: the processes of the run, if there are several; only the first writes files.
-
-    Raises:
-        ValueError: the configuration, its data or the device cannot be used; nothing was written.
     """
 
     @torch.inference_mode(False)
@@ -169,12 +189,11 @@ class Trainer:
     ) -> None:
         for callback in callbacks:
             if not isinstance(callback, Callback):
-                raise ValueError(
-                    "a callback is an object of a class that inherits from Callback: received "
-                    f"{callback!r:.80}"
-                )
+                rule = "a callback is an object of a class that inherits from Callback"
+                raise ValueError(f"{rule}: received {callback!r:.80}")
         self.processes = processes or Processes()
         self.folder, self.callbacks = folder, list(callbacks)
+        self.written = folder if self.processes.is_first else None
         self.device = resolve_device(config.device)
         if data is None:
             if config.data is None:
@@ -182,33 +201,30 @@ class Trainer:
             data = load_data(config.data)
         # Finding and decoding images does not count as part of the run; what follows does.
         self._began, self._earlier_seconds = time.perf_counter(), 0.0
-        self.config = fitted(config, data)
-        self.processes.require_equal(lambda: identity(self.config, data))
-        self.processes.layout.rows(0, self.config.batch_size)  # Replicas have equal shares.
+        self.config = config = fitted(config, data)
+        self.processes.require_equal(lambda: identity(config, data))
+        self.processes.layout.rows(0, config.batch_size)  # Replicas have equal shares.
         self.data = data.to(self.device)
         self.facts = DatasetFacts.of(self.data)
         if folder is not None and not data.rows:
             self.facts = replace(self.facts, checksum=checksum(data))
-        self.network = self._build_network(blocks)
+        network = network_for(config, self.facts, blocks=blocks)
+        network.weigh_classes(class_weights(config, data))
+        self.network = network.to(self.device)
+        fit_to_images(self.network, self.data)
+        if config.compiled:
+            self.network.compile(dynamic=False)
         self._prepare_steps()
         self.history: list[Record] = []
         self.epochs_done = self.batches_done = self.kept_epoch = 0
         self.stop_requested = self.stop_after_epoch = False
-        self.epoch_seconds = 0.0
-        self.meter = self._new_meter()
+        self.epoch_seconds, self.meter = 0.0, self._new_meter()
+        # Whether the run ends with the weights of its best epoch, not of its last.
+        self.keeps_best = config.keep == "best" and data.validation is not None
         self._kept_weights: dict[str, Tensor] | None = None
         # Statistics that training continues with, while the network has estimated ones to predict with.
         self._running_statistics: dict[str, Tensor] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
-
-    def _build_network(self, blocks: Iterable[nn.Module] | None) -> LocalNetwork:
-        network = network_for(self.config, self.facts, blocks=blocks).to(self.device)
-        weights = class_weights(self.config, self.data)
-        network.weigh_classes(None if weights is None else weights.to(self.device))
-        fit_to_images(network, self.data)
-        if self.config.compiled:
-            network.compile(dynamic=False)
-        return network
 
     def _prepare_steps(self) -> None:
         """Make the batches, and the learner that steps on them."""
@@ -225,31 +241,23 @@ class Trainer:
             on_nan=config.on_nan,
         )
         self.pipeline: Pipeline | None = None
-        if config.pipeline > 1 and self.device.type == "cpu" and config.method.pipelines:
+        if config.pipeline == 1:
+            return
+        if self.device.type == "cpu" and config.method.pipelines:
             self.pipeline = Pipeline(self.learner, config.pipeline)
-        elif config.pipeline > 1:
-            waits = f"with {config.method.name} every block waits for all others"
-            where = f"it is for CPUs, and the run is on {self.device}"
-            reason = waits if self.device.type == "cpu" else where
-            warnings.warn(f"pipeline is ignored: {reason}", stacklevel=4)
+            return
+        reason = f"with {config.method.name} every block waits for all others"
+        if self.device.type != "cpu":
+            reason = f"it is for CPUs, and the run is on {self.device}"
+        warnings.warn(f"pipeline is ignored: {reason}", stacklevel=4)
 
     def _new_meter(self) -> LossMeter:
         return LossMeter(self.batches.steps_per_epoch, len(self.network.blocks), self.device)
 
     @property
-    def keeps_best(self) -> bool:
-        """Whether the run ends with the weights of its best epoch, not of its last."""
-        return self.config.keep == "best" and self.data.validation is not None
-
-    @property
     def total_seconds(self) -> float:
         """Wall time of the run since its images were loaded, summed over its parts if it was resumed."""
         return self._earlier_seconds + time.perf_counter() - self._began
-
-    @property
-    def written(self) -> RunFolder | None:
-        """The folder, in the process that writes its files; else None."""
-        return self.folder if self.processes.is_first else None
 
     @torch.inference_mode(False)
     @torch.enable_grad()
@@ -267,15 +275,15 @@ class Trainer:
             warn_of_many_labels(self.network)
             self._notify("on_train_begin")
             try:
-                for _ in range(self.epochs_done, self.config.epochs):
+                while self.epochs_done < self.config.epochs:
                     if self.processes.agreed(self.stop_after_epoch):
                         break
                     self._train_epoch()
                     self._finish_epoch()
             except DivergenceError as error:
-                last_good = f"the last good checkpoint is {self.folder.checkpoint}; " if self.folder else ""
-                remedy = f"{last_good}try a lower learning_rate, or precision=fp32"
-                raise DivergenceError(f"{error} of epoch {self.epochs_done + 1}; {remedy}") from None
+                told = f"{error} of epoch {self.epochs_done + 1}; "
+                told += f"the last good checkpoint is {self.folder.checkpoint}; " if self.folder else ""
+                raise DivergenceError(f"{told}try a lower learning_rate, or precision=fp32") from None
             self._restore_kept_weights()
             self._notify("on_train_end")
 
@@ -311,12 +319,12 @@ class Trainer:
         self.learner.finish()
         synchronize(self.device)
         self.epoch_seconds += time.perf_counter() - began
-        if self._stops:
+        if self.processes.stops(self.learner, self.stop_requested):
             self._checked_meter()
             self._save()
             raise Interrupted(f"stopped in epoch {self.epochs_done + 1} after batch {self.batches_done}")
 
-    def _batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch from ``start`` on; remember some of a loader's for statistics."""
         assert self.learner.generator is not None
         self._seen = []
@@ -330,12 +338,8 @@ class Trainer:
         for images, labels in batches:
             self.processes.announce_stop(self.learner, self.stop_requested)
             yield in_memory_format(images), labels
-            if self._stops:
+            if self.processes.stops(self.learner, self.stop_requested):
                 return
-
-    @property
-    def _stops(self) -> bool:
-        return self.processes.stops(self.learner, self.stop_requested)
 
     def _finish_epoch(self) -> None:
         losses = self._checked_meter().summary()
@@ -396,9 +400,7 @@ class Trainer:
         if self.config.method.readout != CHOSEN:
             return
         if self.data.validation is None:
-            raise ValueError(
-                "a read-out is chosen on validation images: received readout chosen without any"
-            )
+            raise ValueError("a read-out is chosen on validation images: received none")
         scores = self.scores(self.data.validation)
         blocks = choose_blocks(self.network, self.data.validation.labels, scores)
         self.network.readout_blocks = blocks
@@ -409,7 +411,7 @@ class Trainer:
         """Write settings to the folder, with the facts about the data and what the run derived."""
         if self.written is not None:
             resolved = {"precision": self.learner.precision, **self.processes.facts()}
-            self.written.write_config(config, self.facts, resolved)
+            self.written.write_config(config, dataset=to_plain(self.facts), resolved=resolved)
 
     def _notify(self, hook: str, *arguments: Any) -> None:
         for callback in self.callbacks:
@@ -424,8 +426,6 @@ class Trainer:
             if not (parameter.is_meta or bool(parameter.isfinite().all())):
                 raise DivergenceError(f"a weight is not finite: {name}, at the end")
         return joined
-
-    # Checkpoints.
 
     def _save(self) -> None:
         """Write what the rest of the run depends on, if there is a folder, and keep the weights."""
@@ -508,10 +508,11 @@ class Trainer:
 
     def _is_worse_than(self, epoch: int) -> bool:
         """Return whether the validation accuracy after the last epoch is below that after ``epoch``."""
-        accuracies = [-math.inf, *(record["validation_accuracy"] for record in self.history)]
-        return bool(accuracies[self.epochs_done] < accuracies[epoch])
+        return bool(
+            self.history[-1]["validation_accuracy"] < self.history[epoch - 1]["validation_accuracy"]
+        )
 
-    # Statistics of batch normalisations, see trifecta.statistics.
+    # Statistics of batch normalizations, see trifecta.statistics.
 
     @property
     def _lags(self) -> bool:
@@ -524,7 +525,7 @@ class Trainer:
         batches: Iterable[tuple[Tensor, Tensor]] = statistics_batches(self.data)
         if self.data.loader is not None:
             if not self._seen:  # None remembered, as the run was resumed after this epoch.
-                for _ in self._batches(self.epochs_done - 1, 0):
+                for _ in self._batches(self.epochs_done - 1):
                     if is_enough(self._seen):
                         break
             batches = self.processes.agreed(self._seen)
@@ -539,3 +540,169 @@ def _mean_finite(scores: Tensor | None) -> float | None:
     """Return the mean score of the samples whose label no shortlist left out."""
     finite = torch.empty(0) if scores is None else scores[scores.isfinite()]
     return finite.mean().item() if len(finite) else None
+
+
+def fitted(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` fitted to ``data``: to the shape of its labels, its size and its superclasses.
+
+    A sample that is not finite is a ValueError unless such updates are skipped, and so are data that the
+    method has no form for.
+    """
+    for name, images in _splits(data).items() if config.on_nan != "skip" else ():
+        require_finite_samples(images.images, name)
+    if data.test.labels.ndim > 1:
+        config = replace(config, method=config.method.at_positions())
+    count = len(data.train)
+    if data.loader is None and config.batch_size > count:
+        warnings.warn(
+            f"there are {count} training images: a batch has all of them, in place of {config.batch_size}",
+            stacklevel=3,
+        )
+        config = replace(config, batch_size=count)
+    return with_superclasses(config, data)
+
+
+def with_superclasses(config: RunConfig, data: ImageData) -> RunConfig:
+    """Return ``config`` with superclasses found in the training images, if its method needs them."""
+    method = config.method
+    if not method.finds_superclasses or method.superclasses:
+        return config
+    if data.loader is not None:
+        raise ValueError(
+            f"method {method.name} finds superclasses in training images: received a loader; give tensors, "
+            "or superclasses=…"
+        )
+    # Images that do not fit into memory are sampled.
+    train = data.train if data.train.rows is None else _spread(data.train, MOST_FOR_SUPERCLASSES)
+    found = find_superclasses(train.images, train.labels, len(data.classes))
+    return replace(config, method=replace(method, superclasses=found))
+
+
+def find_superclasses(images: Tensor, labels: Tensor, num_classes: int) -> Levels:
+    """Return levels of superclasses, coarsest first, each with a number 0, 1, … for every class.
+
+    Standardised pixels of ``images`` (N, C, H, W), with ``labels`` (N,) and one of each class at least, are
+    reduced to their first 50 principal components, each class stands for the mean of its images, and Ward's
+    linkage joins the means two by two. A level is a depth of the resulting tree, from two superclasses on;
+    a class that is alone stays so. The level of all classes is left out. Source: the published code of
+    HCL-FF (arXiv 2605.24797) for MNIST and Fashion-MNIST.
+    """
+    hierarchy, pixels = require("scipy.cluster.hierarchy"), images.cpu().flatten(1).float().numpy()
+    scaled = require("sklearn.preprocessing").StandardScaler().fit_transform(pixels)
+    pca = require("sklearn.decomposition").PCA(min(PRINCIPAL_COMPONENTS, *pixels.shape), random_state=0)
+    reduced, own = pca.fit_transform(scaled), labels.cpu().numpy()
+    prototypes = np.stack([reduced[own == c].mean(0) for c in range(num_classes)])
+    level, levels = [hierarchy.to_tree(hierarchy.linkage(prototypes, method="ward"))], []
+    while not all(node.is_leaf() for node in level):
+        halves = [[node] if node.is_leaf() else [node.get_left(), node.get_right()] for node in level]
+        level = [half for pair in halves for half in pair]
+        numbers = {name: number for number, node in enumerate(level) for name in node.pre_order()}
+        levels.append(tuple(numbers[name] for name in range(num_classes)))
+    return tuple(levels[:-1])
+
+
+def fit_to_images(network: LocalNetwork, data: ImageData) -> None:
+    """Pass training images to the modules of ``network`` that have a ``fit_images`` method."""
+    modules: list[Any] = [m for m in network.blocks.modules() if hasattr(m, "fit_images")]
+    if modules and data.loader is not None:
+        raise ValueError(
+            "this network's filters are made of training images: received a loader; give tensors, or call "
+            "fit_images of its blocks yourself"
+        )
+    for module in modules:
+        images = normalize(_spread(data.train, MOST_FOR_FILTERS).images, data.mean, data.std)
+        module.fit_images(images.to(network.device))
+
+
+def class_weights(config: RunConfig, data: ImageData) -> Tensor | None:
+    """Return the weight of each class in the losses, (K,) float32; None if all weigh the same.
+
+    ``balanced`` is ``N / (K · N_k)`` for the N_k samples of a class, over the K classes that have any.
+    """
+    weights = config.class_weights
+    if weights is None:
+        return None
+    if isinstance(weights, Mapping):
+        for name in weights:
+            lookup(dict.fromkeys(data.classes), name, "class in class_weights")
+        weights = tuple(weights.get(name, 1.0) for name in data.classes)
+    if not isinstance(weights, str):
+        if len(weights) != data.num_classes:
+            rule = f"class_weights are a number for each of {data.num_classes} classes"
+            raise ValueError(f"{rule}: received {len(weights)}")
+        return torch.tensor(weights)
+    if data.loader is not None and data.loader_counts is None:
+        raise ValueError(
+            "balanced class_weights need the classes of all training samples: received a loader; give "
+            "a number for each class"
+        )
+    labels = data.train.labels.flatten().cpu()
+    counts = torch.tensor(data.loader_counts or labels.bincount(minlength=data.num_classes).tolist())
+    balanced = counts.sum() / (counts.count_nonzero() * counts.double())
+    return torch.where(counts > 0, balanced, 1.0).float()
+
+
+def identity(config: RunConfig, data: ImageData) -> dict[str, Any]:
+    """Return, as plain values, the settings and data that all processes of a run have in common."""
+    try:
+        plain = to_plain(replace(config, device="auto"))
+    except ValueError:  # A part of the user's own that has no name.
+        plain = {"seed": config.seed, "batch_size": config.batch_size, "epochs": config.epochs}
+    if plain.get("data"):
+        plain["data"]["source"] = None
+    plain["classes"] = list(data.classes)
+    for name, images in _splits(data).items():
+        # All labels, and some images.
+        tensors = {"labels": images.labels, "images": _spread(images, MOST_COMPARED).images}
+        plain |= {f"number of {name} images": len(images)}
+        plain |= {f"{kind} of {name}": tensor_checksum({kind: value}) for kind, value in tensors.items()}
+    return plain
+
+
+def checksum(data: ImageData) -> str:
+    """Return a checksum of all samples and labels in memory."""
+    kinds = ("images", "labels")
+    return tensor_checksum(
+        {f"{kind} of {name}": getattr(own, kind) for name, own in _splits(data).items() for kind in kinds}
+    )
+
+
+def statistics_batches(data: ImageData) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield some training images without augmentation, always the same, in batches of mixed classes."""
+    some = epoch_order(len(data.train), seed=0, epoch=0)[:ENOUGH]
+    for indices in some.tensor_split(-(-len(some) // BATCH_SIZE)):
+        part = data.train.select(indices.to(data.train.labels.device))
+        yield normalize(part.images, data.mean, data.std), part.labels
+
+
+def training_batches(config: RunConfig, data: ImageData, device: torch.device) -> Batches | LoaderBatches:
+    """Return shuffled, augmented batches of the training images, or those of their loader."""
+    augments = config.augmentation != Augmentation()
+    scale: dict[str, Any] = {"mean": data.mean, "std": data.std}
+    if data.loader is not None:
+        if augments:
+            warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
+        known = torch.unique(data.test.labels).tolist() if data.loader_counts is None else ()
+        checked = config.on_nan != "skip"
+        return LoaderBatches(
+            data.loader, device, classes=data.classes, checked=checked, expected=known, **scale
+        )
+    if augments and len(data.sample_shape) != 3:
+        raise ValueError(
+            f"augmentation changes images (C, H, W): received samples of shape {data.sample_shape}; "
+            "leave it out"
+        )
+    how: dict[str, Any] = {name: getattr(config, name) for name in ("batch_size", "augmentation", "seed")}
+    return Batches(data.train, **how, **scale)
+
+
+def _splits(data: ImageData) -> dict[str, ImageSet]:
+    """Return the splits that are in memory; a loader's training split is not."""
+    train = data.train if data.loader is None else None
+    splits = {"train": train, "validation": data.validation, "test": data.test}
+    return {name: images for name, images in splits.items() if images is not None}
+
+
+def _spread(images: ImageSet, count: int) -> ImageSet:
+    """Return about ``count`` images, evenly spread over the set."""
+    return images.select(torch.arange(0, len(images), max(1, len(images) // count)))
