@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from matrix import methods
+from matrix import KINDS
 from trifecta.learner import Learner
 from trifecta.losses import (
     CentroidMargin,
@@ -21,12 +21,13 @@ from trifecta.losses import (
     PositionCrossEntropy,
     PositionThresholds,
     Similarity,
+    Site,
     Symmetric,
     Threshold,
 )
 from trifecta.losses.combined import CoarseHead
 from trifecta.losses.functional import unsettled
-from trifecta.methods import get_method
+from trifecta.methods import METHODS, get_method
 from trifecta.network import build_network
 from trifecta.schedules import Window
 from trifecta.window import window_loss
@@ -173,8 +174,13 @@ def learner_of(method: str, weights: Tensor | None) -> Learner:
     return Learner(network, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("method", methods())
-def test_weights_move_every_method_and_equal_ones_change_little(method: str) -> None:
+def test_every_method_weighs_classes() -> None:
+    site = Site(0, [(4, 4, 4)], K)
+    assert all(get_method(method).head(site).weighs_classes for method in METHODS)
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_weights_move_each_kind_of_method_and_equal_ones_change_little(method: str) -> None:
     generator = torch.Generator().manual_seed(2)
     images, losses = torch.randn(8, 1, 8, 8, generator=generator), []
     for weights in (None, torch.ones(K), WEIGHTS):

@@ -32,18 +32,6 @@ def take_steps(network: LocalNetwork, images: Tensor, labels: Tensor, steps: int
         learner.step(images, labels)
 
 
-@pytest.mark.parametrize(("method", "classes"), crossed(METHODS, [2, 32]))
-def test_two_and_many_classes(method: str, classes: int) -> None:
-    network = network_of(method, classes=classes, width=0.25 if classes == 32 else 0.03)
-    images, labels = batch(classes, size=4)
-    take_steps(network, images, labels)
-    scores = network.eval()(images)
-    assert scores.shape == (4, classes)
-    # A method that tries labels goes on with the 20 likeliest.
-    kept = 20 if network.method.tries_labels and classes == 32 else classes
-    assert scores.isfinite().sum(1).tolist() == [kept] * 4
-
-
 @pytest.mark.parametrize(("method", "network"), crossed(METHODS, list(NETWORKS)))
 def test_every_network(method: str, network: str) -> None:
     built = network_of(method, network=network, width=0.05)
@@ -54,18 +42,24 @@ def test_every_network(method: str, network: str) -> None:
     assert moved == trained
 
 
-@pytest.mark.parametrize("method", methods())
-def test_a_seed_decides_everything_and_double_precision_stays_double(method: str) -> None:
-    images, labels = batch()
+@pytest.mark.parametrize(("method", "classes"), crossed(METHODS, [2, 32]))
+def test_a_seed_decides_everything_for_any_classes_and_double_precision_stays_double(
+    method: str, classes: int
+) -> None:
+    images, labels = batch(classes, size=4)
     networks = []
     for noise in range(2):
         torch.manual_seed(noise)
-        networks.append(network_of(method).double())
+        networks.append(network_of(method, classes=classes, width=0.25 if classes == 32 else 0.03).double())
         take_steps(networks[-1], images.double(), labels)
     states = [network.state_dict().values() for network in networks]
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
     assert all(p.dtype == torch.float64 for p in networks[0].parameters())
-    assert networks[0].eval()(images.double()).dtype == torch.float64
+    scores = networks[0].eval()(images.double())
+    assert (scores.dtype, scores.shape) == (torch.float64, (4, classes))
+    # A method that tries labels goes on with the 20 likeliest.
+    kept = 20 if networks[0].method.tries_labels and classes == 32 else classes
+    assert scores.isfinite().sum(1).tolist() == [kept] * 4
 
 
 @pytest.mark.parametrize("method", methods(quick=FEW[:2]))
