@@ -164,11 +164,7 @@ def _overlaid(samples: Tensor, code: Tensor) -> Tensor:
 
 
 class LabelAdded(LabelInput):
-    """The label's own picture, added to the sample: ``x + pictures[label]``, a number per class and entry.
-
-    In front of a linear layer it is a label channel that shares the sample's weights. The pictures are
-    trained with the first block. Source: ours.
-    """
+    """The label's own picture, trained with the first block: ``x + pictures[label]``. Source: ours."""
 
     is_additive = True
     name: ClassVar[str] = "added"
@@ -189,9 +185,8 @@ class LabelAdded(LabelInput):
 class LabelEmbedding(LabelInput):
     """The label's own embedding, added to that of every token: for networks that embed integer tokens.
 
-    A labelled sample is its tokens and then its label, (T + 1,); :class:`EmbedsLabel` separates them. The
-    embeddings, of ``width`` numbers, are trained with the first block. Source: ours, like the segment
-    embeddings of BERT (Devlin et al. 2019, arXiv 1810.04805).
+    A labelled sample is its tokens and then its label, (T + 1,); :class:`EmbedsLabel` separates them.
+    Source: ours, like the segment embeddings of BERT (Devlin et al. 2019, arXiv 1810.04805).
     """
 
     name: ClassVar[str] = "embedding"
@@ -221,15 +216,12 @@ class EmbedsLabel(nn.Module):
 
 
 class ImagePairs(nn.Module, ABC):
-    """Pairs of images. Inherit from it, and give the class to ``Method(label_input=…)``.
+    """Pairs of images: an image as it is or with itself, and one that is mixed with another image.
 
-    A pair's positive is an image as it is (or with itself), its negative is mixed with another image.
-
-    Attributes:
-        at_every_block: whether each block receives new pairs, which :meth:`pairs_at` makes of the
-            previous block's output for the positives.
+    Inherit from it, and give the class to ``Method(label_input=…)``.
     """
 
+    #: Whether each block receives new pairs, made by :meth:`pairs_at` of the positives' output.
     at_every_block: bool = False
 
     @abstractmethod

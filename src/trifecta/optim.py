@@ -154,7 +154,7 @@ class OptimizerConfig:
         algorithm: ``adam``, ``muon`` for the matrices of blocks (:class:`Muon`), or a class or function
             that is called as ``algorithm(parameters, lr=learning_rate, **arguments)``, such as
             ``torch.optim.SGD``.
-        arguments: for an algorithm of your own, or Muon's beside its learning rate.
+        arguments: for an algorithm of your own, or Muon's besides its learning rate.
         learning_rate: at the first step.
         decay: ``cosine`` or ``linear`` to 0 at the run's last step, or ``constant``; then a scheduler of
             your own may be attached to the optimizers of a :class:`trifecta.Learner`.

@@ -28,14 +28,13 @@ class Schedule:
 
     Attributes:
         size: number of blocks in a window; 0 for one window over the whole network (backprop).
-        overlapping: whether the partition shifts by one block each step, so that all neighbours come to
-            share a window: for size 2 the overlapping local updates of Dooms et al. 2023, (0,1)(2,3)… at
-            even steps and (0)(1,2)(3,4)… at odd ones.
+        overlapping: whether the partition shifts by one block each step. For size 2 these are the
+            overlapping local updates of Dooms et al. 2023: (0,1)(2,3)… at even steps, (0)(1,2)(3,4)… at
+            odd ones.
         trains_remainder: whether the blocks left over at the end make a shorter window; otherwise they
             learn nothing at that step, as in the published code of Dooms et al. 2023.
         deep_supervision: whether a window has a loss at each of its blocks, not only at its last.
-        restarts: whether steps are counted within their epoch, as in the same code: after an epoch with an
-            odd number of steps, one even step follows another.
+        restarts: whether steps are counted within their epoch, as in the same code.
     """
 
     size: int = 1

@@ -126,7 +126,8 @@ def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own(matched: bool) 
         {"params": [members["hidden"]], "orthogonalized": True},
         {"params": [members["classifier"]]},
     ]
-    optimizer = Muon(groups, lr=0.01, momentum=0.6, normalized=True, matched=matched, adam_scale=0.1)
+    settings: dict[str, Any] = {"momentum": 0.6, "normalized": True, "adam_scale": 0.1, "rounds": 3}
+    optimizer = Muon(groups, lr=0.01, matched=matched, **settings)
     copied, others = copy.deepcopy((optimizer, members))
     take_steps(optimizer, members, range(3))
 
@@ -142,11 +143,36 @@ def test_matrices_keep_their_norm_and_adam_has_a_rate_of_its_own(matched: bool) 
         nesterov = 0.4 * gradient + 0.6 * momentum
         weight = weight * 4**0.5 / weight.norm()
         scale = 0.2 * 27**0.5 if matched else 1.0
-        weight = weight - 0.01 * scale * orthogonalised(nesterov)
+        weight = weight - 0.01 * scale * orthogonalised(nesterov, 3)
     torch.testing.assert_close(members["hidden"].flatten(1), weight)
     # A copy has the same settings.
     take_steps(copied, others, range(3))
     assert torch.equal(others["hidden"], members["hidden"])
+
+
+def test_a_rate_may_be_a_tensor_and_a_group_of_an_earlier_checkpoint_has_the_usual_settings() -> None:
+    expected = parameters()
+    take_steps(muon_of(expected), expected, range(3))
+    members, earlier = parameters(), parameters()
+    optimizer, restored = muon_of(members), muon_of(earlier)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(0.01, dtype=torch.float64)
+    for group in restored.param_groups:
+        for name in ("momentum", "normalized", "matched", "adam_scale", "rounds"):
+            del group[name]
+    take_steps(optimizer, members, range(3))
+    take_steps(restored, earlier, range(3))
+    for name, weight in expected.items():
+        torch.testing.assert_close(members[name], weight)
+        assert torch.equal(earlier[name], weight)
+
+
+def test_settings_at_their_bounds_are_taken() -> None:
+    weights = [nn.Parameter(torch.ones(2, 3))]
+    assert Muon(weights, momentum=0.0, rounds=1).param_groups[0]["rounds"] == 1
+    for wrong in ({"momentum": -0.1}, {"momentum": 1.0}, {"adam_scale": 0.0}, {"rounds": 0}):
+        with pytest.raises(ValueError, match="muon's momentum is"):
+            Muon(weights, **wrong)  # type: ignore[arg-type]
 
 
 def test_a_closure_is_called_before_any_weight_moves() -> None:

@@ -175,9 +175,8 @@ class _LabelGoodness(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, shifts: Tensor) -> Tensor:
         ctx.save_for_backward(features, shifts)
         goodness = features.new_empty(len(features), len(shifts))
-        all_but_samples = tuple(range(1, features.ndim))
         for rows, k, rectified in _rectified(features, shifts):
-            goodness[rows, k] = torch.linalg.vector_norm(rectified, dim=all_but_samples)
+            goodness[rows, k] = torch.linalg.vector_norm(rectified, dim=tuple(range(1, features.ndim)))
         return goodness.square_().div_(features[0].numel())
 
     @staticmethod
@@ -187,11 +186,10 @@ class _LabelGoodness(torch.autograd.Function):
         # d goodness_k / d features_i = 2 · relu(features_i + shifts_k) / number of i
         factors = gradients[0] * (2 / features[0].numel())
         by_features, by_shifts = torch.zeros_like(features), torch.zeros_like(shifts)
-        all_but_channels = (0, *range(2, features.ndim))
         for rows, k, rectified in _rectified(features, shifts):
             rectified.mul_(factors[rows, k].view(-1, *[1] * (features.ndim - 1)))
             by_features[rows].add_(rectified)
-            by_shifts[k] += rectified.sum(all_but_channels)
+            by_shifts[k] += rectified.sum((0, *range(2, features.ndim)))
         return by_features, by_shifts
 
 

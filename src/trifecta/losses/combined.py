@@ -217,7 +217,7 @@ Levels = tuple[tuple[int, ...], ...]
 
 
 class CoarseHead(Head):
-    """A head for K classes whose loss is the cross-entropy of G superclasses, each the mean of its classes.
+    """A head whose loss is the cross-entropy of G superclasses, each with the mean score of its classes.
 
     Source: the published code of HCL-FF (arXiv 2605.24797).
     """

@@ -9,7 +9,7 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 A block's input is normalised in length, which hides the goodness of the block before. The summed goodness
 of all blocks but the first predicts. ``masked_mix`` (section 3.2) needs no labels: positives are images,
 negatives mixtures of two images under a mask with large regions (:class:`trifecta.inputs.MaskedMix`); a
-linear read-out on every block's averages learns beside it and gives it no gradient (``share=0``).
+linear read-out of every block's averages learns at the same time and gives it no gradient (``share=0``).
 
 Hinton published no code. Compared with that of loeweX/Forward-Forward, without its peer normalisation and
 its ReLU that passes all gradients: with the label written over the first pixels (``label_input="overlay"``;

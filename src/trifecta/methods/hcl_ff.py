@@ -1,4 +1,4 @@
-"""HCL-FF: coarse-to-fine targets and a supervised-contrastive term beside the goodness of class groups.
+"""HCL-FF: coarse-to-fine targets and a supervised-contrastive term with the goodness of class groups.
 
 Paper: Yao, Chen, Kuo 2026, "HCL-FF: Hierarchical and Contrastive Learning for Forward-Forward Algorithm",
 CVPR, arXiv 2605.24797.

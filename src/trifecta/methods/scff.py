@@ -12,7 +12,7 @@ Formula, at block k and position p with the response r (before the activation) t
 A pair is standardised as one and enters as its sum, as both halves meet the same weights. The *triangle*
 of r, ``relu(r − mean_c r)``, of the positives is passed on, and every block makes new pairs of it. The
 thresholds are 0 and 1 in the first block, 5 and 9 in the second, 6 and 10 from the third on. A linear
-read-out on every block's averages learns beside it and gives it no gradient.
+read-out of every block's averages learns at the same time and gives it no gradient.
 
 Compared with the authors' code (neurophysics-cnrsthales/contrastive-forward-forward, three layers on
 CIFAR-10): pairs, goodness, loss, triangle and the steps of two layers agree (tests/reference_values).

@@ -7,7 +7,7 @@ Formula, at block k with goodness ``g_i = mean_square(activations_i)``:
 
     symmetric_loss = mean_i softplus(−alpha · (positive_i − negative_i)),  alpha = 4
 
-The class enters as a fixed random picture of its own, the *intrinsic class pattern*, beside the image.
+The class enters as a fixed random picture of its own, the *intrinsic class pattern*, next to the image.
 
 Compared with the abstract only: no code of the authors was found. Departures and open choices: the pattern
 is standard normal noise and one more input channel; goodness is the mean of squares; length normalisation

@@ -27,7 +27,7 @@ from trifecta.schedules import OVERLAPPING
 
 
 def method() -> Method:
-    """The Trifecta in one pass: goodness of all labels beside every block, overlapping local updates."""
+    """The Trifecta in one pass: goodness of all labels at every block, overlapping local updates."""
     return Method(
         name="tierce",
         objective=LabelGoodness(alpha=128.0, pool=4),
