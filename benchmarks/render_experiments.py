@@ -152,8 +152,7 @@ def draw_depth(path: Path) -> None:
     """The same as a figure, if there is anything to draw."""
     rows = _depth_rows()
     if all(row.runs for row in rows):
-        svg = depth_chart(rows).svg()
-        path.write_text(svg.replace("<svg ", '<svg style="background: white" ', 1) + "\n")
+        depth_chart(rows).save(path)
 
 
 def made_with(rows: Sequence[RowSummary]) -> str:

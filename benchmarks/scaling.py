@@ -18,10 +18,10 @@ from end_to_end_ranks import INTERLEAVED, SINGLE
 from recording import append, command_line
 from scaling_rank import Order, measure
 from trifecta._utils.references import lookup
-from trifecta.bench import Say, Setting, measured_on, range_text, ratio, spread
+from trifecta.bench import Say, Setting, interval, measured_on, ratio, spread
 from trifecta.method import Method
 from trifecta.methods import get_method
-from trifecta.report.terminal import Columns, cells_of, print_table
+from trifecta.report.terminal import Columns, cells_of, field, print_table
 
 Report = dict[str, Any]
 BEST_PIPELINE = "1f1b"
@@ -225,17 +225,17 @@ def _reported(
 def scaling_columns() -> Columns[Report]:
     """Columns of the table of a report."""
     return [
-        ("", lambda row: row["title"]),
+        ("", field("title")),
         ("processes", lambda row: str(len(row["resident_bytes"]))),
-        ("images/s", lambda row: range_text(row["images_per_second"], ".0f")),
-        ("over one process", lambda row: range_text(row.get("over_one_process"), ".2f", "×")),
-        ("over 1F1B", lambda row: range_text(row.get("over_1f1b"), ".2f", "×")),
+        ("images/s", field("images_per_second", interval(".0f"))),
+        ("over one process", field("over_one_process", interval(".2f", "×"))),
+        ("over 1F1B", field("over_1f1b", interval(".2f", "×"))),
         ("resident MiB", lambda row: _mebibytes(row["resident_bytes"])),
         (
             "counted MiB",
             lambda row: _mebibytes(map(sum, zip(row["model_bytes"], row["saved_bytes"], strict=True))),
         ),
-        ("crosses a block", lambda row: row["locality"]),
+        ("crosses a block", field("locality")),
     ]
 
 

@@ -5,22 +5,22 @@ machine; a figure is the median over rounds, with the smallest and the largest. 
 which do nothing else.
 """
 
-import json
 import math
-import pickle
+import re
 import statistics
-import subprocess
-import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import product
+from itertools import accumulate, product
+from multiprocessing import get_context
 from pathlib import Path
 from threading import RLock
 from typing import Any
+from weakref import finalize
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ from trifecta.nn.shapes import ImageShape
 from trifecta.pipeline import Pipeline
 from trifecta.recipes import BACKPROP, SUPERFECTA, TRIFECTA, published_trifecta, with_muon
 from trifecta.report import figures
-from trifecta.report.terminal import DASH, Cells, Columns, cells_of, percent, print_table, shown
+from trifecta.report.terminal import Cells, Columns, cells_of, field, percent, print_table, shown
 from trifecta.schedules import Window
 from trifecta.training import RunConfig, Trainer, to_plain
 from trifecta.training.run import versions
@@ -105,26 +105,20 @@ class Setting:
     @property
     def builder(self) -> NetworkBuilder:
         """Builder of the network; raise ValueError if there is none of that name."""
-        name, *numbers = self.network.split(":")
-        if name != "equal":
+        if not self.network.startswith("equal:"):
             return get_network(self.network)
-        if len(numbers) != 2 or not all(word.isdecimal() and int(word) for word in numbers):
+        if (match := re.fullmatch(r"equal:([1-9]\d*):([1-9]\d*)", self.network)) is None:
             raise ValueError(
                 f"equal blocks are equal:DEPTH:CHANNELS, such as equal:12:64: received '{self.network}'"
             )
-        depth, channels = numbers
+        depth, channels = match.groups()
         return layout_builder(self.network, " ".join([channels] * int(depth)), "Equal blocks.")
 
     def build(self, method: Method) -> LocalNetwork:
         """Return the network for a method, with weights from seed 0, on the device."""
-        network = build_network(
-            method,
-            self.builder,
-            sample_shape=self.image_shape,
-            num_classes=self.num_classes,
-            width=1.0 if self.network.startswith("equal:") else self.width,
-        )
-        return in_channels_last(network.to(self.torch_device))
+        width = 1.0 if self.network.startswith("equal:") else self.width
+        size: Any = {"sample_shape": self.image_shape, "num_classes": self.num_classes, "width": width}
+        return in_channels_last(build_network(method, self.builder, **size).to(self.torch_device))
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Return images (B, C, H, W), standard normal, and labels (B,), the same for all rows."""
@@ -266,7 +260,6 @@ def _variant(name: str, title: str, method: Method | None = None, **how: Any) ->
 
 
 _PLAIN_GRAPH = partial(fastest_learner, kernels=False)
-_AS_PUBLISHED = {"learner": _PLAIN_GRAPH, "plain": True}
 _USUAL = (
     _variant("trifecta", "Trifecta, exact pairs"),
     _variant("class-groups", "class groups, one pass"),
@@ -282,14 +275,18 @@ _USUAL = (
     ),
     _variant("trifecta-plain-graph", "Trifecta, plain autograd graph", TRIFECTA, learner=_PLAIN_GRAPH),
     _variant("superfecta-pipeline", "superfecta, pipeline of 2", SUPERFECTA, pipeline=2),
-    _variant("published", "published rule, plain PyTorch", published_trifecta(), **_AS_PUBLISHED),
+    _variant(
+        "published",
+        "published rule, plain PyTorch",
+        published_trifecta(),
+        learner=_PLAIN_GRAPH,
+        plain=True,
+    ),
     _variant("trifecta-shortlist", "Trifecta, better half of the labels", TRIFECTA, shortlist=True),
 )
 # The usual ones, then every other method by its own name.
-_NAMES = [variant.name for variant in _USUAL]
-VARIANTS: dict[str, Variant] = dict(zip(_NAMES, _USUAL, strict=True)) | {
-    name: _variant(name, name) for name in METHODS if name not in _NAMES
-}
+VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _USUAL}
+VARIANTS |= {name: _variant(name, name) for name in METHODS if name not in VARIANTS}
 
 
 def variant_of(config: RunConfig) -> Variant:
@@ -354,13 +351,11 @@ def measure_speed(
 
     A pipeline needs more steps, as its blocks start and end one by one.
     """
+    learners, size = {v.name: v.build(setting) for v in variants}, setting.batch_size
     batches = [setting.batch()] * steps
-    trainers = {variant: variant.build(setting) for variant in variants}
-    turns: dict[str, Turn] = {v.name: partial(v.train, t, batches) for v, t in trainers.items()}
-    size = setting.batch_size
-    work = {
-        v.name: step_multiply_adds(t.network, batch_size=size, kernels=True) for v, t in trainers.items()
-    }
+    turns = {v.name: partial(v.train, learners[v.name], batches) for v in variants}
+    count = partial(step_multiply_adds, batch_size=size, kernels=True)
+    work = {name: count(learner.network) for name, learner in learners.items()}
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     report = report_turns("speed", setting, variants, seconds, work, steps * size)
     return report | {"steps_a_turn": steps}
@@ -368,10 +363,9 @@ def measure_speed(
 
 def measure_inference(setting: Setting, variants: Sequence[Variant], *, rounds: int, say: Say) -> Report:
     """Report how fast variants that take turns score one batch."""
-    images, _ = setting.batch()
-    trainers = {variant: variant.build(setting) for variant in variants}
-    turns: dict[str, Turn] = {v.name: partial(v.predictor(t, setting), images) for v, t in trainers.items()}
-    work = {v.name: prediction_multiply_adds(t.network) for v, t in trainers.items()}
+    learners, (images, _) = {v.name: v.build(setting) for v in variants}, setting.batch()
+    turns = {v.name: partial(v.predictor(learners[v.name], setting), images) for v in variants}
+    work = {name: prediction_multiply_adds(learner.network) for name, learner in learners.items()}
     seconds = take_turns(turns, setting, rounds=rounds, say=say)
     return report_turns("inference", setting, variants, seconds, work, setting.batch_size)
 
@@ -442,14 +436,14 @@ def measure_memory(
 
     Raises:
         ValueError: there is no such network.
-        RuntimeError: a process failed; the message has the last line that it wrote.
+        RuntimeError: a process failed; the message says why.
     """
     # Resolved here, once for all processes.
     setting = replace(setting, precision=setting.resolved_precision)
     places = [replace(setting, network=network) for network in networks]
     for placed in places:
         _ = placed.builder  # refuses an unknown network before anything is measured
-    rows = []
+    rows: list[Report] = []
     for placed, variant in product(places, variants):
         say(f"{placed.network}, {variant.title}")
         measured = [training_memory(placed, variant) for _ in range(rounds)]
@@ -460,8 +454,7 @@ def measure_memory(
         rows.append(row | {"saved_bytes": measured[0]["saved_bytes"]})
     references = {row["network"]: row for row in rows if row["name"] == "backprop"}
     for row in rows:
-        if row["network"] in references:
-            reference = references[row["network"]]
+        if reference := references.get(row["network"]):
             row["over_backprop"] = row["training_bytes"] / reference["training_bytes"]
             row["saved_over_backprop"] = row["saved_bytes"] / reference["saved_bytes"]
     return {"benchmark": "memory", **setting.facts(), "rounds": rounds, "rows": rows}
@@ -469,36 +462,30 @@ def measure_memory(
 
 def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
     """Measure ``training_bytes``, above the model, and ``saved_bytes``, the most that graphs held."""
-    built, trained = (_in_own_process(setting, variant, steps) for steps in (0, MEMORY_STEPS))
+
+    def measured(steps: int) -> dict[str, int]:
+        with ProcessPoolExecutor(1, get_context("spawn")) as own_process:
+            try:
+                return own_process.submit(_measure, setting, variant, steps).result()
+            except Exception as error:
+                raise RuntimeError(f"{variant.name} on {setting.network} failed: {error}") from error
+
+    built, trained = measured(0), measured(MEMORY_STEPS)
     training = trained["peak_bytes"] - built["peak_bytes"]
     return {"training_bytes": training, "saved_bytes": trained["saved_bytes"]}
 
 
-def _in_own_process(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
-    program = (
-        f"import pickle, sys; from {__name__} import _measure; _measure(*pickle.load(sys.stdin.buffer))"
-    )
-    order = pickle.dumps((setting, variant, steps))
-    done = subprocess.run([sys.executable, "-c", program], input=order, capture_output=True, check=False)
-    if done.returncode:
-        last = done.stderr.decode().strip().splitlines()[-1:] or ["it was killed, perhaps for its memory"]
-        raise RuntimeError(f"{variant.name} on {setting.network} failed: {last[0]}")
-    found: dict[str, int] = json.loads(done.stdout)
-    return found
-
-
-def _measure(setting: Setting, variant: Variant, steps: int) -> None:
-    """Train for some steps, and print what that took."""
-    trainer = variant.build(setting)
-    images, labels = setting.batch()
-    _fill_optimizers(trainer)
+def _measure(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
+    """Train for some steps, and return what that took."""
+    learner, batch = variant.build(setting), setting.batch()
+    _fill_optimizers(learner)
     if setting.torch_device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with SavedBytes() as saved:
         if variant.pipeline > 1:
-            saved.follow(trainer)
-        variant.train(trainer, [(images, labels)] * steps)
-    print(json.dumps({"peak_bytes": peak_memory_bytes(images.device), "saved_bytes": saved.most}))
+            saved.follow(learner)
+        variant.train(learner, [batch] * steps)
+    return {"peak_bytes": peak_memory_bytes(setting.torch_device), "saved_bytes": saved.most}
 
 
 def _fill_optimizers(trainer: Learner) -> None:
@@ -512,6 +499,13 @@ def _fill_optimizers(trainer: Learner) -> None:
                 optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
 
 
+@dataclass(eq=False)
+class _Held:
+    """Stands in a graph for a saved tensor; freed with the graph."""
+
+    tensor: Tensor
+
+
 class SavedBytes(saved_tensors_hooks):
     """Counts what graphs hold for their gradients, without parameters, each piece of memory once.
 
@@ -519,7 +513,7 @@ class SavedBytes(saved_tensors_hooks):
     """
 
     def __init__(self) -> None:
-        super().__init__(partial(_Holder, self), lambda holder: holder.tensor)
+        super().__init__(self._held, lambda held: held.tensor)
         self.most = self._now = 0
         self._holders: Counter[int] = Counter()
         # Reentrant, as collecting garbage may free a graph anywhere.
@@ -539,30 +533,24 @@ class SavedBytes(saved_tensors_hooks):
 
         learner.learn = counted  # type: ignore[method-assign]
 
-    def hold(self, tensor: Tensor, change: int) -> None:
-        """Note that one more graph (+1) or one less (−1) holds ``tensor``."""
-        storage = tensor.untyped_storage()
-        with self._lock:
-            before = self._holders[storage.data_ptr()]
-            self._holders[storage.data_ptr()] += change
-            if before == 0 or before + change == 0:
-                self._now += change * storage.nbytes()
-                self.most = max(self.most, self._now)
-
-
-class _Holder:
-    """Stands in a graph for a saved tensor; freed with the graph."""
-
-    def __init__(self, count: SavedBytes, tensor: Tensor) -> None:
+    def _held(self, tensor: Tensor) -> "_Held":
         # Detached: otherwise the graph would keep itself alive.
-        self.tensor = tensor.detach()
-        self._count = None if isinstance(tensor, nn.Parameter) else count
-        if self._count is not None:
-            self._count.hold(self.tensor, +1)
+        held = _Held(tensor.detach())
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            place = storage.data_ptr(), storage.nbytes()
+            self._change(*place, +1)
+            finalize(held, self._change, *place, -1).atexit = False
+        return held
 
-    def __del__(self) -> None:
-        if self._count is not None:
-            self._count.hold(self.tensor, -1)
+    def _change(self, pointer: int, size: int, by: int) -> None:
+        """Note that one more graph (+1) or one less (−1) holds ``size`` bytes at ``pointer``."""
+        with self._lock:
+            before = self._holders[pointer]
+            self._holders[pointer] += by
+            if before == 0 or before + by == 0:
+                self._now += by * size
+                self.most = max(self.most, self._now)
 
 
 def measure_accuracy(configs: Sequence[RunConfig], thresholds: Sequence[float], *, say: Say) -> Report:
@@ -577,26 +565,23 @@ def measure_accuracy(configs: Sequence[RunConfig], thresholds: Sequence[float], 
         say(f"{config.method.name}, seed {config.seed}, {config.epochs} epochs")
         trainer = Trainer(config, data=data)
         trainer.fit()
-        rows.append(_accuracy_row(config, trainer, thresholds))
+        history, plain = trainer.history, to_plain(config)
+        plain["data"]["source"] = data_name(plain["data"]["source"])
+        row = {
+            "name": config.method.name,
+            "seed": config.seed,
+            "precision": trainer.learner.precision,
+            "locality": config.method.locality,
+            "seconds_to": {f"{t:g}": seconds_to(history, t) for t in thresholds},
+            "validation_accuracy": [record["validation_accuracy"] for record in history],
+            "images_per_second": [record["images_per_second"] for record in history],
+            "seconds_by_epoch": [record["seconds"] for record in history],
+            "evaluation_seconds": sum(record["evaluation_seconds"] for record in history),
+            "config": plain,
+        }
+        rows.append(row)
     where = conditions(trainer.device)
     return {"benchmark": "accuracy", **where, "thresholds": list(thresholds), "rows": rows}
-
-
-def _accuracy_row(config: RunConfig, trainer: Trainer, thresholds: Sequence[float]) -> Report:
-    history, plain = trainer.history, to_plain(config)
-    plain["data"]["source"] = data_name(plain["data"]["source"])
-    return {
-        "name": config.method.name,
-        "seed": config.seed,
-        "precision": trainer.learner.precision,
-        "locality": config.method.locality,
-        "seconds_to": {f"{t:g}": seconds_to(history, t) for t in thresholds},
-        "validation_accuracy": [record["validation_accuracy"] for record in history],
-        "images_per_second": [record["images_per_second"] for record in history],
-        "seconds_by_epoch": [record["seconds"] for record in history],
-        "evaluation_seconds": sum(record["evaluation_seconds"] for record in history),
-        "config": plain,
-    }
 
 
 def seconds_to(history: Sequence[Record], threshold: float) -> float | None:
@@ -609,9 +594,44 @@ def seconds_to(history: Sequence[Record], threshold: float) -> float | None:
     return None
 
 
+def interval(form: str, unit: str = "") -> str:
+    """Return the format of a median with its range, such as ``2.10× (2.00 to 2.20)`` for ``.2f`` and ×."""
+    return f"{{median:{form}}}{unit} ({{low:{form}}} to {{high:{form}}})"
+
+
+_SPEED: Columns[Report] = [
+    ("", field("title")),
+    ("images/s", field("images_per_second", interval(".0f"))),
+    ("over backprop", field("over_backprop", interval(".2f", "×"))),
+    ("bound", field("bound_over_backprop", "{:.2f}×")),
+    ("over published", field("over_published", interval(".1f", "×"))),
+    ("efficiency", field("efficiency", "{:.0%}")),
+    ("crosses a block", field("locality")),
+]
+_MEMORY: Columns[Report] = [
+    ("network", field("network")),
+    ("", field("title")),
+    ("training memory", field("training_bytes", "{:.0f} MiB", 2**20)),
+    ("over backprop", field("over_backprop", "{:.2f}×")),
+    ("held by the graph", field("saved_bytes", "{:.0f} MiB", 2**20)),
+    ("over backprop", field("saved_over_backprop", "{:.2f}×")),
+]
+
+
 def bench_table(report: Report) -> Cells:
     """Return the heading and the cells of a report."""
-    return cells_of(report["rows"], _TABLES.get(report["benchmark"], _speed_columns)(report))
+    thresholds = report.get("thresholds", [])
+    accuracy: Columns[Report] = [
+        *(("", field("name")), ("seed", field("seed"))),
+        *(
+            (f"s to {t:.2%}", lambda row, t=t: shown(row["seconds_to"][f"{t:g}"], "{:.1f}"))
+            for t in thresholds
+        ),
+        ("last epoch", lambda row: percent(row["validation_accuracy"][-1])),
+        ("images/s", lambda row: shown(row["images_per_second"][-1])),
+    ]
+    columns = {"memory": _MEMORY, "accuracy": accuracy}.get(report["benchmark"], _SPEED)
+    return cells_of(report["rows"], columns)
 
 
 def print_bench(report: Report) -> None:
@@ -621,104 +641,56 @@ def print_bench(report: Report) -> None:
 
 def draw_bench(report: Report, path: Path) -> None:
     """Draw the report's chart to an .svg, .png or .pdf file."""
-    charts = {"memory": figures.memory_curves, "accuracy": _accuracy_chart}
+    charts = {"memory": _memory_chart, "accuracy": _accuracy_chart}
     charts.get(report["benchmark"], figures.speed_bars)(report).save(path)
 
 
-def _shown(name: str, form: str = "{}") -> Callable[[Report], str]:
-    return lambda row: shown(row.get(name), form)
-
-
-def _range(name: str, form: str, unit: str = "") -> Callable[[Report], str]:
-    return lambda row: range_text(row.get(name), form, unit)
-
-
-def _speed_columns(report: Report) -> Columns[Report]:
-    return [
-        ("", _shown("title")),
-        ("images/s", _range("images_per_second", ".0f")),
-        ("over backprop", _range("over_backprop", ".2f", "×")),
-        ("bound", _shown("bound_over_backprop", "{:.2f}×")),
-        ("over published", _range("over_published", ".1f", "×")),
-        ("efficiency", _shown("efficiency", "{:.0%}")),
-        ("crosses a block", _shown("locality")),
-    ]
-
-
-def _memory_columns(report: Report) -> Columns[Report]:
-    return [
-        ("network", _shown("network")),
-        ("", _shown("title")),
-        ("training memory", lambda row: f"{row['training_bytes'] / 2**20:.0f} MiB"),
-        ("over backprop", _shown("over_backprop", "{:.2f}×")),
-        ("held by the graph", lambda row: f"{row['saved_bytes'] / 2**20:.0f} MiB"),
-        ("over backprop", _shown("saved_over_backprop", "{:.2f}×")),
-    ]
-
-
-def _accuracy_columns(report: Report) -> Columns[Report]:
-    return [
-        ("", _shown("name")),
-        ("seed", _shown("seed")),
-        *(
-            (f"s to {percent(t)}", lambda row, t=t: shown(row["seconds_to"][f"{t:g}"], "{:.1f}"))
-            for t in report["thresholds"]
-        ),
-        ("last epoch", lambda row: percent(row["validation_accuracy"][-1])),
-        ("images/s", lambda row: shown(row["images_per_second"][-1])),
-    ]
-
-
-_TABLES = {"memory": _memory_columns, "accuracy": _accuracy_columns}
+def _memory_chart(report: Report) -> figures.Chart:
+    """Return a chart of training memory over the depth of networks of equal blocks."""
+    equal = [row for row in report["rows"] if row["network"].startswith("equal:")]
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for row in equal:
+        depth = int(row["network"].split(":")[1])
+        lines.setdefault(row["title"], []).append((depth, row["training_bytes"] / 2**20))
+    dashed = {row["title"] for row in equal if row["locality"] == "end-to-end"}
+    label = "training memory above the model, MiB"
+    return figures.curves(lines, "equal blocks", label, dashed=dashed, bottom=0)
 
 
 def _accuracy_chart(report: Report) -> figures.Chart:
-    return figures.seconds_curves(
-        [
-            (
-                f"{row['name']}, seed {row['seed']}",
-                row["seconds_by_epoch"],
-                row["validation_accuracy"],
-                row["locality"] == "end-to-end",
-            )
-            for row in report["rows"]
-        ]
-    )
+    rows = {f"{row['name']}, seed {row['seed']}": row for row in report["rows"]}
+    runs = {title: (row["seconds_by_epoch"], row["validation_accuracy"]) for title, row in rows.items()}
+    return seconds_chart(runs, {title for title, row in rows.items() if row["locality"] == "end-to-end"})
+
+
+def seconds_chart(runs: Mapping[str, tuple[Sequence[float], ...]], dashed: Container[str]) -> figures.Chart:
+    """Return a chart of validation accuracy over seconds of training, from both of every epoch."""
+    lines = {
+        title: list(zip(accumulate(of), accuracy, strict=True)) for title, (of, accuracy) in runs.items()
+    }
+    return figures.curves(lines, "seconds of training", "validation accuracy", dashed=dashed)
 
 
 def measured_on(report: Report) -> str:
     """Return a line with hardware, versions, setting and date."""
-    parts = [report["hardware"], f"PyTorch {report['versions']['torch']}", _setting_text(report)]
-    if "peak_multiply_adds_per_second" in report:
-        peak = {
-            kind: f"{n / 1e9:.0f} ({kind})" for kind, n in report["peak_multiply_adds_per_second"].items()
-        }
-        parts.append(f"peak {peak['convolution']} and {peak['matrix']} G multiply-adds/s")
-    return "; ".join([*parts, report["date"]])
-
-
-def _setting_text(report: Report) -> str:
     if report["benchmark"] == "accuracy":
-        row = report["rows"][0]
-        source = "{network}, width {width:g}, {data[source]}, {epochs} epochs, batch {batch_size}"
-        return f"{source.format(**row['config'])}, {row['precision']}"
-    rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
-    parts = [
-        "" if report["benchmark"] == "memory" else f"{report['network']}, width {report['width']:g}",
-        report.get("data"),
-        f"images {'×'.join(map(str, report['image_shape']))}, batch {report['batch_size']}",
-        f"{report['num_classes']} classes, {report['precision']}",
-        f"{rounds} of {report['steps_a_turn']} batches" if "steps_a_turn" in report else rounds,
-        f"{report['micro_batches']} micro-batches, one thread a process"
-        if "micro_batches" in report
-        else "",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def range_text(value: Mapping[str, float] | None, form: str, unit: str = "") -> str:
-    """Return the median with its range, or a dash for None."""
-    if value is None:
-        return DASH
-    middle, low, high = (format(value[key], form) for key in ("median", "low", "high"))
-    return f"{middle}{unit} ({low} to {high})"
+        form = (
+            "{network}, width {width:g}, {data[source]}, {epochs} epochs, batch {batch_size}, {precision}"
+        )
+        first = report["rows"][0]
+        setting = form.format(**(first["config"] | {"precision": first["precision"]}))
+    else:
+        rounds = f"{report['rounds']} round{'s' if report['rounds'] > 1 else ''}"
+        parts = [
+            "" if report["benchmark"] == "memory" else "{network}, width {width:g}",
+            "{data}" if "data" in report else "",
+            f"images {'×'.join(map(str, report['image_shape']))}, batch {{batch_size}}",
+            "{num_classes} classes, {precision}",
+            f"{rounds} of {{steps_a_turn}} batches" if "steps_a_turn" in report else rounds,
+            "{micro_batches} micro-batches, one thread a process" if "micro_batches" in report else "",
+        ]
+        setting = ", ".join(filter(None, parts)).format(**report)
+    peaks = report.get("peak_multiply_adds_per_second", {})
+    peak = " and ".join(f"{n / 1e9:.0f} ({kind})" for kind, n in peaks.items())
+    where = [report["hardware"], f"PyTorch {report['versions']['torch']}", setting]
+    return "; ".join([*where, *([f"peak {peak} G multiply-adds/s"] if peak else []), report["date"]])

@@ -375,13 +375,16 @@ def export(run: Path, out: Path, imports: Any, **options: Any) -> None:
     click.echo(export(trifecta.load(run, device="cpu", imports=imports), out, **options))
 
 
+PAGE_HELP = "The page.  [default: RUN/report.html; of several, compared.html in this folder]"
+
+
 @subcommand(
     click.argument("runs", nargs=-1, required=True, type=PATH),
-    option("--out", type=PATH, help="The page.  [default: in the run; compared.html]"),
+    option("--out", type=PATH, help=PAGE_HELP),
     IMPORT,
 )
 def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
-    """Write the page of a run anew, or compare several runs."""
+    """Write the page of a run anew, or one page that compares several runs."""
     from trifecta.report.page import compare_runs, missing_libraries, write_report
     from trifecta.training.run import resumed_trainer
 
@@ -625,7 +628,7 @@ def reproduce(
     What was interrupted goes on where it stopped; what is finished is not run again. Several of these
     commands at once share the work.
     """
-    from trifecta.experiments import print_reproduction, write_pages
+    from trifecta.experiments import section, write_pages
     from trifecta.recipes import TABLES, get_table, in_folder
 
     def row(table: str, run: Any) -> str:
@@ -643,7 +646,7 @@ def reproduce(
         print_json({name: [one.record() for one in summary] for name, summary in summaries.items()})
     else:
         for name, summary in summaries.items():
-            print_reproduction(tables[name], summary)
+            section(tables[name], summary).print()
         click.echo(f"page {write_pages(options['work'], list(tables.values()), summaries)}")
     _raise_failures(failed)
 

@@ -7,15 +7,16 @@ the seconds to an accuracy can be told.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
 
 from trifecta._utils.references import lookup
-from trifecta.bench import seconds_to
+from trifecta.bench import seconds_chart, seconds_to
 from trifecta.data import DataConfig, load_data
 from trifecta.experiments import NOT_MEASURED, Estimate, RowSummary, accuracy_text
 from trifecta.losses import (
@@ -31,25 +32,15 @@ from trifecta.network import build_network
 from trifecta.nn.networks import NetworkBuilder
 from trifecta.nn.shapes import SampleShape
 from trifecta.optim import OptimizerConfig
-from trifecta.recipes import (
-    BACKPROP,
-    BUDGETS,
-    SUPERFECTA,
-    SUPERFECTA_ROWS,
-    Budget,
-    Published,
-    Recipe,
-    varied,
-    with_muon,
-)
+from trifecta.recipes import BACKPROP, BUDGETS, SUPERFECTA, Budget, Published, Recipe, varied, with_muon
 from trifecta.report import figures
-from trifecta.report.terminal import Cells, Columns, cells_of, shown
+from trifecta.report.terminal import DASH, Cells, Columns, cells_of, field, shown
 from trifecta.training.config import RunConfig
 
 # Backprop and deep supervision with what superfecta has, and superfecta with less.
 RIVALS: dict[str, Method] = {
     "backprop-muon": with_muon(BACKPROP),
-    "backprop-muon-classifier": SUPERFECTA_ROWS["backprop-classifier"][1],
+    "backprop-muon-classifier": with_muon(replace(BACKPROP, objective=CLASSIFIER)),
     "deep-supervision-muon-classifier": with_muon(
         replace(get_method("deep-supervision"), objective=CLASSIFIER)
     ),
@@ -107,24 +98,27 @@ def comparison_recipes(
     ``find_images`` tells what they are; without it ``data`` is loaded. An unknown row or network raises a
     ValueError with the nearest names.
     """
-    name = data.source.rpartition("/")[2]
-    published = {
-        row: Published(accuracy=accuracy, source="its paper, for a network of its own", tolerance=0.0)
-        for row, accuracy in PUBLISHED_CIFAR10.items()
-        if name == "cifar10"
-    }
-    return [
-        Recipe(
+    name, recipes = data.source.rpartition("/")[2], []
+    for network, row in product(networks, rows):
+        method, budgets = lookup(COMPARISONS, row, "method"), lookup(BUDGETS, network, "network")
+        if row in WIDENED:
+            images = _images(data) if find_images is None else find_images()
+            wanted = [budget] if budget in budgets else list(budgets)
+            budgets = {name: _widened(budgets[name], row, network, images) for name in wanted}
+        published = None
+        if name == "cifar10" and row in PUBLISHED_CIFAR10:
+            source, figure = "its paper, for a network of its own", PUBLISHED_CIFAR10[row]
+            published = Published(accuracy=figure, source=source, tolerance=0.0)
+        recipe = Recipe(
             name=f"compared-{row}-{network}-{name}",
             title=f"{row}, {network}",
-            base=RunConfig(data=data, method=lookup(COMPARISONS, row, "method"), network=network),
-            budgets=_widened(row, network, budget, find_images or partial(_images, data)),
+            base=RunConfig(data=data, method=method, network=network),
+            budgets=budgets,
             source="ours: all methods on equal work",
-            published=published.get(row),
+            published=published,
         )
-        for network in networks
-        for row in rows
-    ]
+        recipes.append(recipe)
+    return recipes
 
 
 def _images(data: DataConfig) -> Images:
@@ -132,19 +126,10 @@ def _images(data: DataConfig) -> Images:
     return Images(loaded.sample_shape, loaded.num_classes)
 
 
-def _widened(
-    row: str, network: str, budget: str | None, find_images: Callable[[], Images]
-) -> Mapping[str, Budget]:
-    """Return the network's budgets, with a width of its own for a row that is widened."""
-    budgets = lookup(BUDGETS, network, "network")
-    if row not in WIDENED:
-        return budgets
-    method, images, widened = COMPARISONS[row], find_images(), {}
-    for name, size in budgets.items():
-        if budget in (None, name) or budget not in budgets:
-            wanted = parameters_at(size.width, WIDENED[row], network, images)
-            widened[name] = replace(size, width=width_with(wanted, method, network, images))
-    return widened
+def _widened(size: Budget, row: str, network: str, images: Images) -> Budget:
+    """Return a budget with the width at which a row has the parameters that it is widened to."""
+    wanted = parameters_at(size.width, WIDENED[row], network, images)
+    return replace(size, width=width_with(wanted, COMPARISONS[row], network, images))
 
 
 @cache
@@ -181,7 +166,6 @@ Record = dict[str, Any]
 def compare(rows: Sequence[RowSummary], thresholds: Sequence[float] = ()) -> list[Record]:
     """Return what is known of each row, for machines and for :func:`comparison_table`.
 
-    Accuracies are in percent; ``published`` is what the method's paper reports, for a network of its own.
     ``ratios`` are to the row that ``beside`` names: backprop of the same network with the same optimizer,
     or plain backprop if no such row was made. ``seconds_to`` are means over the timed seeds, None unless
     each of them reaches the threshold. What is not known is None.
@@ -191,22 +175,24 @@ def compare(rows: Sequence[RowSummary], thresholds: Sequence[float] = ()) -> lis
     for row in rows:
         config, reference = row.config, _reference(row, rows)
         own = {name: row.mean(name) for name in FIGURES}
-        other = {name: None if reference is None else reference.mean(name) for name in COMPARED}
-        title = row.recipe.title if several else row.recipe.title.removesuffix(f", {config.network}")
-        if config.width != usual_width(rows, config.network):
-            title += f", width {config.width:g}"
-        records.append(
-            row.record()
-            | own
-            | {
-                "title": title,
-                "width": config.width,
-                "beside": None if reference is None else reference.recipe.name,
-                "ratios": {name: _ratio(own[name], other[name]) for name in COMPARED},
-                "locality": config.method.locality,
-                "seconds_to": {f"{t:g}": _seconds_to(row, t) for t in thresholds},
-            }
+        ratios = (
+            dict.fromkeys(COMPARED, None)
+            if reference is None
+            else {name: _ratio(own[name], reference.mean(name)) for name in COMPARED}
         )
+        title = row.recipe.title if several else row.recipe.title.removesuffix(f", {config.network}")
+        wider = config.width != usual_width(rows, config.network)
+        record = {
+            **row.record(),
+            **own,
+            "title": f"{title}, width {config.width:g}" if wider else title,
+            "width": config.width,
+            "beside": None if reference is None else reference.recipe.name,
+            "ratios": ratios,
+            "locality": config.method.locality,
+            "seconds_to": {f"{t:g}": _seconds_to(row, t) for t in thresholds},
+        }
+        records.append(record)
     return records
 
 
@@ -216,23 +202,29 @@ def comparison_table(rows: Sequence[RowSummary], thresholds: Sequence[float]) ->
     one = len({row.recipe.base.network for row in rows}) == 1
     published = any(record["published"] is not None for record in records)
     columns: Columns[Record] = [
-        ("row" if one else "row, network", lambda r: r["title"]),
-        *([("published elsewhere", lambda r: shown(r["published"], "{:g}%"))] if published else []),
+        ("row" if one else "row, network", field("title")),
+        *([("published elsewhere", field("published", "{:g}%"))] if published else []),
         ("test accuracy", accuracy_of),
-        ("parameters", lambda r: shown(r["parameters"])),
-        ("in blocks", lambda r: shown(r["block_parameters"])),
-        ("multiply-adds", lambda r: _scaled(r, "multiply_adds_per_image", 1e6, "{:,.1f} M")),
-        ("images/s", lambda r: _scaled(r, "images_per_second", 1, "{:,.0f}")),
-        ("whole run, s", lambda r: shown(r["total_seconds"])),
-        ("training memory", lambda r: _scaled(r, "training_bytes", 2**20, "{:.0f} MiB")),
-        ("held by graph", lambda r: _scaled(r, "saved_bytes", 2**20, "{:.1f} MiB")),
-        ("crosses a block", lambda r: r["locality"]),
+        ("parameters", field("parameters", "{:,.0f}")),
+        ("in blocks", field("block_parameters", "{:,.0f}")),
+        ("multiply-adds", field("multiply_adds_per_image", "{:,.1f} M", 1e6)),
+        ("images/s", _beside("images_per_second", "{:,.0f}")),
+        ("whole run, s", field("total_seconds", "{:,.0f}")),
+        ("training memory", _beside("training_bytes", "{:.0f} MiB", 2**20)),
+        ("held by graph", _beside("saved_bytes", "{:.1f} MiB", 2**20)),
+        ("crosses a block", field("locality")),
         *(
             (f"s to {100 * t:g}%", lambda r, t=t: shown(r["seconds_to"][f"{t:g}"], "{:.0f}"))
             for t in thresholds
         ),
     ]
     return cells_of(records, columns)
+
+
+def _beside(name: str, form: str, unit: float = 1) -> Callable[[Record], str]:
+    """Return a column's function that shows a figure, and its ratio to backprop's if it has one."""
+    show = field(name, form, unit)
+    return lambda record: show(record) + shown(record["ratios"][name], " ({:.2f}×)").removesuffix(DASH)
 
 
 def accuracy_of(record: Record) -> str:
@@ -260,18 +252,18 @@ def comparison_chart(rows: Sequence[RowSummary]) -> figures.Chart:
     """Return a chart of validation accuracy over seconds: each row's first timed seed, one at least."""
     # The most accurate first, as the table has them.
     named = sorted(zip(compare(rows), rows, strict=True), key=lambda pair: _by_accuracy(pair[0]))
-    curves = []
-    for record, row in named:
-        for run in [run for run in row.runs if run.timed][:1]:
-            seconds, accuracy = (
-                [epoch[name] for epoch in run.history] for name in ("seconds", "validation_accuracy")
-            )
-            curves.append((record["title"], seconds, accuracy, run.result["locality"] == "end-to-end"))
-    if not curves:
+    timed = {record["title"]: [run for run in row.runs if run.timed] for record, row in named}
+    first = {title: runs[0] for title, runs in timed.items() if runs}
+    if not first:
         raise ValueError(
             "a figure shows accuracy over seconds: no run here was timed; run seed 0 with times"
         )
-    return figures.seconds_curves(curves)
+    runs = {
+        title: tuple([epoch[name] for epoch in run.history] for name in ("seconds", "validation_accuracy"))
+        for title, run in first.items()
+    }
+    dashed = {title for title, run in first.items() if run.result["locality"] == "end-to-end"}
+    return seconds_chart(runs, dashed)
 
 
 def usual_width(rows: Sequence[RowSummary], network: str | NetworkBuilder) -> float:
@@ -281,13 +273,6 @@ def usual_width(rows: Sequence[RowSummary], network: str | NetworkBuilder) -> fl
 
 def _by_accuracy(record: Record) -> tuple[bool, float]:
     return record["accuracy"] is None, -(record["accuracy"] or 0.0)
-
-
-def _scaled(record: Record, name: str, unit: float, form: str) -> str:
-    """Return a figure in a unit, and its ratio to backprop's if it has one."""
-    value, ratio = record[name], record["ratios"].get(name)
-    text = shown(None if value is None else value / unit, form)
-    return text if ratio is None else f"{text} ({ratio:.2f}×)"
 
 
 def _ratio(own: float | None, other: float | None) -> float | None:

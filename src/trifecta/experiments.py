@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,8 @@ from trifecta._utils.files import write_atomically
 from trifecta.data import DataConfig, ImageData, load_data
 from trifecta.recipes import FACTORS, Recipe, ResultTable
 from trifecta.report import figures
-from trifecta.report.page import fill, missing_libraries
-from trifecta.report.terminal import (
-    DASH,
-    Cells,
-    Columns,
-    cells_of,
-    markdown,
-    plain_console,
-    print_table,
-    shown,
-)
+from trifecta.report.page import fill, missing_libraries, write_text
+from trifecta.report.terminal import DASH, Cells, Columns, Section, cells_of, shown
 from trifecta.training import DivergenceError, RunConfig, RunFolder, Trainer, from_plain, to_plain
 from trifecta.training.run import finish, resumed_trainer
 from trifecta.training.trainer import Record, with_superclasses
@@ -77,11 +68,8 @@ def plan(
 ) -> list[PlannedRun]:
     """Return the runs of recipes at a budget: all with the first seed, then all with the next.
 
-    ``locate`` maps a recipe's data to where it is on this machine; ``device``, ``precision`` and
-    ``pipeline``, where the method allows it, are as in :class:`trifecta.RunConfig`.
-
-    Raises:
-        ValueError: a recipe has no such budget.
+    ``locate`` maps a recipe's data to where it is on this machine; a method that cannot be pipelined
+    ignores ``pipeline``.
     """
     runs = []
     for seed, recipe in product(range(seeds), recipes):
@@ -117,17 +105,14 @@ def find(stored: Iterable[StoredRun], run: PlannedRun) -> StoredRun | None:
     wanted = _without_machine(run.named)
     # Files from before these were settings.
     older = {"keep": "last", "statistics": wanted.statistics}
-    named = (one for one in stored if one.name == run.name)
-    return next((one for one in named if _read(json.dumps(older | one.config)) == wanted), None)
-
-
-@cache
-def _read(settings: str) -> RunConfig | None:
-    """Return the settings in a JSON text, and None if one of them no longer exists."""
-    try:
-        return _without_machine(from_plain(json.loads(settings)))
-    except ValueError:
-        return None
+    for one in stored:
+        if one.name == run.name:
+            try:
+                if _without_machine(from_plain(older | one.config)) == wanted:
+                    return one
+            except ValueError:  # A setting that no longer exists.
+                continue
+    return None
 
 
 def _without_machine(config: RunConfig) -> RunConfig:
@@ -142,23 +127,20 @@ def read_results(folder: Path) -> list[StoredRun]:
         try:
             stored.append(StoredRun(**json.loads(path.read_text())))
         except (OSError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"not a result file: {path} ({type(error).__name__}); remove it to run it again"
-            ) from None
+            told = f"not a result file: {path} ({type(error).__name__}); remove it to run it again"
+            raise ValueError(told) from None
     return stored
 
 
-def write_result(folder: Path, stored: StoredRun) -> Path:
+def write_result(folder: Path, stored: StoredRun) -> None:
     """Write ``NAME_HARDWARE_DATE.json`` into ``folder``, in place of an older file of the same run."""
     folder.mkdir(parents=True, exist_ok=True)
     hardware = re.sub(r"[^a-z0-9]+", "-", str(stored.result["hardware"]).lower()).strip("-")
     path = folder / f"{stored.name}_{hardware}_{stored.result['date']}.json"
     text = json.dumps(vars(stored), indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
-    for older in folder.glob(f"{stored.name}_*.json"):
-        if older != path:
-            older.unlink()
-    return path
+    for older in set(folder.glob(f"{stored.name}_*.json")) - {path}:
+        older.unlink()
 
 
 @dataclass(kw_only=True)
@@ -303,7 +285,7 @@ class RowSummary:
     @property
     def hardware(self) -> str:
         """Hardware and precision of the runs; empty if there are none."""
-        return "; ".join(sorted({f"{r.result['hardware']}, {r.result['precision']}" for r in self.runs}))
+        return "; ".join(sorted({"{hardware}, {precision}".format(**run.result) for run in self.runs}))
 
     def mean(self, name: str) -> float | None:
         """Return the mean of a field of the results over the runs that have it; None if none has."""
@@ -316,26 +298,23 @@ class RowSummary:
         return [Estimate.of(None if a is None else 100 * a for a in column) for column in columns]
 
     def record(self) -> dict[str, Any]:
-        """Return the row for machines: accuracies in percent, None where nothing was measured."""
+        """Return the row for machines: accuracies in percent, None where nothing was measured.
+
+        ``difference`` are the points by which our accuracy differs from the published one.
+        """
         published = None if self.recipe.published is None else self.recipe.published.accuracy
+        ours = None if self.accuracy is None else self.accuracy.mean
         return {
             "recipe": self.recipe.name,
             "published": published,
-            "accuracy": None if self.accuracy is None else self.accuracy.mean,
+            "accuracy": ours,
             "deviation": None if self.accuracy is None else self.accuracy.deviation,
             "n": len(self.runs),
-            "difference": self.difference,
+            "difference": None if ours is None or published is None else ours - published,
             "budget": self.budget,
             "seconds": self.mean("seconds"),
             "hardware": self.hardware,
         }
-
-    @property
-    def difference(self) -> float | None:
-        """Points by which our accuracy differs from the published one."""
-        if self.accuracy is None or self.recipe.published is None:
-            return None
-        return self.accuracy.mean - self.recipe.published.accuracy
 
 
 def summarise(runs: Sequence[PlannedRun], stored: Sequence[StoredRun]) -> list[RowSummary]:
@@ -364,32 +343,36 @@ def grid_effects(
         grids: accuracy by seed and level of every factor; seeds that lack a cell are left out.
         factors: levels of every factor, the base first.
     """
-    cells, levels_of = list(product(*factors.values())), dict(enumerate(factors.values(), 1))
+    cells, levels = list(product(*factors.values())), list(factors.values())
     seeds = [seed for seed in {seed for seed, *_ in grids} if all((seed, *cell) in grids for cell in cells)]
     if not seeds:
         return {}
     # Axis 0 is the seed, each other one a factor.
     y = np.array([[grids[seed, *cell] for cell in cells] for seed in seeds])
-    y = y.reshape(len(seeds), *map(len, factors.values()))
+    y = y.reshape(len(seeds), *map(len, levels))
+    units = [np.eye(len(names)) for names in levels]
+    first, last = ({axis: unit[end] for axis, unit in enumerate(units)} for end in (0, -1))
+    steps = {(axis, k): unit[k] - unit[0] for axis, unit in enumerate(units) for k in range(1, len(unit))}
 
-    def gain(y: Any, axis: int, level: int) -> Any:
-        return y.take([level], axis) - y.take([0], axis)
+    def total(weights: Mapping[int, Any]) -> Any:
+        """Return each seed's sum weighted along the axes of some factors, its mean over the others."""
+        left = y
+        for axis in sorted(weights, reverse=True):
+            left = np.tensordot(left, weights[axis], (axis + 1, 0))
+        return left.reshape(len(seeds), -1).mean(1)
 
-    def corner(*last: int) -> Any:
-        """Return the cell whose factors on the axes ``last`` are at their last level, all others at 0."""
-        return y[(slice(None), *(-1 if axis in last else 0 for axis in levels_of))]
-
-    steps = [(axis, k) for axis, levels in levels_of.items() for k in range(1, len(levels))]
-    effects = {f"{levels_of[a][k]} in place of {levels_of[a][0]}": gain(y, a, k) for a, k in steps}
-    for (a, k), (b, m) in combinations(steps, 2):
+    effects = {
+        f"{levels[a][k]} in place of {levels[a][0]}": total({a: step}) for (a, k), step in steps.items()
+    }
+    for ((a, k), one), ((b, m), other) in combinations(steps.items(), 2):
         if a != b:
-            effects[f"{levels_of[a][k]} × {levels_of[b][m]}"] = gain(gain(y, a, k), b, m)
-    effects["synergy"] = corner(*levels_of) - corner() - sum(corner(a) - corner() for a in levels_of)
-    for axis, levels in levels_of.items():
-        others = set(levels_of) - {axis}
-        effects[f"all, but {levels[0]} in place of {levels[-1]}"] = corner(*others) - corner(*levels_of)
-    by_seed = {name: effect.reshape(len(seeds), -1).mean(1).tolist() for name, effect in effects.items()}
-    return {name: estimate for name, values in by_seed.items() if (estimate := Estimate.of(values))}
+            effects[f"{levels[a][k]} × {levels[b][m]}"] = total({a: one, b: other})
+    gains = [total(first | {axis: last[axis]}) - total(first) for axis in first]
+    effects["synergy"] = total(last) - total(first) - sum(gains)
+    for axis, names in enumerate(levels):
+        lost = total(last | {axis: first[axis]}) - total(last)
+        effects[f"all, but {names[0]} in place of {names[-1]}"] = lost
+    return {name: found for name, by_seed in effects.items() if (found := Estimate.of(by_seed.tolist()))}
 
 
 def effects_of(table: ResultTable, rows: Iterable[RowSummary]) -> dict[str, Estimate]:
@@ -425,7 +408,7 @@ def row_table(rows: Sequence[RowSummary]) -> Cells:
 
 def _difference(row: RowSummary) -> str:
     """Return the difference in points; at budget ``full`` with the recipe's verdict on it."""
-    difference, published = row.difference, row.recipe.published
+    difference, published = row.record()["difference"], row.recipe.published
     if difference is None or published is None or row.budget != "full":
         return shown(difference, "{:+.2f}")
     verdict = "within" if abs(difference) <= published.tolerance else "not within"
@@ -447,18 +430,23 @@ def sources(rows: Sequence[RowSummary]) -> list[str]:
 
 def depth_chart(rows: Sequence[RowSummary]) -> figures.Chart:
     """Return a chart of the test accuracy of every block alone, one line for each row that has runs."""
-    curves = {
-        row.recipe.title: [None if e is None else e.mean for e in row.blocks()] for row in rows if row.runs
+    lines = {
+        row.recipe.title: [(k, None if e is None else e.mean) for k, e in enumerate(row.blocks())]
+        for row in rows
+        if row.runs
     }
-    return figures.depth_curves(curves, "test accuracy of the block alone, %")
+    return figures.curves(lines, "block", "test accuracy of the block alone, %")
 
 
-def print_reproduction(table: ResultTable, rows: Sequence[RowSummary]) -> None:
-    """Print rows and effects."""
-    plain_console().print(f"{table.title} ({table.name})")
-    for head, body in (row_table(rows), effect_table(table, rows)):
-        if body:
-            print_table(head, body)
+def section(table: ResultTable, rows: Sequence[RowSummary]) -> Section:
+    """Return the rows of a table and, of a grid, its effects."""
+    effects = effect_table(table, rows)
+    return Section(
+        title=f"{table.title} ({table.name})",
+        tables=[row_table(rows), *([effects] if effects[1] else [])],
+        notes=sources(rows),
+        charts=[depth_chart(rows)] if any(row.runs for row in rows) else [],
+    )
 
 
 def write_pages(
@@ -466,26 +454,11 @@ def write_pages(
 ) -> Path:
     """Write ``NAME.md`` and, if the extra is installed, ``NAME.html``; return the path of the latter."""
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [
-        {
-            "title": table.title,
-            "rows": row_table(own := rows[table.name]),
-            "effects": effect_table(table, own),
-            "sources": sources(own),
-            "charts": [depth_chart(own)] if any(row.runs for row in own) else [],
-        }
-        for table in tables
-    ]
-    text = "\n".join(map(_markdown, sections))
+    sections = [section(table, rows[table.name]) for table in tables]
     path = folder / f"{tables[0].name if len(tables) == 1 else 'all-tables'}.md"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, "\n".join(one.markdown() for one in sections))
     if missing_libraries():
         return path
-    page, path = fill("reproduction.html", sections=sections), path.with_suffix(".html")
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    path, title = path.with_suffix(".html"), "Beside the published figures"
+    write_text(path, fill("reproduction.html", title=title, sections=sections))
     return path
-
-
-def _markdown(section: Mapping[str, Any]) -> str:
-    tables = [markdown(head, body) for head, body in (section["rows"], section["effects"]) if body]
-    return "\n".join([f"## {section['title']}\n", *tables, *(f"{note}\n" for note in section["sources"])])

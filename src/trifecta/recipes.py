@@ -4,7 +4,7 @@ A :class:`Recipe`, called with a budget and a seed, returns the full configurati
 :class:`ResultTable` lists the recipes that ``trifecta reproduce`` runs and shows together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -115,10 +115,8 @@ class ResultTable:
         return matching
 
 
-# Title and method of each row by its name.
-Rows = Mapping[str, tuple[str, Method]]
-# Title and method of each row by its name, or its changes of a table's method, see :func:`varied`.
-Changes = Mapping[str, tuple[str, Method | dict[str, Any]]]
+# Title of each row by its name, and its method or what it changes of a table's method, see :func:`varied`.
+Rows = Mapping[str, tuple[str, Method | dict[str, Any]]]
 
 
 def varied(part: Any, **changes: Any) -> Any:
@@ -128,13 +126,6 @@ def varied(part: Any, **changes: Any) -> Any:
         if is_dataclass(old) and isinstance(value, dict):
             changes[name] = varied(old, **value)
     return replace(part, **changes)
-
-
-def _changed(base: Method, rows: Changes) -> Rows:
-    return {
-        name: (title, change if isinstance(change, Method) else varied(base, **change))
-        for name, (title, change) in rows.items()
-    }
 
 
 def with_muon(method: Method) -> Method:
@@ -204,22 +195,25 @@ def _recipes(
     prefix: str,
     rows: Rows,
     *,
+    of: Method = TRIFECTA,
     source: str = "ours",
     network: str = "small",
     data: str = "cifar10",
     budgets: Mapping[str, Budget] | None = None,
 ) -> list[Recipe]:
-    """Return a recipe for each row on one network and data set."""
-    return [
-        Recipe(
+    """Return a recipe for each row on one network and data set; rows are changes ``of`` a method."""
+    recipes = []
+    for name, (title, change) in rows.items():
+        method = varied(of, **change) if isinstance(change, dict) else change
+        recipe = Recipe(
             name=f"{prefix}{name}-{network}-{data}",
             title=title,
             base=RunConfig(data=DATA_SETS[data], method=method, network=network),
-            budgets=BUDGETS[network] if budgets is None else budgets,
+            budgets=budgets or BUDGETS[network],
             source=source,
         )
-        for name, (title, method) in rows.items()
-    ]
+        recipes.append(recipe)
+    return recipes
 
 
 # ---- The demo: handwritten digits that come with scikit-learn, half a minute on two CPU cores.
@@ -243,7 +237,7 @@ EQUAL_SECONDS = 1.75
 
 
 def published_trifecta() -> Method:
-    """Return the Trifecta with every choice of the published code, see ``FACTOR_ROWS``."""
+    """Return the Trifecta with every choice of the published code."""
     optimizer = OptimizerConfig(learning_rate=1e-3, decay="constant", ownership="objective")
     schedule = replace(OVERLAPPING, trains_remainder=False, restarts=True)
     return replace(TRIFECTA, optimizer=optimizer, schedule=schedule)
@@ -251,13 +245,8 @@ def published_trifecta() -> Method:
 
 def published_ff() -> Method:
     """Return plain Forward-Forward as the published code has it without its three techniques."""
-    return replace(
-        published_trifecta(),
-        name="ff",
-        objective=Threshold(threshold=2.0),
-        normalization="layer-elementwise",
-        schedule=LAYER_WISE,
-    )
+    plain: dict[str, Any] = {"objective": Threshold(threshold=2.0), "normalization": "layer-elementwise"}
+    return replace(published_trifecta(), name="ff", schedule=LAYER_WISE, **plain)
 
 
 _PAPER_ROWS: Rows = {
@@ -290,25 +279,23 @@ _PUBLISHED: dict[str, Published] = {
 
 def _paper_recipes(data: str) -> list[Recipe]:
     """Return the experiments on one data set, by network and method."""
-    rows = [
-        ("small", _PAPER_ROWS),
-        ("large", _PAPER_ROWS),
-        *([("mlp", _MLP_ROWS)] if data == "mnist" else []),
-    ]
-    recipes = []
-    for network, of_network in rows:
-        source = f"{FF_PAPER}; {SYMBA_PAPER}" if network == "mlp" else TRIFECTA_PAPER
-        for recipe in _recipes("", of_network, source=source, network=network, data=data):
-            changes: dict[str, Any] = {"title": f"{recipe.title}, {network}"}
-            if recipe.name.startswith("published"):
-                changes["base"] = {"data": published_data(data), "statistics": "running"}
-            if recipe.name.startswith("longer"):
-                changes["budgets"] = {
-                    name: replace(size, epochs=round(size.epochs * EQUAL_SECONDS))
-                    for name, size in recipe.budgets.items()
-                }
-            recipes.append(varied(recipe, published=_PUBLISHED.get(recipe.name), **changes))
-    return recipes
+    recipes = _recipes("", _PAPER_ROWS, source=TRIFECTA_PAPER, data=data)
+    recipes += _recipes("", _PAPER_ROWS, source=TRIFECTA_PAPER, network="large", data=data)
+    if data == "mnist":
+        recipes += _recipes("", _MLP_ROWS, source=f"{FF_PAPER}; {SYMBA_PAPER}", network="mlp", data=data)
+    return [_of_paper(recipe, data) for recipe in recipes]
+
+
+def _of_paper(recipe: Recipe, data: str) -> Recipe:
+    """Return a recipe with its network in the title, its published figure, and what its name says."""
+    if recipe.name.startswith("published"):
+        recipe = varied(recipe, base={"data": published_data(data), "statistics": "running"})
+    if recipe.name.startswith("longer"):
+        sizes = recipe.budgets.items()
+        longer = {name: replace(size, epochs=round(size.epochs * EQUAL_SECONDS)) for name, size in sizes}
+        recipe = replace(recipe, budgets=longer)
+    title = f"{recipe.title}, {recipe.base.network}"
+    return replace(recipe, title=title, published=_PUBLISHED.get(recipe.name))
 
 
 # ---- The grid that was never published: loss × normalisation × update, every cell at an equal budget.
@@ -349,7 +336,7 @@ def _grid(network: str, data: str) -> ResultTable:
 # Read-outs need no rows: every result holds the accuracy of all of them.
 
 _CONSTANT_RATE = {"learning_rate": 1e-3, "decay": "constant"}
-_FACTOR: Changes = {
+_FACTOR_ROWS: Rows = {
     "two-states": ("two Adam states a weight", {"optimizer": {"ownership": "objective"}}),
     "idle-last": ("last block idles at odd steps", {"schedule": {"trains_remainder": False}}),
     "restarts": ("partition starts anew every epoch", {"schedule": {"restarts": True}}),
@@ -366,7 +353,6 @@ _FACTOR: Changes = {
     "augmented": ("crops and rotations as published", {}),
     "constants": ("normalised by the published constants", {}),
 }
-FACTOR_ROWS = _changed(TRIFECTA, _FACTOR)
 _FACTOR_SOURCE = "the choices of the code of Dooms et al. 2023; the rows are ours"
 BATCH_SIZES = (1, 8, 32, 128, 512)
 
@@ -374,7 +360,7 @@ BATCH_SIZES = (1, 8, 32, 128, 512)
 def _factor_recipes() -> list[Recipe]:
     """Return the unchanged Trifecta, whose runs are the grid's, and one recipe for each changed factor."""
     unchanged = replace(_grid("small", "cifar10").recipes[-1], title="unchanged: alpha 4")
-    *rows, augmented, constants = _recipes("factor-", FACTOR_ROWS, source=_FACTOR_SOURCE)
+    *rows, augmented, constants = _recipes("factor-", _FACTOR_ROWS, source=_FACTOR_SOURCE)
     cropped = augmented.resized(augmentation=_CROP_ROTATE)
     return [unchanged, *rows, cropped, varied(constants, base={"data": published_data("cifar10")})]
 
@@ -384,13 +370,13 @@ def _batch_size_recipes() -> list[Recipe]:
 
     The learning rate grows with the square root of the batch size (Malladi et al. 2022, arXiv 2205.10287).
     """
-    recipes, methods = [], {"batch": TRIFECTA, "running": FACTOR_ROWS["running"][1]}
-    for size, (words, method) in product(BATCH_SIZES, methods.items()):
-        rate = method.optimizer.learning_rate * (size / 128) ** 0.5
-        scaled = varied(method, optimizer={"learning_rate": rate})
-        row = {f"batch-{size}-{words}": (f"batch {size}, {words} statistics", scaled)}
-        (recipe,) = _recipes("factor-", row, source=_FACTOR_SOURCE)
-        recipes.append(recipe.resized(batch_size=size, epochs=1))
+    recipes = []
+    for size, kind in product(BATCH_SIZES, ("batch", "running")):
+        rate = TRIFECTA.optimizer.learning_rate * (size / 128) ** 0.5
+        changes = {"normalization": kind, "optimizer": {"learning_rate": rate}}
+        rows: Rows = {f"batch-{size}-{kind}": (f"batch {size}, {kind} statistics", changes)}
+        recipes += _recipes("factor-", rows, source=_FACTOR_SOURCE)
+        recipes[-1] = recipes[-1].resized(batch_size=size, epochs=1)
     return recipes
 
 
@@ -403,7 +389,7 @@ def _with(term: Term) -> Combined:
 
 _LINEAR = {"hidden": 0, "normalized": True}
 _CLASSIFIED = replace(BACKPROP, objective=CLASSIFIER)
-_SUPERFECTA: Changes = {
+_SUPERFECTA_ROWS: Rows = {
     "unchanged": ("superfecta", {}),
     "adam": ("Adam in place of Muon", {"optimizer": OptimizerConfig()}),
     "linear": ("linear classifiers of normalised averages", {"objective": _LINEAR}),
@@ -425,12 +411,14 @@ _SUPERFECTA: Changes = {
     "backprop-classifier": ("backprop, Muon, the same classifier", with_muon(_CLASSIFIED)),
     "trifecta": ("Trifecta, Muon", with_muon(TRIFECTA)),
 }
-SUPERFECTA_ROWS = _changed(SUPERFECTA, _SUPERFECTA)
 # Rows that are trained for long enough that augmentation pays: how far each is from backprop then.
-_LONGER = (
-    *("unchanged", "linear", "overlapping", "freezing"),
-    *("backprop", "backprop-classifier", "backprop-adam"),
-)
+_LONGER_ROWS = {
+    name: _SUPERFECTA_ROWS[name]
+    for name in (
+        *("unchanged", "linear", "overlapping", "freezing"),
+        *("backprop", "backprop-classifier", "backprop-adam"),
+    )
+}
 _LONGER_BUDGETS = {
     "quick": Budget(width=0.125, epochs=1, augmentation=_CROP_FLIP),
     "cpu": Budget(width=0.25, epochs=8, augmentation=_CROP_FLIP),
@@ -439,7 +427,7 @@ _LONGER_BUDGETS = {
 # ---- Ablation of tierce: what each change from the Trifecta is worth.
 
 _EVERY_RESPONSE = {"pool": 0, "reads": "response"}
-_TIERCE: Changes = {
+_TIERCE_ROWS: Rows = {
     "unchanged": ("tierce", {}),
     "trifecta": ("Trifecta", TRIFECTA),
     "trifecta-muon": ("Trifecta, Muon", with_muon(TRIFECTA)),
@@ -455,7 +443,6 @@ _TIERCE: Changes = {
     "adam": ("Adam in place of Muon", {"optimizer": OptimizerConfig()}),
     "superfecta": ("superfecta", SUPERFECTA),
 }
-_TIERCE_ROWS = _changed(TIERCE, _TIERCE)
 
 # ---- The fast trunk, network *airbench* (Jordan 2024, arXiv 2404.00498).
 
@@ -506,34 +493,28 @@ def _fast_recipes() -> list[Recipe]:
     return recipes
 
 
-def _table(name: str, budget: str, recipes: Sequence[Recipe], title: str) -> ResultTable:
-    return ResultTable(name=name, budget=budget, recipes=recipes, title=title)
+def _table(name: str, budget: str, title: str, recipes: Sequence[Recipe]) -> ResultTable:
+    return ResultTable(name=name, budget=budget, title=title, recipes=recipes)
 
 
-def _tables() -> list[ResultTable]:
-    longer_rows = {name: SUPERFECTA_ROWS[name] for name in _LONGER}
-    longer = _recipes("longer-superfecta-", longer_rows, budgets=_LONGER_BUDGETS)
-    superfecta, tierce = _recipes("superfecta-", SUPERFECTA_ROWS), _recipes("tierce-", _TIERCE_ROWS)
-    return [
-        *(
-            _table(data, "cpu", _paper_recipes(data), f"The paper's experiments on {data}")
-            for data in DATA_SETS
-        ),
-        *(_grid(network, data) for network in ("small", "large") for data in ("cifar10", "fashion-mnist")),
-        _table("factors", "grid", _factor_recipes(), "One factor at a time: small, cifar10"),
-        _table("batch-sizes", "grid", _batch_size_recipes(), "Batch sizes at one epoch: small, cifar10"),
-        _table("superfecta", "grid", superfecta, "Superfecta, one thing changed at a time: small, cifar10"),
-        _table(
-            "superfecta-longer", "cpu", longer, "Superfecta beside backprop for 8 epochs: small, cifar10"
-        ),
-        _table(
-            "tierce",
-            "grid",
-            tierce,
-            "Tierce, one thing changed at a time, and the Trifecta: small, cifar10",
-        ),
-        _table("fast", "full", _fast_recipes(), "Local learning on the fast trunk: airbench, cifar10"),
-    ]
+def _tables() -> Iterator[ResultTable]:
+    for data in DATA_SETS:
+        yield _table(data, "cpu", f"The paper's experiments on {data}", _paper_recipes(data))
+    for network, data in product(("small", "large"), ("cifar10", "fashion-mnist")):
+        yield _grid(network, data)
+    title = "One factor at a time: small, cifar10"
+    yield _table("factors", "grid", title, _factor_recipes())
+    title = "Batch sizes at one epoch: small, cifar10"
+    yield _table("batch-sizes", "grid", title, _batch_size_recipes())
+    title = "Superfecta, one thing changed at a time: small, cifar10"
+    yield _table("superfecta", "grid", title, _recipes("superfecta-", _SUPERFECTA_ROWS, of=SUPERFECTA))
+    title = "Superfecta beside backprop for 8 epochs: small, cifar10"
+    longer = _recipes("longer-superfecta-", _LONGER_ROWS, of=SUPERFECTA, budgets=_LONGER_BUDGETS)
+    yield _table("superfecta-longer", "cpu", title, longer)
+    title = "Tierce, one thing changed at a time, and the Trifecta: small, cifar10"
+    yield _table("tierce", "grid", title, _recipes("tierce-", _TIERCE_ROWS, of=TIERCE))
+    title = "Local learning on the fast trunk: airbench, cifar10"
+    yield _table("fast", "full", title, _fast_recipes())
 
 
 TABLES: dict[str, ResultTable] = {table.name: table for table in _tables()}

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 
 from trifecta.comparison import (
     COMPARISONS,
@@ -38,13 +40,9 @@ def row(name: str) -> Recipe:
 
 def parameters(recipe: Recipe, budget: str, *, width: float | None = None) -> int:
     config = recipe(budget)
-    network = build_network(
-        config.method,
-        config.network,
-        sample_shape=(3, 32, 32),
-        num_classes=10,
-        width=config.width if width is None else width,
-    )
+    size = {"sample_shape": (3, 32, 32), "num_classes": 10, "width": width or config.width}
+    with torch.device("meta"):
+        network = build_network(config.method, config.network, **size)  # type: ignore[arg-type]
     return sum(p.numel() for p in network.parameters())
 
 
@@ -106,11 +104,11 @@ def test_a_published_figure_stands_beside_the_methods_own_row_alone() -> None:
     assert other.published is None
 
 
-def test_the_size_of_a_wide_row_is_found_from_the_images_if_nobody_tells_it() -> None:
-    rows, digits = ["backprop-muon-wide"], DataConfig(source="digits")
-    (found,) = comparison_recipes(rows, ["small"], digits, budget="quick")
+def test_the_size_of_a_wide_row_is_found_from_the_images_if_nobody_tells_it(stripes_folder: Path) -> None:
+    rows, data = ["backprop-muon-wide"], DataConfig(source=str(stripes_folder))
+    (found,) = comparison_recipes(rows, ["small"], data, budget="quick")
     (told,) = comparison_recipes(
-        rows, ["small"], digits, budget="quick", find_images=lambda: Images((1, 8, 8), 10)
+        rows, ["small"], data, budget="quick", find_images=lambda: Images((1, 8, 8), 3)
     )
     assert found.budgets == told.budgets
     assert list(found.budgets) == ["quick"]

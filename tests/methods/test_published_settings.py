@@ -11,7 +11,7 @@ import pytest
 from trifecta import get_method
 from trifecta.data import AUGMENTATIONS, PUBLISHED_STATISTICS, Augmentation
 from trifecta.nn.norms import NORMALIZATIONS, NormSite
-from trifecta.recipes import FACTOR_ROWS, RECIPES
+from trifecta.recipes import RECIPES
 
 Settings = dict[str, Any]
 
@@ -243,7 +243,11 @@ def test_each_factor_away_from_the_trifecta_is_one_published_choice() -> None:
     """What tdooms/trifecta does and the library does not, one at a time."""
     base = flat(get_method("trifecta"))
     changed = {
-        name: {key: value for key, value in flat(FACTOR_ROWS[name][1]).items() if base[key] != value}
+        name: {
+            key: value
+            for key, value in flat(RECIPES[f"factor-{name}-small-cifar10"].base.method).items()
+            if base[key] != value
+        }
         for name in (
             "two-states",
             "idle-last",

@@ -18,6 +18,7 @@ from trifecta.data import ImageData
 from trifecta.report import figures
 from trifecta.report import page as insight
 from trifecta.report.page import render, write_report
+from trifecta.report.terminal import print_run
 from trifecta.training import RunFolder
 from users_networks import GPT
 
@@ -49,8 +50,12 @@ def done(stripes: ImageData) -> Run:
     return train(SMALL, data=named)
 
 
-def test_a_page_loads_nothing_and_escapes_names(done: Run) -> None:
-    page = render(done)
+@pytest.fixture(scope="module")
+def page(done: Run) -> str:
+    return render(done)
+
+
+def test_a_page_loads_nothing_and_escapes_names(done: Run, page: str) -> None:
     reader = Reader()
     reader.feed(page)
     assert reader.loads == []
@@ -67,30 +72,49 @@ def test_a_page_loads_nothing_and_escapes_names(done: Run) -> None:
     assert "bell\ufffd" in page
 
 
+def test_each_bar_of_what_blocks_add_names_its_blocks(done: Run, page: str) -> None:
+    accuracy = done.test.cumulative_accuracy
+    assert f"<title>0: {accuracy[0]:.4g}</title>" in page
+    assert f"<title>0–5: {accuracy[5]:.4g}</title>" in page
+    assert "those of block 5 alone" in page
+
+
+def test_blocks_are_shown_in_the_epoch_whose_weights_are_kept(
+    done: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(done.trainer, "kept_epoch", 1)
+    monkeypatch.setattr(done.network, "readout_blocks", (1, 2))
+    page, losses = render(done), done.trainer.history[0]["loss"]
+    print_run(done, Path("somewhere"))
+    assert "loss, epoch 1<" in page
+    assert re.search(r"sum the scores of blocks\s+1, 2", page)
+    for text in (page, capsys.readouterr().out):
+        assert all(f"{loss:.4f}" in text for loss in losses)
+
+
 def test_names_with_dollars_and_controls_stand_in_figures_as_they_are() -> None:
-    history = [{"epoch": 1, "validation_accuracy": 0.5}]
-    svg = figures.run_curves({r"$\frac$": history, "a_{$": history}).svg()
+    svg = figures.curves({r"$\frac$": [(1, 0.5)], "a_{$": [(1, 0.5)]}, "epoch", "accuracy").svg()
     assert r"$\frac$" in svg
     assert "a_{$" in svg
 
 
-def test_a_block_without_a_loss_in_some_epochs_has_a_line_of_the_others() -> None:
-    losses = [[None, 0.5], [0.25, None], [None, 0.125]]
-    history = [{"epoch": k, "loss": loss} for k, loss in enumerate(losses, 1)]
-    svg = figures.block_curves(history, "loss", "loss").svg()
-    for text in ("block 0, epoch 2: 0.25", "block 1, epoch 1: 0.5", "block 1, epoch 3: 0.125"):
-        assert text in svg
+def test_a_line_goes_through_the_points_that_have_a_value(tmp_path: Path) -> None:
+    lines: dict[str, figures.Points] = {
+        "block 0": [(1, None), (2, 0.25), (3, None)],
+        "block 1": [(1, 0.5), (2, None), (3, 0.125)],
+        "block 2": [(1, None)],
+    }
+    chart = figures.curves(lines, "epoch", "loss")
+    chart.save(tmp_path / "loss.svg")
+    for svg in (chart.svg(), (tmp_path / "loss.svg").read_text()):
+        assert re.findall(r"<title>(.*?)</title>", svg) == [
+            *("block 0, epoch 2: 0.25", "block 1, epoch 1: 0.5", "block 1, epoch 3: 0.125"),
+        ]
+    assert "block 2" not in chart.svg()
 
 
 @pytest.mark.slow
 def test_scores_that_a_shortlist_left_out_are_not_drawn(done: Run) -> None:
-    history = [
-        {"epoch": e, "positive_score": [0.5, own], "negative_score": [0.1, 0.2]}
-        for e, own in ((1, None), (2, 0.3))
-    ]
-    drawn = figures.score_curves(history).svg()
-    assert "block 0, true label, epoch 1" in drawn
-    assert "block 1, true label, epoch 1" not in drawn
     left_out = [None if s is None else torch.full_like(s, -torch.inf) for s in done.test.positive]
     without = replace(done, test=replace(done.test, positive=left_out))
     assert render(without).count("<svg") == 3 + 2 + 1
@@ -109,7 +133,7 @@ def test_only_the_command_draws(
 
 
 @pytest.fixture(scope="module")
-def pages(done: Run) -> dict[str, str]:
+def pages(page: str) -> dict[str, str]:
     """A pair method, one epoch of a one-pass method with many classes, and a table without pictures."""
     draw = torch.Generator().manual_seed(0)
     table = (torch.randn(200, 5, generator=draw), torch.arange(200) % 3)
@@ -119,7 +143,7 @@ def pages(done: Run) -> dict[str, str]:
     plain = replace(quick, network="mlp", width=0.01)
     names = [f"a rather long name {k}" for k in range(30)]
     return {
-        "pairs": render(done),
+        "pairs": page,
         "many": render(train(quick, data=(many, torch.arange(600) % 30), classes=names)),
         "table": render(train(plain, data=table)),
         "tokens": render(train(plain, data=(tokens[:, :-1], tokens[:, 1:]), network=from_module(GPT()))),
@@ -134,9 +158,9 @@ def test_pages_show_what_there_is_and_nothing_else(pages: dict[str, str]) -> Non
     assert "a rather long name 29" in pages["many"]
     for name in ("table", "tokens"):
         assert "data:image/png;base64" not in re.sub(r"<svg.*?</svg>", "", pages[name], flags=re.DOTALL)
-    for page in pages.values():
-        assert "Memory by block" in page
-        assert re.search(r"<title>block 0, epoch 1: ", page)
+    for each in pages.values():
+        assert "Memory by block" in each
+        assert re.search(r"<title>block 0, epoch 1: ", each)
 
 
 def test_maps_are_those_of_a_gradient_by_hand(stripes: ImageData) -> None:
@@ -155,8 +179,12 @@ def test_maps_are_those_of_a_gradient_by_hand(stripes: ImageData) -> None:
 
 @pytest.mark.slow
 def test_a_page_is_written_anew_and_runs_are_put_beside_each_other(
-    capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    stripes_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     small = ["--width", "0.05", "--epochs", "1", "--batch-size", "40", "--precision", "fp32"]
     runs = [tmp_path / name for name in ("one", "two")]
     for path in runs:
@@ -166,6 +194,8 @@ def test_a_page_is_written_anew_and_runs_are_put_beside_each_other(
     assert run(capsys, "report", runs[0])[:2] == (0, f"{runs[0] / 'report.html'}\n")
     assert (runs[0] / "report.html").read_text() == before
     assert run(capsys, "report", *runs, "--out", tmp_path / "both.html")[0] == 0
+    assert run(capsys, "report", *runs)[1] == "compared.html\n"
+    assert (tmp_path / "compared.html").read_text() == (tmp_path / "both.html").read_text()
     reader = Reader()
     reader.feed((tmp_path / "both.html").read_text())
     assert reader.loads == []

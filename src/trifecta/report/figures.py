@@ -7,11 +7,11 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from itertools import accumulate, cycle
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 from xml.etree import ElementTree
@@ -19,17 +19,17 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-Records = Sequence[Mapping[str, Any]]
-POSITIVE, NEGATIVE, PLAIN = "#1a7f5a", "#c2453d", "#8a8a8a"
-KINDS = (("true", POSITIVE), ("wrong", NEGATIVE))
+Points = Sequence[tuple[float, float | None]]
+POSITIVE, NEGATIVE = "#1a7f5a", "#c2453d"
 MOST_CLASSES_NUMBERED, MOST_CLASSES_NAMED = 12, 40
 # Names of a legend under each other, beside axes of the usual height.
-MOST_IN_COLUMN = 16
+MOST_IN_COLUMN = 18
 FORMATS = (".svg", ".png", ".pdf")
 HOVER = "hover:"
 SVG = "http://www.w3.org/2000/svg"
 ElementTree.register_namespace("", SVG)
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,25 @@ class Chart:
 
     def svg(self) -> str:
         """Return an SVG element for a page: searchable text, tooltips, colours that follow the page."""
-        text = io.StringIO()
-        with self._figure(**{"svg.fonttype": "none"}) as figure, warnings.catch_warnings():
-            # Text stays text: the browser has the letters that matplotlib's own font lacks.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            figure.savefig(text, format="svg", metadata={"Date": None}, transparent=True)
-        svg = text.getvalue()
-        return _with_tooltips(svg[svg.index("<svg") :]).replace("#000000", "currentColor")
+        return self._svg("none", transparent=True).replace("#000000", "currentColor")
 
     def save(self, path: Path) -> None:
         """Write the chart to an .svg, .png or .pdf file."""
         check_format(path)
+        if path.suffix == ".svg":
+            path.write_text(self._svg("path") + "\n", encoding="utf-8")
+            return
         with self._figure() as figure:
-            figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(path, dpi=150)
+
+    def _svg(self, text: str, **how: Any) -> str:
+        """Return the chart as SVG whose text is text (``none``) or outlines (``path``)."""
+        file = io.StringIO()
+        with self._figure(**{"svg.fonttype": text}) as figure, warnings.catch_warnings():
+            # Text stays text: the browser has the letters that matplotlib's own font lacks.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure.savefig(file, format="svg", metadata={"Date": None}, **how)
+        return _with_tooltips(file.getvalue())
 
     @contextmanager
     def _figure(self, **style: Any) -> Iterator[Any]:
@@ -77,9 +83,6 @@ def check_format(path: Path) -> None:
         raise ValueError(f"a figure is {', '.join(FORMATS)}: received '{path.name}'")
 
 
-P = ParamSpec("P")
-
-
 def chart(
     width: float, height: float
 ) -> Callable[[Callable[Concatenate[Any, P], None]], Callable[P, Chart]]:
@@ -95,37 +98,53 @@ def chart(
     return add
 
 
-@chart(6.0, 3.2)
-def block_curves(
-    axes: Any, history: Records, key: str, label: str, *, lines: Mapping[str, float] | None = None
+@chart(7.2, 3.6)
+def curves(
+    axes: Any,
+    lines: Mapping[str, Points],
+    x: str,
+    y: str,
+    *,
+    dashed: Container[str] = (),
+    levels: Mapping[str, float] = {},
+    bottom: float | None = None,
 ) -> None:
-    """Chart one line for each block over the epochs; ``key`` is a list over blocks in every record.
+    """Chart a line for each name, through its points that have a value; each point has a tooltip.
 
-    ``lines`` are levels to compare with, such as chance.
+    ``x`` and ``y`` are the labels of the axes, and ``bottom`` is where y starts. The lines whose names are
+    ``dashed`` have the colours of the solid ones. ``levels`` are values to compare with, such as chance.
     """
-    axes.set(xlabel="epoch", ylabel=label)
-    num_blocks = len(history[-1][key])
-    for block in range(num_blocks):
-        points = [(record["epoch"], record[key][block]) for record in history]
-        style = {"marker": ".", "color": _shade(block, num_blocks)}
-        _plot(axes, points, f"block {block}", label=f"block {block}", **style)
-    for name, level in (lines or {}).items():
-        axes.axhline(level, color="grey", linestyle=":", linewidth=1, label=name)
-    _finish(axes, ncols=1 + num_blocks // MOST_IN_COLUMN)
+    ranks = {True: count(), False: count()}
+    for name, points in lines.items():
+        known = [(a, b) for a, b in points if b is not None]
+        is_dashed = name in dashed
+        rank = next(ranks[is_dashed])
+        if not known:
+            continue
+        told = [f"{name}, {x} {a:.4g}: {b:.4g}" for a, b in known]
+        # Ten colours, then the same with another marker.
+        style = {"color": f"C{rank % 10}", "marker": "osD^v"[rank // 10 % 5], "markersize": 3}
+        dashes = "--" if is_dashed else "-"
+        axes.plot(*zip(*known, strict=True), dashes, linewidth=1, label=name, gid=_hover(told), **style)
+    axes.set(xlabel=x, ylabel=y, ylim=(bottom, None))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    low, high = axes.dataLim.intervalx
+    if not low < high:
+        middle = low if math.isfinite(low) else 1
+        axes.set_xlim(middle - 1, middle + 1)
+    _add_legend(axes, levels, ncols=1 + len(lines) // MOST_IN_COLUMN)
 
 
-@chart(6.0, 3.2)
-def score_curves(axes: Any, history: Records) -> None:
-    """Chart the mean score of true and wrong labels on validation images, two lines for each block."""
-    axes.set(xlabel="epoch", ylabel="mean score (later blocks darker)")
-    num_blocks = len(history[-1]["positive_score"])
-    for (kind, color), key in zip(KINDS, ("positive_score", "negative_score"), strict=True):
-        for block in range(num_blocks):
-            points = [(record["epoch"], record[key][block]) for record in history]
-            style = {"marker": ".", "color": color, "alpha": 0.3 + 0.7 * (block + 1) / num_blocks}
-            _plot(axes, points, f"block {block}, {kind} label", **style)
-        axes.plot([], [], color=color, label=f"{kind} label")
-    _finish(axes)
+@chart(6.0, 3.0)
+def bars(axes: Any, values: Mapping[str, float], y: str, *, levels: Mapping[str, float]) -> None:
+    """Chart a bar for each block, and levels to compare with."""
+    axes.bar(range(len(values)), values.values(), color=POSITIVE, alpha=0.7)
+    # Bars are one path each: points at their tops carry the values.
+    told = [f"{name}: {value:.4g}" for name, value in values.items()]
+    axes.plot(range(len(values)), values.values(), ".", color=POSITIVE, markersize=3, gid=_hover(told))
+    axes.set_xticks(range(len(values)), values, fontsize=7)
+    axes.set(xlabel="block", ylabel=y)
+    _add_legend(axes, levels)
 
 
 @chart(2.9, 2.3)
@@ -138,7 +157,7 @@ def score_histogram(axes: Any, block: int, positive: Tensor, negative: Tensor) -
     both = torch.cat(finite)
     low, high = torch.quantile(both[:: max(1, len(both) // 100_000)], torch.tensor([0.005, 0.995]))
     bins = torch.linspace(low.item(), max(high, low + 1e-6).item(), 41).tolist()
-    for (kind, color), scores in zip(KINDS, finite, strict=True):
+    for kind, color, scores in zip(("true", "wrong"), (POSITIVE, NEGATIVE), finite, strict=True):
         axes.hist(scores.tolist(), bins=bins, color=color, alpha=0.55, label=f"{kind} label")
     axes.set(title=f"block {block}", xlabel="score", yticks=[])
     # Beside axes this small a legend would leave them no room.
@@ -165,123 +184,22 @@ def confusion_matrix(axes: Any, confusion: Tensor, classes: Sequence[str]) -> No
         axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", size=7, color=color)
 
 
-@chart(6.0, 3.0)
-def bars(axes: Any, values: Sequence[tuple[str, float]], label: str, *, lines: Mapping[str, float]) -> None:
-    """Chart one bar for each name, and levels to compare with."""
-    names, heights = zip(*values, strict=True)
-    axes.bar(range(len(values)), heights, color=POSITIVE, alpha=0.7)
-    # Bars are one path each: points at their tops carry the values.
-    told = [f"{name}: {value:.4g}" for name, value in values]
-    axes.plot(range(len(values)), heights, ".", color=POSITIVE, markersize=3, gid=_hover(told))
-    for (name, level), color in zip(lines.items(), cycle((NEGATIVE, "grey"))):
-        axes.axhline(level, color=color, linestyle="--", linewidth=1, label=name)
-    axes.set_xticks(range(len(values)), names, fontsize=7)
-    axes.set(ylabel=label)
-    _legend(axes)
-
-
-@chart(7.2, 3.8)
-def run_curves(axes: Any, histories: Mapping[str, Records]) -> None:
-    """Chart validation accuracy over the epochs, one line for each run."""
-    axes.set(xlabel="epoch", ylabel="validation accuracy")
-    for rank, (name, history) in enumerate(histories.items()):
-        points = [(record["epoch"], record["validation_accuracy"]) for record in history]
-        _plot(axes, points, name, label=name, **_line(rank, len(histories)))
-    _finish(axes)
-
-
-@chart(7.2, 3.6)
-def depth_curves(axes: Any, curves: Mapping[str, Sequence[float | None]], label: str) -> None:
-    """Chart a value of every block, first to last, one line for each title."""
-    # The best last block first, so that the legend lists the lines from the top down.
-    ordered = sorted(curves.items(), key=lambda curve: -(curve[1][-1] or 0.0))
-    for rank, (title, values) in enumerate(ordered):
-        _plot(axes, enumerate(values), label=title, **_line(rank, len(ordered)))
-    axes.set(xlabel="block", ylabel=label)
-    _finish(axes)
-
-
-@chart(7.2, 4.2)
-def seconds_curves(axes: Any, curves: Sequence[tuple[str, Sequence[float], Sequence[float], bool]]) -> None:
-    """Chart validation accuracy over seconds of training.
-
-    Each line is a title, seconds and accuracy by epoch, and whether the method is end-to-end.
-    """
-    # Ten colours, then the same with another marker.
-    for number, (title, seconds, accuracy, end_to_end) in enumerate(curves):
-        style = {"color": f"C{number % 10}", "marker": "osD"[number // 10 % 3], "markersize": 3}
-        dashes = "--" if end_to_end else "-"
-        axes.plot(list(accumulate(seconds)), accuracy, dashes, linewidth=1, label=title, **style)
-    axes.set(xlabel="seconds of training", ylabel="validation accuracy")
-    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-
-
 @chart(6.4, 3.6)
 def speed_bars(axes: Any, report: Mapping[str, Any]) -> None:
     """Chart images per second of every row of a benchmark, with their range over the rounds."""
     rows = report["rows"][::-1]
     speeds = [row["images_per_second"] for row in rows]
     middle = [speed["median"] for speed in speeds]
-    below = [speed["median"] - speed["low"] for speed in speeds]
-    above = [speed["high"] - speed["median"] for speed in speeds]
-    colors = [_color(row) for row in rows]
-    axes.barh([row["title"] for row in rows], middle, xerr=[below, above], color=colors)
+    ends = [[s["median"] - s["low"] for s in speeds], [s["high"] - s["median"] for s in speeds]]
+    colors = [NEGATIVE if row["locality"] == "end-to-end" else POSITIVE for row in rows]
+    axes.barh([row["title"] for row in rows], middle, xerr=ends, color=colors)
     axes.set(xlabel=f"images per second ({report['benchmark']})")
 
 
-@chart(6.4, 3.6)
-def memory_curves(axes: Any, report: Mapping[str, Any]) -> None:
-    """Chart training memory over the depth of networks of equal blocks, one line for each row."""
-    equal = [row for row in report["rows"] if row["network"].startswith("equal:")]
-    titles = dict.fromkeys(row["title"] for row in equal)
-    for title, marker in zip(titles, cycle("os^DvPX*")):
-        own = [row for row in equal if row["title"] == title]
-        points = [(int(row["network"].split(":")[1]), row["training_bytes"] / 2**20) for row in own]
-        _plot(axes, points, marker=marker, color=_color(own[0]), label=title)
-    axes.set(xlabel="equal blocks", ylabel="training memory above the model, MiB", ylim=(0, None))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
-
-
-def _plot(axes: Any, points: Iterable[tuple[float, float | None]], name: str = "", **style: Any) -> None:
-    """Draw a line through the points that have a value; with a name, each has a tooltip."""
-    known = [(x, y) for x, y in points if y is not None]
-    if not known:
-        return
-    if name:
-        style["gid"] = _hover([f"{name}, {axes.get_xlabel()} {x}: {y:.4g}" for x, y in known])
-    axes.plot(*zip(*known, strict=True), **style)
-
-
-def _line(rank: int, count: int) -> dict[str, Any]:
-    """Return the style of one of several lines."""
-    return {"color": _shade(rank, count), "marker": "os^Dv"[rank % 5], "markersize": 4}
-
-
-def _shade(index: int, count: int) -> Any:
-    from matplotlib import colormaps
-
-    # Neither end of the map shows on both a light and a dark page.
-    return colormaps["viridis"](0.25 + index / max(1, count - 1) * 0.55)
-
-
-def _color(row: Mapping[str, Any]) -> str:
-    if row["name"] in ("published", "trifecta-plain-graph"):
-        return PLAIN
-    return NEGATIVE if row["locality"] == "end-to-end" else POSITIVE
-
-
-def _finish(axes: Any, *, ncols: int = 1) -> None:
-    """Mark whole numbers, a single one in the middle, and add a legend."""
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    low, high = axes.dataLim.intervalx
-    if not low < high:
-        middle = low if math.isfinite(low) else 1
-        axes.set_xlim(middle - 1, middle + 1)
-    _legend(axes, ncols=ncols)
-
-
-def _legend(axes: Any, *, ncols: int = 1) -> None:
-    """Write the legend beside the axes: inside it would cover lines."""
+def _add_legend(axes: Any, levels: Mapping[str, float], *, ncols: int = 1) -> None:
+    """Draw levels to compare with, and write the legend beside the axes: inside it would cover lines."""
+    for (name, level), color in zip(levels.items(), cycle(("grey", NEGATIVE)), strict=False):
+        axes.axhline(level, color=color, linestyle=":", linewidth=1.5, label=name)
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=ncols)
 
 

@@ -1,4 +1,4 @@
-"""Self-contained pages of one run, or of several runs side by side.
+"""Self-contained pages of one run, of several runs side by side, and of tables of results.
 
 jinja2, matplotlib and pandas are imported where they are used.
 """
@@ -7,7 +7,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from trifecta.data import normalize
 from trifecta.network import LocalNetwork
 from trifecta.nn.cutting import map_tensors
 from trifecta.report import figures
-from trifecta.report.figures import Chart
-from trifecta.report.terminal import percent
+from trifecta.report.figures import Chart, Points
+from trifecta.report.terminal import Columns, Section, cells_of, field, percent
 from trifecta.training import RunFolder
 from trifecta.training.config import read_yaml, to_plain, yaml_text
 from trifecta.training.run import Run
@@ -40,6 +40,17 @@ _CALIBRATED_ON = {
     "training": "fitted on the training images themselves, which are known too well",
     None: "not fitted",
 }
+# Of several runs: the results that are shown, and what is no setting or has a column of its own.
+_RESULTS: Columns[Mapping[str, Any]] = [
+    *((name, field(name)) for name in ("run", "method", "network", "data")),
+    ("test accuracy", field("test_accuracy", "{:.2%}")),
+    ("parameters", field("parameters", "{:,}")),
+    ("epochs", field("epochs")),
+    ("seconds", field("seconds", "{:.1f}")),
+    *((name, field(name)) for name in ("locality", "seed")),
+]
+_NO_SETTINGS = {"dataset", "resolved", "recipe", "budget", "checksum"}
+_SHOWN_SETTINGS = {"method", "network", "data", "epochs", "seed", "data.source", "method.name"}
 
 
 def fill(template: str, **values: object) -> str:
@@ -63,15 +74,18 @@ def missing_libraries() -> list[str]:
     return missing
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a page completely or not at all."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_report(run: Run, page: Path | None = None) -> None:
     """Write ``page``, by default ``report.html`` in the run's folder; only warn if the extra is missing."""
     folder = run.trainer.folder
     if folder is None:
         raise ValueError("a report needs a run folder: train with out=…")
-    if missing_libraries():
-        return
-    text = render(run)
-    write_atomically(page or folder.report, lambda path: path.write_text(text, encoding="utf-8"))
+    if not missing_libraries():
+        write_text(page or folder.report, render(run))
 
 
 def render(run: Run) -> str:
@@ -81,21 +95,18 @@ def render(run: Run) -> str:
     classes = [printable(name) for name in trainer.data.classes]
     counts, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
     shape = trainer.data.sample_shape
-    # What each block adds, if several have scores.
-    reached = [(f"0–{k}", v) for k, v in enumerate(test.cumulative_accuracy) if v is not None]
-    whole = {"this run's read-out": test.accuracy}
     has_pictures = len(shape) == 3 and shape[0] in (1, 3) and trainer.data.test.labels.ndim == 1
     return fill(
         "page.html",
-        result=run.result,
-        losses=trainer.history[-1]["loss"],
+        run=run,
+        kept=trainer.history[trainer.kept_epoch - 1],
         curves=_curves(run),
         histograms=[
             figures.score_histogram(block, positive, negative)
             for block, (positive, negative) in enumerate(zip(test.positive, test.negative, strict=True))
             if positive is not None and negative is not None and bool(positive.isfinite().any())
         ],
-        added=None if len(reached) < 2 else figures.bars(reached, "test accuracy", lines=whole),
+        added=_added(run),
         memory=_memory(run),
         confusion=figures.confusion_matrix(confusion, classes),
         by_class=[
@@ -105,11 +116,7 @@ def render(run: Run) -> str:
         pairs=_confused_pairs(confusion, classes),
         mistakes=_mistakes(run, classes) if has_pictures else [],
         maps=_maps(run, classes) if has_pictures else [],
-        tries_labels=trainer.config.method.tries_labels,
-        test=test,
-        temperature=float(run.network.temperature),
         calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
-        test_images=f"{len(trainer.data.test):,}",
         chance=1 / len(classes),
         settings=yaml_text(to_plain(trainer.config)),
     )
@@ -117,32 +124,47 @@ def render(run: Run) -> str:
 
 def _curves(run: Run) -> list[tuple[Chart, str]]:
     """Return charts over the epochs with their captions."""
-    history = run.trainer.history
-    losses = figures.block_curves(history, "loss", "loss")
+    history, chance = run.trainer.history, {"chance": 1 / len(run.trainer.data.classes)}
+
+    def by_block(key: str, name: str = "block {}") -> dict[str, Points]:
+        blocks = range(len(history[-1][key]))
+        return {name.format(k): [(record["epoch"], record[key][k]) for record in history] for k in blocks}
+
+    losses = figures.curves(by_block("loss"), "epoch", "loss")
     curves = [(losses, "Each block's local loss, mean over the epoch")]
     if history[-1]["validation_accuracy"] is not None:
-        chance = {"chance": 1 / len(run.trainer.data.classes)}
-        own = figures.block_curves(history, "block_accuracy", "validation accuracy", lines=chance)
-        scores = "Mean score of true and of wrong labels on validation images"
+        own = figures.curves(by_block("block_accuracy"), "epoch", "validation accuracy", levels=chance)
+        true = by_block("positive_score", "block {}, true label")
+        wrong = by_block("negative_score", "block {}, wrong label")
+        scores = figures.curves(true | wrong, "epoch", "mean score", dashed=wrong)
         curves.append((own, "Each block's own accuracy on validation images"))
-        curves.append((figures.score_curves(history), scores))
+        curves.append((scores, "Mean score of true and of wrong labels on validation images"))
     return curves
+
+
+def _added(run: Run) -> Chart | None:
+    """Return a chart of what each block adds to the blocks before it, if several have scores."""
+    first, *others = run.network.scored_blocks
+    if not others:
+        return None
+    reached = [accuracy for accuracy in run.test.cumulative_accuracy if accuracy is not None]
+    names = [str(first), *(f"{first}–{k}" for k in others)]
+    values = dict(zip(names, reached, strict=True))
+    return figures.bars(values, "test accuracy", levels={"this run": run.test.accuracy})
 
 
 def _memory(run: Run) -> Chart:
     """Return a chart of what each block's graph holds, with the sums that train at once."""
-    network, data, schedule = (
-        run.trainer.network.eval(),
-        run.trainer.data,
-        run.trainer.config.method.schedule,
-    )
+    trainer, network = run.trainer, run.network.eval()
+    data, schedule = trainer.data, trainer.config.method.schedule
     first = torch.arange(min(COUNTED_SAMPLES, len(data.test)), device=data.test.labels.device)
-    samples = normalize(data.test.select(first).images.to(run.trainer.device), data.mean, data.std)
+    samples = normalize(data.test.select(first).images.to(trainer.device), data.mean, data.std)
     held = [size / len(samples) / 2**10 for size in held_bytes(network, samples)]
     windows = [w for step in range(schedule.cycle) for w in schedule.windows(step, len(held))]
     largest = max(sum(held[k] for k in window.blocks) for window in windows)
-    lines = {"end to end: all at once": sum(held), "this run: its largest window": largest}
-    return figures.bars([(str(k), size) for k, size in enumerate(held)], "KiB an image", lines=lines)
+    levels = {"end to end: all at once": sum(held), "this run: its largest window": largest}
+    values = {str(block): size for block, size in enumerate(held)}
+    return figures.bars(values, "KiB an image", levels=levels)
 
 
 def _confused_pairs(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str, str, int]]:
@@ -255,38 +277,35 @@ def input_maps(network: LocalNetwork, samples: Tensor, labels: Tensor) -> list[T
     return maps
 
 
-COLUMNS = (
-    *("method", "network", "data", "test_accuracy", "parameters", "epochs", "seconds", "locality", "seed"),
-)
-# What a run adds to its settings, and notes.
-NO_SETTINGS = ("dataset", "resolved", "recipe", "budget", "checksum")
-
-
 def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
     """Write a page that shows finished runs, of folders with different names, side by side to ``page``."""
     folders = {printable(Path(run).resolve().name): RunFolder(run) for run in runs}
     if len(folders) < len(runs):
         raise ValueError("runs are told apart by their folders' names: received two of the same name")
-    text = fill(
-        "compared.html",
-        results={name: folder.read_result() for name, folder in folders.items()},
-        columns=COLUMNS,
-        settings=differing(folders),
-        curves=figures.run_curves({name: folder.read_history() for name, folder in folders.items()}),
-    )
-    write_atomically(page, lambda path: path.write_text(text, encoding="utf-8"))
+    results = [{"run": name, **folder.read_result()} for name, folder in folders.items()]
+    lines = {
+        name: [(record["epoch"], record["validation_accuracy"]) for record in folder.read_history()]
+        for name, folder in folders.items()
+    }
+    chart = figures.curves(lines, "epoch", "validation accuracy")
+    settings = [[name, *values] for name, values in differing(folders).items()]
+    table = (["setting", *folders], settings or [["none but those above", *"–" * len(folders)]])
+    sections = [
+        Section(title="Results", tables=[cells_of(results, _RESULTS)], charts=[chart]),
+        Section(title="Settings that differ", tables=[table]),
+    ]
+    write_text(page, fill("tables.html", title=f"Runs: {', '.join(folders)}", sections=sections))
 
 
-def differing(folders: dict[str, RunFolder]) -> dict[str, list[str]]:
+def differing(folders: Mapping[str, RunFolder]) -> dict[str, list[str]]:
     """Return the settings in which runs differ and that have no column, with a value for each run."""
     pandas = require("pandas", install="'trifecta[report]'")
     plain = {name: read_yaml(folder.config) for name, folder in folders.items()}
     # Each run by itself: a setting that others lack keeps its type.
     settings = {name: pandas.json_normalize(one).iloc[0].astype(str) for name, one in plain.items()}
     table = pandas.DataFrame(settings).fillna("–")
-    hidden = {*COLUMNS, "data.source", "method.name"}
     return {
         name: row.tolist()
         for name, row in table[table.nunique(axis=1) > 1].iterrows()
-        if name not in hidden and name.split(".")[0] not in NO_SETTINGS
+        if name not in _SHOWN_SETTINGS and name.split(".")[0] not in _NO_SETTINGS
     }

@@ -1,6 +1,7 @@
 """Tables for people: on a terminal, in Markdown, and plain text where the output is no terminal."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from trifecta._utils.references import printable
+from trifecta.report.figures import Chart
 from trifecta.training.run import Run
 
 MOST_CLASSES_SHOWN = 10
@@ -21,8 +23,20 @@ Cells = tuple[list[str], list[list[str]]]
 
 
 def shown(value: Any, form: str = "{:,.0f}") -> str:
-    """Return a value in a format, or a dash for None."""
-    return DASH if value is None else form.format(value)
+    """Return a value in a format, or a dash for None; a mapping has a field for each of its keys."""
+    if value is None:
+        return DASH
+    return form.format(**value) if isinstance(value, Mapping) else form.format(value)
+
+
+def field(name: str, form: str = "{}", unit: float = 1) -> Callable[[Mapping[str, Any]], str]:
+    """Return a column's function that shows a field of a row, in a unit, and a dash where it has none."""
+
+    def show(row: Mapping[str, Any]) -> str:
+        value = row.get(name)
+        return shown(value if value is None or unit == 1 else value / unit, form)
+
+    return show
 
 
 def percent(share: float | None) -> str:
@@ -61,10 +75,35 @@ def plain_console() -> Console:
     return console if console.is_terminal else Console(**plain, width=200)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Tables under one title with notes and charts, for a terminal, Markdown or a page."""
+
+    title: str
+    tables: Sequence[Cells] = ()
+    notes: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+
+    def print(self) -> None:
+        """Print title, tables and notes."""
+        console = plain_console()
+        console.print(self.title)
+        for table in self.tables:
+            print_table(*table)
+        for note in self.notes:
+            console.print(note, soft_wrap=True)
+
+    def markdown(self) -> str:
+        """Return title, tables and notes."""
+        tables = [markdown(*table) for table in self.tables]
+        return "\n".join([f"## {self.title}\n", *tables, *(f"{note}\n" for note in self.notes)])
+
+
 def print_run(run: Run, folder: Path) -> None:
     """Print the blocks' losses and accuracies, the result, and last the run folder's path."""
-    result, console = run.result, plain_console()
-    print_blocks(run.test.block_accuracy, run.trainer.history[-1]["loss"])
+    result, console, trainer = run.result, plain_console(), run.trainer
+    # The epoch whose weights were tested.
+    print_blocks(run.test.block_accuracy, trainer.history[trainer.kept_epoch - 1]["loss"])
     if result["validation_accuracy"] is not None:
         kept = result["kept_epoch"]
         which = "" if kept == result["epochs"] else f", of epoch {kept}, whose weights are kept"
@@ -78,7 +117,7 @@ def print_run(run: Run, folder: Path) -> None:
 
 
 def print_blocks(accuracy: Sequence[float | None], loss: Sequence[float | None] | None = None) -> None:
-    """Print a row for each block: its loss in the last epoch, and its accuracy if it alone decided."""
+    """Print a row for each block: its training loss, and its accuracy if it alone decided."""
     columns: Columns[int] = [
         ("block", str),
         *([] if loss is None else [("loss", lambda k: shown(loss[k], "{:.4f}"))]),
