@@ -124,7 +124,7 @@ def test_every_block_receives_its_own_pairs_while_it_learns() -> None:
             pairs = learner.network.image_pairs.pairs_at(passed[:6], step.offsets[k : k + 1])
             assert torch.equal(received[-1], pairs)
     with pytest.warns(
-        UserWarning, match="^a batch of one has no other image to make a negative of: it teach"
+        UserWarning, match="^a batch of one has no other image for a negative: nothing is learned from it$"
     ):
         learner.begin(IMAGES[:1], LABELS[:1])
     # A warning would be an error.
