@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -133,6 +134,7 @@ def test_a_compiled_network_learns_by_its_own_losses() -> None:
     network = network_of()
     expected = [network.loss(k, IMAGES, LABELS) for k in range(3)]
     torch._dynamo.config.recompile_limit = 8
+    assert network.is_compiled is False
     network.compile(disable=True)
     assert network.is_compiled
     assert torch._dynamo.config.recompile_limit == 4 * 3
@@ -387,6 +389,21 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built() -> None:
     message = r"^a network of [\d,]{15,} weights would take .* use a smaller width$"
     with pytest.raises(ValueError, match=message):
         build_network(get_method("backprop"), "mlp", sample_shape=(4,), num_classes=3, width=500)
+
+
+def test_blocks_are_compared_with_the_model_that_they_were_cut_from() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    for block, differs in ((model[0], False), (nn.Linear(4, 4), True)):
+        with pytest.raises(ValueError, match="up to 0 it computes") if differs else nullcontext():
+            blocks = Blocks([block], model=(model, ["0"]))
+            LocalNetwork(blocks, get_method("pred"), sample_shape=(4,), num_classes=3)
+
+
+def test_trying_blocks_draws_nothing() -> None:
+    method = replace(get_method("ff"), label_input="overlay")
+    blocks, before = blocks_of(method.input_shape((4,), 3)[0]), torch.get_rng_state()
+    LocalNetwork(blocks, method, sample_shape=(4,), num_classes=3)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_old_weights_have_a_temperature_of_one() -> None:
