@@ -52,6 +52,15 @@ def test_a_file(folder: Path) -> None:
         assert refusal(folder / name).endswith(f"is a file: {advice}")
 
 
+def test_a_name_that_is_nearly_a_source_or_a_folder_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert refusal("digts").endswith(": did you mean digits?")
+    assert refusal("fotos").endswith(": did you mean photos?")
+
+
 def test_a_hub_id_without_the_hub() -> None:
     message = refusal("nobody/nothing")
     told = (

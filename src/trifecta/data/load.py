@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trifecta._utils.extras import require
+from trifecta._utils.references import suggestion
 from trifecta.data.cache import cached_images
 from trifecta.data.decode import (
     GreyRange,
@@ -437,10 +438,10 @@ def _from_hub(source: str, subset: str | None) -> dict[str, Rows]:
         # Only the cause names a broken file.
         is_broken = isinstance(error, datasets.exceptions.DatasetGenerationError)
         told = " ".join(str((is_broken and error.__cause__) or error).split())
+        fix = "check the spelling and data.subset, connect to the network, or log in with `hf auth login`"
         raise MissingSourceError(
             f"no folder '{source}' in {Path.cwd()}, and it cannot be loaded from the Hugging Face Hub "
-            f"({told:.300}): check the spelling and data.subset, connect to the network, or log in with "
-            "`hf auth login`"
+            f"({told:.300}): {suggestion(source, [*SOURCES, *_folders(Path.cwd())], fix)}"
         ) from error
     finally:
         config.HF_HUB_OFFLINE = was_offline

@@ -249,7 +249,8 @@ class RunFolder:
 
     def _read_plain(self) -> dict[str, Any]:
         if not self.config.is_file():
-            raise ValueError(f"{self.path} is not a run folder: it has no config.yaml")
+            why = "it has no config.yaml" if self.path.exists() else "there is no such folder"
+            raise ValueError(f"{self.path} is not a run folder: {why}{_runs_near(self.path)}")
         return read_yaml(self.config)
 
     def write_history(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -421,3 +422,12 @@ def _save(state: Mapping[str, Any], path: Path) -> None:
         torch.save(state, path)
     except RuntimeError as error:  # PyTorch's writer raises it in place of an OSError.
         raise OSError(str(error).partition("\n")[0]) from None
+
+
+def _runs_near(path: Path) -> str:
+    """Return a hint with the runs in a folder, beside it or in ``runs``; empty if there are none."""
+    for place in (path, path.parent, Path("runs")):
+        names = [str(config.parent) for config in sorted(place.glob("*/config.yaml"))]
+        if names:
+            return f"; runs in {place}: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
+    return ""
