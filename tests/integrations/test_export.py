@@ -145,5 +145,7 @@ def test_nothing_is_overwritten_and_formats_are_named(
     assert file.read_text() == "mine"
     with pytest.raises(ValueError, match="onnx"):
         export(load(run), tmp_path / "other", format="onx")
+    with pytest.raises(ValueError, match=r"a .pt file has format=torch: received .* for format=onnx"):
+        export(load(run), tmp_path / "other.pt")
     status, _, error = run_command(capsys, "export", tmp_path, "--out", file)
     assert (status, error.count("\n")) == (2, 1)

@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from trifecta._utils.files import write_atomically
 from trifecta._utils.references import lookup
 from trifecta.network import LocalNetwork
 from trifecta.training import TrainedModel
+
+# Suffixes that other programs take for one format.
+_USUAL = {".onnx": "onnx", ".pt2": "torch", ".pt": "torch", ".pth": "torch"}
 
 
 class WholeNetwork(nn.Module):
@@ -76,11 +80,14 @@ def export(
         The path of the file.
 
     Raises:
-        ValueError: another format, a file that exists, or ``preprocess`` for a network that was not trained
-            on bytes.
+        ValueError: another format, a file that exists or has the other format's suffix, or ``preprocess``
+            for a network that was not trained on bytes.
         ImportError: the extra is not installed.
     """
     write, path = lookup({"onnx": _write_onnx, "torch": _write_torch}, format, "format"), Path(file)
+    usual = _USUAL.get(path.suffix.lower(), format)
+    if usual != format:
+        raise ValueError(f"a {path.suffix} file has format={usual}: received {path} for format={format}")
     if path.exists():
         raise ValueError(f"{path} exists, and an export overwrites no file: choose another one")
     if preprocess and not model.facts.mean:
@@ -118,7 +125,9 @@ def export(
 
 
 def _write_torch(program: torch.export.ExportedProgram, path: Path, notes: dict[str, str]) -> None:
-    torch.export.save(program, path, extra_files=dict(notes))
+    content = BytesIO()  # A file would have to be called .pt2, and this is a temporary one.
+    torch.export.save(program, content, extra_files=dict(notes))
+    path.write_bytes(content.getvalue())
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: dict[str, str]) -> None:
