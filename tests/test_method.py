@@ -15,7 +15,8 @@ from trifecta.schedules import DEEPLY_SUPERVISED, LAYER_WISE
 
 PAIRS = (
     "a loss over pairs needs labels at the input, or pairs of images and a read-out; any other loss needs "
-    "none there: received loss {} with label input {}; change one of them"
+    "none there: received loss {} (pairs={}, scores_classes={}) with label input {}, which needs pairs={}, "
+    "scores_classes={}: change one of them"
 )
 COARSE = "superclasses need a loss that scores classes from a block alone: received loss {}"
 
@@ -47,14 +48,26 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"objective": LabelGoodness(reads="input")},
         "unknown reads of an objective 'input': known: output, unpooled, response",
     ),
-    ("pred", {"label_input": "channel"}, PAIRS.format("local-prediction", "channel")),
-    ("pred", {"objective": Own(), "label_input": "channel"}, PAIRS.format("Own", "channel")),
+    (
+        "pred",
+        {"label_input": "channel"},
+        PAIRS.format("local-prediction", False, True, "channel", True, False),
+    ),
+    (
+        "pred",
+        {"objective": Own(), "label_input": "channel"},
+        PAIRS.format("Own", False, True, "channel", True, False),
+    ),
     ("ff", {"label_input": "chanel"}, "unknown label input 'chanel': did you mean channel?"),
     ("ff", {"normalization": "lenth"}, "unknown normalization 'lenth': did you mean length?"),
     ("ff", {"activation": "triangel"}, "unknown activation 'triangel': did you mean triangle?"),
-    ("pred", {"label_input": "masked-mix"}, PAIRS.format("local-prediction", "masked-mix")),
-    ("pred", {"objective": Symmetric()}, PAIRS.format("symmetric", "none")),
-    ("scff", {"label_input": "none"}, PAIRS.format("position-thresholds", "none")),
+    (
+        "pred",
+        {"label_input": "masked-mix"},
+        PAIRS.format("local-prediction", False, True, "masked-mix", True, True),
+    ),
+    ("pred", {"objective": Symmetric()}, PAIRS.format("symmetric", True, False, "none", False, True)),
+    ("scff", {"label_input": "none"}, PAIRS.format("position-thresholds", True, True, "none", False, True)),
     ("ff", {"finds_superclasses": True}, COARSE.format("threshold")),
     ("pred", {"objective": LocalTargets(), "superclasses": [[0, 1]]}, COARSE.format("local-targets")),
     ("scff", {"superclasses": [[0, 1]]}, COARSE.format("position-thresholds")),

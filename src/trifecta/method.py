@@ -74,6 +74,7 @@ class Method:
         check_part(NORMALIZATIONS, self.normalization, "normalization")
         check_part(ACTIVATIONS, self.activation, "activation")
         object.__setattr__(self, "superclasses", tuple(tuple(level) for level in self.superclasses))
+        kinds = loss.pairs, loss.scores_classes
         received = f"received loss {getattr(loss, 'kind', type(loss).__name__)}"
         enters = f"label input {name_of(self.label_input)}"
         if not 0 <= self.dropout < 1:
@@ -86,10 +87,12 @@ class Method:
         if is_coarse and (loss.uses_feedback or loss.pairs or not loss.scores_classes):
             raise ValueError(f"superclasses need a loss that scores classes from a block alone: {received}")
         makes_pairs = self.tries_labels or self._enters_as(ImagePairs)
-        if (loss.pairs, loss.scores_classes) != (makes_pairs, not self.tries_labels):
+        if kinds != (makes_pairs, not self.tries_labels):
             raise ValueError(
                 "a loss over pairs needs labels at the input, or pairs of images and a read-out; any other "
-                f"loss needs none there: {received} with {enters}; change one of them"
+                f"loss needs none there: {received} (pairs={kinds[0]}, scores_classes={kinds[1]}) with "
+                f"{enters}, which needs pairs={makes_pairs}, scores_classes={not self.tries_labels}: "
+                "change one of them"
             )
 
     @staticmethod

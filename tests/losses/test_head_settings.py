@@ -498,6 +498,11 @@ def test_settings_within_their_bounds_and_no_others(
             kind(**{name: value})
 
 
+def test_numbers_of_each_block_are_one_at_least() -> None:
+    with pytest.raises(ValueError, match=r"^positive are one number or more: received none$"):
+        PositionThresholds(positive=())
+
+
 def test_a_bounded_field_has_its_default_and_a_size_has_bounds() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Sized(Bounded):

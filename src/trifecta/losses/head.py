@@ -170,8 +170,10 @@ class Bounded:
         """Validate the numbers."""
         for one in fields(self):  # type: ignore[arg-type]
             value = getattr(self, one.name)
-            if isinstance(value, list):
+            if isinstance(value, list | tuple):
                 object.__setattr__(self, one.name, tuple(value))
+                if one.default and not value:
+                    raise ValueError(f"{one.name} are one number or more: received none")
             least, most = one.metadata.get("bounds", (None, None))
             if least is not None and not least <= value <= most:
                 raise ValueError(
