@@ -1,30 +1,25 @@
 """Training from the command line: in this process or in several that it starts, until a signal stops it."""
 
-import logging
 import os
 import re
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
-from torch.distributed.elastic.multiprocessing import (
-    DefaultLogsSpecs,
-    PContext,
-    ProcessFailure,
-    start_processes,
-)
 
 from trifecta._utils.devices import resolve_device
 from trifecta._utils.references import name_of
-from trifecta.options import PROCESSES, STARTED_HERE, USAGE, Terminated, tell
+from trifecta.options import MESSAGE_FILE, PROCESSES, USAGE, Terminated, tell
 from trifecta.parallel.links import ProcessError
 from trifecta.parallel.plan import Layout, parse_layout
 from trifecta.parallel.processes import TIMEOUT, Processes, joined
@@ -39,25 +34,19 @@ PATIENCE = 30
 
 
 def train(config: RunConfig | None, options: Options, words: Sequence[str]) -> tuple[Run, Path] | None:
-    """Train as a command asks, and return the run and its folder.
+    """Train as ``trifecta train`` asks by its ``options`` and ``words``; without ``config`` resume a run.
 
-    Args:
-        config: configuration of a new run; None to resume one.
-        options: options of ``trifecta train``, by parameter name.
-        words: words of the command, for processes that are started.
-
-    Returns:
-        None in a process that is not the first, or that started others.
+    Return the run and its folder; None in a process that is not the first, or that started others.
     """
-    if (options["processes"] or 1) > 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if (options["processes"] or 1) > 1 and not {MESSAGE_FILE, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
         _layout(options, options["processes"])  # Here, so that a mistake is reported once.
         named = options["resume"] or options["out"]
         folder = RunFolder(named or _new_folder(config))
         if config is not None:
             folder.require_unused()
         words = [*words, *([] if named else ["--out", str(folder.path)])]
-        patience = int(min(PATIENCE, options["timeout"] or TIMEOUT))
-        _start(words, options["processes"], folder, is_new=config is not None, patience=patience)
+        with _advising(folder, Processes()):
+            _train_in_several(words, options, folder)
         return None
     # torchrun --max-restarts starts processes again with the same arguments.
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -101,19 +90,21 @@ def _train_in(processes: Processes, config: RunConfig | None, options: Options) 
 @contextmanager
 def _advising(folder: RunFolder, processes: Processes) -> Iterator[None]:
     """Say how to continue a run that a signal stops."""
+    told, cause = "stopped", None
     try:
         yield
     except Interrupted as stop:
         # All end with the status of the signal that one of them received. They wait for the first one,
         # which is still writing the checkpoint: the launcher ends all as soon as one has ended.
         terminated = any(processes.gathered(isinstance(stop.__cause__, Terminated)))
-        raise _interrupted(stop, folder) from (Terminated() if terminated else None)
+        told, cause = str(stop), Terminated() if terminated else KeyboardInterrupt()
     except (KeyboardInterrupt, Terminated) as stop:  # before training can be asked to stop
-        raise _interrupted("stopped", folder) from stop
-
-
-def _interrupted(what: object, folder: RunFolder) -> Interrupted:
-    return Interrupted(f"{what}; continue with: trifecta.resume({str(folder.path)!r})")
+        if not folder.config.is_file():
+            folder.discard_untrained()
+            raise
+        cause = stop
+    if cause is not None:
+        raise Interrupted(f"{told}; continue with: trifecta.resume({str(folder.path)!r})") from cause
 
 
 def _new_folder(config: RunConfig | None) -> Path:
@@ -131,12 +122,7 @@ def _new_folder(config: RunConfig | None) -> Path:
 
 
 def _layout(options: Options, processes: int) -> Layout:
-    """Return the layout of a number of processes, 0 if nothing started this one as one of several.
-
-    Raises:
-        ValueError: options that are for more processes, or for replicas, than there are.
-    """
-    parallel, synchronized = options["parallel"] or "layers", options["sync_batch_norm"]
+    """Return the layout of a number of processes, 0 if nothing started this one as one of several."""
     for name in PROCESSES[1:]:
         if options[name] and not processes:
             given = name if options[name] is True else f"{name}={options[name]}"
@@ -144,8 +130,9 @@ def _layout(options: Options, processes: int) -> Layout:
                 f"{given} is for several processes: received one; give processes=2 or more, or start them "
                 "by torchrun"
             )
+    parallel = options["parallel"] or "layers"
     layout = parse_layout(parallel, max(1, processes))
-    if synchronized and layout.data == 1:
+    if options["sync_batch_norm"] and layout.data == 1:
         raise ValueError(
             "sync_batch_norm is for replicas, which share the images of a batch: received "
             f"parallel={parallel}; use data, or both as in 2x3"
@@ -167,79 +154,67 @@ def _joined(options: Options) -> Iterator[Processes]:
         yield Processes(layout, synchronized=options["sync_batch_norm"], timeout=timeout)
 
 
-def _start(words: Sequence[str], count: int, folder: RunFolder, *, is_new: bool, patience: int) -> None:
+def _train_in_several(words: Sequence[str], options: Options, folder: RunFolder) -> None:
     """Run a command in several processes, which train in ``folder``.
 
-    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them. One that does not end is
-    killed after ``patience`` seconds. The folder of a new run is removed if nothing was trained.
-
-    Raises:
-        ProcessError: one of them was ended from outside.
-        Interrupted, KeyboardInterrupt, Terminated: a signal stopped them.
-        SystemExit: one of them failed; its message, or its traceback, has been printed.
+    The first Ctrl-C or SIGTERM lets them finish their batch, the second ends them.
     """
-    logging.disable(logging.CRITICAL)  # PyTorch's errors say the same.
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGHUP,SIGQUIT"  # The others are handled here.
+    count, patience = options["processes"], min(PATIENCE, options["timeout"] or TIMEOUT)
     received: list[int] = []
-    started: PContext | None = None
+    started: list[Popen[bytes]] = []
 
     def stop(number: int) -> None:
         received.append(number)
-        if len(received) == 2 and started is not None:
-            for pid in started.pids().values():
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
+        if len(received) == 2:
+            for process in started:
+                process.terminate()
 
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    with on_signal(stop), tempfile.TemporaryDirectory() as logs:
-        started = start_processes(
-            "trifecta",
-            sys.executable,
-            args=dict.fromkeys(range(count), ("-m", "trifecta", *words)),
-            envs={rank: _environment(rank, count, store.port) for rank in range(count)},
-            logs_specs=DefaultLogsSpecs(logs),
-        )
-        result = None
-        while result is None and not received:
-            result = started.wait(0.1, period=0.1)
-        # Only here: a signal that came while processes were being started would miss some of them.
-        started.close(signal.SIGTERM, timeout=patience)
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    meeting |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count))
+    meeting |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    with on_signal(stop), tempfile.TemporaryDirectory() as messages:
+        files = [Path(messages, str(rank)) for rank in range(count)]
+        try:
+            for rank, file in enumerate(files):
+                own = {"RANK": str(rank), "LOCAL_RANK": str(rank), MESSAGE_FILE: str(file)}
+                # In sessions of their own: a terminal's Ctrl-C is for this process alone.
+                command = [sys.executable, "-m", "trifecta", *words]
+                started.append(Popen(command, env=os.environ | meeting | own, start_new_session=True))
+            statuses: list[int | None] = [None]
+            while not received and None in statuses and not any(statuses):
+                time.sleep(0.1)
+                statuses = [process.poll() for process in started]
+        finally:
+            _end(started, patience)
         if received:
-            _end(folder, received[0])
-        if result is not None and result.is_failed():
-            _fail(result.failures, folder, is_new=is_new)
+            raise Terminated if received[0] == signal.SIGTERM else KeyboardInterrupt
+        failed = [rank for rank, status in enumerate(statuses) if status]
+        if failed:
+            # A process that was killed leaves no message, and others fail because of it.
+            first = min(failed, key=lambda rank: files[rank].stat().st_mtime if files[rank].exists() else 0)
+            _fail(first, statuses[first] or 0, files[first], None if options["resume"] else folder)
 
 
-def _environment(rank: int, count: int, port: int) -> dict[str, str]:
-    return {
-        "MASTER_ADDR": "localhost",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RUN_ID": f"{STARTED_HERE}{os.getpid()}",
-        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(count)),
-        **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
-    }
+def _fail(rank: int, status: int, message: Path, new: RunFolder | None) -> NoReturn:
+    """Raise the error of the process that failed first, as :func:`_train_in_several` says."""
+    if status < 0:
+        raise ProcessError(f"process {rank} was ended by signal {-status}; the last checkpoint is intact")
+    if new is not None and (status == USAGE or not message.exists()):
+        new.discard_untrained()
+    if message.exists():
+        tell(message.read_text("utf-8"))
+    raise SystemExit(status)
 
 
-def _fail(failures: Mapping[int, ProcessFailure], folder: RunFolder, *, is_new: bool) -> NoReturn:
-    """Raise the error of the process that failed first, as :func:`_start` says."""
-    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
-    if failure.exitcode < 0:
-        raise ProcessError(
-            f"process {rank} was ended by signal {-failure.exitcode}; the last checkpoint is intact"
-        )
-    has_message = Path(failure.error_file).is_file()
-    if is_new and (failure.exitcode == USAGE or not has_message):
-        folder.discard_untrained()
-    if has_message:
-        tell(failure.message)
-    raise SystemExit(failure.exitcode)
-
-
-def _end(folder: RunFolder, number: int) -> NoReturn:
-    """End as a run of one process does that a signal stopped."""
-    cause = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
-    if not folder.config.is_file():
-        folder.discard_untrained()
-        raise cause
-    raise _interrupted("stopped", folder) from cause
+def _end(processes: Sequence[Popen[bytes]], patience: float) -> None:
+    """Ask processes to end; kill those that have not after ``patience`` seconds."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + patience
+    for process in processes:
+        try:
+            process.wait(max(0.0, until - time.monotonic()))
+        except TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,11 +1,9 @@
 """Options of the command line: derived from the settings of a run, under headings, named in messages."""
 
 import ast
-import json
 import os
 import re
 import shlex
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from trifecta._utils.references import printable, suggestion
 
 USAGE = 2
 Decorator = Callable[[Any], Any]
-STARTED_HERE = "trifecta-"
+# File for the error of a process that another one started.
+MESSAGE_FILE = "TRIFECTA_MESSAGE_FILE"
 # Options under this heading are shown by ``--help-all`` only.
 RARE = "Rare"
 # Options of a run in several processes, which resuming it needs again.
@@ -44,6 +42,7 @@ _SYNONYMS = {
     **{"train": ("fit", "run"), "evaluate": ("test", "score"), "predict": ("classify", "infer")},
     **{"list": ("models", "methods"), "--help": ("help",)},
 }
+_WORDS = f"{__name__}.words"
 
 
 class Terminated(BaseException):
@@ -52,12 +51,10 @@ class Terminated(BaseException):
 
 def tell(line: str) -> None:
     """Print an error, or leave it to ``train --processes``, which started this process and prints one."""
-    if not os.environ.get("TORCHELASTIC_RUN_ID", "").startswith(STARTED_HERE):
+    if file := os.environ.get(MESSAGE_FILE):
+        Path(file).write_text(line, encoding="utf-8")
+    else:
         click.echo(f"trifecta: {line}", err=True)
-        return
-    # In the form of PyTorch's launcher.
-    report = json.dumps({"message": line, "timestamp": int(time.time())})
-    Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(report, encoding="utf-8")
 
 
 @cache
@@ -85,12 +82,36 @@ def settings(name: str = "RunConfig", prefix: str = "") -> Mapping[str, tuple[st
     return fields
 
 
+@cache
+def _paths() -> Mapping[str, str]:
+    """Return the paths of settings by the names that messages use: the path, or its last word."""
+    deepest_first = sorted(settings(), key=lambda path: path.count("."), reverse=True)
+    return {path.rpartition(".")[2]: path for path in deepest_first} | {path: path for path in settings()}
+
+
 class Option(click.Option):
     """An option under a heading of the help, which may give a setting of a run by its path."""
 
     def __init__(self, *args: Any, group: str = "Options", path: str = "", **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self.group, self.path = group, path
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        """Keep the words by which the option was given, see :func:`given_words`."""
+        if self.name in opts:
+            typed = opts[self.name]
+            values = typed if isinstance(typed, list) else [typed]
+            words = ([self.opts[0]] if value is True else [self.opts[0], value] for value in values)
+            ctx.meta.setdefault(_WORDS, {})[self.name] = list(chain.from_iterable(words))
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def given_words() -> dict[str, list[str]]:
+    """Return the words by which options were given to the running command, by parameter name."""
+    context = click.get_current_context(silent=True)
+    return {} if context is None else context.meta.get(_WORDS, {})
 
 
 def option(*names: str, **keywords: Any) -> Decorator:
@@ -110,6 +131,36 @@ def setting(path: str, *names: str, shown: object = None, **keywords: Any) -> De
     text += "." if default is None else f".  [default: {default}]"
     names = names or (f"--{path.rpartition('.')[2].replace('_', '-')}",)
     return option(*names, path=path, **({"type": kind, "metavar": metavar, "help": text} | keywords))
+
+
+def assignments(sets: Sequence[str]) -> dict[str, Any]:
+    """Return what options and ``--set`` assign to settings of a run, by path, parts before what they hold.
+
+    Raises:
+        ValueError: a setting has two values, or ``--set`` is not given ``setting=value``.
+    """
+    from trifecta.training.config import parse_yaml
+
+    context, given = click.get_current_context(), given_words()
+    own = [p for p in context.command.params if isinstance(p, Option) and p.path and p.name in given]
+    own.sort(key=lambda option: option.path.count("."))
+    changes = {option.path: context.params[option.name or ""] for option in own}
+    words = {option.path: " ".join(given[option.name or ""]) for option in own}
+    words |= {"method.name": words["method"]} if "method" in words else {}
+    for text in sets:
+        path, equals, value = (word.strip() for word in text.partition("="))
+        if not equals:
+            raise ValueError(f"--set takes setting=value, such as method.dropout=0.1: received '{text}'")
+        # A part may be refined: method.schedule=overlapping:2, then method.schedule.restarts=true.
+        for known, earlier in words.items():
+            if known == path or known.startswith(f"{path}."):
+                raise ValueError(f"two values for {path}: received {earlier} and --set {text}; drop one")
+        words[path] = f"--set {text}"
+        try:
+            changes[path] = parse_yaml(value)
+        except ValueError:
+            raise ValueError(f"cannot read the value of --set {text}: quote it as YAML would") from None
+    return changes
 
 
 class Command(click.Command):
@@ -171,16 +222,11 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Return the command; raise UsageError with the nearest names if there is none."""
-        name, known = args[0], [*self.commands, "--help"]
+        name = args[0]
         if name in self.commands or ctx.resilient_parsing or name.startswith("-"):
             return super().resolve_command(ctx, args)
-        hint = _suggestion(name, known, f"known: {', '.join(self.commands)}")
+        hint = _hint(name, [*self.commands, "--help"], f"known: {', '.join(self.commands)}")
         raise click.UsageError(f"no command '{name}': {hint}", ctx)
-
-
-def _suggestion(name: str, known: Sequence[str], otherwise: str) -> str:
-    synonyms = [own for own, others in _SYNONYMS.items() if name in others and own in known]
-    return suggestion((synonyms or [name])[0], known, otherwise)
 
 
 def unknown_option(error: click.NoSuchOption) -> str:
@@ -188,24 +234,16 @@ def unknown_option(error: click.NoSuchOption) -> str:
     assert error.ctx is not None
     name, command = error.option_name, error.ctx.command_path
     dashed = name.replace("_", "-")
-    flags = [flag for parameter in error.ctx.command.params for flag in parameter.opts]
-    known = [flag for flag in flags if flag.startswith("--")]
-    path = _paths().get(name.strip("-").replace("-", "_"))
-    if (
-        path is not None
-        and "--set" in known
-        and dashed not in known
-        and name not in chain(*_SYNONYMS.values())
-    ):
+    known = [flag for parameter in error.ctx.command.params for flag in parameter.opts if flag[:2] == "--"]
+    path = _paths().get(dashed.strip("-").replace("-", "_"))
+    if path and "--set" in known and dashed not in (*known, *chain(*_SYNONYMS.values())):
         return f"{command} has no option {name}: did you mean --set {path}=VALUE?"
-    return f"{command} has no option {name}: {_suggestion(dashed, known, f'see {command} --help')}"
+    return f"{command} has no option {name}: {_hint(dashed, known, f'see {command} --help')}"
 
 
-@cache
-def _paths() -> Mapping[str, str]:
-    """Return the paths of settings by the names that messages use: the path, or its last word."""
-    deepest_first = sorted(settings(), key=lambda path: path.count("."), reverse=True)
-    return {path.rpartition(".")[2]: path for path in deepest_first} | {path: path for path in settings()}
+def _hint(name: str, known: Sequence[str], otherwise: str) -> str:
+    synonyms = [own for own, others in _SYNONYMS.items() if name in others and own in known]
+    return suggestion((synonyms or [name])[0], known, otherwise)
 
 
 # A field, and the value proposed for it: no word of a path or of another name, nor one that is an option.
@@ -227,8 +265,9 @@ def in_options(message: str, command: click.Command) -> str:
     message = re.sub(r"imports=\['([^']+)'\]", r"--import \1", message)
     resume = r"""trifecta\.resume\((["'])(.*?)\1\)"""
     message = re.sub(resume, lambda found: _resume_command(found[2]), message)
-    options = {p.name or "": p.opts[0] for p in command.params if p.opts[0].startswith("--")}
-    options |= {p.path: p.opts[0] for p in command.params if isinstance(p, Option) and p.path}
+    flags = {p: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
+    options = {p.name or "": flag for p, flag in flags.items()}
+    options |= {p.path: flag for p, flag in flags.items() if isinstance(p, Option) and p.path}
     options |= {"data.source": options["data"]} if "data" in options else {}
     missing: list[str] = []
 
@@ -257,51 +296,3 @@ def _resume_command(run: str) -> str:
     """Return the command that continues a run, with the processes and modules that it needs."""
     needed = [words for name, words in given_words().items() if name in (*PROCESSES, "imports")]
     return shlex.join(["trifecta", "train", "--resume", run, *chain(*needed)])
-
-
-def given_words() -> dict[str, list[str]]:
-    """Return the words by which options were given to the running command, by parameter name."""
-    context, given = click.get_current_context(silent=True), {}
-    for parameter in context.command.params if context else ():
-        name, flag = parameter.name or "", parameter.opts[0]
-        if context and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            value = context.params[name]
-            values = value if getattr(parameter, "multiple", False) else [value]
-            given[name] = [flag] if value is True else [w for v in values for w in (flag, _word(v))]
-    return given
-
-
-def _word(value: Any) -> str:
-    if not isinstance(value, list | tuple):
-        return str(value)
-    return ("x" if isinstance(value[0], int) else ",").join(map(str, value))
-
-
-def assignments(sets: Sequence[str]) -> dict[str, Any]:
-    """Return what options and ``--set`` assign to settings of a run, by path, parts before what they hold.
-
-    Raises:
-        ValueError: a setting has two values, or ``--set`` is not given ``setting=value``.
-    """
-    from trifecta.training.config import parse_yaml
-
-    context, given = click.get_current_context(), given_words()
-    own = [p for p in context.command.params if isinstance(p, Option) and p.path and p.name in given]
-    own.sort(key=lambda option: option.path.count("."))
-    changes = {option.path: context.params[option.name or ""] for option in own}
-    words = {option.path: " ".join(given[option.name or ""]) for option in own}
-    words |= {"method.name": words["method"]} if "method" in words else {}
-    for text in sets:
-        path, equals, value = (word.strip() for word in text.partition("="))
-        if not equals:
-            raise ValueError(f"--set takes setting=value, such as method.dropout=0.1: received '{text}'")
-        # A part may be refined: method.schedule=overlapping:2, then method.schedule.restarts=true.
-        earlier = [word for known, word in words.items() if known == path or known.startswith(f"{path}.")]
-        if earlier:
-            raise ValueError(f"two values for {path}: received {earlier[0]} and --set {text}; drop one")
-        words[path] = f"--set {text}"
-        try:
-            changes[path] = parse_yaml(value)
-        except ValueError:
-            raise ValueError(f"cannot read the value of --set {text}: quote it as YAML would") from None
-    return changes

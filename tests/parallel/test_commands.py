@@ -76,7 +76,7 @@ def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path
         time.sleep(0.05)
     status, error, lines = ended(launcher)
     assert status == 130, error
-    needed = "--processes 2 --timeout 8.0"
+    needed = "--processes 2 --timeout 8"
     assert lines == [f"trifecta: stopped; continue with: trifecta train --resume {run} {needed}"]
     assert len(of_run) == 2
     assert not any(Path(f"/proc/{process}").exists() for process in of_run.values())
