@@ -4,7 +4,7 @@ Shapes: N samples; features (N, C, …) of a block with C channels; L blocks.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +59,7 @@ def shrink(
     source = resumed_trainer(run, imports=imports, writes=False)
     _check(source.config, source.network)
     config = _smaller(source, keep)
-    kept = kept_channels(source.network, _mean_importance(source), list(config.channels))
+    kept = kept_channels(source.network, _mean_importance(source), config.channels)
     optimizer = config.method.optimizer
     optimizer = replace(optimizer, learning_rate=_RATE * optimizer.learning_rate, freeze_from=1.0)
     config = replace(config, epochs=epochs, method=replace(config.method, optimizer=optimizer))
@@ -73,18 +73,17 @@ def shrink(
 
 def _check(config: RunConfig, network: LocalNetwork) -> None:
     """Raise a ``ValueError`` for a run that cannot be shrunk."""
-    if config.network not in NETWORKS or config.network in UNSHRINKABLE:
-        plain = ", ".join(name for name in NETWORKS if name not in UNSHRINKABLE)
-        raise ValueError(f"networks of plain blocks can be shrunk ({plain}): received {config.network}")
+    plain, name = [name for name in NETWORKS if name not in UNSHRINKABLE], config.method.name
+    if config.network not in plain:
+        told = f"networks of plain blocks can be shrunk ({', '.join(plain)})"
+        raise ValueError(f"{told}: received {config.network}")
     if len(network.scored_blocks) < len(network.blocks):
         raise ValueError(
-            f"a block is shrunk by its own loss, and method {config.method.name} has none on some: use a "
-            "method with a loss on every block"
+            f"a block is shrunk by its own loss, and method {name} has none on some: use a method with a "
+            "loss on every block"
         )
     if config.method.objective.uses_feedback:
-        raise ValueError(
-            f"method {config.method.name} has no loss without the network's error: it cannot be shrunk"
-        )
+        raise ValueError(f"method {name} has no loss without the network's error: it cannot be shrunk")
 
 
 def _smaller(source: Trainer, keep: float) -> RunConfig:
@@ -93,16 +92,16 @@ def _smaller(source: Trainer, keep: float) -> RunConfig:
     Hidden units of classifiers are reduced first, down to a sixteenth: they have most of the parameters,
     and no other block reads them.
     """
-    config = source.config
+    config, objective = source.config, source.config.method.objective
     whole = [shape[0] for shape in source.network.feature_shapes]
     least = source.network.num_classes if config.method.normalization == "class-groups" else 1
-    hidden = getattr(config.method.objective, "hidden", 0)
+    hidden = objective.hidden if isinstance(objective, CrossEntropy) else 0
 
     def resized(units: int, channels: list[int]) -> RunConfig:
-        objective = config.method.objective
-        if isinstance(objective, CrossEntropy) and objective.hidden:
-            objective = replace(objective, hidden=max(1, units))
-        return replace(config, channels=tuple(channels), method=replace(config.method, objective=objective))
+        method = config.method
+        if isinstance(objective, CrossEntropy) and hidden:
+            method = replace(method, objective=replace(objective, hidden=max(1, units)))
+        return replace(config, channels=tuple(channels), method=method)
 
     def parameters(smaller: RunConfig) -> int:
         return sum(p.numel() for p in network_for(smaller, source.facts).parameters())
@@ -154,7 +153,9 @@ def channel_importance(network: LocalNetwork, samples: Tensor, labels: Tensor) -
     return importance
 
 
-def kept_channels(network: LocalNetwork, importance: list[Tensor], counts: list[int]) -> list[Tensor]:
+def kept_channels(
+    network: LocalNetwork, importance: Sequence[Tensor], counts: Sequence[int]
+) -> list[Tensor]:
     """Return the sorted indices of the ``counts`` most important channels of each block.
 
     If channels belong to classes, each class keeps as many as it has in a block of that size.
@@ -173,65 +174,56 @@ def kept_channels(network: LocalNetwork, importance: list[Tensor], counts: list[
 
 
 @torch.no_grad()
-def copy_kept(source: LocalNetwork, target: LocalNetwork, kept: list[Tensor]) -> None:
-    """Copy the kept channels of ``source`` into ``target``: blocks, label input, and classifier heads.
+def copy_kept(source: LocalNetwork, target: LocalNetwork, kept: Sequence[Tensor]) -> None:
+    """Copy the ``kept`` channels of each block of ``source``, as many as ``target`` has.
 
-    Heads that do not read averages of channels are not copied.
-
-    ``kept`` are the indices of the kept channels of each block of ``source``, as many as ``target`` has.
+    The label input is copied, too, and heads that classify averages of channels.
     """
     if source.label_input is not None and target.label_input is not None:
         target.label_input.load_state_dict(source.label_input.state_dict())
+    inputs = None
     for k, (old, new) in enumerate(zip(source.blocks, target.blocks, strict=True)):
-        _copy_block(old, new, kept[k - 1] if k else None, kept[k])
+        weights, smaller = old.get_submodule("weights"), new.get_submodule("weights")
+        if inputs is not None:
+            # A flattened map has a column for each position of a channel.
+            inputs = _each(inputs, smaller.get_parameter("weight").shape[1] // len(inputs))
+        _copy(weights, smaller, kept[k], inputs)
+        names = [name for name, _ in old.named_children()]
+        is_behind = names.index("normalize") > names.index("weights")
+        norm, smaller = old.get_submodule("normalize"), new.get_submodule("normalize")
+        _copy(norm, smaller, kept[k] if is_behind else inputs)
         if k in source.scored_blocks:
             _copy_head(source.head(k), target.head(k), kept[k])
+        inputs = kept[k]
 
 
-def _copy_block(old: nn.Module, new: nn.Module, received: Tensor | None, kept: Tensor) -> None:
-    weights, target = old.get_submodule("weights"), new.get_submodule("weights")
-    assert isinstance(weights, nn.Conv2d | nn.Linear)
-    assert isinstance(target, nn.Conv2d | nn.Linear)
-    inputs = torch.arange(weights.weight.shape[1])
-    if received is not None:
-        # A flattened map has a column for each position of a channel.
-        positions = target.weight.shape[1] // len(received)
-        inputs = (received.unsqueeze(1) * positions + torch.arange(positions)).flatten()
-    _copy_linear(weights, target, inputs, kept)
-    order = [name for name, _ in old.named_children()]
-    is_behind = order.index("normalize") > order.index("weights")
-    norm, smaller_norm = old.get_submodule("normalize"), new.get_submodule("normalize")
-    _copy_norm(norm, smaller_norm, kept if is_behind else inputs)
+def _each(groups: Tensor, size: int) -> Tensor:
+    """Return the indices of all members of groups that have ``size`` consecutive ones each."""
+    return (groups.unsqueeze(1) * size + torch.arange(size)).flatten()
 
 
-def _copy_norm(old: nn.Module, new: nn.Module, entries: Tensor) -> None:
-    """Copy gains, biases and running statistics of ``entries``."""
-    own = new.state_dict()
+def _copy(old: nn.Module, new: nn.Module, rows: Tensor | None, columns: Tensor | None = None) -> None:
+    """Copy weights and statistics, of which ``new`` may have fewer rows, and fewer columns."""
+    target = new.state_dict()
     for name, value in old.state_dict().items():
-        own[name].copy_(value if value.shape == own[name].shape else value[entries])
-
-
-def _copy_linear(
-    old: nn.Conv2d | nn.Linear, new: nn.Conv2d | nn.Linear, inputs: Tensor, outputs: Tensor
-) -> None:
-    new.weight.copy_(old.weight[outputs][:, inputs])
-    if old.bias is not None and new.bias is not None:
-        new.bias.copy_(old.bias[outputs])
+        for dim, kept in enumerate((rows, columns)):
+            if kept is not None and value.ndim > dim and value.shape[dim] != target[name].shape[dim]:
+                value = value.index_select(dim, kept)
+        target[name].copy_(value)
 
 
 def _copy_head(old: Head, new: Head, kept: Tensor) -> None:
     """Copy a classifier of channel averages; leave any other head as it is."""
     if type(old) is not ClassifierHead or type(new) is not ClassifierHead or not old.pool:
         return
-    patches = max(1, old.pool) ** old.dimensions
     layers, smaller = (
         [module for module in head.classifier.modules() if isinstance(module, nn.Linear)]
         for head in (old, new)
     )
     # Averages are flattened patch by patch.
-    channels = layers[0].weight.shape[1] // patches
-    entries = (torch.arange(patches).unsqueeze(1) * channels + kept).flatten()
-    _copy_norm(old.normalize, new.normalize, entries)
+    patches = torch.arange(old.pool**old.dimensions).unsqueeze(1)
+    entries = (patches * (layers[0].weight.shape[1] // len(patches)) + kept).flatten()
+    _copy(old.normalize, new.normalize, entries)
     if len(layers) > 1:
         norm, smaller_norm = (
             next(module for module in head.classifier.modules() if isinstance(module, nn.BatchNorm1d))
@@ -240,7 +232,7 @@ def _copy_head(old: Head, new: Head, kept: Tensor) -> None:
         # Batch normalization gives all units the same deviation, so that the weights alone tell them apart.
         effect = norm.weight.abs() * layers[1].weight.norm(dim=0)
         units = effect.topk(smaller[0].weight.shape[0]).indices.sort().values
-        _copy_linear(layers[0], smaller[0], entries, units)
-        _copy_norm(norm, smaller_norm, units)
-        layers, smaller, entries = layers[1:], smaller[1:], units
-    _copy_linear(layers[0], smaller[0], entries, torch.arange(len(layers[0].weight)))
+        _copy(layers[0], smaller[0], units, entries)
+        _copy(norm, smaller_norm, units)
+        entries = units
+    _copy(layers[-1], smaller[-1], None, entries)
