@@ -37,7 +37,7 @@ from trifecta.options import (
 
 OK, FAILED, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 PATH: click.Path = click.Path(path_type=Path)
-COUNT = click.IntRange(1)
+COUNT, SHARE = click.IntRange(1), click.FloatRange(0, 1, min_open=True)
 Options = Mapping[str, Any]
 
 
@@ -63,18 +63,17 @@ def read_sizes(_: click.Context, parameter: click.Parameter, value: str | None) 
     return tuple(map(int, words))
 
 
-def read_names(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    """Read comma-separated names."""
-    return [name.strip() for name in value.split(",")]
+class Several(click.ParamType):  # type: ignore[type-arg]
+    """Comma-separated values of a type."""
 
+    name = "values"
 
-def read_shares(context: click.Context, _: click.Parameter, value: str) -> list[float]:
-    """Read comma-separated numbers between 0 and 1."""
-    words = [word.strip() for word in value.split(",")]
-    if not all(word.replace(".", "", 1).isdecimal() and 0 < float(word) <= 1 for word in words):
-        rule = "--thresholds are numbers between 0 and 1, such as 0.3,0.5"
-        raise click.UsageError(f"{rule}: received '{value}'", context)
-    return list(map(float, words))
+    def __init__(self, kind: Any = str) -> None:
+        self.kind = click.types.convert_type(kind)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> list[Any]:
+        """Return the values in a list."""
+        return [self.kind.convert(word.strip(), param, ctx) for word in value.split(",")]
 
 
 def check_figure(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
@@ -184,10 +183,8 @@ def train(**options: Any) -> None:
 
 def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.RunConfig":
     """Build the settings of a run: a recipe, a file or the defaults, and what options assign."""
-    from trifecta._utils.references import Imports
     from trifecta.training.config import changed, read_config
 
-    Imports(imports)  # A module that is missing is reported first.
     changes = assignments(assigned)
     if not recipe and "data" not in changes:
         raise ValueError("no data: give --data a folder, a Hub id or digits, or start from a --recipe")
@@ -230,7 +227,7 @@ def evaluate(run: Path, **options: Any) -> None:
             f"with trifecta.resume({str(run)!r})",
             stacklevel=2,
         )
-    source, images = _images_of(run, config, facts, options)
+    source, images = _images_of(run, config.data, facts, options)
     how = {"mean": facts.mean, "std": facts.std, "precision": model.precision, "views": options["views"]}
     with scoring(len(images)) as on_scored:
         images = images.to(next(model.network.parameters()).device)
@@ -257,9 +254,9 @@ def _load(run: Path, options: Options) -> "trifecta.TrainedModel":
 
 
 def _images_of(
-    run: Path, config: "trifecta.RunConfig", facts: "trifecta.training.DatasetFacts", options: Options
+    run: Path, own: "trifecta.DataConfig | None", facts: "trifecta.training.DatasetFacts", options: Options
 ) -> tuple[str, "trifecta.data.ImageSet"]:
-    """Return a source, and its images to measure a run on: its own, even if they have moved, or others."""
+    """Return a source, and its images to measure a run on: its ``own``, even if they moved, or others."""
     from trifecta.data import MissingSourceError, is_same_training, load_split
     from trifecta.training.config import changed
 
@@ -268,27 +265,26 @@ def _images_of(
             raise ValueError(f"only settings of the images, data.…, can change: received --set {text}")
     assigned = assignments(options["assigned"]).items()
     changes = {path: value for path, value in assigned if path.startswith("data.")}
-    source, own, shape = changes.pop("data.source", None), config.data, facts.image_shape
-    is_own = own is not None and (source is None or is_same_training(own, source, facts.rows))
-    if source is not None and own is not None and is_own:
-        own = replace(own, source=source)
+    source, shape = changes.pop("data.source", None), facts.image_shape
+    if own is not None and (source is None or is_same_training(own, source, facts.rows)):
+        data: Any = replace(own, source=source or own.source)
     elif source is not None:
-        own = trifecta.DataConfig(source=source, image_size=shape[1:])
-    if own is None:
+        own, data = None, trifecta.DataConfig(source=source, image_size=shape[1:])
+    else:
         raise ValueError(f"{run} was trained on data given in Python: give --data to measure it on")
-    data: Any = changed(trifecta.RunConfig(data=own), changes).data
-    if is_own and data.hold_out != own.hold_out:
+    data = changed(trifecta.RunConfig(data=data), changes).data
+    if own is not None and data.hold_out != own.hold_out:
         told = f"data.hold_out={data.hold_out} would measure {run} on images that it was trained on"
         raise ValueError(f"{told}: leave it out")
     how: dict[str, Any] = {"grey_range": facts.grey_range or None, "trained_on": facts.rows}
-    how["seen"] = facts.seen.split()
+    how |= {"channels": shape[0], "seen": facts.seen.split()}
     try:
-        images = load_split(data, options["split"], facts.classes, channels=shape[0], **how)
+        images = load_split(data, options["split"], facts.classes, **how)
     except MissingSourceError as error:
         if source is not None:
             raise
-        moved = f"{run} was trained on {data.source}, {error}; --data takes its new place"
-        raise ValueError(moved) from None
+        told = f"{run} was trained on {data.source}, {error}; --data takes its new place"
+        raise ValueError(told) from None
     received = tuple(images.images.shape[1:])
     if received != shape:
         raise ValueError(
@@ -338,8 +334,8 @@ def predict(run: Path, images: tuple[Path, ...], **options: Any) -> None:
 @subcommand(
     RUN,
     option("--out", required=True, metavar="RUN", help="Folder for the smaller run."),
-    option("--keep", type=float, default=0.3, help="Share of the parameters."),
-    option("--epochs", type=COUNT, default=3, help="Of fine-tuning."),
+    option("--keep", type=SHARE, default=0.3, help="Share of the parameters."),
+    option("--epochs", type=COUNT, default=3, help="Epochs of fine-tuning."),
     *(IMPORT, AS_JSON),
 )
 def shrink(run: Path, out: str, as_json: bool, **options: Any) -> None:
@@ -356,9 +352,8 @@ def shrink(run: Path, out: str, as_json: bool, **options: Any) -> None:
     if folder.result.is_file():
         before, after = folder.read_result(), smaller.result
         points = 100 * (after["test_accuracy"] - before["test_accuracy"])
-        click.echo(
-            f"{after['parameters'] / before['parameters']:.1%} of the parameters, {points:+.2f} points"
-        )
+        share = after["parameters"] / before["parameters"]
+        click.echo(f"{share:.1%} of the parameters, test accuracy {points:+.2f} percentage points")
 
 
 @subcommand(
@@ -394,10 +389,6 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
     page = out or (folder.report if len(runs) == 1 else Path("compared.html"))
     if len(runs) > 1:
         compare_runs(runs, page)
-    elif folder.read_config(imports=imports)[0].data is None:
-        raise ValueError(
-            f"a page shows the run's images: received {runs[0]}, trained on data given in Python"
-        )
     else:
         result, trainer = folder.read_result(), resumed_trainer(runs[0], imports=imports, writes=False)
         test = trainer.evaluate(trainer.data.test)
@@ -406,7 +397,7 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
 
 
 @subcommand(
-    option("--recipes", "with_recipes", is_flag=True, help="Also show the recipes, over a hundred."),
+    option("--recipes", "with_recipes", is_flag=True, help="Show the recipes instead, over a hundred."),
     option("--settings", "with_settings", is_flag=True, help="All settings of a run, at their defaults."),
     AS_JSON,
 )
@@ -427,9 +418,8 @@ def list_(with_recipes: bool, with_settings: bool, as_json: bool) -> None:
     augmentations = {name: str(config) for name, config in trifecta.data.AUGMENTATIONS.items()}
     tables = {name: f"{table.title}: {len(table.recipes)} recipes" for name, table in TABLES.items()}
     shown = {"methods": methods, "networks": networks, "augmentations": augmentations, "tables": tables}
-    if as_json or with_recipes:
-        shown["recipes"] = {name: f"{r.title} ({', '.join(r.budgets)})" for name, r in RECIPES.items()}
-    print_json(shown) if as_json else print_listing(shown)
+    recipes = {"recipes": {name: f"{r.title} ({', '.join(r.budgets)})" for name, r in RECIPES.items()}}
+    print_json(shown | recipes) if as_json else print_listing(recipes if with_recipes else shown)
 
 
 @subcommand(
@@ -503,53 +493,57 @@ def benchmark(name: str, about: str, *options: Decorator) -> None:
 
 
 def _measured(name: str, say: Callable[[str], None], work: dict[str, Any]) -> dict[str, Any]:
-    from trifecta.bench import select
+    from trifecta import bench
 
     if name == "accuracy":
         methods, seeds, thresholds = (work.pop(key) for key in ("methods", "seeds", "thresholds"))
         varied = itertools.product(methods, range(seeds))
         configs = [trifecta.RunConfig(method=method, seed=seed, **work) for method, seed in varied]
-        return trifecta.bench.measure_accuracy(configs, thresholds, say=say)
-    variants = select(work.pop("rows", None))
+        return bench.measure_accuracy(configs, thresholds, say=say)
+    variants = bench.select(work.pop("rows", None))
     how = {key: work.pop(key) for key in ("networks", "rounds", "steps") if key in work}
-    measure: Callable[..., dict[str, Any]] = getattr(trifecta.bench, f"measure_{name}")
-    return measure(trifecta.bench.Setting(**work), variants, say=say, **how)
-
-
-def _rows(default: str | None = None) -> Decorator:
-    every = "" if default else "  [default: all that apply]"
-    return option("--rows", metavar="NAMES", default=default, help=f"Comma-separated.{every}")
+    measure: Callable[..., dict[str, Any]] = getattr(bench, f"measure_{name}")
+    return measure(bench.Setting(**work), variants, say=say, **how)
 
 
 BATCH, ROUNDS = setting("batch_size"), option("--rounds", type=COUNT, default=5, help="Turns of each row.")
 EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
-STEPS = option(
-    "--steps", type=COUNT, default=2, help="Steps per turn; more if blocks learn at the same time."
+benchmark(
+    "speed",
+    "Training, in images per second.",
+    *(NETWORK, option("--rows", metavar="NAMES", help="Comma-separated.  [default: all that apply]")),
+    *(*EQUAL_WORK, ROUNDS),
+    option("--steps", type=COUNT, default=2, help="Steps per turn; more if blocks learn at the same time."),
 )
-benchmark("speed", "Training, in images per second.", NETWORK, _rows(), *EQUAL_WORK, ROUNDS, STEPS)
-INFERRED = _rows("trifecta,trifecta-shortlist,class-groups,backprop,published")
-PREDICTION = "Prediction with all labels, in images per second."
-benchmark("inference", PREDICTION, NETWORK, INFERRED, *EQUAL_WORK, ROUNDS)
-NETWORKS = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
+INFERRED = "trifecta,trifecta-shortlist,class-groups,backprop,published"
+benchmark(
+    "inference",
+    "Prediction with all labels, in images per second.",
+    *(NETWORK, option("--rows", metavar="NAMES", default=INFERRED, help="Comma-separated.")),
+    *(*EQUAL_WORK, ROUNDS),
+)
+DEEPER = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
+HELD = "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"
 benchmark(
     "memory",
     "Training memory above the model, over depth.",
-    option("--networks", metavar="NAMES", callback=read_names, default=NETWORKS, help="Compared."),
-    _rows("trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointed"),
-    *EQUAL_WORK,
-    option("--rounds", type=COUNT, default=1, help="Of each row."),
+    option("--networks", metavar="NAMES", type=Several(), default=DEEPER, help="Networks to compare."),
+    option("--rows", metavar="NAMES", default=HELD, help="Comma-separated."),
+    *(*EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Measurements of each row.")),
 )
 benchmark(
     "accuracy",
     "Seconds of training to reach a validation accuracy.",
     SOURCE,
-    option("--methods", default="trifecta,class-groups,backprop", callback=read_names),
-    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", callback=read_shares),
-    SEEDS,
-    option("--epochs", type=COUNT, default=5),
+    option("--methods", default="trifecta,class-groups,backprop", type=Several()),
+    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", type=Several(SHARE)),
+    *(SEEDS, option("--epochs", type=COUNT, default=5)),
     setting("augmentation", "--augment", "augmentation", shown="none"),
     *(NETWORK, WIDTH, BATCH, DEVICE, PRECISION),
 )
+
+
+PLANNED = ("seeds", "device", "precision", "pipeline")
 
 
 def experiment(results: str, work: str) -> tuple[Decorator, ...]:
@@ -562,11 +556,6 @@ def experiment(results: str, work: str) -> tuple[Decorator, ...]:
         option("--show", is_flag=True, help="Show what there is, and run nothing."),
         AS_JSON,
     )
-
-
-def _planned(options: Options, recipes: Any, **how: Any) -> list[Any]:
-    chosen = given(options, "seeds", "device", "precision", "pipeline")
-    return trifecta.experiments.plan(recipes, **chosen, **how)
 
 
 def _make_missing(
@@ -636,8 +625,11 @@ def reproduce(
 
     tables = TABLES if table is None else {table: get_table(table)}
     failed: dict[str, str] = {}
-    where = partial(_planned, options, locate=partial(in_folder, root=data_root))
-    plans = {name: where(one.rows(rows), budget=budget or one.budget) for name, one in tables.items()}
+    chosen = {"locate": partial(in_folder, root=data_root), **given(options, *PLANNED)}
+    plans = {
+        name: trifecta.experiments.plan(one.rows(rows), budget=budget or one.budget, **chosen)
+        for name, one in tables.items()
+    }
     for name, runs in plans.items():
         failed |= _make_missing(runs, partial(row, name), options)
     stored = trifecta.experiments.read_results(options["out"])
@@ -656,10 +648,10 @@ COMPARED_HELP = "Comma-separated: methods of `trifecta list`, and other rows, su
 
 @subcommand(
     SOURCE,
-    option("--methods", required=True, metavar="NAMES", callback=read_names, help=COMPARED_HELP),
-    option("--networks", default="small", metavar="NAMES", callback=read_names),
+    option("--methods", required=True, metavar="NAMES", type=Several(), help=COMPARED_HELP),
+    option("--networks", default="small", metavar="NAMES", type=Several()),
     option("--budget", default="grid", metavar="NAME"),
-    option("--thresholds", default="0.5,0.7", callback=read_shares, help="Validation accuracies."),
+    option("--thresholds", default="0.5,0.7", type=Several(SHARE), help="Validation accuracies."),
     setting("pipeline", type=COUNT),
     FIGURE,
     *experiment("benchmarks/results/compared", "runs/compare"),
@@ -670,18 +662,16 @@ def compare(data: str, **options: Any) -> None:
     from trifecta.bench import data_name
     from trifecta.report.terminal import print_table
 
-    def find_images() -> "comparison.Images":
-        loaded = trifecta.load_data(trifecta.DataConfig(source=data))
-        return comparison.Images(trifecta.training.DatasetFacts.of(loaded).image_shape, loaded.num_classes)
-
     def row(run: Any) -> str:
         name, _, network = run.recipe.title.partition(", ")
         return f"--data {run.recipe.data.source} --methods {name} --networks {network}"
 
-    named = trifecta.DataConfig(source=data_name(data))
+    named, budget = trifecta.DataConfig(source=data_name(data)), options["budget"]
+    find_images = partial(comparison.images_of, replace(named, source=data))
     rows = (options["methods"], options["networks"], named)
-    recipes = comparison.comparison_recipes(*rows, budget=options["budget"], find_images=find_images)
-    runs = _planned(options, recipes, budget=options["budget"], locate=partial(replace, source=data))
+    recipes = comparison.comparison_recipes(*rows, budget=budget, find_images=find_images)
+    chosen = given(options, *PLANNED)
+    runs = trifecta.experiments.plan(recipes, budget=budget, locate=partial(replace, source=data), **chosen)
     failed = _make_missing(runs, row, options, measure=_memory_of)
     made = trifecta.experiments.summarise(runs, trifecta.experiments.read_results(options["out"]))
     if options["as_json"]:

@@ -102,7 +102,7 @@ def comparison_recipes(
     for network, row in product(networks, rows):
         method, budgets = lookup(COMPARISONS, row, "method"), lookup(BUDGETS, network, "network")
         if row in WIDENED:
-            images = _images(data) if find_images is None else find_images()
+            images = images_of(data) if find_images is None else find_images()
             wanted = [budget] if budget in budgets else list(budgets)
             budgets = {name: _widened(budgets[name], row, network, images) for name in wanted}
         published = None
@@ -121,7 +121,8 @@ def comparison_recipes(
     return recipes
 
 
-def _images(data: DataConfig) -> Images:
+def images_of(data: DataConfig) -> Images:
+    """Load images, and return what decides the size of a network."""
     loaded = load_data(data)
     return Images(loaded.sample_shape, loaded.num_classes)
 

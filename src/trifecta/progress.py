@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from trifecta.options import Terminated
 from trifecta.training import Trainer
@@ -25,10 +25,9 @@ def waiting(console: Console, text: str) -> Iterator[Callable[[str], None]]:
 def scoring(images: int) -> Iterator[Callable[[int], None]]:
     """Show the number of scored images, on a terminal only; yield a function to call after each batch."""
     console = Console(stderr=True)
-    columns = (TextColumn("scoring"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, transient=True)
+    bar = Progress(console=console, transient=True)
     with bar if console.is_terminal else nullcontext():
-        yield partial(bar.advance, bar.add_task("", total=images))
+        yield partial(bar.advance, bar.add_task("scoring", total=images))
 
 
 @contextmanager

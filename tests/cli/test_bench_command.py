@@ -63,7 +63,7 @@ def test_reports_are_appended_and_json_is_the_report_alone(
         (["speed", "--rounds", "0"], "--rounds"),
         (["speed", "--precision", "fp8", "--width", "0.05"], "fp32"),
         (["memory", "--networks", "equal:x:4", "--rounds", "1"], "equal:DEPTH:CHANNELS"),
-        (["accuracy", "--data", "digits", "--thresholds", "80"], "between 0 and 1"),
+        (["accuracy", "--data", "digits", "--thresholds", "80"], "80.0 is not in the range 0<x<=1"),
         (["accuracy", "--data", "digits", "--methods", "symbal"], "symba"),
     ],
     ids=str,

@@ -165,6 +165,10 @@ def test_list_has_every_name_with_a_description(capsys: pytest.CaptureFixture[st
     status, out, _ = run(capsys, "list")
     assert status == 0
     assert all(name in out for name in [*METHODS, *NETWORKS, *TABLES])
+    assert "without heads" in out
+    only = run(capsys, "list", "--recipes")[1]
+    assert only.split()[0] == "recipes"
+    assert all(name in only for name in RECIPES)
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -322,18 +326,21 @@ def test_a_run_folder_is_never_overwritten(
 def test_what_is_not_a_run_is_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]
 ) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/config.yaml").touch()
     arguments = [word.format(tmp_path / "absent") for word in command]
-    check_complaint(*run(capsys, *arguments), r"absent is not a run folder")
+    told = rf"absent is not a run folder: there is no such folder; runs in {tmp_path}: {tmp_path}/first$"
+    check_complaint(*run(capsys, *arguments), told)
 
 
-def test_a_run_on_data_given_in_python_has_no_page(
+def test_a_run_on_data_given_in_python_asks_for_them_again(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    samples = (torch.rand(60, 1, 8, 8), torch.arange(60) % 2)
-    train(RunConfig(width=0.05, epochs=1, batch_size=20), data=samples, out=tmp_path / "run")
-    check_complaint(*run(capsys, "report", str(tmp_path / "run")), r"run, trained on data given in Python")
+    samples, folder = (torch.rand(60, 1, 8, 8), torch.arange(60) % 2), str(tmp_path / "run")
+    train(RunConfig(network="mlp", width=0.01, epochs=1, batch_size=20), data=samples, out=folder)
     told = r"was trained on data given in Python: hand them over again, trifecta.resume\('.*run', data=…\)"
-    check_complaint(*run(capsys, "train", "--resume", str(tmp_path / "run")), told)
+    for words in (["report"], ["train", "--resume"]):
+        check_complaint(*run(capsys, *words, folder), told)
 
 
 def test_a_resumed_run_keeps_its_settings(capsys: pytest.CaptureFixture[str], trained: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_figure_of_runs_without_times_is_not_drawn(
         (["--methods", "backprop-moun"], "unknown method 'backprop-moun': did you mean backprop-muon"),
         (["--networks", "smal"], "unknown network 'smal': did you mean small"),
         (["--budget", "tiny"], "unknown budget of compared-backprop-small-digits 'tiny'"),
-        (["--thresholds", "70"], "--thresholds are numbers between 0 and 1"),
+        (["--thresholds", "70"], "Invalid value for '--thresholds': 70.0 is not in the range 0<x<=1"),
         (["--figure", "x.gif"], "a figure is .svg, .png, .pdf"),
     ],
 )

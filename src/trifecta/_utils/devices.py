@@ -77,12 +77,12 @@ def peak_memory_bytes(device: torch.device) -> int:
         # Linux's own count starts with the program; getrusage includes the one that started it.
         found = re.search(r"^VmHWM:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
         return 0 if found is None else int(found[1]) * 1024
-    try:
+    with suppress(ImportError):  # Windows has no such call.
         import resource
-    except ImportError:  # Windows has no such call
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if platform.system() == "Darwin" else peak * 1024
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else peak * 1024
+    return 0
 
 
 def memory_bytes() -> int | None:
@@ -125,9 +125,6 @@ def resolved_precision(precision: str, device: torch.device) -> str:
 
     ``auto`` is bf16 on CUDA with bf16 in hardware and on CPUs with AMX tiles, fp32 elsewhere: also on MPS,
     on older GPUs and on CPUs with bf16 in AVX-512 only.
-
-    Raises:
-        ValueError: not one of ``PRECISIONS``.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"a precision is {', '.join(PRECISIONS)}: received '{precision}'")
@@ -141,16 +138,14 @@ def kept_precision(precision: str, recorded: str, device: torch.device) -> str:
 
     On a device without the recorded bf16 it is fp32, with a warning.
     """
-    if precision != "auto":
-        return precision
-    if recorded == "bf16" and not has_bfloat16(device):
+    if precision == "auto" and recorded == "bf16" and not has_bfloat16(device):
         warnings.warn(
             f"the run was trained in bf16, which this device ({device}) does not have in hardware: "
             "fp32 takes its place, and figures may differ a little",
             stacklevel=2,
         )
         return "fp32"
-    return resolved_precision(recorded, device)
+    return precision if precision != "auto" else resolved_precision(recorded, device)
 
 
 @contextmanager

@@ -34,23 +34,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        _remove(temporary)
+        with suppress(OSError):  # The reason why the file could not be written is the better message.
+            temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove temporary files that a killed process left in ``folder``."""
     for file in filter(is_leftover, folder.iterdir()):
-        _remove(file)
+        with suppress(OSError):
+            file.unlink()
 
 
 def is_leftover(file: Path) -> bool:
     """Return whether ``file`` has the name of a temporary file of :func:`write_atomically`."""
     return re.fullmatch(r"\..+\.[0-9a-f]{32}\.tmp", file.name) is not None
-
-
-def _remove(file: Path) -> None:
-    with suppress(OSError):  # The reason why a file could not be written is the better message.
-        file.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -99,18 +99,15 @@ def name_of(part: object) -> str:
 
 def reference_of(part: object) -> str:
     """Return ``module:name`` of a class or function; raise ValueError if that does not lead back to it."""
-    name, module = (
-        getattr(part, "__qualname__", "<"),
-        sys.modules.get(getattr(part, "__module__", None) or ""),
-    )
-    if module is None or "<" in name:
+    name, module = getattr(part, "__qualname__", "<"), getattr(part, "__module__", None)
+    if module not in sys.modules or "<" in name:
         raise ValueError(
             f"a part that is saved needs a name at the top of a module: received {part!r}; define it "
             "with def or class in a file"
         )
-    own = _module_name(module)
     # torch.optim.SGD lives in torch.optim.sgd.
-    return f"{_OPTIMIZERS if own.startswith(f'{_OPTIMIZERS}.') else own}:{name}"
+    is_optimizer = module.startswith(f"{_OPTIMIZERS}.")
+    return f"{_OPTIMIZERS if is_optimizer else _module_name(sys.modules[module])}:{name}"
 
 
 class Imports:
@@ -137,9 +134,9 @@ class Imports:
         try:
             found = attrgetter(name)(module)
         except AttributeError:
-            hint = suggestion(name, [own for own in vars(module) if not own.startswith("_")])
-            message = f"{module_name} has no {name}: received {reference}"
-            raise ValueError(f"{message}; {hint}" if hint else message) from None
+            public = [own for own in vars(module) if not own.startswith("_")]
+            hint = suggestion(name, public, f"received {reference}")
+            raise ValueError(f"{module_name} has no {name}: {hint}") from None
         kind = found if isinstance(found, type) else type(found)
         is_allowed = module_name != _OPTIMIZERS or (kind is found and issubclass(kind, module.Optimizer))
         if not is_allowed or not _defines(module, found):
@@ -148,11 +145,14 @@ class Imports:
 
     def advised(self, error: UnknownName) -> UnknownName:
         """Return ``error``, with a suggestion if one of the modules defines a part of about that name."""
+        # A method is no class, and a loss or term is one.
+        fits = {"method": False, "kind": True}.get(error.what)
         own = [
             f"{module}:{name}"
             for module, namespace in self.modules.items()
             for name, part in vars(namespace).items()
             if not name.startswith("_") and _defines(namespace, part)
+            if fits in (None, isinstance(part, type))
         ]
         hint = suggestion(error.name, own)
         return UnknownName(error.what, error.name, hint) if hint else error
@@ -196,14 +196,12 @@ def _module_name(module: ModuleType) -> str:
 def _import(name: str) -> ModuleType:
     """Import a module, or a file as the module of its name, as a script in its folder would."""
     file = Path(name).resolve() if name.endswith(".py") else None
-    folder = str(Path.cwd() if file is None else file.parent)
+    folder, place = (str(Path.cwd()), len(sys.path)) if file is None else (str(file.parent), 0)
     is_new = folder not in sys.path
     if is_new:
-        sys.path.insert(len(sys.path) if file is None else 0, folder)
+        sys.path.insert(place, folder)
     importlib.invalidate_caches()
     try:
-        if file is not None and not file.is_file():
-            raise ImportError("there is no such file")
         module = importlib.import_module(name if file is None else file.stem)
         if file is not None and Path(module.__file__ or "").resolve() != file:
             raise ImportError(f"another module is called {file.stem}; rename the file")
@@ -225,12 +223,10 @@ def own_parts(part: Any) -> list[str]:
     if isinstance(part, tuple | list):
         return [name for member in part for name in own_parts(member)]
     kind = part if hasattr(part, "__qualname__") else type(part)
-    own = (
-        [] if _package(kind.__module__ or "") in (_HERE.name, "torch", "builtins") else [kind.__qualname__]
-    )
+    is_own = _package(kind.__module__ or "") not in (_HERE.name, "torch", "builtins")
     is_data = is_dataclass(part) and not isinstance(part, type)
     members = [getattr(part, field.name) for field in fields(part)] if is_data else []
-    return own + [name for member in members for name in own_parts(member)]
+    return [kind.__qualname__] * is_own + own_parts(members)
 
 
 @contextmanager

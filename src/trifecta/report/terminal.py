@@ -143,5 +143,6 @@ def print_predictions(files: Sequence[Path], shares: Tensor, classes: Sequence[s
 
 def print_listing(tables: Mapping[str, Mapping[str, str]]) -> None:
     """Print names with their descriptions, one table for each kind."""
+    notes = {"networks": "weights are those of the blocks at width 1, without heads"}
     for title, rows in tables.items():
-        print_table([title, ""], list(rows.items()))
+        print_table([title, ""], list(rows.items()), notes.get(title, ""))
