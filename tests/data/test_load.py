@@ -127,7 +127,7 @@ def test_the_layout_of_svhn(folder: Path) -> None:
 def test_the_only_data_set_of_a_folder_is_taken_and_of_several_one_is_asked_for(folder: Path) -> None:
     svhn(folder)
     assert len(load(folder).train) == 20
-    assert len(load(folder, train_split="extra").train) == 30
+    assert len(load(folder, train_split="Extra").train) == 30
     hub_source(folder / "full_numbers")
     with pytest.raises(
         ValueError, match=r"has cropped_digits, full_numbers: choose a data set with data.subset"

@@ -341,20 +341,16 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
             continue
         column, told = found
         if len(splits) == 1:
-            return _divided(rows, column, told)
+            others = {name: own for name, own in rows.columns.items() if name != column}
+            left_out = {name: frozenset(k for k, own in enumerate(told) if own != name) for name in told}
+            return {
+                name: replace(rows, split=name, columns=others, left_out=own)
+                for name, own in left_out.items()
+            }
         if {*told} != {split}:
             named = f"column '{column}' of split '{split}' names {listed(sorted({*told}))}"
             warnings.warn(f"{named}: it is not used, as the files' names tell the split", stacklevel=5)
     return splits
-
-
-def _divided(rows: Rows, column: str, told: Sequence[str]) -> dict[str, Rows]:
-    """Return the splits that a column tells of each row."""
-    columns = {name: classes for name, classes in rows.columns.items() if name != column}
-    left_out = {split: frozenset(k for k, own in enumerate(told) if own != split) for split in told}
-    return {
-        split: replace(rows, split=split, columns=columns, left_out=own) for split, own in left_out.items()
-    }
 
 
 def _split_word(stem: str) -> str:

@@ -137,7 +137,7 @@ def data_from(
     batch_size: int = 128,
     seed: int = 0,
 ) -> ImageData:
-    """Make a data set of samples and labels in Python.
+    """Make a data set of samples and labels in Python; data that cannot be used are a ValueError.
 
     Images in bytes are normalised by the training images' mean and standard deviation; floats and integer
     tokens are taken as they are. A ``Dataset`` is loaded anew in every epoch, shuffled, so that its
@@ -147,17 +147,13 @@ def data_from(
         train: ``(samples, labels)``, a mapping of both, a ``Dataset`` or another sequence of items, or a
             ``DataLoader``. Items and batches are pairs, or mappings with keys such as ``image`` and
             ``label``.
-        validation: data to choose on; None takes a stratified ``share`` of training tensors.
+        validation: data to choose on; None takes a stratified ``share`` (0 … below 1) of training tensors.
         test: data to measure on; None takes a stratified fifth of training tensors. Label numbers of a
             split that declares class names, as ``Dataset`` objects do, are those of training by name.
-        share: share of training tensors to validate on, 0 … below 1.
+        share: see ``validation``.
         classes: class names, in label order; None numbers them, or sorts labels that are names.
         batch_size: batch size of a ``Dataset``.
         seed: seed of the order of a ``Dataset``.
-
-    Raises:
-        ValueError: there is no test split, a loader without a length, an empty split, samples that are not
-            finite or not of one shape and scale, or labels that are no classes or that training lacks.
     """
     loader = None if _is_in_memory(train) else _loader_of(train, batch_size, seed)
     if loader is not None and test is None:
@@ -334,20 +330,18 @@ def pairs_of(given: Any, where: str) -> tuple[Tensor, NDArray[Any]]:
 
 def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
     if isinstance(given, ImageSet):
-        return given.images if given.rows is None else given.images[given.rows], given.labels
+        whole = given.select(slice(None))
+        return whole.images, whole.labels
     if any(name in LABEL_NAMES for name in getattr(given, "_fields", ())):
         given = given._asdict()
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return given[0], given[1]
+    received = f"{len(given)} values" if isinstance(given, tuple | list) else f"a {type(given).__name__}"
     if isinstance(given, Mapping):
-        received = f"keys {', '.join(map(str, given))!s:.200}"
         images, labels = ([key for key in keys if key in given] for keys in (IMAGE_NAMES, LABEL_NAMES))
         if len(images) == len(labels) == 1:
             return given[images[0]], given[labels[0]]
-    elif isinstance(given, tuple | list):
-        received = f"{len(given)} values"
-        if len(given) == 2:
-            return given[0], given[1]
-    else:
-        received = f"a {type(given).__name__}"
+        received = f"keys {', '.join(map(str, given))!s:.200}"
     raise ValueError(f"{where} is a pair of sample and label, or has keys image and label, not {received}")
 
 
@@ -365,18 +359,16 @@ def samples_of(values: Any, where: str) -> Tensor:
         _, first, second, last = samples.shape
         if (last in (3, 4) and min(first, second) > 4) or (last == 1 and first == second > 1):
             samples = samples.movedim(-1, 1)
-    is_float = samples.is_floating_point() or samples.dtype == torch.bool
-    is_bytes = samples.dtype == torch.uint8
-    has_shape = samples.ndim >= 2 if is_float else samples.ndim == 4 or (samples.ndim == 2 and not is_bytes)
-    if samples.is_complex() or not has_shape:
+    is_float, is_bytes = samples.is_floating_point(), samples.dtype == torch.uint8
+    if samples.ndim >= 2 and (is_float or samples.dtype == torch.bool):
+        return samples.float()
+    if samples.ndim == 2 and not is_bytes and not samples.is_complex():
+        return samples.long()
+    if samples.ndim != 4 or samples.is_complex():
         forms = "floats (N, F), (N, C, H, W) or (N, …), images of bytes or tokens (N, T) of integers"
         raise ValueError(
             f"{where}: samples are {forms}, not {_kind_of(samples)}; for anything else give floats"
         )
-    if is_float:
-        return samples.float()
-    if samples.ndim == 2:
-        return samples.long()
     if samples.numel() and not is_bytes:
         least, most = (int(value) for value in samples.long().aminmax())
         if least < 0 or most > 255:

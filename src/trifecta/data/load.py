@@ -198,7 +198,7 @@ def load_split(
     of the training images whose digests were ``seen``. Grey images become colour for 3 ``channels``;
     ``grey_range`` and ``trained_on`` are those of its ``ImageData``.
     """
-    is_known, is_unnamed = config.source in SOURCES, False
+    is_known, is_unnamed, is_same = config.source in SOURCES, False, False
     if is_known and split is not None:
         raise ValueError(f"{config.source} has no split '{split}': leave it out, or give another source")
     if is_known or (split is None and config.hold_out is not None):
@@ -215,8 +215,8 @@ def load_split(
         rows = _split(splits, name, "another split")
         labels = find_labels(rows, config.label_column)
         is_unnamed, names = split is None and name != config.test_split, labels.classes
-        if is_unnamed and trained_on and is_same_rows(trained_on, identity(rows, labels)):
-            raise _trained_on(config, name)
+        has_rows = is_unnamed and bool(trained_on)
+        is_same = has_rows and is_same_rows(trained_on, identity(rows, labels))
         scale = None if grey_range is None else GreyRange(*grey_range)
         images, _ = _images(rows, config, labels.indices, scale)
     if unknown := [name for name in names if name not in classes]:
@@ -226,14 +226,11 @@ def load_split(
     images = replace(images, labels=index_of[images.labels])
     images = _with_channels(images, max(channels, images.images.shape[1]))
     # One may be there by chance, such as a blank one.
-    if is_unnamed and seen and len({*seen}.intersection(sample_digests(images))) >= min(2, len(seen)):
-        raise _trained_on(config, name)
+    shared = {*seen}.intersection(sample_digests(images)) if seen and is_unnamed and not is_same else ()
+    if is_same or len(shared) >= min(2, len(seen)) > 0:
+        told = f"{config.source} has images that the network was trained on, and no test split"
+        raise ValueError(f"{told}: name the split '{name}' to measure on them all the same")
     return images
-
-
-def _trained_on(config: DataConfig, split: str) -> ValueError:
-    told = f"{config.source} has images that the network was trained on, and no test split"
-    return ValueError(f"{told}: name the split '{split}' to measure on them all the same")
 
 
 def is_same_training(config: DataConfig, source: str, trained_on: str) -> bool:
@@ -317,8 +314,9 @@ def _parts(splits: Mapping[str, Rows], config: DataConfig) -> dict[str, Rows]:
 
 
 def _split(splits: Mapping[str, Rows], name: str, fix: str) -> Rows:
-    """Return the split called ``name``, or what it stands for, as ``val`` for ``validation``."""
-    rows = splits.get(name, splits.get(split_of(name)))
+    """Return the split called ``name``, in any case, or what it stands for, as ``val`` does."""
+    usual = {own.lower(): rows for own, rows in splits.items()}
+    rows = splits.get(name, usual.get(split_of(name).lower()))
     if rows is None or not len(rows):
         there = ", ".join(name for name, rows in splits.items() if len(rows))
         raise ValueError(f"no split '{name}', the source has {there} with images: use {fix}")

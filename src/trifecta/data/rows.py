@@ -226,11 +226,9 @@ def _is_image(value: Any) -> bool:
 
 
 def _find_label_column(rows: Rows, chosen: str | None) -> str:
-    """Return the column of labels.
+    """Return the column of labels: ``chosen``, or the one of the most named classes.
 
-    It is ``chosen``; else the one of named classes, that with the most classes if there are several; else
-    the column of numbers or text with the likeliest name for labels; else the only one of integers or text
-    in which a value repeats.
+    Else it is that with the likeliest name for labels, or the only one of integers or text that repeat.
     """
     firsts = _firsts(rows)
     named = sorted(
