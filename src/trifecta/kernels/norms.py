@@ -120,11 +120,9 @@ def find_norm(module: Any) -> Norm | None:
     return _NoNorm() if type(module) is nn.Identity else None
 
 
-def update_running_statistics(module: Any, statistics: Statistics, positions: int) -> None:
+def update_running_statistics(module: Any, statistics: tuple[Tensor, Tensor], positions: int) -> None:
     """Move a batch norm's running mean and (unbiased) variance towards the batch's."""
     mean, variance = statistics
-    if mean is None or variance is None:
-        return
     module.running_mean.lerp_(mean.to(module.running_mean.dtype), module.momentum)
     unbiased = variance * (positions / max(positions - 1, 1))
     module.running_var.lerp_(unbiased.to(module.running_var.dtype), module.momentum)

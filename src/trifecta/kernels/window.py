@@ -98,7 +98,7 @@ class _Block(torch.autograd.Function):
             mean = sums[0].sum(0) / positions
             variance = (sums[1].sum(0) / positions - mean.square()).clamp_min_(0)
             statistics = Statistics(mean, variance)
-        update_running_statistics(block.module, statistics, positions)
+            update_running_statistics(block.module, (mean, variance), positions)
         weight, shape, indices = block.cast_weight(x.dtype), block.output_shape(x.shape), None
         if block.pool:
             indices = _empty(x, (shape[0], packed_channels(shape[1]), *shape[2:]), torch.uint8)
