@@ -1,10 +1,11 @@
-"""Statistics of batch normalizations, estimated anew while their running averages lag behind.
+"""Statistics of batch normalizations to predict with: estimated anew while averages lag, and bounded.
 
 PyTorch's running average begins at mean 0 and variance 1, and after t steps still holds (1 − momentum)ᵗ of
 that, and statistics of weights that have since moved on. After ten steps that is a third, and a network
 that has learned its task predicts at chance. Shapes: B samples (B, …), labels (B,) or (B, …).
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
@@ -20,6 +21,8 @@ from trifecta.network import LocalNetwork
 # estimate was better. That is 80 steps of PyTorch's default momentum.
 LAGGING = 8.0
 _USUAL_MOMENTUM = 0.1
+# Least variance of a pixel in predictions, relative to the mean over all pixels.
+LEAST_VARIANCE = 0.1
 # Samples that are enough for an estimate, and those that are kept if they cannot be read again.
 ENOUGH, REMEMBERED = 2048, 512
 
@@ -84,6 +87,27 @@ def estimate_statistics(
         for module, training in modes.items():
             module.training = training
     return before
+
+
+@torch.no_grad()
+def bound_variances(network: LocalNetwork) -> dict[str, Tensor]:
+    """Raise small variances of single pixels in a network's first batch normalization, for predictions.
+
+    A pixel that training images hardly ever light has next to no variance, and would outweigh all others,
+    up to a thousandfold, in an image that lights it. Channels of images and columns of tables stay as they
+    are, and so does a normalization behind other weights. Returns as :func:`estimate_statistics`.
+    """
+    shape, width = network.sample_shape, math.prod(network.sample_shape)
+    modules = network.blocks[0].named_modules(prefix="blocks.0")
+    name = next((name for name, module in modules if list(module.parameters(recurse=False))), "")
+    norm = lagging_norms(network).get(name)
+    labelled = math.prod(network.method.input_shape(shape, network.num_classes))
+    has_pixels = len(shape) == 3 and width > shape[0]
+    if norm is None or norm.running_var is None or norm.num_features != labelled or not has_pixels:
+        return {}
+    before, pixels = norm.running_var.clone(), norm.running_var[:width]
+    pixels.clamp_(min=LEAST_VARIANCE * pixels.mean())
+    return {f"{name}.running_var": before}
 
 
 def set_statistics(network: nn.Module, statistics: Mapping[str, Tensor]) -> None:

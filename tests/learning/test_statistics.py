@@ -1,6 +1,7 @@
 """Statistics of batch normalisations, estimated where running averages lag."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from trifecta.statistics import (
     ENOUGH,
     LAGGING,
     REMEMBERED,
+    bound_variances,
     is_enough,
     lagging_norms,
     remembered,
@@ -242,3 +244,27 @@ def test_the_first_512_samples_are_remembered() -> None:
     assert [len(labels) for _, labels in seen] == [256, 255, 1]
     assert [is_enough(seen[:count]) for count in range(4)] == [False, False, False, True]
     assert (LAGGING, ENOUGH, REMEMBERED) == (8.0, 2048, 512)
+
+
+def test_only_single_pixels_have_a_bounded_variance() -> None:
+    shapes = {"mlp": (2, 4, 4), "small": (2, 8, 8)}
+    for method in ("superfecta", "trifecta"):
+        for name, shape in shapes.items():
+            network = build_network(get_method(method), name, sample_shape=shape, num_classes=3, width=0.05)
+            norm = network.get_submodule("blocks.0.normalize")
+            assert isinstance(norm.running_var, Tensor)
+            variance = norm.running_var = torch.linspace(0, 2, len(norm.running_var))
+            before, pixels = variance.clone(), math.prod(shape)
+            replaced = bound_variances(network)
+            if name == "small":
+                assert replaced == {}
+                assert torch.equal(variance, before)
+                continue
+            assert torch.equal(replaced["blocks.0.normalize.running_var"], before)
+            least = before[:pixels].mean() / 10
+            torch.testing.assert_close(variance[:pixels], before[:pixels].clamp(min=least))
+            assert torch.equal(variance[pixels:], before[pixels:])
+            set_statistics(network, replaced)
+            assert torch.equal(variance, before)
+    table = build_network(get_method("superfecta"), "mlp", sample_shape=(9,), num_classes=3, width=0.05)
+    assert bound_variances(table) == {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from trifecta import RunConfig, TrifectaClassifier, from_module, get_method, resume, train
-from trifecta.data import ImageData
+from trifecta.data import ImageData, ImageSet
 from trifecta.statistics import estimate_statistics
 from trifecta.training import Run, RunFolder, load
 from trifecta.training.trainer import statistics_batches
@@ -148,6 +148,26 @@ def test_a_finished_run_that_is_resumed_predicts_the_same(stripes: ImageData, tm
     assert again.test_accuracy == run.test_accuracy
     pixels = run.trainer.data.test.images
     assert torch.equal(load(tmp_path).scores(pixels), load(tmp_path).scores(pixels))
+
+
+def test_a_pixel_that_training_never_lights_does_not_decide(stripes: ImageData) -> None:
+    def dark(images: ImageSet, value: int = 0) -> ImageSet:
+        changed = images.images.clone()
+        changed[:, :, 0] = value
+        return replace(images, images=changed)
+
+    data = replace(
+        stripes, train=dark(stripes.train), validation=dark(stripes.test), test=dark(stripes.test)
+    )
+    config = replace(SMALL, network="mlp", width=0.05, epochs=30, keep="last", method="mono-forward")
+    bounded = train(config, data=data)
+    plain = train(replace(config, statistics="running"), data=data)
+    for name, value in plain.network.named_parameters():
+        assert torch.equal(value, bounded.network.get_parameter(name))
+    lit = dark(stripes.test, 255)
+    assert bounded.trainer.learner.steps > 80
+    assert bounded.test_accuracy == plain.test_accuracy == 1
+    assert bounded.trainer.evaluate(lit).log_loss < 0.5 < 2 * plain.trainer.evaluate(lit).log_loss
 
 
 def test_rows_in_two_calls_are_learnt() -> None:

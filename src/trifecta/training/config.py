@@ -79,7 +79,8 @@ class RunConfig:
         keep: final weights: of the epoch with the ``best`` validation accuracy (the latest of equals), or
             the ``last``, as without validation images.
         statistics: of batch normalization in predictions: ``estimated`` on training images in the first 80
-            steps, while running averages lag, or always ``running``.
+            steps, while running averages lag, with a lower bound for the variances of single pixels as in
+            ``mlp``; or always ``running``.
         compiled: whether to compile blocks and losses by ``torch.compile``, which takes half a minute and
             pays in long runs on a GPU.
         pipeline: number of blocks that learn at the same time on a CPU, see :class:`trifecta.Pipeline`.

@@ -39,6 +39,7 @@ from trifecta.pipeline import Pipeline
 from trifecta.readout import CHOSEN
 from trifecta.statistics import (
     ENOUGH,
+    bound_variances,
     estimate_statistics,
     is_enough,
     lagging_norms,
@@ -222,7 +223,7 @@ class Trainer:
         # Whether the run ends with the weights of its best epoch, not of its last.
         self.keeps_best = config.keep == "best" and data.validation is not None
         self._kept_weights: dict[str, Tensor] | None = None
-        # Statistics that training continues with, while the network has estimated ones to predict with.
+        # Statistics that training continues with, while the network has others to predict with.
         self._running_statistics: dict[str, Tensor] = {}
         self._seen: list[tuple[Tensor, Tensor]] = []
 
@@ -300,8 +301,8 @@ class Trainer:
                     file.unlink(missing_ok=True)
             # A kill may have come between the checkpoint and the history.
             self.written.write_history(self.history)
-        if self.batches_done == 0 and self._lags:
-            self._estimate_statistics()
+        if self.batches_done == 0 and self.config.statistics == "estimated":
+            self._set_statistics()
         with self.learner.whole():
             self._keep_weights()
 
@@ -345,9 +346,9 @@ class Trainer:
         losses = self._checked_meter().summary()
         if not any(loss is not None for loss in losses["loss"]):
             raise DivergenceError("every update was skipped, from the first step")
-        if self._lags:
+        if self.config.statistics == "estimated":
             began = time.perf_counter()
-            self._estimate_statistics()
+            self._set_statistics()
             synchronize(self.device)
             self.epoch_seconds += time.perf_counter() - began
         record: Record = {
@@ -520,19 +521,20 @@ class Trainer:
         lagging = lagging_norms(self.network, self.learner.steps)
         return self.config.statistics == "estimated" and bool(lagging)
 
-    def _estimate_statistics(self) -> None:
+    def _set_statistics(self) -> None:
         """Give the network statistics to predict with, after an epoch."""
         batches: Iterable[tuple[Tensor, Tensor]] = statistics_batches(self.data)
-        if self.data.loader is not None:
+        if self.data.loader is not None and self._lags:
             if not self._seen:  # None remembered, as the run was resumed after this epoch.
                 for _ in self._batches(self.epochs_done - 1):
                     if is_enough(self._seen):
                         break
             batches = self.processes.agreed(self._seen)
         with self.learner.whole() as network:
-            self._running_statistics = estimate_statistics(
+            estimated = estimate_statistics(
                 network, batches, steps=self.learner.steps, precision=self.learner.precision
             )
+            self._running_statistics = bound_variances(network) | estimated
         self._seen = []
 
 
