@@ -37,6 +37,9 @@ from trifecta.options import (
 
 OK, FAILED, UNWRITTEN, INTERRUPTED, TERMINATED = 0, 1, 3, 130, 143
 PATH: click.Path = click.Path(path_type=Path)
+FILE: click.Path = click.Path(path_type=Path, dir_okay=False)
+FOLDER: click.Path = click.Path(path_type=Path, file_okay=False)
+SECONDS = click.FloatRange(0, min_open=True)
 COUNT, SHARE = click.IntRange(1), click.FloatRange(0, 1, min_open=True)
 Options = Mapping[str, Any]
 
@@ -98,7 +101,7 @@ DEVICE, PRECISION = setting("device", group="Machine"), setting("precision", gro
 SHAPE = option("--image-shape", callback=read_sizes, default="3x32x32", metavar="CxHxW")
 CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
 SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
-FIGURE = option("--figure", type=PATH, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
+FIGURE = option("--figure", type=FILE, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
@@ -154,7 +157,9 @@ def subcommand(*options: Decorator) -> Callable[[Callable[..., None]], click.Com
         "--parallel", metavar="HOW", group="Machine", help="data, layers, or D replicas of L stages: DxL."
     ),
     option("--sync-batch-norm", is_flag=True, group=RARE, help="Batch statistics of all replicas."),
-    option("--timeout", type=float, metavar="S", group=RARE, help="Wait for other processes: 60 seconds."),
+    option(
+        "--timeout", type=SECONDS, metavar="S", group=RARE, help="Wait for other processes: 60 seconds."
+    ),
     option("--out", metavar="RUN", group="Output", help="Folder for the run.  [default: runs/NAME-NUMBER]"),
     option("--resume", metavar="RUN", group="Output", help="Continue this run from its checkpoint."),
     AS_JSON,
@@ -359,7 +364,7 @@ def shrink(run: Path, out: str, as_json: bool, **options: Any) -> None:
 @subcommand(
     RUN,
     option("--format", type=click.Choice(["onnx", "torch"]), default="onnx"),
-    option("--out", required=True, type=PATH, help="The file to write."),
+    option("--out", required=True, type=FILE, help="The file to write."),
     option("--preprocess", is_flag=True, help="Take images as bytes, and normalise them in the graph."),
     IMPORT,
 )
@@ -375,7 +380,7 @@ PAGE_HELP = "The page.  [default: RUN/report.html; of several, compared.html in 
 
 @subcommand(
     click.argument("runs", nargs=-1, required=True, type=PATH),
-    option("--out", type=PATH, help=PAGE_HELP),
+    option("--out", type=FILE, help=PAGE_HELP),
     IMPORT,
 )
 def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
@@ -486,7 +491,7 @@ def benchmark(name: str, about: str, *options: Decorator) -> None:
             draw_bench(report, figure)
         print_json(report) if as_json else print_bench(report)
 
-    appended = option("--out", type=PATH, help="Append the report to this .jsonl file.")
+    appended = option("--out", type=FILE, help="Append the report to this .jsonl file.")
     for each in (FIGURE, appended, AS_JSON, *reversed(options)):
         run = each(run)
     bench.command(name, help=about)(run)
@@ -506,7 +511,8 @@ def _measured(name: str, say: Callable[[str], None], work: dict[str, Any]) -> di
     return measure(bench.Setting(**work), variants, say=say, **how)
 
 
-BATCH, ROUNDS = setting("batch_size"), option("--rounds", type=COUNT, default=5, help="Turns of each row.")
+BATCH = setting("batch_size", type=COUNT)
+ROUNDS = option("--rounds", type=COUNT, default=5, help="Turns of each row.")
 EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
 benchmark(
     "speed",
@@ -550,8 +556,8 @@ def experiment(results: str, work: str) -> tuple[Decorator, ...]:
     """Return the options of a command that makes the missing runs of a table."""
     return (
         *(SEEDS, DEVICE, PRECISION),
-        option("--out", type=PATH, default=Path(results), help="Folder of result files."),
-        option("--work", type=PATH, default=Path(work), help="Folder of unfinished runs."),
+        option("--out", type=FOLDER, default=Path(results), help="Folder of result files."),
+        option("--work", type=FOLDER, default=Path(work), help="Folder of unfinished runs."),
         option("--untimed", is_flag=True, help="Store no times, because the machine is busy."),
         option("--show", is_flag=True, help="Show what there is, and run nothing."),
         AS_JSON,
@@ -599,6 +605,7 @@ def _raise_failures(failed: Mapping[str, str]) -> None:
         raise ValueError(f"not run: {first}{others}: {reason}")
 
 
+DATA_ROOT: click.Path = click.Path(path_type=Path, file_okay=False, exists=True)
 DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub.  [env: TRIFECTA_DATA]"
 
 
@@ -606,7 +613,7 @@ DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub. 
     click.argument("table", required=False),
     option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]"),
     option("--rows", default="*", metavar="PATTERN", help="Only rows whose name matches, such as `ff-*`."),
-    option("--data-root", type=PATH, envvar="TRIFECTA_DATA", help=DATA_HELP),
+    option("--data-root", type=DATA_ROOT, envvar="TRIFECTA_DATA", help=DATA_HELP),
     *experiment("benchmarks/results/reproduced", "runs/reproduce"),
 )
 def reproduce(

@@ -166,6 +166,12 @@ def assignments(sets: Sequence[str]) -> dict[str, Any]:
 class Command(click.Command):
     """A command whose help has headings and whose errors speak of its options."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse an empty word, as an unset variable of a shell leaves it, and read the others."""
+        if "" in args and not ctx.resilient_parsing:
+            raise click.UsageError("a value is empty: received ''; give one, or leave its option out", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; its warnings and errors name options in place of fields."""
         warnings.showwarning = lambda message, *_: click.echo(
@@ -236,9 +242,16 @@ def unknown_option(error: click.NoSuchOption) -> str:
     dashed = name.replace("_", "-")
     known = [flag for parameter in error.ctx.command.params for flag in parameter.opts if flag[:2] == "--"]
     path = _paths().get(dashed.strip("-").replace("-", "_"))
-    if path and "--set" in known and dashed not in (*known, *chain(*_SYNONYMS.values())):
+    is_other = dashed not in (*known, *chain(*_SYNONYMS.values()))
+    if path and is_other and _takes(error.ctx.command, path):
         return f"{command} has no option {name}: did you mean --set {path}=VALUE?"
     return f"{command} has no option {name}: {_hint(dashed, known, f'see {command} --help')}"
+
+
+def _takes(command: click.Command, path: str) -> bool:
+    """Whether ``--set`` of a command may assign a setting: of a run, or of the images to measure one on."""
+    names = {parameter.name for parameter in command.params}
+    return "assigned" in names and ("recipe" in names or path.startswith("data."))
 
 
 def _hint(name: str, known: Sequence[str], otherwise: str) -> str:
@@ -261,6 +274,8 @@ def in_options(message: str, command: click.Command) -> str:
 
     Advice that the command cannot follow is left out.
     """
+    if message.startswith("unknown setting of "):  # It lists names as --set takes them.
+        return message
     message = message.replace("see trifecta.RECIPES", "see trifecta list --recipes")
     message = re.sub(r"imports=\['([^']+)'\]", r"--import \1", message)
     resume = r"""trifecta\.resume\((["'])(.*?)\1\)"""
@@ -278,7 +293,7 @@ def in_options(message: str, command: click.Command) -> str:
             return found[0]
         if path in options:
             return options[path] if value is None else f"{options[path]} {value}"
-        if "assigned" in options:
+        if _takes(command, path):
             return f"--set {path}" if value is None else f"--set {path}={value}"
         missing.append(path)
         return found[0]

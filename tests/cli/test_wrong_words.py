@@ -25,6 +25,18 @@ TRAIN = ("train", "--data", "digits")
         ([*TRAIN, "--gpu", "0"], "has no option --gpu: did you mean --device?"),
         ([*TRAIN, "--dropout", "0.1"], "did you mean --set method.dropout=VALUE?"),
         (["predict", "--lr", "0.1"], "trifecta predict has no option --lr: see trifecta predict --help"),
+        (["evaluate", "x", "--epoch", "3"], "has no option --epoch: see trifecta evaluate --help"),
+        ([*TRAIN, "--out", ""], "a value is empty: received ''; give one, or leave its option out"),
+        (["predict", "run", ""], "a value is empty: received ''"),
+        ([*TRAIN, "--timeout", "-1"], "-1.0 is not in the range x>0"),
+        ([*TRAIN, "--image-size", "99999"], "images of 99999×99999 pixels would take"),
+        (
+            [*TRAIN, "--set", "nosuch=1"],
+            "known: data, method, network, width, channels, epochs, batch_size,",
+        ),
+        (["bench", "speed", "--batch-size", "0"], "0 is not in the range x>=1"),
+        (["bench", "speed", "--out", "/"], "File '/' is a directory"),
+        (["reproduce", "--data-root", "/nosuch"], "Directory '/nosuch' does not exist"),
         ([*TRAIN, "--network", "smal"], "unknown network 'smal': did you mean small?"),
         ([*TRAIN, "--recipe", "nosuch"], "see trifecta list --recipes"),
         (

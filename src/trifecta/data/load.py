@@ -1,6 +1,7 @@
 """Images named by a configuration: sources, splits, and the checks before training."""
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trifecta._utils.devices import require_memory
 from trifecta._utils.extras import require
 from trifecta._utils.references import suggestion
 from trifecta.data.cache import cached_images
@@ -141,6 +143,9 @@ def load_digits(config: DataConfig) -> ImageData:
     digits = require("sklearn.datasets").load_digits()
     pixels = torch.from_numpy(digits.images).unsqueeze(1) * (255 / 16)
     if config.image_size is not None:
+        size = f"{len(pixels):,} images of {size_text(config.image_size)} pixels"
+        needed = len(pixels) * math.prod(config.image_size) * pixels.itemsize
+        require_memory(needed, size, "use a smaller data.image_size")
         pixels = F.interpolate(pixels, config.image_size, mode="bicubic", antialias=True)
     images = ImageSet(pixels.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(digits.target).long())
     train, test = hold_out(images, config.hold_out or 0.2)
