@@ -17,7 +17,11 @@ TINY = ["--width", "0.05", "--image-shape", "1x8x8", "--classes", "3", "--batch-
         ("speed", ["--rows", "trifecta,backprop", *TINY], "Trifecta, exact pairs"),
         ("inference", TINY, "published rule, plain PyTorch"),
         ("memory", ["--networks", "equal:2:4", "--rows", "backprop", *TINY], "equal:2:4"),
-        ("accuracy", ["--data", "STRIPES", "--epochs", "1", "--width", "0.05"], "class-groups"),
+        (
+            "accuracy",
+            ["--data", "STRIPES", "--epochs", "1", "--network", "mlp", "--width", "0.01"],
+            "class-groups",
+        ),
     ],
 )
 def test_a_benchmark_leaves_a_table_a_report_and_a_figure(
@@ -47,7 +51,7 @@ def test_reports_are_appended_and_json_is_the_report_alone(
 ) -> None:
     out = tmp_path / "report.jsonl"
     words: list[str | Path] = ["bench", "accuracy", "--data", stripes_folder, "--methods", "backprop"]
-    words += ["--epochs", "1", "--width", "0.05", "--out", out, "--json"]
+    words += ["--epochs", "1", "--network", "mlp", "--width", "0.01", "--out", out, "--json"]
     first, second = (json.loads(run(capsys, *words)[1]) for _ in range(2))
     assert [json.loads(line) for line in out.read_text().splitlines()] == [first, second]
 

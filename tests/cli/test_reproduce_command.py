@@ -25,9 +25,11 @@ def table(stripes_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             name=f"{name}-stripes",
             title=f"{name} on stripes",
             base=RunConfig(
-                data=DataConfig(source=str(stripes_folder), validation=0.0), method=get_method(name)
+                data=DataConfig(source=str(stripes_folder), validation=0.0),
+                method=get_method(name),
+                network="mlp",
             ),
-            budgets={"quick": Budget(width=0.05, epochs=1, batch_size=40)},
+            budgets={"quick": Budget(width=0.01, epochs=1, batch_size=40)},
             source="a test",
             published=published,
         )

@@ -15,8 +15,9 @@ from command import run as run_command
 from trifecta.training import RunFolder, resume
 
 pytestmark = pytest.mark.slow
-TRAIN = ("-m", "trifecta", "train", "--data", "digits", "--width", "0.05", "--precision", "fp32")
-LONG = (*TRAIN, "--epochs", "200")
+TINY = ("--network", "mlp", "--width", "0.02", "--precision", "fp32")
+TRAIN = ("-m", "trifecta", "train", "--data", "digits", *TINY)
+LONG = (*TRAIN, "--epochs", "5000")
 
 
 def started(*arguments: str, **environment: str) -> subprocess.Popen[str]:
