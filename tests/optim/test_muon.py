@@ -172,7 +172,7 @@ def test_settings_at_their_bounds_are_taken() -> None:
     assert Muon(weights, momentum=0.0, rounds=1).param_groups[0]["rounds"] == 1
     for wrong in ({"momentum": -0.1}, {"momentum": 1.0}, {"adam_scale": 0.0}, {"rounds": 0}):
         with pytest.raises(ValueError, match="muon's momentum is"):
-            Muon(weights, **wrong)  # type: ignore[arg-type]
+            Muon(weights, **wrong)
 
 
 def test_a_closure_is_called_before_any_weight_moves() -> None:
