@@ -9,15 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from command import run
 from trifecta.data import DataConfig, ImageData
 from trifecta.learner import Learner
 from trifecta.losses import Combined, CrossEntropy, Similarity, Site
 from trifecta.losses.combined import CoarseHead, coarsened
 from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
-from trifecta.training import RunConfig, RunFolder, Trainer
-from trifecta.training.config import read_config
+from trifecta.training import RunConfig, RunFolder, Trainer, from_plain, to_plain
+from trifecta.training.config import changed, read_config
 from trifecta.training.trainer import find_superclasses
 
 SHAPE, SUPERCLASSES = (3, 32, 32), (0, 1, 1, 0)
@@ -136,15 +135,7 @@ def test_training_finds_superclasses_and_the_run_keeps_them(stripes: ImageData, 
     assert read_config(tmp_path / "run" / "config.yaml").method.superclasses == found
 
 
-@pytest.mark.slow
-def test_the_command_line_takes_them_and_the_run_keeps_them(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    out = tmp_path / "run"
-    train = ["train", "--data", "digits", "--method", "hcl-ff", "--network", "mlp"]
-    train += ["--width", "0.1", "--epochs", "1"]
-    status, _, error = run(
-        capsys, *train, "--set", "method.superclasses=[[0,0,1,1,1,0,0,1,1,1]]", "--out", out
-    )
-    assert status == 0, error
-    assert read_config(out / "config.yaml").method.superclasses == ((0, 0, 1, 1, 1, 0, 0, 1, 1, 1),)
+def test_superclasses_are_a_setting_of_a_run() -> None:
+    config = changed(RunConfig(method="hcl-ff"), {"method.superclasses": [[0, 0, 1]]})
+    assert config.method.superclasses == ((0, 0, 1),)
+    assert from_plain(to_plain(config)) == config
