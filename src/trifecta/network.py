@@ -245,7 +245,7 @@ class LocalNetwork(nn.Module):
         return x
 
     def prediction_input(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return what a prediction passes: labelled samples, positives of pairs, or the samples."""
+        """Return the input of a prediction: labelled samples, positives of pairs, or the samples."""
         if self.label_input is not None:
             return self.labelled(images, labels)
         return images if self.image_pairs is None else self.image_pairs.neutral(images)
@@ -454,7 +454,7 @@ def _check_weights(blocks: nn.ModuleList) -> None:
 
 
 def _held_modes(blocks: nn.ModuleList) -> list[tuple[nn.Module, bool]]:
-    """Return what :meth:`LocalNetwork.train` leaves in evaluation mode: each module with its mode."""
+    """Return the modules that :meth:`LocalNetwork.train` leaves in evaluation mode, each with its mode."""
     held: list[tuple[nn.Module, bool]] = []
 
     def visit(module: nn.Module, *, parent_trains: bool) -> None:

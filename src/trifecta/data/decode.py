@@ -163,7 +163,7 @@ def in_threads(task: Callable[[list[S]], T], items: Iterable[S], step: int) -> I
 
 
 def _has_deep(read: Read) -> bool:
-    """Whether images have 16 bits, as the first that can be read."""
+    """Whether the first image that can be read has 16 bits."""
     pillow()
     for image in read():
         with suppress(_UnreadableError):
@@ -227,7 +227,7 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
 
 
 def plain_image(image: "Image") -> "Image":
-    """Return an image of 8 bits as grey or RGB, with what is transparent laid over white."""
+    """Return an image of 8 bits as grey or RGB, with transparent pixels laid over white."""
     palette = image.getpalette("RGB") if image.mode in {"P", "PA"} else None
     is_grey = palette is not None and palette[0::3] == palette[1::3] == palette[2::3]
     mode = "L" if is_grey or image.mode in _GREY_MODES else "RGB"

@@ -480,7 +480,7 @@ def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] |
 
 
 def _warn_of_form(values: Any, samples: Tensor, where: str) -> None:
-    """Warn of images whose last axis may be no channels, and of a column that float32 rounds away."""
+    """Warn of images whose last axis may not be channels, and of a column that float32 rounds away."""
     if not samples.is_floating_point() or not len(samples):
         return
     shape = tuple(samples.shape[1:])

@@ -1,4 +1,4 @@
-"""A window of blocks as one node of the graph each, which keep their activations and little else.
+"""A window of blocks, each one node of the graph that keeps its activations and little else.
 
 Shapes: N samples; a block maps x (N, C, H, W) to a response (N, O, H, W), that to activations (N, O, h, w);
 a fully connected one (N, C) to (N, O). ``rows`` select samples, R of them.
@@ -23,7 +23,7 @@ from trifecta.nn.pooling import patch_means, spread_patches
 
 
 class _Place(NamedTuple):
-    """A block in a window, with what its node is asked for."""
+    """A block in a window, and the options of its node."""
 
     block: FusedBlock
     is_first: bool
