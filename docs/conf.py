@@ -43,6 +43,9 @@ def write_method_pages(app: Sphinx) -> None:
     pages: dict[str, list[str]] = {}
     for name, make in METHODS.items():
         pages.setdefault(make.__module__, []).append(name)
+    for stale in folder.glob("*.rst"):
+        if [stale.stem] not in [names[:1] for names in pages.values()]:
+            stale.unlink()
     for module, names in pages.items():
         title = ", ".join(names)
         # What is indented below a colon is a formula.
