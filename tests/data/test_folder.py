@@ -265,13 +265,13 @@ def test_a_column_that_contradicts_the_names_of_files_is_told(folder: Path) -> N
     assert len(said) == 1
 
 
-@pytest.mark.parametrize("scaled", ["train", "test"])
-def test_bytes_of_another_range_than_training_are_refused(folder: Path, scaled: str) -> None:
+@pytest.mark.parametrize(("scaled", "shape"), [("train", (8, 8)), ("test", (8, 8)), ("test", (8, 8, 3))])
+def test_bytes_of_another_range_than_training_are_refused(folder: Path, scaled: str, shape: Any) -> None:
     draw = np.random.default_rng(0)
     for split in ("train", "test"):
-        most = 1 if split == scaled else 255
+        size, most = (shape, 1) if split == scaled else ((8, 8), 255)
         images = {
-            name: [draw.integers(0, 2, (8, 8), np.uint8) * most for _ in range(2)] for name in ("a", "b")
+            name: [draw.integers(0, 2, size, np.uint8) * most for _ in range(2)] for name in ("a", "b")
         }
         write_classes(folder / split, images)
     with pytest.raises(ValueError, match="split 'test' is on another scale than train: channel 0 is"):

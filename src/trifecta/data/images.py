@@ -21,7 +21,7 @@ _DIFFERENT_SHARE = 0.99
 # Channels of two splits are not on one scale if their deviations differ by a larger factor, or the means of
 # floats by more deviations; nor are tables if a quarter of the columns do.
 _LARGEST_FACTOR, _LARGEST_SHIFT, _SHIFTED_SHARE, _LEAST_VALUES = 30.0, 4.0, 0.25, 10
-_MOST_SAMPLED = 1024
+_MOST_SAMPLED, _MOST_VALUES = 1024, 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,8 @@ class ImageSet:
 def require_scale(train: Tensor, other: Tensor, where: str) -> None:
     """Check that the samples of another split have training's scale; of a table, only warn."""
     # Some of both, (channels or columns, …).
-    ours, theirs = (x[:: max(1, len(x) // _MOST_SAMPLED)].movedim(1, 0).flatten(1) for x in (train, other))
+    count = max(1, min(_MOST_SAMPLED, _MOST_VALUES // max(1, train[0].numel())))
+    ours, theirs = (x[:: max(1, len(x) // count)].movedim(1, 0).flatten(1) for x in (train, other))
     if ours.dtype == torch.int64 or theirs.shape[1] < _LEAST_VALUES:
         return
     is_table, is_bytes = train.ndim == 2, ours.dtype == torch.uint8

@@ -277,7 +277,6 @@ def _load_rows(config: DataConfig) -> ImageData:
     sets, greys = dict[str, ImageSet](), None
     for part, rows in parts.items():
         sets[part], greys = _images(rows, config, labels[part], greys, trains=part == TRAIN)
-        require_scale(sets[TRAIN].images, sets[part].images, f"split '{rows.split}'")
     sizes = {part: size_text(images.images.shape[2:]) for part, images in sets.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{part} images are {size} pixels" for part, size in sizes.items())
@@ -285,6 +284,8 @@ def _load_rows(config: DataConfig) -> ImageData:
     # Grey becomes colour where another split has colour.
     channels = max(images.images.shape[1] for images in sets.values())
     sets = {part: _with_channels(images, channels) for part, images in sets.items()}
+    for part, images in sets.items():
+        require_scale(sets[TRAIN].images, images.images, f"split '{parts[part].split}'")
     if config.hold_out is not None:
         sets[TRAIN], sets[TEST] = hold_out(sets[TRAIN], config.hold_out)
     return ImageData(
