@@ -9,6 +9,7 @@ import torch
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits, load_iris, load_wine, make_classification
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -228,6 +229,12 @@ def test_rows_that_come_bit_by_bit_give_probabilities_too() -> None:
     shares = estimator.predict_proba(rows[400:])
     assert float(estimator.network_.temperature) != 1
     assert log_loss(labels[400:], shares) < np.log(2)
+
+
+@pytest.mark.parametrize("name", ["predict", "predict_proba", "decision_function"])
+def test_one_that_is_not_fitted_says_so(name: str) -> None:
+    with pytest.raises(NotFittedError, match="is not fitted yet"):
+        getattr(small(), name)(np.zeros((2, 3)))
 
 
 def test_weights_of_samples_are_refused() -> None:

@@ -203,7 +203,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return labels (N,)."""
-        labels: NDArray[Any] = self.classes_[self._scores(X).argmax(1)]
+        best = self._scores(X).argmax(1)
+        labels: NDArray[Any] = self.classes_[best]
         return labels
 
     def _validated(self, X: ArrayLike, y: ArrayLike, *, is_first: bool) -> tuple[Tensor, NDArray[Any]]:
