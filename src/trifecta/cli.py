@@ -101,7 +101,7 @@ DEVICE, PRECISION = setting("device", group="Machine"), setting("precision", gro
 SHAPE = option("--image-shape", callback=read_sizes, default="3x32x32", metavar="CxHxW")
 CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
 SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
-FIGURE = option("--figure", type=FILE, callback=check_figure, help="Draw it: .svg, .png or .pdf.")
+FIGURE = option("--figure", type=FILE, callback=check_figure, help="Draw a figure: .svg, .png or .pdf.")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
 
 
@@ -619,10 +619,10 @@ DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub. 
 def reproduce(
     table: str | None, budget: str | None, rows: str, data_root: Path | None, **options: Any
 ) -> None:
-    """Run what is missing of TABLE (all if none is named), then show it beside the published figures.
+    """Make the missing runs of TABLE, or of all tables, then show them with the published figures.
 
-    What was interrupted goes on where it stopped; what is finished is not run again. Several of these
-    commands at once share the work.
+    An interrupted run continues where it stopped, and a finished one is not run again. Several of these
+    commands can share the work.
     """
     from trifecta.experiments import section, write_pages
     from trifecta.recipes import TABLES, get_table, in_folder
