@@ -69,7 +69,7 @@ def read_sizes(_: click.Context, parameter: click.Parameter, value: str | None) 
 class Several(click.ParamType):  # type: ignore[type-arg]
     """Comma-separated values of a type."""
 
-    name = "values"
+    name = "a,b,…"
 
     def __init__(self, kind: Any = str) -> None:
         self.kind = click.types.convert_type(kind)
@@ -152,7 +152,7 @@ def subcommand(*options: Decorator) -> Callable[[Callable[..., None]], click.Com
     setting("seed", group="Training"),
     setting("on_nan", metavar="WHAT", group=RARE),
     *(DEVICE, PRECISION),
-    option("--processes", type=COUNT, metavar="N", group="Machine", help="Start and use N processes."),
+    option("--processes", type=COUNT, group="Machine", help="Start and use N processes."),
     option(
         "--parallel", metavar="HOW", group="Machine", help="data, layers, or D replicas of L stages: DxL."
     ),
@@ -212,7 +212,7 @@ def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.R
     option("--data", path="data.source", metavar="SOURCE", help="Other images.  [default: the run's own]"),
     option("--set", "assigned", multiple=True, metavar="SETTING=VALUE", help="A setting of these images."),
     option("--split", metavar="NAME", help="Another split.  [default: the run's test split]"),
-    *(DEVICE, setting("precision", shown="the run's", group="Machine"), SHORTLIST),
+    *(DEVICE, setting("precision", shown="the run's"), SHORTLIST),
     option(
         "--views", default="none", metavar="NAME", help="Average over flip or flip-shift (2 or 6 × work)."
     ),
@@ -517,7 +517,7 @@ EQUAL_WORK = (WIDTH, SHAPE, CLASSES, BATCH, DEVICE, PRECISION)
 benchmark(
     "speed",
     "Training, in images per second.",
-    *(NETWORK, option("--rows", metavar="NAMES", help="Comma-separated.  [default: all that apply]")),
+    *(NETWORK, option("--rows", metavar="NAMES", help="Rows of the table.  [default: all that apply]")),
     *(*EQUAL_WORK, ROUNDS),
     option("--steps", type=COUNT, default=2, help="Steps per turn; more if blocks learn at the same time."),
 )
@@ -525,7 +525,7 @@ INFERRED = "trifecta,trifecta-shortlist,class-groups,backprop,published"
 benchmark(
     "inference",
     "Prediction with all labels, in images per second.",
-    *(NETWORK, option("--rows", metavar="NAMES", default=INFERRED, help="Comma-separated.")),
+    *(NETWORK, option("--rows", metavar="NAMES", default=INFERRED, help="Rows of the table.")),
     *(*EQUAL_WORK, ROUNDS),
 )
 DEEPER = "equal:6:128,equal:12:128,equal:24:128,equal:48:128,small,large"
@@ -533,8 +533,8 @@ HELD = "trifecta,class-groups,backprop,backprop-plain-graph,backprop-checkpointe
 benchmark(
     "memory",
     "Training memory above the model, over depth.",
-    option("--networks", metavar="NAMES", type=Several(), default=DEEPER, help="Networks to compare."),
-    option("--rows", metavar="NAMES", default=HELD, help="Comma-separated."),
+    option("--networks", type=Several(), default=DEEPER, help="Networks to compare."),
+    option("--rows", metavar="NAMES", default=HELD, help="Rows of the table."),
     *(*EQUAL_WORK, option("--rounds", type=COUNT, default=1, help="Measurements of each row.")),
 )
 benchmark(
@@ -655,8 +655,8 @@ COMPARED_HELP = "Comma-separated: methods of `trifecta list`, and other rows, su
 
 @subcommand(
     SOURCE,
-    option("--methods", required=True, metavar="NAMES", type=Several(), help=COMPARED_HELP),
-    option("--networks", default="small", metavar="NAMES", type=Several()),
+    option("--methods", required=True, type=Several(), help=COMPARED_HELP),
+    option("--networks", default="small", type=Several()),
     option("--budget", default="grid", metavar="NAME"),
     option("--thresholds", default="0.5,0.7", type=Several(SHARE), help="Validation accuracies."),
     setting("pipeline", type=COUNT),

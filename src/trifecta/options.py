@@ -116,6 +116,8 @@ def given_words() -> dict[str, list[str]]:
 
 def option(*names: str, **keywords: Any) -> Decorator:
     """Add an option to a command; keywords as for ``click.option`` and :class:`Option`."""
+    kind = type(keywords.get("type"))
+    keywords.setdefault("metavar", {click.IntRange: "N", click.FloatRange: "X"}.get(kind))
     return click.option(*names, cls=Option, **keywords)
 
 
@@ -187,12 +189,14 @@ class Command(click.Command):
             raise
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options group by group; with ``--help-all`` rare ones and all settings too."""
+        """Write the options; by group where there is ``--help-all``, which shows rare ones and settings."""
         groups: dict[str, list[tuple[str, str]]] = {}
+        has_groups = any("--help-all" in parameter.opts for parameter in self.params)
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
-            if record is not None:
-                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+            if record is not None and record[1]:
+                group = getattr(parameter, "group", "Other") if has_groups else "Options"
+                groups.setdefault(group, []).append(record)
         if RARE in ctx.meta:
             fields = [(path, f"{about}  [{kind}]") for path, (kind, _, about) in settings().items()]
             groups["Settings, for --set SETTING=VALUE"] = fields
