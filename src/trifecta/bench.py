@@ -428,9 +428,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def measure_memory(
     setting: Setting, variants: Sequence[Variant], networks: Sequence[str], *, rounds: int, say: Say
 ) -> Report:
-    """Report every variant on every network: medians over ``rounds`` pairs of processes.
+    """Report every variant on every network: medians over ``rounds`` processes.
 
-    On CPU the peak resident set of a process that takes a few steps, less that of one that has only built
+    On CPU the peak resident set of a process that takes a few steps, less its peak when it had only built
     model, optimizer and data; on CUDA the allocator's peak, likewise. Also the most bytes that graphs held
     at one time.
 
@@ -462,30 +462,25 @@ def measure_memory(
 
 def training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
     """Measure ``training_bytes``, above the model, and ``saved_bytes``, the most that graphs held."""
-
-    def measured(steps: int) -> dict[str, int]:
-        with ProcessPoolExecutor(1, get_context("spawn")) as own_process:
-            try:
-                return own_process.submit(_measure, setting, variant, steps).result()
-            except Exception as error:
-                raise RuntimeError(f"{variant.name} on {setting.network} failed: {error}") from error
-
-    built, trained = measured(0), measured(MEMORY_STEPS)
-    training = trained["peak_bytes"] - built["peak_bytes"]
-    return {"training_bytes": training, "saved_bytes": trained["saved_bytes"]}
+    with ProcessPoolExecutor(1, get_context("spawn")) as own_process:
+        try:
+            return own_process.submit(_training_memory, setting, variant).result()
+        except Exception as error:
+            raise RuntimeError(f"{variant.name} on {setting.network} failed: {error}") from error
 
 
-def _measure(setting: Setting, variant: Variant, steps: int) -> dict[str, int]:
-    """Train for some steps, and return what that took."""
-    learner, batch = variant.build(setting), setting.batch()
+def _training_memory(setting: Setting, variant: Variant) -> dict[str, int]:
+    """Train for some steps in this process, which has done nothing before."""
+    learner, batch, device = variant.build(setting), setting.batch(), setting.torch_device
     _fill_optimizers(learner)
-    if setting.torch_device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    built = peak_memory_bytes(device)
     with SavedBytes() as saved:
         if variant.pipeline > 1:
             saved.follow(learner)
-        variant.train(learner, [batch] * steps)
-    return {"peak_bytes": peak_memory_bytes(setting.torch_device), "saved_bytes": saved.most}
+        variant.train(learner, [batch] * MEMORY_STEPS)
+    return {"training_bytes": peak_memory_bytes(device) - built, "saved_bytes": saved.most}
 
 
 def _fill_optimizers(trainer: Learner) -> None:

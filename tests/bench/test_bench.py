@@ -21,7 +21,6 @@ from trifecta.bench import (
     SavedBytes,
     Setting,
     Turn,
-    measure_inference,
     measure_memory,
     measure_speed,
     prediction_multiply_adds,
@@ -107,14 +106,6 @@ def test_every_turn_has_so_many_steps_and_a_pipeline_takes_them_all(
     # Copies on which work is counted take fewer steps.
     *_, first, second = sorted(Counter(map(id, trained)).values())
     assert first == second == (WARM_UP_TURNS + 1) * blocks_a_turn
-
-
-@pytest.mark.slow
-def test_every_predictor_is_reported() -> None:
-    report = measure_inference(
-        TINY, [VARIANTS[n] for n in ("trifecta-shortlist", "published")], rounds=1, say=silent
-    )
-    assert [row["name"] for row in report["rows"]] == ["trifecta-shortlist", "published"]
 
 
 def test_the_work_of_a_prediction_by_hand() -> None:
