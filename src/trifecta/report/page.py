@@ -34,12 +34,6 @@ MOST_MISTAKES, MOST_PAIRS, MOST_MAPPED = 12, 10, 4
 COUNTED_SAMPLES = 4
 # Characters that no page may hold: controls except white space, and halves of surrogate pairs.
 _UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_CALIBRATED_ON = {
-    "validation": "fitted on validation images",
-    "fold": "fitted on a fifth of the training images, scored by a network trained on the rest",
-    "training": "fitted on the training images themselves, which are known too well",
-    None: "not fitted",
-}
 # Of several runs: the results that are shown, and what is no setting or has a column of its own.
 _RESULTS: Columns[Mapping[str, Any]] = [
     *((name, field(name)) for name in ("run", "method", "network", "data")),
@@ -93,7 +87,6 @@ def render(run: Run) -> str:
     trainer, test, confusion = run.trainer, run.test, run.test.confusion
     # Non-printing characters act on nothing here.
     classes = [printable(name) for name in trainer.data.classes]
-    counts, right = confusion.sum(1).tolist(), confusion.diagonal().tolist()
     shape = trainer.data.sample_shape
     has_pictures = len(shape) == 3 and shape[0] in (1, 3) and trainer.data.test.labels.ndim == 1
     return fill(
@@ -109,15 +102,10 @@ def render(run: Run) -> str:
         added=_added(run),
         memory=_memory(run),
         confusion=figures.confusion_matrix(confusion, classes),
-        by_class=[
-            (name, own / count if count else None, int(count))
-            for name, own, count in zip(classes, right, counts, strict=True)
-        ],
+        by_class=zip(classes, confusion.diagonal().tolist(), confusion.sum(1).tolist(), strict=True),
         pairs=_confused_pairs(confusion, classes),
         mistakes=_mistakes(run, classes) if has_pictures else [],
         maps=_maps(run, classes) if has_pictures else [],
-        calibrated_on=_CALIBRATED_ON[run.result.get("calibrated_on")],
-        chance=1 / len(classes),
         settings=yaml_text(to_plain(trainer.config)),
     )
 
@@ -171,10 +159,10 @@ def _confused_pairs(confusion: Tensor, classes: Sequence[str]) -> list[tuple[str
     """Return true class, predicted class and number of images of the most frequent mistakes."""
     wrong = confusion.clone().fill_diagonal_(0)
     counts, places = wrong.flatten().topk(min(MOST_PAIRS, wrong.numel()))
-    pairs = [
-        (*divmod(place, len(classes)), int(n)) for n, place in zip(counts, places.tolist(), strict=True)
+    found = [
+        (divmod(place, len(classes)), n) for place, n in zip(places.tolist(), counts.tolist(), strict=True)
     ]
-    return [(classes[true], classes[predicted], count) for true, predicted, count in pairs if count]
+    return [(classes[true], classes[predicted], int(n)) for (true, predicted), n in found if n]
 
 
 def _mistakes(run: Run, classes: Sequence[str]) -> list[dict[str, object]]:
