@@ -473,6 +473,13 @@ def test_side_values_allow_neither_new_pairs_nor_a_shortlist() -> None:
         LocalNetwork([WithMask()], get_method("scff"), sample_shape=(4,), num_classes=3)
 
 
+class Later(nn.Module):
+    """Leaves out the first position."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 1:]
+
+
 def test_tokens_have_a_label_where_they_are_embedded_and_one_at_every_position() -> None:
     block = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 6))
     options: dict[str, Any] = {"sample_shape": (5,), "integer": True}
@@ -488,6 +495,10 @@ def test_tokens_have_a_label_where_they_are_embedded_and_one_at_every_position()
     network = LocalNetwork([block, nn.Linear(6, 7)], method, num_classes=7, **options)
     assert network.feature_shapes == ((6, 5), (7, 5))
     assert network.label_shape == (5,)
+    blocks = [block, nn.Linear(6, 6), nn.Sequential(Later(), nn.Linear(6, 7))]
+    network = LocalNetwork(blocks, method, num_classes=7, **options)
+    assert network.feature_shapes == ((6, 5), (6, 5), (7, 4))
+    assert network.label_shape == (4,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -141,6 +141,29 @@ def test_a_step_waits_for_the_weights_that_its_input_depends_on(method: Method, 
     assert min(done) >= windows
 
 
+@pytest.mark.parametrize(("name", "windows"), [("superfecta", 0), ("trifecta", 1)])
+def test_a_step_begins_as_soon_as_its_input_is_known(name: str, windows: int) -> None:
+    """At once, or when the first block has learned, and with it the label's picture."""
+    learner = learner_of(network_of(replace(get_method(name), schedule=LAYER_WISE, readout="last")))
+    begin, learn, has_begun = learner.begin, learner.learn, Event()
+    waited: list[bool] = []
+
+    def begun(images: Tensor, labels: Tensor) -> LocalStep:
+        step = begin(images, labels)
+        if step.number == 1:
+            has_begun.set()
+        return step
+
+    def recorded(step: LocalStep) -> None:
+        if step.number == 0 and step.windows_done == windows:
+            waited.append(has_begun.wait(timeout=20))
+        learn(step)
+
+    learner.begin, learner.learn = begun, recorded  # type: ignore[method-assign]
+    assert len(list(Pipeline(learner, 2).steps(batches(2)))) == 2
+    assert waited == [True]
+
+
 def test_an_error_of_a_block_reaches_the_caller_and_stops_what_would_follow() -> None:
     learner = learner_of(network_of(get_method("superfecta")))
     learn, calls = learner.learn, 0
