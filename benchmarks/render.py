@@ -23,7 +23,7 @@ from render_comparison import (
     short_comparison,
     side_by_side,
 )
-from render_drawings import draw_night, draw_overview, draw_scaling
+from render_drawings import draw_overview, draw_scaling
 from render_experiments import (
     depth,
     deviations,
@@ -457,7 +457,6 @@ DRAWINGS: dict[str, Callable[[Path], None]] = {
     "overview.svg": draw_memory_over_depth,
     "depth.svg": draw_depth,
     "memory.svg": lambda path: draw_bench(_memory_over_depth(), path),
-    "night.svg": lambda path: draw_night(path, {data: night_rows(data) for data in DATA_SETS}),
     "scaling.svg": lambda path: draw_scaling(path, rows_of("scaling-predicted")),
     "comparison.svg": lambda path: draw_accuracy(path, data="cifar10", budget="grid"),
 }

@@ -1,6 +1,6 @@
 """Drawings of README and docs that no command of the library makes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +8,6 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-
-from render_night import DATA_SETS, METHODS, accuracies_of, method_of
-from trifecta.experiments import RowSummary
 
 LOCAL, END_TO_END, INK = "#1a7f5a", "#c2453d", "#333333"
 ROWS = {"backprop-muon": ("backprop", END_TO_END), "superfecta": ("local (superfecta)", LOCAL)}
@@ -107,24 +104,4 @@ def draw_scaling(path: Path, rows: Sequence[Row]) -> None:
         axes.legend(
             loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, frameon=False, title=DRAWN_LINK
         )
-        figure.savefig(path, metadata={"Date": None})
-
-
-def draw_night(path: Path, rows_by_data: Mapping[str, Sequence[RowSummary]]) -> None:
-    """Validation accuracy after every epoch: a panel a data set, one line a run."""
-    with rc_context({"svg.hashsalt": "trifecta", "font.size": 8}):
-        figure = Figure(figsize=(9, 3.4), layout="constrained")
-        panels = figure.subplots(1, len(rows_by_data))
-        lines = {}
-        for axes, (data, rows) in zip(panels, rows_by_data.items(), strict=True):
-            axes.spines[["top", "right"]].set_visible(False)
-            for row in rows:
-                for run in row.runs:
-                    accuracy = [100 * value for value in accuracies_of(run)]
-                    colour = f"C{METHODS.index(method_of(row))}"
-                    (line,) = axes.plot(range(1, len(accuracy) + 1), accuracy, marker=".", color=colour)
-                    lines[row.recipe.title.removesuffix(", small")] = line
-            axes.set(xlabel="epoch", title=DATA_SETS[data], xlim=(0, None))
-        panels[0].set_ylabel("validation accuracy, %")
-        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines))
         figure.savefig(path, metadata={"Date": None})
