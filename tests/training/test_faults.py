@@ -474,14 +474,20 @@ def test_rows_in_another_order_are_other_data(tmp_path: Path) -> None:
 def test_a_run_whose_data_moved_is_resumed(
     stripes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    old, new, run = tmp_path / "stripes-folder", tmp_path / "elsewhere", tmp_path / "run"
-    shutil.copytree(stripes_folder, old)
-    config = replace(SMALL, network="mlp", width=0.01, epochs=1, data=DataConfig(source=str(old)))
+    old, new, run = tmp_path / "images", tmp_path / "elsewhere", tmp_path / "run"
+    for number, file in enumerate(sorted(stripes_folder.rglob("*.png"))):
+        if number % 5 == 0:
+            there = old / file.relative_to(stripes_folder)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, there)
+    config = replace(SMALL, network="mlp", width=0.01, epochs=1, batch_size=20)
+    config = replace(config, data=DataConfig(source=str(old)))
     train(config, out=run)
     old.rename(new)
     resume(run, epochs=2, data=new)
     assert RunFolder(run).read_config()[0].data == DataConfig(source=str(new))
-    (new / "train/vertical/0000.png").rename(new / "train/diagonal/0000.png")
+    moved = min((new / "train/vertical").iterdir())
+    moved.rename(new / "train/diagonal" / moved.name)
     command = ["train", "--resume", str(run), "--epochs", "3", "--data", str(new)]
     with pytest.raises(SystemExit, match="2"):
         main(command)
@@ -489,7 +495,7 @@ def test_a_run_whose_data_moved_is_resumed(
         f"the data is not what {run} was trained on: its samples or labels differ"
         in capsys.readouterr().err
     )
-    (new / "train/diagonal/0000.png").rename(new / "train/vertical/0000.png")
+    (new / "train/diagonal" / moved.name).rename(moved)
     with pytest.raises(SystemExit, match="0"):
         main(command)
     assert len(RunFolder(run).read_history()) == 3

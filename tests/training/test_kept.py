@@ -26,7 +26,7 @@ from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, eval
 from trifecta.training.evaluation import choose_blocks, score
 from trifecta.training.run import finish, resumed_trainer
 
-CONFIG = RunConfig(width=0.05, epochs=4, batch_size=60, precision="fp32")
+CONFIG = RunConfig(network="mlp", width=0.01, epochs=4, batch_size=60, precision="fp32")
 STEPS = 4  # an epoch
 
 
