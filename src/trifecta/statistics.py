@@ -46,11 +46,7 @@ def lagging_norms(network: nn.Module, steps: int | None = None) -> dict[str, _Ba
 
 @torch.no_grad()
 def estimate_statistics(
-    network: LocalNetwork,
-    batches: Iterable[Batch],
-    *,
-    steps: int | None = None,
-    precision: str = "fp32",
+    network: LocalNetwork, batches: Iterable[Batch], *, steps: int | None = None, precision: str = "fp32"
 ) -> dict[str, Tensor]:
     """Set the statistics of batch normalizations to their means over ``batches``, with weights as they are.
 
