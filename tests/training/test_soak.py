@@ -28,7 +28,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("method", "pipeline"),
-    [("trifecta", 2), ("superfecta", 1), ("rec-lra", 1)],
+    [("trifecta", 2), ("rec-lra", 1)],
 )
 def test_a_killed_training_is_what_it_would_have_been(
     stripes: ImageData, tmp_path: Path, method: str, pipeline: int
@@ -55,5 +55,5 @@ def test_nothing_that_is_wrong_ends_in_a_traceback(
     stripes: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = Fuzzer(tmp_path, stripes, seed=0).go(72)
+    found = Fuzzer(tmp_path, stripes, seed=0).go(48)
     assert found.failures == []

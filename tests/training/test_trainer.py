@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from matrix import KINDS, crossed
+from matrix import FEW, crossed
 from stopping import StopAt
 from trifecta.data import Augmentation, DataConfig, ImageData, ImageSet
 from trifecta.methods import Method, get_method
@@ -57,7 +57,7 @@ def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("method", "batches"),
     [
-        *crossed(KINDS, [12], quick=("superfecta", "rec-lra")),
+        *crossed((*FEW, "hcl-ff"), [12], quick=("superfecta", "rec-lra")),
         *(pytest.param("trifecta", batches, marks=pytest.mark.slow) for batches in (2, 5)),
     ],
 )
