@@ -28,7 +28,6 @@ FLOORS = [
     {"__init__"},
     {"integrations"},
     {"options"},
-    {"progress"},
     {"launch"},
     {"cli"},
     {"__main__"},

@@ -220,7 +220,7 @@ def _run_config(*, recipe: str = "", assigned: Any, imports: Any) -> "trifecta.R
 )
 def evaluate(run: Path, **options: Any) -> None:
     """Measure a trained run on its test split, block by block."""
-    from trifecta.progress import scoring
+    from trifecta.launch import scoring
     from trifecta.report.terminal import percent, print_blocks
 
     model, folder = _load(run, options), trifecta.RunFolder(run)
@@ -310,7 +310,7 @@ def predict(run: Path, images: tuple[Path, ...], **options: Any) -> None:
     """
     from trifecta.calibration import probabilities
     from trifecta.data import find_images
-    from trifecta.progress import scoring
+    from trifecta.launch import scoring
     from trifecta.report.terminal import print_predictions
 
     model = _load(run, options)
@@ -478,7 +478,7 @@ def benchmark(name: str, about: str, *options: Decorator) -> None:
 
         from trifecta._utils.files import write_atomically
         from trifecta.bench import data_name, draw_bench, print_bench
-        from trifecta.progress import waiting
+        from trifecta.launch import waiting
 
         words = itertools.chain(*(words for option, words in given_words().items() if option in work))
         asked = shlex.join(["trifecta", "bench", name, *map(data_name, words)])
@@ -570,7 +570,7 @@ def _make_missing(
     """Run what is missing, unless it is only to be shown; return what failed, by run."""
     from rich.console import Console
 
-    from trifecta.progress import watched
+    from trifecta.launch import watched
 
     if options["show"]:
         return {}

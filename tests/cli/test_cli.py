@@ -24,8 +24,8 @@ from command import run
 from run_files import edit_config
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load, train
 from trifecta.cli import main
+from trifecta.launch import watched
 from trifecta.options import Terminated
-from trifecta.progress import watched
 from trifecta.recipes import RECIPES, TABLES
 from trifecta.training import RunFolder, read_config, to_plain
 from trifecta.training.config import changed, parse_yaml

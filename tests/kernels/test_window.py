@@ -21,7 +21,7 @@ from trifecta.losses import Symmetric
 from trifecta.losses.functional import symmetric_loss
 from trifecta.losses.goodness import ChannelSums, mean_square
 from trifecta.nn.blocks import BlockStyle, conv_block, linear_block
-from trifecta.nn.pooling import patch_means
+from trifecta.nn.convolution import patch_means
 
 Loss = Callable[[Tensor, ChannelSums], Tensor]
 

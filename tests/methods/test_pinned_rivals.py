@@ -35,8 +35,8 @@ from trifecta.losses.goodness import group_means
 from trifecta.losses.head import build_head
 from trifecta.losses.pairs import position_goodness
 from trifecta.nn.blocks import Triangle, linear_block
+from trifecta.nn.convolution import limited_pool
 from trifecta.nn.norms import ClassGroupNorm, LengthNorm, NormSite
-from trifecta.nn.pooling import limited_pool
 
 
 def gradients(loss: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:

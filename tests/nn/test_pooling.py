@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trifecta.nn.pooling import divides, limited_pool, patch_means, spread_patches
+from trifecta.nn.convolution import divides, limited_pool, patch_means, spread_patches
 
 
 @pytest.mark.parametrize("size", [(8, 8), (8, 4), (7, 5), (4, 4), (2, 3), (1, 1)])

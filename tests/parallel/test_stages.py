@@ -15,8 +15,8 @@ from processes import asked_once, in_processes
 from trifecta import LocalNetwork, build_network, get_method
 from trifecta.learner import Learner
 from trifecta.method import Method
-from trifecta.parallel.batch_norm import synchronize_statistics
 from trifecta.parallel.plan import Layout, make_plan
+from trifecta.parallel.processes import synchronize_statistics
 from trifecta.parallel.stage import StageLearner
 from trifecta.schedules import Schedule
 

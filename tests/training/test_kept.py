@@ -21,7 +21,7 @@ from stopping import StopAt
 from trifecta import Callback, EarlyStopping, RunConfig, Trainer, TrifectaClassifier, get_method, load
 from trifecta import resume as go_on
 from trifecta.data import ImageData
-from trifecta.progress import watched
+from trifecta.launch import watched
 from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, evaluate, train
 from trifecta.training.evaluation import choose_blocks, score
 from trifecta.training.run import finish, resumed_trainer

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor
 
 from trifecta._utils.devices import Rows, chunk_kept
-from trifecta.kernels.block import FusedBlock, channel_sums, compute_dtype, memory_layout, respond
-from trifecta.kernels.norms import Statistics, Totals, update_running_statistics
+from trifecta.kernels.block import (
+    FusedBlock,
+    Statistics,
+    Totals,
+    channel_sums,
+    compute_dtype,
+    memory_layout,
+    respond,
+    update_running_statistics,
+)
 from trifecta.losses.functional import at_least_float32
 from trifecta.losses.goodness import ChannelSums
 from trifecta.nn import convolution
-from trifecta.nn.convolution import max_pool, packed_channels, unpool
-from trifecta.nn.pooling import patch_means, spread_patches
+from trifecta.nn.convolution import max_pool, packed_channels, patch_means, spread_patches, unpool
 
 
 class _Place(NamedTuple):

@@ -15,8 +15,8 @@ from trifecta.losses.functional import at_least_float32
 from trifecta.losses.goodness import ChannelSums, averages, kernel_patches
 from trifecta.losses.head import Head, Site, SiteObjective, bounded, units
 from trifecta.nn.blocks import CONVOLUTIONS
+from trifecta.nn.convolution import ADAPTIVE_POOLS, AVERAGE_POOLS, MAX_POOLS, limited_pool
 from trifecta.nn.norms import BATCH_NORMS
-from trifecta.nn.pooling import ADAPTIVE_POOLS, AVERAGE_POOLS, MAX_POOLS, limited_pool
 
 
 class ClassifierHead(Head):
@@ -153,7 +153,7 @@ class _PredictionHead(Head):
 class LocalPrediction(SiteObjective):
     """Cross-entropy of a linear classifier whose weight starts at 0 (Nøkland & Eidnes 2019).
 
-    It reads averages, see :func:`trifecta.nn.pooling.limited_pool`, flattened by channel, row, column.
+    It reads averages, see :func:`trifecta.nn.convolution.limited_pool`, flattened by channel, row, column.
     """
 
     kind: ClassVar[str] = "local-prediction"

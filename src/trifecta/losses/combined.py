@@ -28,8 +28,8 @@ from trifecta.losses.head import (
 )
 from trifecta.losses.pairs import Symmetric
 from trifecta.nn.blocks import CONVOLUTIONS
+from trifecta.nn.convolution import ADAPTIVE_POOLS
 from trifecta.nn.norms import ClassGroupNorm
-from trifecta.nn.pooling import ADAPTIVE_POOLS
 from trifecta.nn.shapes import FeatureShape
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trifecta.losses.functional import at_least_float32
-from trifecta.nn.pooling import divides, patch_means
+from trifecta.nn.convolution import divides, patch_means
 
 
 class ChannelSums(NamedTuple):
