@@ -323,6 +323,39 @@ def test_a_folder_of_save_to_disk_is_read(folder: Path) -> None:
         load(folder)
 
 
+@pytest.mark.parametrize("has_state", [True, False])
+def test_what_map_leaves_beside_saved_data_is_not_read(folder: Path, *, has_state: bool) -> None:
+    source = hub_source(folder / "parquet")
+    files = {name: [str(*source.glob(f"{name}-*"))] for name in ("train", "test")}
+    saved = folder / "saved"
+    datasets.load_dataset("parquet", data_files=files).save_to_disk(str(saved))
+    datasets.load_from_disk(str(saved))["train"].map(lambda row: {"label": 1 - row["label"]})
+    (copy,) = saved.glob("train/cache-*.arrow")
+    if has_state:
+        copy = copy.rename(copy.with_name("other.arrow"))
+    else:
+        (saved / "train/state.json").unlink()
+    with pytest.warns(UserWarning, match=rf"not used, .*: 1 .arrow beside the data, as train/{copy.name}$"):
+        data = load(saved)
+    assert data.train.labels.tolist() == [0, 1] * 4
+    if has_state:
+        (saved / "train/data-00000-of-00001.arrow").unlink()
+        with pytest.raises(ValueError, match=r"state.json names data-00000-of-00001.arrow, not there: "):
+            load(saved)
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [["00000-of-00003", "00002-of-00003-ab"], ["00000-of-00001", "00000-of-00002", "00001-of-00002"]],
+)
+def test_shards_that_are_not_as_many_as_they_say_are_refused(folder: Path, shards: list[str]) -> None:
+    for name in [*(f"train-{shard}" for shard in shards), "test-00000-of-00001"]:
+        write_plain(folder, name, {"image": [png(grey(1))], "label": [0]})
+    received = ", ".join(f"train-{shard}.parquet" for shard in shards)
+    with pytest.raises(ValueError, match=f"as many as they say, each once: received {received}; add what"):
+        load(folder)
+
+
 def test_a_broken_arrow_file_is_named(folder: Path) -> None:
     (folder / "train").mkdir()
     (folder / "train/data-00000-of-00001.arrow").write_bytes(b"ARROW1" + bytes(100))

@@ -82,9 +82,14 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     kind_of |= {".parquet": "rows", ".arrow": "rows"}
     for file in sorted(_walk(folder, "", (), unused)):
         kinds[kind_of.get(_suffix(file), "other")].append(file)
-    images, tables, rows = kinds["image"], kinds["table"], kinds["rows"]
+    images, tables, rows = kinds["image"], kinds["table"], _without_copies(folder, kinds["rows"])
+    copies = sorted({*kinds["rows"]} - {*rows})
+    kinds["other"] += copies
     if images and rows:
         raise ValueError(f"{folder} has images, such as {images[0]}, and {rows[0]}: give one kind")
+    if rows and copies:
+        told = f"{_counted(copies)} beside the data, as {listed(copies)}"
+        warnings.warn(f"not used, of what is in {folder}: {told}", stacklevel=5)
     if rows:
         return _data_splits(folder, rows)
     if not images:
@@ -313,6 +318,40 @@ def _typed(values: Sequence[Any]) -> list[Any]:
     return texts
 
 
+def _without_copies(folder: Path, files: Sequence[str]) -> list[str]:
+    """Leave out the Arrow files that methods of ``datasets``, such as ``map``, put beside the data."""
+    named = dict[Path, set[str] | None]()
+    for parent in {(folder / file).parent for file in files if _suffix(file) == ".arrow"}:
+        state = parent / "state.json"
+        try:
+            data = json.loads(state.read_text())["_data_files"] if state.is_file() else None
+            named[parent] = data and {str(own["filename"]) for own in data}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            told = f"it names no _data_files ({type(error).__name__})"
+            raise ValueError(f"cannot read {state}: {told}; save the data set again") from None
+        if missing := [name for name in sorted(named[parent] or ()) if not (parent / name).is_file()]:
+            raise ValueError(f"{state} names {listed(missing)}, not there: copy or save the data set again")
+
+    def is_data(file: Path) -> bool:
+        own = named.get(file.parent)
+        return file.name in own if own else not re.fullmatch(r"cache-.*\.arrow", file.name)
+
+    return [file for file in files if is_data(folder / file)]
+
+
+def _require_whole(files: Sequence[str]) -> None:
+    """Check that the files that say how many there are, as ``train-00000-of-00002``, are all, and once."""
+    sets = defaultdict[str, list[tuple[str, int, int]]](list)
+    for file in files:
+        if said := re.match(r"(.*)-(\d{5})-of-(\d{5})(?!\d)[^/]*$", file):
+            sets[said[1]].append((file, int(said[2]), int(said[3])))
+    for name, own in sets.items():
+        if sorted(number for _, number, _ in own) != [*range(own[0][2])] or len({n for *_, n in own}) > 1:
+            there = listed([file for file, *_ in own])
+            rule = f"files {name}-NUMBER-of-COUNT are as many as they say, each once"
+            raise ValueError(f"{rule}: received {there}; add what is missing, and remove other copies")
+
+
 def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
     """Return the splits of Parquet or Arrow files, by their folder or a word of their name.
 
@@ -335,6 +374,7 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
     by_split = defaultdict[str, list[str]](list)
     for file, word in words.items():
         by_split[split_of(word) if names_splits else TRAIN].append(file)
+    _require_whole(files)
     splits = {split: data_rows(split, folder, own) for split, own in by_split.items()}
     for split, rows in splits.items():
         if (found := _split_column(rows.columns, rows.read)) is None:
