@@ -212,9 +212,28 @@ def test_labels_of_positions_stay() -> None:
     data = data_from((tokens, following), test=(tokens, following), share=0)
     assert torch.equal(data.train.labels, following)
     assert data.counts == {"train": N, "test": N}
-    # A single 1 in every row would be one-hot elsewhere.
-    marked = torch.eye(4, dtype=torch.int64)[torch.arange(N) % 4]
-    assert torch.equal(data_from((tokens, marked), test=(tokens, marked), share=0).train.labels, marked)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 6), (4, 50), (6, 4)])
+def test_one_hot_rows_that_may_be_labels_of_positions_are_refused(shape: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    samples = torch.randint(9, (N, *shape), generator=draw)
+    samples = samples if len(shape) == 1 else samples.float()
+    numbers = torch.arange(N) % 4
+    marked = torch.eye(4, dtype=torch.int64)[numbers]
+    for given in ((samples, marked), TensorDataset(samples, marked)):
+        with pytest.raises(ValueError, match=r"labels \(N, 4\) with one 1 a row .*: give class numbers"):
+            data_from(given, test=(samples, numbers), batch_size=20)
+    with pytest.raises(ValueError, match=r"^test has labels \(N, 4\), and train has \(N,\): give"):
+        data_from((samples, numbers), test=(samples, marked))
+    for data in (
+        data_from((samples, marked), classes=["no", "yes"], share=0),
+        data_from((samples, torch.cat([marked[1:], 1 - marked[:1]])), share=0),
+    ):
+        assert (data.train.labels.shape[1:], len(data.classes)) == ((4,), 2)
+    # A single row proves nothing where training has labels of positions.
+    data = data_from((samples, 1 - marked), test=(samples[:1], marked[:1]), share=0)
+    assert torch.equal(data.test.labels, marked[:1])
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_samples_that_are_not_finite_are_refused_by_their_number(model: TrainedM
     samples = torch.rand(700, *model.facts.sample_shape)
     samples[600, 0, 0, 1] = value
     for use in (model.predict, model.predict_proba, model.embeddings):
-        with pytest.raises(ValueError, match=f"^sample 600 of images has a value that is {value}: mend"):
+        with pytest.raises(ValueError, match=f"^sample 600 of images has a value that is {value}: correct"):
             use(samples)
 
 

@@ -161,7 +161,9 @@ def data_from(
     seen = _collected(train, "train") if loader is None else _looked_at(loader)
     parts = {"validation": validation, "test": test}
     others = {name: _collected(given, name) for name, given in parts.items() if given is not None}
-    names = _class_names(classes or _declared_names(train), seen, others.get("test"))
+    given_names = classes or _declared_names(train)
+    _refuse_ambiguous(seen.labels, given_names)
+    names = _class_names(given_names, seen, others.get("test"))
     labels, counts = _indices(seen.labels, names, "train").to(seen.samples.device), None
     if seen.is_whole and labels.ndim == 1:
         counts = tuple(torch.bincount(labels, minlength=len(names)).tolist())
@@ -170,8 +172,7 @@ def data_from(
     sets = {}
     for name, other in others.items():
         ours, theirs, own = seen.samples, other.samples, other.labels
-        if theirs.shape[1:] != ours.shape[1:] or theirs.dtype != ours.dtype:
-            raise ValueError(f"{name} has samples {_kind_of(theirs)}, and train has {_kind_of(ours)}")
+        _require_alike(seen, other, name)
         require_scale(ours, theirs, name)
         declared, meant = _label_names(parts[name]), names
         if known and declared and declared != known and own.dtype.kind != "U":
@@ -403,6 +404,26 @@ def _labels(values: Any, where: str, samples: Tensor) -> NDArray[Any]:
     return labels.cpu().numpy()
 
 
+def _require_alike(train: _Split, other: _Split, name: str) -> None:
+    (ours, own, _), (theirs, labels, _) = train, other
+    if theirs.shape[1:] != ours.shape[1:] or theirs.dtype != ours.dtype:
+        raise ValueError(f"{name} has samples {_kind_of(theirs)}, and train has {_kind_of(ours)}")
+    if labels.shape[1:] != own.shape[1:]:
+        told = f"{name} has labels {_shape_of(labels)}, and train has {_shape_of(own)}"
+        raise ValueError(f"{told}: give both alike, as class numbers")
+
+
+def _refuse_ambiguous(labels: NDArray[Any], names: Sequence[str]) -> None:
+    """Refuse labels of positions that may be one-hot rows of as many classes, unless names tell."""
+    if labels.ndim != 2 or labels.dtype.kind == "U" or (names and len(names) != labels.shape[1]):
+        return
+    if not (labels & ~1).any() and (labels.sum(1) == 1).all():
+        raise ValueError(
+            f"train: labels {_shape_of(labels)} with one 1 a row are one-hot, or 0 and 1 at each position: "
+            "give class numbers, labels.argmax(1), or name the classes of positions, classes=['0', '1']"
+        )
+
+
 def _names(values: Any, where: str) -> NDArray[np.str_] | None:
     """Return labels that are names, (N,); None where they are numbers."""
     if isinstance(values, list | tuple):
@@ -464,7 +485,11 @@ def _first_of(found: Tensor) -> int:
 
 def _kind_of(samples: Tensor) -> str:
     kind = str(samples.dtype).removeprefix("torch.")
-    return f"{kind} (N, {', '.join(map(str, samples.shape[1:]))})" if samples.ndim else "one value"
+    return f"{kind} {_shape_of(samples)}" if samples.ndim else "one value"
+
+
+def _shape_of(values: Tensor | NDArray[Any]) -> str:
+    return str(("N", *values.shape[1:])).replace("'N'", "N")
 
 
 def require_finite_samples(samples: Tensor, where: str, numbers: Sequence[int] | None = None) -> None:
