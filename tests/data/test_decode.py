@@ -1,6 +1,7 @@
 """One encoded image after another: modes, depths, orientation, size."""
 
 import struct
+import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import AppendingTiffWriter
 
 from trifecta.data import find_images, read_images
 from trifecta.data.decode import Encoded, GreyRange
@@ -131,18 +133,34 @@ def test_all_modes_become_grey_or_colour(image: Image.Image, options: Any, expec
     assert np.array_equal(decoded(image, **options), expected)
 
 
+@pytest.mark.parametrize("image_format", ["TIFF", "GIF", "WEBP", "PNG", "MPO"])
+def test_the_first_of_several_pictures_counts_and_is_told_but_for_those_of_cameras(
+    image_format: str,
+) -> None:
+    first, second = (Image.fromarray(colour(value, 8, 8)) for value in (9, 90))
+    one = encoded(first, "JPEG" if image_format == "MPO" else image_format, lossless=True)
+    several = encoded(first, image_format, lossless=True, save_all=True, append_images=[second])
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        images = decode(("one", one), ("many", several), ("more", several))
+    assert images[1].equal(images[0])
+    told = "2 of 3 image files have several pages or frames, as many: only the first is read; save each"
+    assert [str(each.message)[: len(told)] for each in heard] == [told] * (image_format != "MPO")
+
+
+def test_smaller_copies_in_a_file_are_no_pictures_of_their_own(tmp_path: Path) -> None:
+    with AppendingTiffWriter(str(tmp_path / "it.tiff"), new=True) as opened:
+        for size, options in ((8, {}), (4, {"tiffinfo": {254: 1}})):
+            Image.fromarray(colour(9, size, size)).save(opened, "TIFF", **options)
+            opened.newFrame()
+    assert np.array_equal(decoded_bytes((tmp_path / "it.tiff").read_bytes()), colour(9, 8, 8))
+
+
 def test_photographs_are_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = decoded(Image.fromarray(grey(9, 4, 5)), exif=exif)
     assert np.array_equal(turned[..., 0], np.rot90(grey(9, 4, 5), -1))
-
-
-def test_the_first_picture_of_an_animation_counts() -> None:
-    first, second = (Image.new("L", (3, 2), value) for value in (10, 200))
-    moving = decoded(first, "GIF", save_all=True, append_images=[second])
-    assert moving.tolist() == decoded(first, "GIF").tolist()
-    assert moving.shape == (2, 3, 1)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])

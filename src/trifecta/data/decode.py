@@ -46,6 +46,8 @@ _IMAGES_PER_TASK, _BYTES_PER_TASK, _MOST_NAMED = 256, 2**25, 10
 _MOST_BYTES = 2**29
 # A 16-bit colour below it used 12 bits or fewer, of which Pillow keeps the upper 8 of 16.
 _LEAST_COLOUR = 16
+# Pages of a TIFF that are a smaller copy of another, or its mask: bits of the tag NewSubfileType.
+_SUBFILE_TYPE, _IS_COPY_OR_MASK = 254, 0b101
 # Share of greys outside the training images' range from which on images have another scale.
 _MOST_OUTSIDE = 0.5
 
@@ -123,27 +125,31 @@ def _faults(read: Read, form: _Form) -> dict[int, str]:
 def _pieces(count: int, read: Read, form: _Form) -> Iterator[Pixels]:
     """Yield all images in order, (n, C, H, W), as many at a time as take little memory."""
 
-    def decoded(images: Iterable[Encoded]) -> list[tuple[str, Pixels, float]]:
+    def decoded(images: Iterable[Encoded]) -> list[tuple[str, Pixels, float, bool]]:
         return [(image[0], *_opened(image, partial(_pixels, form=form))) for image in images]
 
-    ((first, sample, _),) = decoded(islice(read(), 1))
-    size, channels, outside = sample.shape[:2], form.channels, 0.0
+    ((first, sample, *_),) = decoded(islice(read(), 1))
+    size, channels, outside, several = sample.shape[:2], form.channels, 0.0, list[str]()
     step = max(1, min(_IMAGES_PER_TASK, _BYTES_PER_TASK // sample.size))
     for images in in_threads(decoded, read(), step):
-        for name, image, share in images:
+        for name, image, share, is_first in images:
             outside += share
+            several += [name] if is_first else []
             if image.shape[:2] != size:
                 told = f"{first} is {size_text(size)} pixels and {name} is {size_text(image.shape)}"
                 fix = f"give one size, such as data.image_size={size[0]}x{size[1]}"
                 raise ValueError(f"images differ in size: {told}: {fix}")
-        most = max(image.shape[2] for _, image, _ in images)
+        most = max(image.shape[2] for _, image, *_ in images)
         channels = channels or most
         if most > channels:
             raise _ColourError
         piece = np.empty((len(images), channels, *size), np.uint8)
-        for row, (_, image, _) in zip(piece, images, strict=True):
+        for row, (_, image, *_) in zip(piece, images, strict=True):
             row[:] = image.transpose(2, 0, 1)  # A grey image fills all three channels.
         yield piece
+    if several:
+        told = f"{len(several):,} of {count:,} image files have several pages or frames, as {several[0]}"
+        warnings.warn(f"{told}: only the first is read; save each as a file if they matter", stacklevel=2)
     if form.grey_range and outside > _MOST_OUTSIDE * count:
         told = f"{outside / count:.0%} of their pixels lie outside"
         raise ValueError(f"{_other_range(form.grey_range)}: {told}; save all with one scale")
@@ -199,9 +205,9 @@ def _opened(image: Encoded, make: Callable[["Image"], T]) -> T:
         raise _UnreadableError(f"cannot read image {name}: {reason}") from error
 
 
-def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
-    """Return the pixels of an opened image, and the share of its greys outside the range."""
-    is_deep, outside = image.mode.startswith("I"), 0.0
+def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float, bool]:
+    """Return the pixels of an image, the share of greys outside the range, and if it is one of several."""
+    is_first, is_deep, outside = _is_first_of_several(image), image.mode.startswith("I"), 0.0
     has_deep_colour = not is_deep and ";16" in str(getattr(image, "tile", ""))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range: save it with 8 or 16 bits")
@@ -223,7 +229,20 @@ def _pixels(image: "Image", form: _Form) -> tuple[Pixels, float]:
         image = image.convert("L" if form.channels == 1 else "RGB")
     if form.image_size is not None and image.size != form.image_size[::-1]:
         image = image.resize(form.image_size[::-1], pillow().Resampling.BICUBIC)
-    return np.asarray(image).reshape(image.height, image.width, -1), outside
+    return np.asarray(image).reshape(image.height, image.width, -1), outside, is_first
+
+
+def _is_first_of_several(image: "Image") -> bool:
+    """Whether pages or frames are not read, other than what cameras and scanners add to their picture."""
+    if image.format == "MPO" or not getattr(image, "is_animated", False):
+        return False
+    count, copies = int(getattr(image, "n_frames", 1)), 0
+    if image.format == "TIFF":
+        for page in range(1, count):
+            image.seek(page)
+            copies += bool(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _IS_COPY_OR_MASK)
+        image.seek(0)
+    return count - copies > 1
 
 
 def plain_image(image: "Image") -> "Image":
