@@ -386,6 +386,9 @@ def hugging_face(classes: str) -> Any:
         hugging_face,
         lambda classes: DataLoader(Folder(classes), 5),
         lambda classes: Subset(Folder(classes), range(23)),
+        lambda classes: Subset(
+            ConcatDataset([Folder(classes), Subset(Folder(classes), [1, 2])]), range(25)
+        ),
     ],
 )
 @pytest.mark.parametrize("classes", ["abc", "bc", "cab"])
@@ -410,6 +413,41 @@ def test_a_name_that_training_lacks_is_refused_in_other_splits() -> None:
     own = Folder("bc")
     own.target_transform = lambda number: number + 1  # type: ignore[attr-defined]
     assert data_from(Folder("abc"), test=own, batch_size=12).test.labels.tolist() == [0, 1] * 12
+
+
+def without_names(given: Dataset[Any]) -> Dataset[Any]:
+    return Made(lambda k: given[k], 24)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "told"),
+    [
+        (
+            Folder("abc"),
+            ConcatDataset([without_names(Folder("bc"))] * 2),
+            "train does, test does not, .* 3 and 2",
+        ),
+        (without_names(Folder("abc")), Folder("bc"), "test does, train does not, and they have 3 and 2"),
+        (Folder("abc"), without_names(Folder("abc")), None),
+        (without_names(Folder("abc")), Folder("abc"), None),
+        (Folder("abc"), TensorDataset(torch.ones(2, 1, 4, 4), torch.arange(2)), None),
+    ],
+)
+def test_class_numbers_that_one_split_alone_names_are_said(train: Any, test: Any, told: str | None) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        data_from(train, test=test, batch_size=12)
+    found = [str(one.message) for one in said if "matched by name only" in str(one.message)]
+    assert len(found) == (told is not None)
+    assert told is None or re.search(told, found[0])
+
+
+def test_data_sets_of_one_split_with_other_classes_are_refused() -> None:
+    mixed: Dataset[Any] = ConcatDataset([Folder("abc"), Folder("bc")])
+    told = r"^data sets in one split have the same classes in the same order: received .'a', 'b', 'c'. and"
+    for train, test in ((mixed, Folder("abc")), (Folder("abc"), Subset(mixed, range(30)))):
+        with pytest.raises(ValueError, match=told):
+            data_from(train, test=test, batch_size=12)
 
 
 def no_batches() -> DataLoader[Any]:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import (
+    ChainDataset,
+    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -49,6 +51,8 @@ _MOST_CHECKED, _MOST_KEPT, _AT_ONCE = 5_000, 1000, 256
 # Largest error of float32 in a table's column, in deviations, and the least deviation that is no rounding,
 # relative to the column's largest value.
 _LARGEST_ERROR, _ROUNDING = 0.01, 1e-12
+# Samples a class in which every class comes up.
+_SAMPLES_A_CLASS = 10
 _NUMBERS = (bool, int, float, list, tuple)
 # Labels of positions are mostly tokens of a vocabulary, not all of which come up.
 _MOST_TOKENS = 2**17
@@ -175,6 +179,7 @@ def data_from(
         _require_alike(seen, other, name)
         require_scale(ours, theirs, name)
         declared, meant = _label_names(parts[name]), names
+        _warn_of_numbers(known if declared else _label_names(train), len(names), declared, own, name)
         if known and declared and declared != known and own.dtype.kind != "U":
             own, meant = np.array(declared)[_indices(own, declared, name)], known
         elif by_name:
@@ -546,8 +551,33 @@ def _label_names(given: Any) -> tuple[str, ...]:
     while given is not None and getattr(given, "target_transform", None) is None:
         if names := _declared_names(given):
             return names
+        if isinstance(given, ConcatDataset | ChainDataset):
+            first, *others = list(dict.fromkeys(map(_label_names, given.datasets))) or [()]
+            if first and any(others):
+                told = f"received {list(first)!s:.100} and {list(next(filter(None, others)))!s:.100}"
+                raise ValueError(f"data sets in one split have the same classes in the same order: {told}")
+            return () if others else first
         given = getattr(given, "dataset", None)
     return ()
+
+
+def _warn_of_numbers(
+    ours: Sequence[str], count: int, theirs: Sequence[str], labels: NDArray[Any], name: str
+) -> None:
+    """Warn of class numbers that may differ, as one split alone declares the names of its classes."""
+    if bool(ours) == bool(theirs) or labels.ndim > 1 or labels.dtype.kind == "U":
+        return
+    if ours and len(labels) < _SAMPLES_A_CLASS * count:  # A few samples may lack the last classes.
+        return
+    own, other = (len(ours), int(labels.max()) + 1) if ours else (count, len(theirs))
+    if own != other:
+        declared, silent = ("train", name) if ours else (name, "train")
+        warnings.warn(
+            f"class numbers of train and {name} are matched by name only if both declare classes: "
+            f"{declared} does, {silent} does not, and they have {own} and {other} classes; give "
+            "both the attribute classes, or labels that are names",
+            stacklevel=3,
+        )
 
 
 def _class_names(classes: Sequence[str], seen: _Split, tested: _Split | None) -> tuple[str, ...]:
