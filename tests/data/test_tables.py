@@ -165,11 +165,35 @@ def test_a_column_tells_the_split_of_each_row(folder: Path, labelled: str) -> No
     assert found == [[0, 1, 4, 5], [6, 7], [2, 3]]
 
 
-def test_a_column_of_other_values_tells_no_split(folder: Path) -> None:
-    write(folder)
-    lines = [f"{k:03},{k // 4},{EXPECTED[k]}\n" for k in range(8)]
-    (folder / "labels.csv").write_text("id,split,label\n" + "".join(lines))
-    assert labels(load(folder)) == EXPECTED
+@pytest.mark.parametrize("is_parquet", [False, True])
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("set", ["test", "train"]),
+        ("Group", ["test", "train"]),
+        ("is_test", [0, 1]),
+        ("split", [0, 1]),
+        ("cv_fold", [1, 2]),
+        ("group", ["control", "test"]),
+    ],
+)
+def test_a_column_that_seems_to_divide_the_rows_is_told_when_some_are_held_out(
+    folder: Path, name: str, values: list[Any], *, is_parquet: bool
+) -> None:
+    told = [values[k // 4] for k in range(8)]
+    if is_parquet:
+        images = [png(grey(k)) for k in range(8)]
+        write_plain(folder, "train", {"image": images, name: told, "label": [*EXPECTED.values()]})
+    else:
+        write(folder)
+        lines = [f"{k:03},{told[k]},{EXPECTED[k]}\n" for k in range(8)]
+        (folder / "labels.csv").write_text(f"id,{name},label\n" + "".join(lines))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert labels(load(folder)) == EXPECTED
+    column = f"column '{name}' ({values[0]}, {values[1]}) looks like a split of its own and is not used: "
+    expected = f"{column}to use it, call it split, give each row train, validation or test, and drop"
+    assert [str(each.message)[: len(expected)] for each in heard] == [expected] * ("control" not in values)
 
 
 def test_images_that_a_table_leaves_out_are_told(folder: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
 from operator import itemgetter
@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import listed
-from trifecta.data.rows import Rows, data_rows, file_rows
+from trifecta.data.rows import Rows, data_rows, file_rows, first_values
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = {
@@ -40,6 +40,11 @@ _IGNORED = {
     *(".git", ".cache", ".ipynb_checkpoints", ".thumbnails", ".trashes", ".appledouble", "@eadir"),
     *("__macosx", "__pycache__", ".ds_store", "thumbs.db", "desktop.ini"),
 }
+# A column that divides rows into splits, such as cv_fold, data-split or is_test.
+_SPLIT_COLUMN = re.compile(
+    r"(?i)(\w+[_ .-])?(k?fold|split|set|subset|partition|usage)s?([_ .-](id|no|nr|name|number))?"
+    r"|(is[_ .-]?)?(train|training|val|valid|validation|dev|test|testing)([_ .-]?(img|image|set|split))?"
+)
 # What a folder says about itself.
 _ABOUT = re.compile(r"(?i)(readme|licen[cs]e|citation|\.git|\.huggingface|dataset_infos?\.json)[^/]*$")
 _UNREADABLE = re.compile("[\r\n\\\\\udc80-\udcff]")
@@ -261,6 +266,19 @@ def _split_column(
         if any(name.lower() in SPLITS for name in named):
             return column, [split_of(name) for name in named]
     return None
+
+
+def warn_of_split_columns(rows: Rows, used: Collection[str]) -> None:
+    """Warn of columns other than ``used`` that seem, by name or values, to divide the rows into splits."""
+    for name, first in first_values(rows).items():
+        is_named = isinstance(first, str | int | float) and _SPLIT_COLUMN.fullmatch(name) is not None
+        if name in used or not (is_named or (isinstance(first, str) and first.lower() in SPLITS)):
+            continue
+        values = sorted({str(own) for _, own in rows.labels(name)})
+        if len(values) > 1 and (is_named or {own.lower() for own in values} <= {*SPLITS, "none"}):
+            told = f"column '{name}' ({listed(values)}) looks like a split of its own and is not used"
+            fix = "to use it, call it split, give each row train, validation or test"
+            warnings.warn(f"{told}: {fix}, and drop data.hold_out", stacklevel=5)
 
 
 def _labelled(folder: Path, name: str, images: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

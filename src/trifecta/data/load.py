@@ -29,7 +29,16 @@ from trifecta.data.decode import (
     size_text,
     unreadable_images,
 )
-from trifecta.data.folder import ARCHIVES, TABLES, TEST, TRAIN, VALIDATION, list_folder, split_of
+from trifecta.data.folder import (
+    ARCHIVES,
+    TABLES,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    list_folder,
+    split_of,
+    warn_of_split_columns,
+)
 from trifecta.data.images import (
     ChannelStatistics,
     ImageData,
@@ -267,6 +276,8 @@ def _load_rows(config: DataConfig) -> ImageData:
     training = parts[TRAIN]
     config = replace(config, image_column=find_image_column(training, config.image_column))
     found = find_labels(training, config.label_column)
+    if config.hold_out is not None:
+        warn_of_split_columns(training, {config.image_column or "", found.column})
     trained = torch.unique(found.indices).tolist()
     if len(trained) < 2:
         there = f"column '{found.column}' has {found.classes[trained[0]]} alone"

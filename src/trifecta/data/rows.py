@@ -198,11 +198,11 @@ def class_names(schema: Any) -> dict[str, tuple[str, ...]]:
 
 def find_image_column(rows: Rows, chosen: str | None) -> str:
     """Return the column of images: ``chosen``, or the one whose first value is an image."""
-    found = [name for name, value in _firsts(rows).items() if _is_image(value)]
+    found = [name for name, value in first_values(rows).items() if _is_image(value)]
     return _choose(rows, chosen, found, _usual(IMAGE_NAMES, found)[:1] or found, "image")
 
 
-def _firsts(rows: Rows) -> dict[str, Any]:
+def first_values(rows: Rows) -> dict[str, Any]:
     """Return the first value of each column that is not missing, of a hundred rows."""
     return {
         name: next((value for value in islice(rows.read(name), 100) if value is not None), None)
@@ -230,7 +230,7 @@ def _find_label_column(rows: Rows, chosen: str | None) -> str:
 
     Else it is that with the likeliest name for labels, or the only one of integers or text that repeat.
     """
-    firsts = _firsts(rows)
+    firsts = first_values(rows)
     named = sorted(
         (name for name in firsts if rows.columns[name]), key=lambda name: -len(rows.columns[name])
     )
