@@ -146,11 +146,23 @@ def test_a_table_that_cannot_be_used(folder: Path, text: str, message: str) -> N
     assert message in table(folder, text)
 
 
-def test_a_row_without_a_label_is_named_by_its_file(folder: Path) -> None:
+@pytest.mark.parametrize("missing", ["", "NA", "nan", "NaN", "None", "null"])
+@pytest.mark.parametrize("classes", ["ab", "12"])
+def test_a_row_without_a_label_is_named_by_its_file(folder: Path, missing: str, classes: str) -> None:
     write(folder, 4)
-    (folder / "labels.csv").write_text("id,label\n003,\n000,a\n001,b\n002,a\n")
-    with pytest.raises(ValueError, match=r"split 'train', 003\.png has no label"):
+    first, second = [*classes]
+    (folder / "labels.csv").write_text(f"id,label\n003,{missing}\n000,{first}\n001,{second}\n002,{first}\n")
+    with pytest.raises(ValueError, match=r"split 'train', 003\.png has no label \(None\): give .* rename"):
         load(folder)
+
+
+def test_a_class_may_be_named_none_in_a_folder_and_in_lower_case_in_a_table(folder: Path) -> None:
+    write_classes(folder / "folders", {name: [*map(grey, range(4))] for name in ("NA", "None")})
+    assert load(folder / "folders").classes == ("NA", "None")
+    write(folder / "table")
+    lines = [f"{k:03},{('none', 'scratch')[k % 2]}\n" for k in range(8)]
+    (folder / "table/labels.csv").write_text("id,label\n" + "".join(lines))
+    assert load(folder / "table").classes == ("none", "scratch")
 
 
 @pytest.mark.parametrize("labelled", ["label", "species"])

@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import listed
-from trifecta.data.rows import Rows, data_rows, file_rows, first_values
+from trifecta.data.rows import MISSING, Rows, data_rows, file_rows, first_values
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = {
@@ -329,7 +329,7 @@ def read_table(file: Path) -> list[dict[str, Any]]:
 
 def _typed(values: Sequence[Any]) -> list[Any]:
     """Return integers where all values are, else texts, and None for missing values."""
-    texts = [None if value in ("", None) or value != value else str(value) for value in values]
+    texts = [None if value is None or str(value) in MISSING else str(value) for value in values]
     # 007 is a name: numbers are written as Python would.
     if all(text is None or re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts):
         return [None if text is None else int(text) for text in texts]

@@ -22,6 +22,8 @@ from trifecta.data.decode import Encoded, in_threads, listed
 # Of columns and of mappings, the likeliest first.
 IMAGE_NAMES = ("image", "images", "img", "sample", "samples", "pixel_values", "data", "x", "features")
 LABEL_NAMES = ("label", "labels", "class", "target", "targets", "y")
+# Texts that spreadsheets, pandas and R write into a table where a value is missing.
+MISSING = ("", "NA", "N/A", "<NA>", "nan", "NaN", "None", "null", "NULL")
 # The description of a Parquet file, at its end, holds the names of its classes.
 _MOST_FOOTER_BYTES = 2**26
 _ROWS_AT_ONCE = 256
@@ -303,8 +305,13 @@ def label_indices(rows: Rows, column: str, index: Mapping[str, int], named: Sequ
         if named and isinstance(value, int):
             name = named[value] if 0 <= value < len(named) else None
         if name is None or name not in index:
-            place = rows.files[row] if len(rows.files) == rows.count else f"row {row} (from 0)"
-            raise unknown_label(f"split '{rows.split}', {place}", name or value, list(index))
+            has_files = len(rows.files) == rows.count
+            place = rows.files[row] if has_files else f"row {row} (from 0)"
+            error = unknown_label(f"split '{rows.split}', {place}", name or value, list(index))
+            if value is None and has_files:
+                empty = f"nothing, {', '.join(MISSING[1:])} mean that in a table"
+                error = ValueError(f"{error}; {empty}: rename a class of such a name")
+            raise error
         found.append(index[name])
     return torch.tensor(found, dtype=torch.int64)
 
