@@ -175,6 +175,17 @@ def test_scores_worse_than_useless_get_the_highest_temperature() -> None:
     assert torch.equal(probabilities(scores), probabilities(scores, 1.0))
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_one_temperature_knows_a_uniform_guess_but_no_prior(classes: int) -> None:
+    scores, _ = drawn(300, classes)
+    # Nine in ten are of the first class, whatever the scores.
+    labels = torch.where(torch.arange(300) % 10 > 0, 0, 1)
+    for unit in (1.0, 20.0):
+        loss = log_loss(probabilities(scores, fit_temperature(unit * scores, labels) / unit), labels)
+        assert loss <= math.log(classes) + 1e-3
+        assert loss > math.log(classes) - 0.05 > log_loss(torch.tensor([[0.9, 0.1]] * 300), labels)
+
+
 def test_a_temperature_takes_few_steps_from_1(monkeypatch: pytest.MonkeyPatch) -> None:
     steps, softmax = 0, Tensor.softmax
 

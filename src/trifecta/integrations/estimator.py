@@ -196,6 +196,10 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         ``fit`` fits it on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
         scored by a network that was trained on the rest, which nearly doubles the time of a fit.
         ``partial_fit`` fits it on the latest rows, which it scores just before it learns from them.
+
+        It changes no prediction and does not know how frequent a class is: if classes are unbalanced and
+        labels noisy, the log loss can be higher than that of their frequencies, also with
+        ``early_stopping``. Scikit-learn's ``CalibratedClassifierCV`` fits frequencies too.
         """
         scores = torch.from_numpy(self._scores(X))
         shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
