@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_iris
+from sklearn.datasets import load_digits, load_iris
 from torch import Tensor
 from torch.utils.data import (
     ConcatDataset,
@@ -406,7 +406,7 @@ def test_a_name_that_training_lacks_is_refused_in_other_splits() -> None:
     with pytest.raises(
         ValueError, match=r"^test: sample 2 has label 'd', which is none of the 3 classes of"
     ):
-        data_from(Folder("abc"), test=Folder("bcd"), batch_size=12)
+        data_from(Folder("abc"), test=Folder("acd"), batch_size=12)
     named = (torch.rand(24, 1, 4, 4) / 50 + 0.97, np.array(["a", "b", "c"] * 8))
     assert data_from(named, test=Folder("cb")).test.labels.tolist() == [2, 1] * 12
     # Numbers that a transform made are no longer those of the names.
@@ -644,6 +644,25 @@ def test_a_table_of_which_one_split_alone_is_scaled_is_told(scaled: str) -> None
     rows[scaled] = (columns - columns.mean(0)) / columns.std(0)
     with pytest.warns(UserWarning, match="test is on another scale than train: column 0 is"):
         data_from((rows["train"], labels), test=(rows["test"], labels))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (8, 8), (64,)])
+def test_samples_of_which_one_split_alone_is_normalised_are_said(shape: tuple[int, ...]) -> None:
+    pixels, labels = load_digits(return_X_y=True)
+    unit = torch.from_numpy(pixels).view(-1, *shape).float() / 16
+    standard = (unit - unit.mean()) / unit.std()
+    for train, test in ((standard, unit), (unit, standard), (2 * unit - 1, unit)):
+        told = "test (is|may be) on another scale than train: " + (
+            "column" if len(shape) == 1 else "channel"
+        )
+        with pytest.warns(UserWarning, match=told):
+            data_from((train[:1500], labels[:1500]), test=(test[1500:], labels[1500:]))
+    for start in range(0, 1500, 100):
+        held = slice(start, start + 30)
+        kept = np.r_[0:start, start + 30 : 1797]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data_from((standard[kept], labels[kept]), test=(standard[held], labels[held]))
 
 
 TIMES = np.column_stack([np.full(60, 0.1), np.arange(60.0), 1.7e9 + np.arange(60)])
