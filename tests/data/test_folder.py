@@ -115,7 +115,7 @@ def test_a_validation_split_may_be_the_test_split(folder: Path) -> None:
 def test_a_split_twice_is_refused(folder: Path) -> None:
     write(folder, "cat", "dog", splits=("TRAIN", "train", "test"))
     with pytest.raises(
-        ValueError, match="two of the folders TRAIN, test, train are the same split: make them one"
+        ValueError, match="the folders TRAIN and train are the same split, train: make them one"
     ):
         load(folder)
 

@@ -226,6 +226,18 @@ def test_a_missing_library_names_the_extra(
         load_data(DataConfig(source=source.replace("FOLDER", str(folder))))
 
 
+@pytest.mark.filterwarnings("ignore:not used, of what is in")
+def test_one_class_whose_only_neighbour_has_no_images_is_told_by_folder(folder: Path) -> None:
+    for split in ("train", "test"):
+        write_classes(folder / split, {name: [*map(grey, range(3))] for name in "ab"})
+    for file in (folder / "train/b").iterdir():
+        file.rename(file.with_suffix(""))
+    told = (
+        f"{folder / 'train'} has images in the folder a alone, and none with a known extension are in b: "
+    )
+    assert f"two classes or more, {told}" in refusal(folder)
+
+
 def test_one_class_where_others_are_only_named(folder: Path) -> None:
     for split in ("train", "test"):
         images = [png(grey(k)) for k in range(20)]

@@ -91,6 +91,17 @@ def test_the_layout_of_a_competition(folder: Path) -> None:
             assert labels(load(folder, **options)) == EXPECTED
 
 
+def test_a_table_of_images_to_label_is_no_test_split(folder: Path) -> None:
+    write(folder / "images", 10)
+    (folder / "train.csv").write_text("id,label\n" + "".join(f"{file},{label}\n" for file, label in ROWS))
+    (folder / "test.csv").write_text("id\n008\n009\n")
+    fix = r"take the table that has them, such as data.table=train.csv, and data.hold_out=0.2$"
+    with pytest.raises(ValueError, match=f"no image of split 'test' has a label in column 'label': {fix}"):
+        load(folder, hold_out=None)
+    with pytest.warns(UserWarning, match=r"not used, .*: images/008.png, images/009.png; 1 .csv"):
+        assert labels(load(folder, table="train.csv")) == EXPECTED
+
+
 def test_one_of_several_tables_is_asked_for(folder: Path) -> None:
     write(folder)
     for name in ("labels.csv", "makers.csv"):

@@ -187,8 +187,9 @@ def _split_folders(images: Sequence[str], *, has_table: bool) -> dict[str, str]:
         warnings.warn(f"{told}: put class folders into each if they are splits", stacklevel=6)
         return {}
     folders = {first: split_of(first) for first in sorted(tops)}
-    if len(set(folders.values())) < len(folders):
-        raise ValueError(f"two of the folders {listed(list(folders))} are the same split: make them one")
+    for split in folders.values():
+        if len(own := [first for first in folders if folders[first] == split]) > 1:
+            raise ValueError(f"the folders {' and '.join(own)} are the same split, {split}: make them one")
     return folders
 
 

@@ -50,6 +50,7 @@ from trifecta.data.images import (
     warn_of_shared,
 )
 from trifecta.data.rows import (
+    Labels,
     Rows,
     class_names,
     find_image_column,
@@ -280,8 +281,10 @@ def _load_rows(config: DataConfig) -> ImageData:
         warn_of_split_columns(training, {config.image_column or "", found.column})
     trained = torch.unique(found.indices).tolist()
     if len(trained) < 2:
-        there = f"column '{found.column}' has {found.classes[trained[0]]} alone"
-        raise ValueError(f"training needs two classes or more, {there}: choose another data.label_column")
+        only = found.classes[trained[0]]
+        there = f"column '{found.column}' has {only} alone: choose another data.label_column"
+        there = _lone_folder(training, found, config, only) or there
+        raise ValueError(f"training needs two classes or more, {there}")
     # All labels before the first image: a mistake in them shows at once.
     index, named = {found.classes[k]: k for k in trained}, training.columns[found.column]
     labels = {part: label_indices(rows, found.column, index, named) for part, rows in parts.items()}
@@ -307,6 +310,17 @@ def _load_rows(config: DataConfig) -> ImageData:
         grey_range=None if greys is None else greys[:2],
         rows=identity(training, found),
     )
+
+
+def _lone_folder(training: Rows, found: Labels, config: DataConfig, only: str) -> str:
+    """Describe a single class that is a folder of images, and its neighbours; nothing if it is none."""
+    folder = _local_folder(config.source)
+    if folder is None or len(training.files) != training.count or not training.columns[found.column]:
+        return ""
+    parent = (folder / (config.subset or "") / training.files[0]).parent.parent
+    empty = [name for name in _folders(parent) if name not in found.classes and not name.startswith(".")]
+    others = f", and none with a known extension are in {listed(empty)}" if empty else ""
+    return f"{parent} has images in the folder {only} alone{others}: give each class a folder of images"
 
 
 def _with_channels(images: ImageSet, channels: int) -> ImageSet:

@@ -307,6 +307,10 @@ def label_indices(rows: Rows, column: str, index: Mapping[str, int], named: Sequ
         if name is None or name not in index:
             has_files = len(rows.files) == rows.count
             place = rows.files[row] if has_files else f"row {row} (from 0)"
+            if value is None and has_files and all(own is None for _, own in rows.labels(column)):
+                told = f"no image of split '{rows.split}' has a label in column '{column}'"
+                fix = "take the table that has them, such as data.table=train.csv, and data.hold_out=0.2"
+                raise ValueError(f"{told}: {fix}")
             error = unknown_label(f"split '{rows.split}', {place}", name or value, list(index))
             if value is None and has_files:
                 empty = f"nothing, {', '.join(MISSING[1:])} mean that in a table"
