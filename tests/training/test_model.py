@@ -1,6 +1,7 @@
 """A loaded run: classes, probabilities, the likeliest ones, and features."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,5 +127,9 @@ def test_images_come_as_arrays_too(model: TrainedModel) -> None:
     for given in (plain, plain[:, 0], plain[:, 0, :, :, None], images(9).long(), list(images(9))):
         assert torch.equal(model.predict_proba(given), expected)
     assert torch.equal(model.predict_proba([Image.fromarray(image[0]) for image in plain]), expected)
+    single: Any = Image.fromarray(plain[0, 0])
+    assert torch.equal(model.predict_proba(single), model.predict_proba(plain[:1]))
+    with pytest.raises(ValueError, match=r"takes samples \(N, 1, 8, 8\): received \(3, 9, 9\)$"):
+        model.predict(torch.zeros(3, 9, 9, dtype=torch.uint8))
     with pytest.raises(ValueError, match="whole numbers in images are 0 … 255: received 0 … "):
         model.predict(4 * images(9).int())

@@ -193,7 +193,7 @@ class TrainedModel:
         for batch in self._batches(images):
             if tuple(batch.shape[1:]) != facts.sample_shape:
                 takes = f"this network takes samples (N, {', '.join(map(str, facts.sample_shape))})"
-                raise ValueError(f"{takes}: received {tuple(batch.shape)}")
+                raise ValueError(f"{takes}: received {tuple(getattr(images, 'shape', batch.shape))}")
             require_finite_samples(batch, "images", range(seen, seen + len(batch)))
             seen += len(batch)
             if len(batch):
@@ -205,7 +205,7 @@ class TrainedModel:
         return torch.cat(parts[1:] or parts)
 
     def _batches(self, images: Images) -> Iterator[Tensor]:
-        images = [images] if isinstance(images, str | Path) else images
+        images = [images] if isinstance(images, str | Path) or hasattr(images, "getbands") else images
         is_array = hasattr(images, "__array__")
         given: Any = images if is_array else list(images)
         if is_array or (given and not isinstance(given[0], str | Path)):
