@@ -236,6 +236,19 @@ def test_one_hot_rows_that_may_be_labels_of_positions_are_refused(shape: tuple[i
     assert torch.equal(data.test.labels, marked[:1])
 
 
+def test_rows_and_labels_in_another_order_of_one_index_are_refused() -> None:
+    rows, labels = pd.DataFrame(IMAGES.flatten(1).numpy()), pd.Series(LABELS.numpy())
+    for other in (labels[::-1], labels.to_frame()[::-1]):
+        with pytest.raises(
+            ValueError, match=r"^train: rows and labels go together by position, .*rows.index\]"
+        ):
+            data_from((rows, other))
+    by_position = data_from(
+        (rows, labels[::-1].set_axis(range(5, N + 5))), share=0, test=(IMAGES[:9].flatten(1), LABELS[:9])
+    )
+    assert torch.equal(by_position.train.labels, LABELS.flip(0))
+
+
 @pytest.mark.parametrize(
     "values", [TEXT, TEXT.tolist(), TEXT.astype(object), pd.Series(TEXT), TEXT[:, None]]
 )
@@ -493,7 +506,11 @@ def no_batches() -> DataLoader[Any]:
         ),
         (TensorDataset(IMAGES), {"test": HELD}, "has keys image and label, not 1 values"),
         (Made(lambda k: {"a": 1, "b": 2}), {"test": HELD}, "an item is a pair .*, not keys a, b"),
-        ({"train": HELD, "test": HELD}, {}, "train is a pair .*, not keys train, test"),
+        (
+            {"train": HELD, "test": HELD},
+            {},
+            r"train is a pair .*, not keys train, test; give each .* test=splits\['test'\]",
+        ),
         ("digits", {}, r"a source with a name belongs into RunConfig\(data=…\)"),
         (iter([HELD]), {}, "a Dataset or a DataLoader, not a list_iterator"),
         (Stream(), {"test": HELD}, "without a length, or of no batch"),

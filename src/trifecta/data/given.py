@@ -326,6 +326,11 @@ def pairs_of(given: Any, where: str) -> tuple[Tensor, NDArray[Any]]:
     Labels in a column (N, 1) are flattened, and one-hot rows (N, K) become the index of their 1.
     """
     values, classes = _pair_of(given, where)
+    if hasattr(values, "iloc") and hasattr(classes, "iloc"):
+        own, other = values.index, classes.index
+        if not own.equals(other) and len(own) == len(other) and set(own) == set(other):
+            told = "rows and labels go together by position, and their indexes have different orders"
+            raise ValueError(f"{where}: {told}: give labels.loc[rows.index], or reset both indexes")
     samples = samples_of(values, where)
     labels = _labels(classes, where, samples)
     if len(labels) != len(samples):
@@ -348,6 +353,8 @@ def _pair_of(given: Any, where: str) -> tuple[Any, Any]:
         if len(images) == len(labels) == 1:
             return given[images[0]], given[labels[0]]
         received = f"keys {', '.join(map(str, given))!s:.200}"
+        if "train" in given:
+            received += "; give each split by itself, as data=splits['train'] and test=splits['test']"
     raise ValueError(f"{where} is a pair of sample and label, or has keys image and label, not {received}")
 
 
