@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -535,3 +535,9 @@ def test_heads_know_which_blocks_are_residual() -> None:
     blocks = [nn.Conv2d(1, 2, 3), ResidualBlock((2, 4, 4), 2)]
     LocalNetwork(blocks, method, sample_shape=(1, 6, 6), num_classes=3)
     assert seen == [(0, [1]), (1, [1])]
+
+
+def test_a_whole_model_as_blocks_is_refused_with_the_way_to_cut_it() -> None:
+    model = nn.Module()
+    with pytest.raises(ValueError, match=r"received one Module; give a list, or from_module\(model\)"):
+        LocalNetwork(cast(Any, model), get_method("superfecta"), sample_shape=(4,), num_classes=2)

@@ -101,6 +101,9 @@ class LocalNetwork(nn.Module):
             raise ValueError(f"a classifier needs at least 2 classes: received {num_classes}")
         self.method, self.num_classes, self.integer = method, num_classes, integer
         self.sample_shape: SampleShape = tuple(sample_shape)
+        if not isinstance(blocks, Iterable):
+            told = f"a network is its blocks, in order: received one {type(blocks).__name__}"
+            raise ValueError(f"{told}; give a list, or from_module(model)")
         self.blocks = nn.ModuleList(blocks)
         _check_weights(self.blocks)
         self._held_modes = _held_modes(self.blocks)

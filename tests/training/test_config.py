@@ -94,6 +94,7 @@ def test_names_stand_for_parts() -> None:
     ("settings", "message"),
     [
         ({"method": "superfect"}, "unknown method 'superfect': did you mean superfecta"),
+        ({"method": "forward_forward"}, r"unknown method 'forward_forward': did you mean ff\?"),
         ({"method": None}, r"expected a name or settings, received None \(in method\)"),
         ({"method": get_method}, "expected a name or settings, received <function"),
         ({"method": Augmentation()}, "expected a name or settings, received Augmentation"),

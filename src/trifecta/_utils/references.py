@@ -33,8 +33,8 @@ def printable(text: str) -> str:
 def nearest(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
     """Return the names that ``word`` may stand for, likeliest first; empty if nothing is near.
 
-    A name is near if it starts with the word, has it as one of its parts or as its initials, or is
-    spelled alike.
+    A name is near if it starts with the word, has it as one of its parts, is spelled alike, or if one of
+    the two is the other's initials.
     """
     likeness = {name: _likeness(word, name) for name in known}
     best = sorted(likeness, key=lambda name: -likeness[name])[:most]
@@ -44,7 +44,8 @@ def nearest(word: str, known: Iterable[str], *, most: int = 3) -> list[str]:
 def _likeness(word: str, name: str) -> float:
     one, other = (text.lower().strip("-").replace("_", "-") for text in (word, name))
     parts = re.split("[-:.]", other)
-    is_initials = len(one) > 1 and one == "".join(part[:1] for part in parts)
+    initials = {"".join(part[:1] for part in re.split("[-:.]", text)) for text in (one, other)}
+    is_initials = min(len(one), len(other)) > 1 and bool(initials & {one, other})
     is_part = other.startswith(one) or one.startswith(other) or one in parts
     likeness = SequenceMatcher(None, one, other).ratio()
     return max(likeness, 0.95 * is_initials, 0.9 * (is_part and min(len(one), len(other)) > 2))

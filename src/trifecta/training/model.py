@@ -45,8 +45,8 @@ def network_for(
             return LocalNetwork(blocks, config.method, integer=facts.integer, **shared)
     if config.network == GIVEN:
         raise ValueError(
-            "this run's blocks were made in Python and have no name: give them as network=, as when it was "
-            "trained"
+            "this run's blocks were made in Python and have no name: commands cannot make them; give "
+            "them in Python, as network= of load or resume"
         )
     if facts.integer:
         raise ValueError(
