@@ -237,7 +237,7 @@ def test_own_blocks_are_handed_over_to_train_and_to_load(stripes: ImageData, tmp
     config = RunConfig(method=get_method("superfecta"), epochs=4, batch_size=20)
     done = train(config, data=stripes, network=blocks(), out=tmp_path / "run")
     assert done.test_accuracy > 0.9
-    with pytest.raises(ValueError, match="give them as network="):
+    with pytest.raises(ValueError, match="give them in Python, as network="):
         load(tmp_path / "run")
     model = load(tmp_path / "run", network=blocks())
     expected = done.network.eval()(torch.zeros(1, 1, 8, 8))

@@ -232,8 +232,8 @@ def network_of(blocks: Blocks) -> LocalNetwork:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (AsksForTensor, "where a value is a tensor"),
-        (AsksTorch, "where a value is a tensor"),
+        (AsksForTensor, "if a value is a tensor"),
+        (AsksTorch, "if a value is a tensor"),
         (Draws, "draws random numbers between its blocks"),
         (DrawsByPython, "draws random numbers between its blocks"),
     ],

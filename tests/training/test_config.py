@@ -100,7 +100,7 @@ def test_names_stand_for_parts() -> None:
         ({"method": Augmentation()}, "expected a name or settings, received Augmentation"),
         ({"augmentation": "crop-flop"}, "unknown augmentation 'crop-flop': did you mean crop-flip"),
         ({"data": 3}, r"expected a name or settings, received 3 \(in data\)"),
-        ({"data": ""}, "empty"),
+        ({"data": ""}, r"data\.source is a folder, a Hub id or 'digits': received ''"),
         ({"network": None}, "network is a name .* or a class or function of your own: received None"),
         *(
             ({"seed": seed}, rf"expected int, received {seed!r} \(in seed\)")

@@ -172,7 +172,7 @@ class Bounded:
             value = getattr(self, one.name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, one.name, tuple(value))
-                if one.default and not value:
+                if isinstance(one.default, tuple) and one.default and not value:
                     raise ValueError(f"{one.name} are one number or more: received none")
             least, most = one.metadata.get("bounds", (None, None))
             if least is not None and not least <= value <= most:
