@@ -149,7 +149,7 @@ def test_steps_are_those_of_a_learner_and_each_counts_once(method: str, precisio
 def test_a_run_ends_with_the_weights_of_the_librarys_own_trainer() -> None:
     loader, method = DataLoader(DATA, BATCH), get_method("trifecta")
     config = RunConfig(method=method, network="mlp", width=0.02, epochs=2, seed=5, precision="fp32")
-    expected = train(config, data=loader, test=(IMAGES + 1, LABELS)).network
+    expected = train(config, data=loader, test=(-IMAGES, LABELS)).network
     network = build_network(
         method, "mlp", sample_shape=(1, 8, 8), num_classes=3, width=config.width, seed=config.seed
     )
