@@ -236,12 +236,13 @@ def _is_first_of_several(image: "Image") -> bool:
     """Whether pages or frames are not read, other than what cameras and scanners add to their picture."""
     if image.format == "MPO" or not getattr(image, "is_animated", False):
         return False
+    if image.format != "TIFF":  # To count frames would decode all of them.
+        return True
     count, copies = int(getattr(image, "n_frames", 1)), 0
-    if image.format == "TIFF":
-        for page in range(1, count):
-            image.seek(page)
-            copies += bool(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _IS_COPY_OR_MASK)
-        image.seek(0)
+    for page in range(1, count):
+        image.seek(page)
+        copies += bool(getattr(image, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & _IS_COPY_OR_MASK)
+    image.seek(0)
     return count - copies > 1
 
 
