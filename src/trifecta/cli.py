@@ -264,6 +264,7 @@ def _images_of(
     """Return a source, and its images to measure a run on: its ``own``, even if they moved, or others."""
     from trifecta.data import MissingSourceError, is_same_training, load_split
     from trifecta.training.config import changed
+    from trifecta.training.model import check_scale
 
     for text in options["assigned"]:
         if not text.startswith("data."):
@@ -296,6 +297,7 @@ def _images_of(
             f"{run} was trained on images (channels, height, width) {shape}: received {received}; "
             "evaluate on grey images, as it was trained"
         )
+    check_scale(images.images, facts, where=data.source, refuses=True)
     return data.source, images
 
 

@@ -363,6 +363,11 @@ def test_evaluate_takes_any_split_of_any_size_with_the_same_classes(
     assert json.loads(run(capsys, "evaluate", trained, "--split", "train", "--json")[1])["images"] == 240
     complaint = run(capsys, "evaluate", trained, "--split", "exam")
     check_complaint(*complaint, r"no split 'exam', the source has train, test")
+    for copy in tmp_path.rglob("*.png"):
+        with Image.open(copy) as image:
+            image.point(lambda value: value // 128).save(copy)
+    complaint = run(capsys, "evaluate", trained, "--data", tmp_path)
+    check_complaint(*complaint, r"is on another scale than train: channel 0 is")
 
 
 def test_evaluate_refuses_classes_that_the_network_does_not_know(

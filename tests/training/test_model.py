@@ -112,6 +112,9 @@ def test_images_on_another_scale_than_in_training_are_refused_or_said(
     for other, told in ((images(9).float(), "to 255"), (images(9) / 64 - 2, "-2 to")):
         with pytest.raises(ValueError, match=f"trained on bytes .* or floats from 0 to 1: .* {told}"):
             model.predict(other)
+    for other in (images(1) // 128, images(9) // 128, images(9).float() / 255**2):
+        with pytest.warns(UserWarning, match="this batch is on another scale than train: channel 0 is"):
+            model.predict(other)
     floats = images(60).float() / 127.5 - 1
     config = RunConfig(method=get_method("mono-forward"), width=0.05, epochs=1, batch_size=24)
     train(config, data=(floats, torch.arange(60) % 3), out=tmp_path / "run")
@@ -119,6 +122,11 @@ def test_images_on_another_scale_than_in_training_are_refused_or_said(
     learnt.predict(floats)
     with pytest.warns(UserWarning, match="trained on floats: bytes are divided by 255, which may not be"):
         learnt.predict(images(9))
+    train(config, data=(images(60) // 128, torch.arange(60) % 3), out=tmp_path / "dark")
+    learnt = load(tmp_path / "dark")
+    learnt.predict(images(60) // 128)
+    with pytest.warns(UserWarning, match="this batch is on another scale than train: channel 0 is"):
+        learnt.predict(images(60))
 
 
 def test_images_come_as_arrays_too(model: TrainedModel) -> None:

@@ -70,23 +70,45 @@ class ImageSet:
         return (self.select(slice(start, start + size)) for start in range(0, len(self), size))
 
 
-def require_scale(train: Tensor, other: Tensor, where: str) -> None:
-    """Check that the samples of another split have training's scale; of a table, or in doubt, only warn."""
-    # Some of both, (channels or columns, …).
-    count = max(1, min(_MOST_SAMPLED, _MOST_VALUES // max(1, train[0].numel())))
-    ours, theirs = (x[:: max(1, len(x) // count)].movedim(1, 0).flatten(1) for x in (train, other))
-    if ours.dtype == torch.int64 or theirs.shape[1] < _LEAST_VALUES:
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of each channel, in 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def require_scale(
+    train: Tensor | ChannelStatistics, other: Tensor, where: str, *, refuses: bool = True
+) -> None:
+    """Check that samples have training's scale; of a table, in doubt or for predictions, only warn.
+
+    ``train`` are training samples, or the statistics of training images of bytes.
+    """
+    count = max(1, min(_MOST_SAMPLED, _MOST_VALUES // max(1, other[0].numel())))
+    is_table, is_bytes = other.ndim == 2, other.dtype == torch.uint8
+    if other.dtype == torch.int64 or len(other) * other[0, 0].numel() < _LEAST_VALUES:
         return
-    is_table, is_bytes = train.ndim == 2, ours.dtype == torch.uint8
-    (own_spread, own), (spread, mean) = (torch.std_mean(x.float(), 1, correction=0) for x in (ours, theirs))
-    factor = spread / own_spread
-    factor = torch.where(spread > 0, torch.maximum(factor, 1 / factor), 0)
+
+    def moments(samples: Tensor) -> tuple[Tensor, Tensor]:
+        some = samples[:: max(1, len(samples) // count)].movedim(1, 0).flatten(1)
+        return torch.std_mean(some.float(), 1, correction=0)
+
+    spread, mean = moments(other)
+    if isinstance(train, ChannelStatistics):
+        own, own_spread = (torch.tensor(values) * (255 if is_bytes else 1) for values in train)
+        is_bytes = True
+    else:
+        own_spread, own = moments(train)
+    # Bytes cannot be shifted and stay in range, and an image of a single colour has no spread.
+    size, own_size = (spread.hypot(mean), own_spread.hypot(own)) if is_bytes else (spread, own_spread)
+    factor = size / own_size
+    factor = torch.where(size > 0, torch.maximum(factor, 1 / factor), 0)
     shift = (mean - own).abs() / own_spread
-    is_shifted, is_stretched = shift > _LARGEST_SHIFT, factor > _LARGEST_FACTOR
-    # Bytes cannot be shifted and stay in range.
-    is_far = is_stretched if is_bytes else is_shifted if is_table else is_shifted | is_stretched
+    is_shifted, is_far = shift > _LARGEST_SHIFT, factor > _LARGEST_FACTOR
+    if not is_bytes:
+        is_far = is_shifted if is_table else is_shifted | is_far
     is_off = (shift > _LIKELY_SHIFT) | (factor > _LIKELY_FACTOR)
-    (is_far, is_off), count = (x & (own_spread > 0) for x in (is_far, is_off)), int((own_spread > 0).sum())
+    (is_far, is_off), count = (x & (own_size > 0) for x in (is_far, is_off)), int((own_size > 0).sum())
     is_certain = int(is_far.sum()) >= (_SHIFTED_SHARE * len(is_far) if is_table else max(1, count))
     is_likely = int(is_off.sum()) >= (
         max(_LEAST_COLUMNS, _LIKELY_SHARE * count) if is_table else max(1, count)
@@ -100,7 +122,7 @@ def require_scale(train: Tensor, other: Tensor, where: str) -> None:
         f"{'column' if is_table else 'channel'} {k} is {mean[k]:.3g} ± {spread[k]:.3g}, and "
         f"{own[k]:.3g} ± {own_spread[k]:.3g} in train; scale both alike"
     )
-    if is_certain and not is_table:
+    if is_certain and refuses and not is_table:
         raise ValueError(told)
     warnings.warn(told, stacklevel=3)
 
@@ -215,13 +237,6 @@ def hold_out(images: ImageSet, fraction: float, *, seed: int = 0) -> tuple[Image
     else:
         kept, held_out = stratified_split(images.labels, fraction, seed=seed)
     return images.part(kept), images.part(held_out)
-
-
-class ChannelStatistics(NamedTuple):
-    """Mean and standard deviation of each channel, in 0..1."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 def channel_statistics(images: ImageSet) -> ChannelStatistics:

@@ -23,6 +23,7 @@ from trifecta._utils.devices import (
 )
 from trifecta.calibration import probabilities
 from trifecta.data import normalize, read_images, require_finite_samples, samples_of
+from trifecta.data.images import ChannelStatistics, require_scale
 from trifecta.network import LocalNetwork, build_network
 from trifecta.nn.drawing import SeededDraws
 from trifecta.training.config import GIVEN, Imported, RunConfig, read_yaml
@@ -197,7 +198,7 @@ class TrainedModel:
             require_finite_samples(batch, "images", range(seen, seen + len(batch)))
             seen += len(batch)
             if len(batch):
-                _check_scale(batch, facts)
+                check_scale(batch, facts)
                 pixels = normalize(batch.to(device), facts.mean, facts.std)
                 with autocast(self.precision, device):
                     parts.append(compute(in_memory_format(pixels)).float().cpu())
@@ -219,16 +220,24 @@ class TrainedModel:
         return [self._named(k) if isinstance(k, list) else self.classes[k] for k in indices]
 
 
-def _check_scale(images: Tensor, facts: DatasetFacts) -> None:
-    """Check that images have the scale of the training images, as far as the facts tell."""
-    least, most = images.aminmax()
-    takes_bytes, is_float = any(facts.mean), images.is_floating_point()
-    if takes_bytes and is_float and (least < -_OVERSHOOT or most > 1 + _OVERSHOOT):
-        raise ValueError(
-            "this network was trained on bytes and takes them, or floats from 0 to 1: received "
-            f"{least:.3g} to {most:.3g}; divide by the largest value that there can be"
-        )
-    if not takes_bytes and images.dtype == torch.uint8 and len(facts.sample_shape) == 3:
+def check_scale(
+    images: Tensor, facts: DatasetFacts, *, where: str = "this batch", refuses: bool = False
+) -> None:
+    """Check that images have the scale of the training images, as far as the facts tell.
+
+    Bytes of another range are a warning, as there may be but one dark image, unless the check ``refuses``.
+    """
+    takes_bytes = any(facts.mean)
+    if takes_bytes and images.is_floating_point():
+        least, most = images.aminmax()
+        if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
+            raise ValueError(
+                "this network was trained on bytes and takes them, or floats from 0 to 1: received "
+                f"{least:.3g} to {most:.3g}; divide by the largest value that there can be"
+            )
+    if takes_bytes:
+        require_scale(ChannelStatistics(facts.mean, facts.std), images, where, refuses=refuses)
+    elif images.dtype == torch.uint8 and len(facts.sample_shape) == 3:
         warnings.warn(
             "this network was trained on floats: bytes are divided by 255, which may not be their scale; "
             "give floats as in training",
