@@ -2,16 +2,18 @@ import multiprocessing
 import os
 import resource
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from trifecta.data import DataConfig, ImageData, ImageSet, cache, load_data
 from trifecta.data import load as load_module
 from trifecta.data.cache import CachedImages, Consume, cache_folder, cached_images
-from trifecta.data.decode import GreyRange, Pixels
+from trifecta.data.decode import GreyRange, Pixels, decode_pieces
 
 from .helpers import grey, hub_source, png, write_classes, write_hub
 
@@ -57,6 +59,19 @@ def entries() -> list[Path]:
 def test_images_are_decoded_once() -> None:
     assert torch.equal(cached(pixels()), pixels())
     assert torch.equal(cached(None), pixels())
+
+
+def test_what_decoding_warned_of_is_said_again() -> None:
+    (file, page), pages = (Image.fromarray(grey(value)) for value in (9, 90)), BytesIO()
+    file.save(pages, "TIFF", save_all=True, append_images=[page])
+
+    def decode(consume: Consume) -> CachedImages:
+        return decode_pieces(1, lambda: [("pages.tiff", pages.getvalue())], consume)
+
+    for decodes in (decode, never):
+        with pytest.warns(UserWarning, match="1 of 1 image .* several pages .*as pages.tiff") as heard:
+            assert torch.equal(cached_images(IDENTITY, decodes).images[0, 0], torch.from_numpy(grey(9)))
+        assert len(heard) == 1
 
 
 @pytest.mark.parametrize("changed", [{"split": "f01"}, {"column": "img"}, {"image_size": (4, 5)}])

@@ -8,9 +8,8 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +22,11 @@ from trifecta._utils.files import write_atomically
 from trifecta.data.decode import GreyRange, Pixels, Shape, stacked
 
 # Version of the decoding: raise it when the same key would decode to other pixels.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Images that would take a larger share of the machine's memory stay on disk.
 MOST_OF_MEMORY = 0.25
-# A file is its shape and range of greys as JSON, the pixels, and a CRC-32 of both in hexadecimal digits.
+# A file is its shape and range of greys as JSON, the pixels, the warnings of their decoding as JSON, and a
+# CRC-32 of all that in hexadecimal digits.
 _HEADER_BYTES, _SUM_BYTES = 128, 8
 
 
@@ -54,7 +54,8 @@ def cached_images(identity: dict[str, object], decode: Callable[[Consume], Cache
 
     The pixels depend on ``identity``; ``decode`` hands them to a function and returns its result. Images
     that would fill memory are a read-only tensor whose storage is the file. Processes may do this at once,
-    as a file appears whole or not at all. A damaged file or a folder that cannot be written is a warning.
+    as a file appears whole or not at all. A damaged file or a folder that cannot be written is a warning,
+    and those of decoding are given again whenever the images are read.
     """
     text = json.dumps([FORMAT_VERSION, identity], sort_keys=True)
     file = cache_folder() / f"{hashlib.sha256(text.encode()).hexdigest()}.images"
@@ -76,10 +77,16 @@ def _write(file: Path, shape: Shape, pieces: Iterator[Pixels], greys: GreyRange 
     if math.prod(shape) > shutil.disk_usage(file.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def contents(heard: Sequence[warnings.WarningMessage]) -> Iterator[bytes]:
+        yield json.dumps([shape, greys]).ljust(_HEADER_BYTES).encode()
+        yield from (piece.tobytes() for piece in pieces)
+        yield json.dumps([*dict.fromkeys(str(own.message) for own in heard)]).encode()
+
     def write(path: Path) -> None:
-        header, total = json.dumps([shape, greys]).ljust(_HEADER_BYTES).encode(), 0
-        with path.open("wb") as opened:
-            for content in chain([header], (piece.tobytes() for piece in pieces)):
+        total = 0
+        with path.open("wb") as opened, warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            for content in contents(heard):
                 total = zlib.crc32(content, total)
                 opened.write(content)
             opened.write(f"{total:0{_SUM_BYTES}x}".encode())
@@ -93,11 +100,14 @@ def _read(file: Path) -> CachedImages | None:
     if not file.is_file():
         return None
     content = np.memmap(file, np.uint8, "r") if file.stat().st_size else np.empty(0, np.uint8)
-    pixels, total = content[_HEADER_BYTES:-_SUM_BYTES], content[-_SUM_BYTES:].tobytes()
+    kept, total = content[_HEADER_BYTES:-_SUM_BYTES], content[-_SUM_BYTES:].tobytes()
     if f"{zlib.crc32(content[:-_SUM_BYTES].data):0{_SUM_BYTES}x}".encode() != total:
         warnings.warn(f"decoded images in {file} are damaged: they are decoded again", stacklevel=3)
         return None
     shape, greys = json.loads(content[:_HEADER_BYTES].tobytes())
+    pixels, told = np.split(kept, [math.prod(shape)])
+    for text in json.loads(told.tobytes()):
+        warnings.warn(text, stacklevel=3)
     grey_range = None if greys is None else GreyRange(*greys)
     if pixels.nbytes <= MOST_OF_MEMORY * (memory_bytes() or np.inf):
         return CachedImages(torch.from_numpy(np.array(pixels.reshape(shape))), grey_range=grey_range)
