@@ -25,7 +25,9 @@ from torch.utils.data import (
     random_split,
 )
 
+from trifecta import RunConfig
 from trifecta.data import DataConfig, ImageData, LoaderBatches, data_from, read_images
+from trifecta.training.trainer import training_batches
 
 # Most tests measure nothing, and test on what they train on.
 pytestmark = pytest.mark.filterwarnings("ignore:.* are training:UserWarning")
@@ -214,7 +216,25 @@ def test_labels_of_positions_stay() -> None:
     assert data.counts == {"train": N, "test": N}
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 6), (4, 50), (6, 4)])
+def test_one_hot_rows_as_wide_as_signals_have_channels_are_classes() -> None:
+    signals, marked = IMAGES.view(N, 3, -1), torch.eye(K, dtype=torch.int64)[LABELS]
+    told = r"^train: labels \(N, 3\) with one 1 a row are taken for one-hot, not for 0 and 1 at each pos"
+    for given, test in (((signals, marked), marked), (TensorDataset(signals, marked), LABELS)):
+        with pytest.warns(UserWarning, match=told):
+            data = data_from(given, test=(signals, test), share=0, batch_size=N)
+        assert data.test.labels.equal(LABELS)
+        batches = training_batches(RunConfig(batch_size=N), data, torch.device("cpu"))
+        ((samples, labels),) = batches.epoch(0, generator=torch.Generator())
+        index = (samples[:, None] == signals).flatten(2).all(2).int().argmax(1)
+        assert labels.equal(LABELS[index])
+    named = {"classes": ["a", "b", "c"]}
+    assert data_from((signals, marked), **named).sample_shape == (3, 12)  # type: ignore[arg-type]
+    marked[22] = 1 - marked[22]
+    with pytest.raises(ValueError, match=r"^test: sample 22 has 2 of 3 classes, and one class a sample"):
+        data_from((signals[:20], marked[:20]), test=(signals, marked), **named)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4), (6, 4)])
 def test_one_hot_rows_that_may_be_labels_of_positions_are_refused(shape: tuple[int, ...]) -> None:
     draw = torch.Generator().manual_seed(0)
     samples = torch.randint(9, (N, *shape), generator=draw)

@@ -78,6 +78,7 @@ class LoaderBatches:
     The loader's own sampler decides the order; only :class:`EpochOrder` makes a resumed run repeat it.
     Bytes are normalised by ``mean`` and ``std``; names become indices into ``classes``. Samples that are
     not finite are an error if ``checked``; ``expected`` classes that the first epoch lacks are a warning.
+    Rows (N, K) are ``one_hot``, or labels of positions.
     """
 
     loader: DataLoader[Any]
@@ -88,6 +89,7 @@ class LoaderBatches:
     std: Sequence[float] = ()
     checked: bool = True
     expected: Sequence[int] = ()
+    one_hot: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -114,6 +116,7 @@ class LoaderBatches:
                 require_finite_samples(samples, where)
             if samples.dtype == torch.uint8:
                 samples = normalize(samples, self.mean, self.std)
+            labels = _of_one_hot(labels, where) if self.one_hot else labels
             indices = _indices(labels, self.classes, where)
             if missing:
                 missing -= set(indices.flatten().tolist())
@@ -166,7 +169,9 @@ def data_from(
     parts = {"validation": validation, "test": test}
     others = {name: _collected(given, name) for name, given in parts.items() if given is not None}
     given_names = classes or _declared_names(train)
-    _refuse_ambiguous(seen.labels, given_names)
+    if _are_one_hot(seen, given_names):
+        seen = seen._replace(labels=_of_one_hot(seen.labels, "train"))
+        others = {name: own._replace(labels=_of_one_hot(own.labels, name)) for name, own in others.items()}
     names = _class_names(given_names, seen, others.get("test"))
     labels, counts = _indices(seen.labels, names, "train").to(seen.samples.device), None
     if seen.is_whole and labels.ndim == 1:
@@ -402,18 +407,21 @@ def _labels(values: Any, where: str, samples: Tensor) -> NDArray[Any]:
     if labels.is_floating_point() and bool((fractions := labels.frac() != 0).any()):
         k = _first_of(fractions)
         raise unknown_label(f"{where}: sample {k}", labels[k].tolist())
-    labels = labels.long()
+    numbers = labels.long().cpu().numpy()
     # Tokens (N, T), signals (N, C, L) and sequences (N, T, width) may have a label at every position.
     positions = samples.shape[1:] if samples.ndim == 3 or samples.dtype == torch.int64 else ()
-    is_binary = labels.ndim == 2 and labels.shape[1] not in positions and not bool((labels & ~1).any())
-    is_one = labels.sum(1) == 1 if is_binary else labels == 1
-    if is_binary and bool(is_one.all()):
-        labels = labels.argmax(1)
-    elif is_binary and not positions:
-        k = _first_of(~is_one)
-        told = f"sample {k} has {labels[k].sum()} of {labels.shape[1]} classes"
+    if numbers.ndim != 2 or numbers.shape[1] in positions or (numbers & ~1).any():
+        return numbers
+    return numbers if positions and not (numbers.sum(1) == 1).all() else _of_one_hot(numbers, where)
+
+
+def _of_one_hot(rows: NDArray[Any], where: str) -> NDArray[Any]:
+    """Return class numbers (N,) of one-hot rows (N, K); those that are numbers or names stay."""
+    if rows.ndim == 2 and (is_other := ((rows & ~1) != 0).any(1) | (rows.sum(1) != 1)).any():
+        k = is_other.argmax()
+        told = f"sample {k} has {rows[k].sum()} of {rows.shape[1]} classes"
         raise ValueError(f"{where}: {told}, and one class a sample is expected")
-    return labels.cpu().numpy()
+    return cast(NDArray[Any], rows.argmax(1)) if rows.ndim == 2 else rows
 
 
 def _require_alike(train: _Split, other: _Split, name: str) -> None:
@@ -425,15 +433,23 @@ def _require_alike(train: _Split, other: _Split, name: str) -> None:
         raise ValueError(f"{told}: give both alike, as class numbers")
 
 
-def _refuse_ambiguous(labels: NDArray[Any], names: Sequence[str]) -> None:
-    """Refuse labels of positions that may be one-hot rows of as many classes, unless names tell."""
-    if labels.ndim != 2 or labels.dtype.kind == "U" or (names and len(names) != labels.shape[1]):
-        return
-    if not (labels & ~1).any() and (labels.sum(1) == 1).all():
-        raise ValueError(
-            f"train: labels {_shape_of(labels)} with one 1 a row are one-hot, or 0 and 1 at each position: "
-            "give class numbers, labels.argmax(1), or name the classes of positions, classes=['0', '1']"
-        )
+def _are_one_hot(train: _Split, names: Sequence[str]) -> bool:
+    """Whether labels of training are one-hot rows, as wide as one of the samples' dimensions.
+
+    Those as wide as signals (N, C, L) have channels are, with a warning; others are refused as ambiguous,
+    unless the names of the classes tell.
+    """
+    labels, samples = train.labels, train.samples
+    may_be = labels.ndim == 2 and not (names and len(names) != labels.shape[1])
+    if not may_be or (labels & ~1).any() or (labels.sum(1) != 1).any():
+        return False
+    told = f"train: labels {_shape_of(labels)} with one 1 a row are"
+    fix = "give class numbers, labels.argmax(1), or name the classes of positions, classes=['0', '1']"
+    if samples.ndim != 3 or labels.shape[1] == samples.shape[2]:
+        raise ValueError(f"{told} one-hot, or 0 and 1 at each position: {fix}")
+    if not names:
+        warnings.warn(f"{told} taken for one-hot, not for 0 and 1 at each position: {fix}", stacklevel=4)
+    return True
 
 
 def _names(values: Any, where: str) -> NDArray[np.str_] | None:

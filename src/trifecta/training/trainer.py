@@ -685,10 +685,8 @@ def training_batches(config: RunConfig, data: ImageData, device: torch.device) -
         if augments:
             warnings.warn("augmentation is ignored: a loader augments by its own transforms", stacklevel=3)
         known = torch.unique(data.test.labels).tolist() if data.loader_counts is None else ()
-        checked = config.on_nan != "skip"
-        return LoaderBatches(
-            data.loader, device, classes=data.classes, checked=checked, expected=known, **scale
-        )
+        form: dict[str, Any] = {"checked": config.on_nan != "skip", "one_hot": data.test.labels.ndim == 1}
+        return LoaderBatches(data.loader, device, classes=data.classes, expected=known, **form, **scale)
     if augments and len(data.sample_shape) != 3:
         raise ValueError(
             f"augmentation changes images (C, H, W): received samples of shape {data.sample_shape}; "
