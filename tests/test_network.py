@@ -380,6 +380,9 @@ def test_a_network_is_built_by_name_or_by_a_builder() -> None:
     assert [shape[0] for shape in one.feature_shapes] == [5, 6, 7, 8]
     assert torch.equal(weights_of(one), weights_of(same))
     assert not torch.equal(weights_of(one), weights_of(other))
+    plain = build_network(method, "mlp", sample_shape=(4,), num_classes=3)
+    whole = build_network(method, "mlp", sample_shape=(4,), num_classes=3, width=1.0, seed=0)
+    assert torch.equal(weights_of(plain), weights_of(whole))
     for wrong, told in ((nn.Tanh(), "iterable, but got Tanh"), ([1], "int is not a Module subclass")):
         with pytest.raises(ValueError, match=rf"^network own_network\(.*\) fails: TypeError: .*{told}"):
             build_network(method, builder(lambda *_, wrong=wrong: wrong), sample_shape=(4,), num_classes=3)

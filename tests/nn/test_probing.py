@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trifecta.nn.probing import trace_blocks
+from trifecta.nn.probing import drawing_blocks, trace_blocks
 
 
 class Plain(nn.Module):
@@ -149,3 +149,15 @@ def test_a_block_that_refuses_its_input_is_named_with_the_reason() -> None:
 def test_a_block_that_writes_into_its_input_is_found() -> None:
     blocks = (CONVOLUTION, Plain(Tensor.relu_))
     assert trace_blocks([(block, nn.Identity()) for block in blocks], X)[-1] == {1}
+
+
+def test_blocks_that_draw_are_known_or_found_by_passing_samples() -> None:
+    cpu, x = torch.device("cpu"), torch.linspace(-1, 1, 6).view(2, 3)
+    quiet, noisy = Plain(torch.tanh), Plain(lambda x: x + torch.rand_like(x))
+    assert drawing_blocks(nn.ModuleList([nn.Linear(3, 3), nn.Dropout(), nn.Tanh()]), x, cpu) == {1}
+    assert drawing_blocks(nn.ModuleList([quiet, nn.Linear(3, 3), noisy, Plain(torch.sin)]), x, cpu) == {2}
+    # Blocks behind one that fails may draw, too.
+    failing = Plain(lambda x: x.view(7))
+    assert drawing_blocks(nn.ModuleList([quiet, failing, Plain(torch.sin)]), x, cpu) == {1, 2}
+    # The last block that is not known ends the trial.
+    assert drawing_blocks(nn.ModuleList([quiet, nn.Linear(5, 5)]), x, cpu) == set()
