@@ -11,7 +11,13 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 from torch import Tensor
 
 from trifecta import calibration
-from trifecta.calibration import calibration_error, fit_temperature, log_loss, probabilities
+from trifecta.calibration import (
+    calibration_error,
+    fit_readout,
+    fit_temperature,
+    log_loss,
+    probabilities,
+)
 
 
 def drawn(count: int, classes: int, *, seed: int = 0, heat: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -79,6 +85,55 @@ def test_it_is_positive_keeps_predictions_and_follows_the_scale(
     assert torch.equal(shares.argmax(1), scores.argmax(1))
     assert shares.sum(1) == pytest.approx(1, abs=1e-12)
     assert fit_temperature(scale * scores.double(), labels) == pytest.approx(scale * found, rel=1e-4)
+
+
+def test_scores_that_say_nothing_give_the_frequencies_of_the_classes() -> None:
+    labels = torch.tensor([0] * 850 + [1] * 100 + [2] * 50)
+    scores = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
+    temperature, offset = fit_readout(scores, labels)
+    shares = (scores / temperature + offset).softmax(1)
+    assert shares.mean(0).numpy() == pytest.approx([0.85, 0.1, 0.05], abs=0.005)
+    assert offset.sum().item() == pytest.approx(0, abs=1e-12)
+    prior = torch.tensor([0.85, 0.1, 0.05]).expand(1000, 3)
+    assert log_loss(shares, labels) <= log_loss(prior, labels) + 1e-4
+    # Where classes have weights, their frequencies do not count.
+    plain = fit_readout(scores, labels, frequencies=False)
+    assert plain[0] == fit_temperature(scores, labels)
+    assert plain[1].tolist() == [0, 0, 0]
+
+
+def test_a_share_of_the_frequencies_is_found() -> None:
+    draw = torch.Generator().manual_seed(0)
+    counts = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    # The scores know half of the frequencies.
+    scores = torch.randn(20_000, 3, generator=draw, dtype=torch.float64) + counts.log()
+    labels = torch.multinomial((scores / 2 + 0.5 * counts.log()).softmax(1), 1, generator=draw).flatten()
+    temperature, offset = fit_readout(scores, labels)
+    assert temperature == pytest.approx(2, rel=0.1)
+    expected = (labels.bincount() + 1).double().log()
+    expected -= expected.mean()
+    weights = (offset / expected).tolist()
+    assert weights == pytest.approx([weights[0]] * 3)
+    assert weights[0] == pytest.approx(0.5, abs=0.11)
+    assert weights[0] * 10 == pytest.approx(round(weights[0] * 10))
+    loss = log_loss((scores / temperature + offset).softmax(1), labels)
+    for w in (weights[0] - 0.1, weights[0] + 0.1):
+        assert log_loss((scores / temperature + w * expected).softmax(1), labels) > loss
+
+
+def test_offsets_need_labels_that_show_them() -> None:
+    scores, labels = drawn(300, 4, heat=2)
+    rare = labels.clone()
+    rare[rare == 3] = torch.where(torch.arange(int((rare == 3).sum())) % 2 == 0, 3, 0)
+    for own in (labels, rare[:12]):
+        temperature, offset = fit_readout(scores[: len(own)], own)
+        assert offset.abs().max() == 0
+        assert temperature == fit_temperature(scores[: len(own)], own)
+    there = scores.view(20, 15, 4).movedim(2, 1), rare.view(20, 15)
+    found, flat = fit_readout(*there), fit_readout(scores, rare)
+    assert flat[1].abs().max() > 0
+    assert torch.allclose(found[1], flat[1])
+    assert found[0] == pytest.approx(flat[0])
 
 
 def test_labels_off_a_shortlist_are_unlikely_and_not_impossible() -> None:

@@ -1,4 +1,4 @@
-"""Probabilities from class scores by one temperature, and measures of how honest they are.
+"""Probabilities from class scores by a temperature and frequencies, and measures of how honest they are.
 
 Shapes: N samples, K classes; scores and probabilities (N, K) with labels (N,), or (N, K, …) with (N, …) for
 labels of positions. Everything is computed in float64.
@@ -16,6 +16,8 @@ _WIDEST = 1e3
 _STEPS, _CLOSE = 100, 1e-10
 # Labels that are enough for one number.
 _MOST = 50_000
+# 95% of χ² with one degree of freedom are below.
+_CHI_SQUARE = 3.84
 
 
 def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
@@ -26,6 +28,30 @@ def probabilities(scores: Tensor, temperature: float = 1.0) -> Tensor:
     temperature makes all classes equally likely.
     """
     return _filled(scores.double() / temperature).softmax(1)
+
+
+def fit_readout(scores: Tensor, labels: Tensor, *, frequencies: bool = True) -> tuple[float, Tensor]:
+    """Return the temperature T and the offsets b (K,) of ``softmax(scores / T + b)`` for held-out labels.
+
+    ``b_k = w log((n_k + 1) / (N + K))``, less its mean over the classes, where n_k of the N ``labels`` are
+    of class k. The weight w is the tenth from 0 to 1 with the least cross-entropy, or 0 if a
+    likelihood-ratio test at 5% does not prefer that tenth. At w = 1 and a high T, probabilities are the
+    frequencies of the classes: scores that say nothing are no worse than those.
+
+    Args:
+        scores: (N, K), or (N, K, …).
+        labels: (N,), or (N, …).
+        frequencies: whether w may be above 0; not if classes have weights, which mean other frequencies.
+    """
+    rows, targets = _rows(scores, labels)
+    share = (targets.bincount(minlength=rows.shape[1]) + 1).double().log()
+    share -= share.mean()
+    weights = torch.arange(11).div(10).tolist() if frequencies else [0.0]
+    fitted = [(*_fit(rows, targets, w * share), w) for w in weights]
+    best = min(fitted, key=lambda found: found[1])
+    if 2 * len(rows) * (fitted[0][1] - best[1]) <= _CHI_SQUARE:
+        best = fitted[0]
+    return best[0], best[2] * share
 
 
 def fit_temperature(scores: Tensor, labels: Tensor) -> float:
@@ -40,12 +66,20 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     Source: Guo et al. 2017, *On Calibration of Modern Neural Networks* (arXiv 1706.04599), section 4.2;
     targets of Platt 1999, *Probabilistic Outputs for Support Vector Machines*.
     """
-    # One row a label, (M, K), at most _MOST.
+    return _fit(*_rows(scores, labels), torch.zeros(scores.shape[1], device=scores.device))[0]
+
+
+def _rows(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one row of scores a label, (M, K), and the labels, (M,), at most ``_MOST``."""
     step = max(1, math.ceil(labels.numel() / _MOST))
-    targets = labels.flatten()[::step]
-    rows = _filled(scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step])
+    rows = scores.double().movedim(1, -1).reshape(-1, scores.shape[1])[::step]
+    return _filled(rows), labels.flatten()[::step]
+
+
+def _fit(rows: Tensor, targets: Tensor, offset: Tensor) -> tuple[float, float]:
+    """Return T as :func:`fit_temperature` with ``offset`` added, and the cross-entropy."""
     if not len(rows) or not bool((spread := rows.amax(1) - rows.amin(1)).any()):
-        return 1.0
+        return 1.0, 0.0
     count, classes = rows.shape
     true = rows.gather(1, targets.unsqueeze(1)).squeeze(1)
     # Of each row, the score under its smoothed target.
@@ -53,7 +87,7 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
     low, high = 1 / (_WIDEST * spread.max().item()), _WIDEST / spread[spread > 0].min().item()
     inverse = min(max(1.0, low), high)
     for _ in range(_STEPS):
-        share = (rows * inverse).softmax(1)
+        share = (rows * inverse + offset).softmax(1)
         mean = (share * rows).sum(1)
         slope = (mean - target).mean().item()
         curvature = ((share * rows.square()).sum(1) - mean.square()).mean().item()
@@ -66,7 +100,10 @@ def fit_temperature(scores: Tensor, labels: Tensor) -> float:
         if abs(following - inverse) <= _CLOSE * inverse:
             break
         inverse = following
-    return 1 / inverse
+    logits = (rows * inverse + offset).log_softmax(1)
+    true = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    loss = -((count + 1) * true + (logits.sum(1) - true) / (classes - 1)) / (count + 2)
+    return 1 / inverse, loss.mean().item()
 
 
 def log_loss(shares: Tensor, labels: Tensor) -> float:

@@ -64,7 +64,8 @@ class LocalNetwork(nn.Module):
         has_side_values: whether blocks pass on more than their features.
         draws: numbers of the blocks that draw from the generators of the process, such as ``nn.Dropout``.
         is_compiled: whether :meth:`compile` was called.
-        temperature: of the read-out, (), see :mod:`trifecta.calibration`; 1 before it is fitted.
+        temperature: of the read-out, (), 1 before :func:`trifecta.calibration.fit_readout` fits it.
+        offset: of each class in the read-out, (K,), 0 before it is fitted.
         shortlist: the labels that a prediction tries in all blocks, None for every label; see
             :class:`trifecta.readout.Shortlist`. A method that tries more than 20 labels starts with one.
 
@@ -84,6 +85,7 @@ class LocalNetwork(nn.Module):
     """
 
     temperature: Tensor
+    offset: Tensor
 
     def __init__(
         self,
@@ -172,6 +174,7 @@ class LocalNetwork(nn.Module):
         self._heads = nn.ModuleDict({str(site.block): self.method.head(site) for site in sites})
         self.draws |= {k for k in self.scored_blocks if is_known_to_draw(self.head(k))}
         self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(self.num_classes))
         if self.dtype == torch.float64:
             self.double()
 
@@ -335,9 +338,13 @@ class LocalNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores, (B, C, …) → (B, K), at each position (B, K, …). Never trains.
 
-        They are :meth:`fused_scores` over the temperature; their softmax is the classes' probabilities.
+        They are :meth:`calibrated`; their softmax is the classes' probabilities.
         """
-        return self.fused_scores(images) / self.temperature
+        return self.calibrated(self.fused_scores(images))
+
+    def calibrated(self, fused: Tensor) -> Tensor:
+        """Return ``fused / temperature + offset`` of fused scores, (B, K, …) → (B, K, …)."""
+        return fused / self.temperature + self.offset.view(-1, *[1] * (fused.ndim - 2))
 
     def fused_scores(self, images: Tensor, *, every_label: bool = False) -> Tensor:
         """Return the sum of :meth:`block_scores` over the read-out, (B, C, …) → (B, K), or (B, K, …)."""
@@ -431,8 +438,9 @@ class LocalNetwork(nn.Module):
                 self.train()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        # Old weights have no temperature.
+        # Weights of earlier versions have neither.
         state_dict.setdefault(f"{prefix}temperature", torch.ones(()))
+        state_dict.setdefault(f"{prefix}offset", torch.zeros(self.num_classes))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 

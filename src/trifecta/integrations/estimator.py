@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trifecta._utils.devices import in_memory_format, resolve_device
 from trifecta._utils.extras import require
 from trifecta._utils.references import part_of
-from trifecta.calibration import fit_temperature, probabilities
+from trifecta.calibration import fit_readout, probabilities
 from trifecta.data import Augmentation, Batches, ImageData, ImageSet
 from trifecta.data.images import hold_out
 from trifecta.learner import Learner
@@ -186,20 +186,21 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Return class scores (N, K); of two classes the second's minus the first's, (N,)."""
+        """Return class scores (N, K); of two classes the second's minus the first's, (N,).
+
+        They are those of :meth:`trifecta.LocalNetwork.calibrated`, times the temperature.
+        """
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return probabilities (N, K): the softmax of class scores over a fitted temperature.
 
-        ``fit`` fits it on the rows that ``early_stopping`` holds out; without them on a fifth of the rows,
-        scored by a network that was trained on the rest, which nearly doubles the time of a fit.
-        ``partial_fit`` fits it on the latest rows, which it scores just before it learns from them.
-
-        It changes no prediction and does not know how frequent a class is: if classes are unbalanced and
-        labels noisy, the log loss can be higher than that of their frequencies, also with
-        ``early_stopping``. Scikit-learn's ``CalibratedClassifierCV`` fits frequencies too.
+        ``fit`` fits it, and offsets by the classes' frequencies where the labels show that they are needed
+        (never with ``class_weight``), see :func:`trifecta.calibration.fit_readout`. It uses the rows that
+        ``early_stopping`` holds out; without them a fifth of the rows, scored by a network that was trained
+        on the rest, which nearly doubles the time of a fit. ``partial_fit`` uses the latest rows, which it
+        scores just before it learns from them.
         """
         scores = torch.from_numpy(self._scores(X))
         shares: NDArray[np.float64] = probabilities(scores, float(self.network_.temperature)).numpy()
@@ -327,7 +328,9 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._scored = [_latest(self._scored, 2 * _RECENT)]
         ((scores, labels),) = self._scored
         count = -(-len(labels) // 2)
-        network.temperature.fill_(fit_temperature(scores[-count:], labels[-count:]))
+        found = fit_readout(scores[-count:], labels[-count:], frequencies=self.class_weight is None)
+        network.temperature.fill_(found[0])
+        network.offset.copy_(found[1])
 
     @torch.inference_mode()
     def _scores(self, X: ArrayLike) -> NDArray[np.float64]:
@@ -342,7 +345,8 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             network.fused_scores(in_memory_format(part.to(network.device))).double().cpu()
             for part in torch.split(samples, _ROWS_AT_ONCE)
         ]
-        scores: NDArray[np.float64] = torch.cat(parts).numpy()
+        fused = torch.cat(parts)
+        scores: NDArray[np.float64] = (fused + (network.temperature * network.offset).to(fused)).numpy()
         return scores
 
 

@@ -204,7 +204,7 @@ class LocalLearningModule(LightningModule):
     def _log_accuracy(self, batch: Any, stage: str) -> None:
         images, labels = _pair(batch)
         blocks = self.network.block_scores(images)
-        readout = {f"{stage}_accuracy": fuse(blocks, self.network.readout_blocks)}
+        readout = {f"{stage}_accuracy": self.network.calibrated(fuse(blocks, self.network.readout_blocks))}
         by_block = {f"{stage}_block_accuracy/{k}": s for k, s in enumerate(blocks) if s is not None}
         for name, scores in (readout | by_block).items():
             correct = (scores.argmax(1) == labels).float().mean()

@@ -58,7 +58,7 @@ class Evaluation:
         positive: score of the true label by each block, L × (N,); None likewise.
         negative: score of one wrong label per image, drawn as in training.
         predicted: (N,) classes predicted by the method's read-out.
-        confidence: (N,) probability of the predicted class, at the read-out's temperature.
+        confidence: (N,) probability of the predicted class, of the calibrated read-out.
         log_loss: mean of −log of the true class's probability, in nats.
         calibration_error: see :func:`trifecta.calibration.calibration_error`, 0 … 1.
         cumulative_accuracy: accuracy of the summed scores of all blocks up to each; None likewise.
@@ -153,7 +153,8 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
     fused = fuse(scores, network.readout_blocks)
     labels = labels.to(fused.device)
     wrong = wrong_labels(labels, num_classes, torch.Generator(labels.device).manual_seed(0))
-    predicted, shares = fused.argmax(1), probabilities(fused, float(network.temperature))
+    calibrated = network.calibrated(fused.double())
+    predicted, shares = calibrated.argmax(1), probabilities(calibrated)
     pairs = (labels * num_classes + predicted).flatten()
     confusion = torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes)
 
@@ -163,7 +164,7 @@ def summarise(network: LocalNetwork, labels: Tensor, scores: list[Tensor | None]
 
     accuracy = partial(_accuracy, scores, labels)
     return Evaluation(
-        accuracy=accuracy(network.readout_blocks),
+        accuracy=(predicted == labels).double().mean().item(),
         block_accuracy=[accuracy([k]) if k in scored else None for k in blocks],
         readout_accuracy={name: accuracy(own) for name, own in named_readouts(scored).items()},
         confusion=confusion.cpu(),

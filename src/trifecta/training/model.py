@@ -61,8 +61,9 @@ def network_for(
 def load_weights(network: LocalNetwork, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy ``tensors`` from the file ``source`` into ``network``; a ValueError names what differs."""
     own = network.state_dict()
-    # Weights of earlier versions have no temperature.
-    tensors = {"temperature": torch.ones_like(own["temperature"]), **tensors}
+    # Weights of earlier versions have neither.
+    plain = {"temperature": torch.ones_like(own["temperature"]), "offset": torch.zeros_like(own["offset"])}
+    tensors = {**plain, **tensors}
     for name in [*own, *tensors]:
         expected, received = (
             f"{tuple(held[name].shape)} {str(held[name].dtype).removeprefix('torch.')}"
@@ -175,9 +176,9 @@ class TrainedModel:
     def scores(self, images: Images, *, on_scored: Callable[[int], None] = lambda images: None) -> Tensor:
         """Return the score of every class, (N, K), on the CPU; the highest predicts.
 
-        Scores are divided by the read-out's temperature: their softmax is the classes' probabilities. With
-        many classes, a method that tries labels scores unlikely ones −∞, see
-        :meth:`LocalNetwork.keep_labels`. ``on_scored`` receives the number of images of every batch.
+        Their softmax is the classes' probabilities, see :meth:`LocalNetwork.calibrated`. With many classes,
+        a method that tries labels scores unlikely ones −∞, see :meth:`LocalNetwork.keep_labels`.
+        ``on_scored`` receives the number of images of every batch.
         """
         return self._rows(images, self.network, len(self.classes), on_scored)
 

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from trifecta._utils.devices import describe_device, peak_memory_bytes
 from trifecta._utils.references import name_of
-from trifecta.calibration import fit_temperature
+from trifecta.calibration import fit_readout
 from trifecta.counts import counts
 from trifecta.data import Given, ImageData, ImageSet, LoaderBatches, data_from, is_same_rows
 from trifecta.data.images import hold_out
@@ -269,7 +271,7 @@ def finish(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT, progress: bo
 
 
 def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
-    """Fit the temperature of the trained network's read-out; return what it was fitted on.
+    """Fit the temperature and offsets of the trained network's read-out; return what they were fitted on.
 
     - ``validation``: the validation images, if there are any.
     - ``fold``: a stratified fifth of the training images, scored by a second network that the same run
@@ -278,18 +280,19 @@ def calibrate(trainer: Trainer, *, repeat_up_to: int = MOST_TO_REPEAT) -> str:
     - ``training``: the training images, which the network knows too well, if no second network can be
       trained, there are more images than ``repeat_up_to``, or no class has two.
     """
-    data, temperature = trainer.data, trainer.network.temperature
-    temperature.fill_(1)
+    data, network = trainer.data, trainer.network
+    fit = partial(fit_readout, frequencies=trainer.config.class_weights is None)
     if data.validation is not None:
-        found, source = fit_temperature(*_scored(trainer, data.validation)), "validation"
+        found, source = fit(*_scored(trainer, data.validation)), "validation"
     else:
-        found, source = fit_temperature(*_scored(trainer, _some_training_images(trainer))), "training"
+        found, source = fit(*_scored(trainer, _some_training_images(trainer))), "training"
         count = len(data.train)
         seeds = range(0 if count > repeat_up_to else SHARES_OF_FEW if count < FEW else 1)
         folds = [fold for seed in seeds if (fold := _scored_by_second_network(trainer, seed)) is not None]
         if folds:
-            found, source = max(found, *(fit_temperature(*fold) for fold in folds)), "fold"
-    temperature.fill_(trainer.processes.agreed(found))
+            found, source = max(found, *(fit(*fold) for fold in folds), key=itemgetter(0)), "fold"
+    network.temperature.fill_(trainer.processes.agreed(found[0]))
+    network.offset.copy_(found[1])
     return source
 
 
@@ -385,6 +388,7 @@ def _result(trainer: Trainer, test: Evaluation, test_seconds: float) -> dict[str
         "test_accuracy": test.accuracy,
         **{name: getattr(test, name) for name in measured},
         "temperature": float(network.temperature),
+        "offset": network.offset.tolist(),
         "validation_accuracy": history[trainer.kept_epoch - 1]["validation_accuracy"],
         "readout_blocks": list(network.readout_blocks),
         "shortlist": None if network.shortlist is None else asdict(network.shortlist),
