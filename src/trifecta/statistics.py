@@ -7,6 +7,7 @@ that has learned its task predicts at chance. Shapes: B samples (B, …), labels
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trifecta._utils.devices import autocast, in_memory_format
 from trifecta.inputs import draw_offsets
-from trifecta.learner import training_input
+from trifecta.learner import Learner, training_input
 from trifecta.network import LocalNetwork
 
 # Steps × momentum from which on an average is taken as it is: e⁻⁸ of its start is left, and on digits no
@@ -114,17 +115,39 @@ def set_statistics(network: nn.Module, statistics: Mapping[str, Tensor]) -> None
             buffer.copy_(value)
 
 
-def remembered(batches: Iterable[Batch], seen: list[Batch]) -> Iterator[Batch]:
-    """Yield ``batches``, and append the first of them to ``seen``."""
-    for batch in batches:
-        if not is_enough(seen):
-            seen.append(batch)
-        yield batch
+@dataclass(eq=False)
+class RunningStatistics:
+    """Statistics that training goes on with, while a network has others to predict with.
 
+    Attributes:
+        kept: those of training, by their names in the network's state; empty while the network has them.
+        seen: training batches to estimate others from, where none can be read again.
+    """
 
-def is_enough(seen: list[Batch]) -> bool:
-    """Return whether no more batches need to be remembered."""
-    return sum(len(labels) for _, labels in seen) >= REMEMBERED
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    seen: list[Batch] = field(default_factory=list)
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether no more batches need to be remembered."""
+        return sum(len(labels) for _, labels in self.seen) >= REMEMBERED
+
+    def remember(self, batch: Batch) -> Batch:
+        """Return ``batch``, which is among those seen if there are not enough of them."""
+        self.seen += [] if self.has_enough else [batch]
+        return batch
+
+    def replace(
+        self, network: LocalNetwork, learner: Learner, batches: Iterable[Batch] | None = None
+    ) -> None:
+        """Estimate statistics from ``batches``, or those seen, while running averages lag."""
+        given, precision = self.seen if batches is None else batches, learner.precision
+        self.kept = estimate_statistics(network, given, steps=learner.steps, precision=precision)
+
+    def restore(self, network: nn.Module) -> None:
+        """Give the network the statistics of training back."""
+        set_statistics(network, self.kept)
+        self.kept = {}
 
 
 def _average(

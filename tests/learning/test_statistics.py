@@ -24,10 +24,9 @@ from trifecta.statistics import (
     ENOUGH,
     LAGGING,
     REMEMBERED,
+    RunningStatistics,
     bound_variances,
-    is_enough,
     lagging_norms,
-    remembered,
     set_statistics,
 )
 
@@ -239,10 +238,12 @@ def test_norms_with_nothing_to_learn_lag_too_unless_they_are_frozen() -> None:
 
 def test_the_first_512_samples_are_remembered() -> None:
     given = [(torch.zeros(size, 1), torch.zeros(size)) for size in (256, 255, 1, 7)]
-    seen: list[Batch] = []
-    assert [len(labels) for _, labels in remembered(given, seen)] == [256, 255, 1, 7]
-    assert [len(labels) for _, labels in seen] == [256, 255, 1]
-    assert [is_enough(seen[:count]) for count in range(4)] == [False, False, False, True]
+    statistics, enough = RunningStatistics(), list[bool]()
+    for batch in given:
+        assert statistics.remember(batch) is batch
+        enough.append(statistics.has_enough)
+    assert [len(labels) for _, labels in statistics.seen] == [256, 255, 1]
+    assert enough == [False, False, True, True]
     assert (LAGGING, ENOUGH, REMEMBERED) == (8.0, 2048, 512)
 
 

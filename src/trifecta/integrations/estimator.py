@@ -30,7 +30,7 @@ from trifecta.methods import get_method
 from trifecta.network import LocalNetwork, build_network
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
 from trifecta.nn.shapes import SampleShape
-from trifecta.statistics import REMEMBERED, estimate_statistics, lagging_norms, set_statistics
+from trifecta.statistics import REMEMBERED, RunningStatistics, lagging_norms
 from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.run import calibrate
 
@@ -245,8 +245,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.scale_ = torch.where(deviation > _ROUNDING, deviation * magnitude, torch.inf)[0]
         self._learner_state: dict[str, Any] | None = None
         self._scored: list[tuple[Tensor, Tensor]] = []
-        self._seen: list[tuple[Tensor, Tensor]] = []
-        self._running_statistics: dict[str, Tensor] = {}
+        self._statistics = RunningStatistics()
 
     def _rows(self, samples: Tensor, y: NDArray[Any]) -> ImageSet:
         labels = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
@@ -317,12 +316,13 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             samples = in_memory_format(samples)
             with torch.no_grad():
                 self._scored.append((network.fused_scores(samples).cpu(), labels.cpu()))
-            set_statistics(network, self._running_statistics)
+            self._statistics.restore(network)
             learner.step(samples, labels)
             # Statistics to predict with while running averages lag.
+            seen = [*self._statistics.seen, (samples, labels)]
             lags = bool(lagging_norms(network, learner.steps))
-            self._seen = [_latest([*self._seen, (samples, labels)], REMEMBERED)] if lags else []
-            self._running_statistics = estimate_statistics(network, self._seen, steps=learner.steps)
+            self._statistics.seen = [_latest(seen, REMEMBERED)] if lags else []
+            self._statistics.replace(network, learner)
         self._learner_state = learner.state_dict()
         network.eval()
         self._scored = [_latest(self._scored, 2 * _RECENT)]

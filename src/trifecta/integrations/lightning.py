@@ -14,7 +14,7 @@ from trifecta._utils.references import lookup
 from trifecta.learner import Learner
 from trifecta.network import LocalNetwork
 from trifecta.readout import CHOSEN, fuse
-from trifecta.statistics import estimate_statistics, is_enough, lagging_norms, set_statistics
+from trifecta.statistics import RunningStatistics, lagging_norms
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningModule
@@ -54,8 +54,6 @@ class LocalLearningModule(LightningModule):
 
     Attributes:
         learner: the learner, from the start of a fit; None before.
-        running_statistics: statistics of batch normalizations with which training goes on, by name, while
-            the network has estimated ones, see :func:`trifecta.estimate_statistics`.
     """
 
     def __init__(self, network: LocalNetwork, *, seed: int = 0, total_steps: int | None = None) -> None:
@@ -66,9 +64,8 @@ class LocalLearningModule(LightningModule):
         self.automatic_optimization = False
         self.network, self.seed, self.total_steps = network, seed, total_steps
         self.learner: Learner | None = None
-        self.running_statistics: dict[str, Tensor] = {}
         self._saved: dict[str, Any] | None = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._statistics = RunningStatistics()
         method = network.method
         if method.finds_superclasses and not method.superclasses:
             warnings.warn(
@@ -82,6 +79,11 @@ class LocalLearningModule(LightningModule):
                 "network.readout_blocks to choose",
                 stacklevel=3,
             )
+
+    @property
+    def running_statistics(self) -> dict[str, Tensor]:
+        """Statistics that training goes on with while others predict, by name; empty if none do."""
+        return self._statistics.kept
 
     def forward(self, images: Tensor) -> Tensor:
         """Return class scores of the read-out, (B, …) → (B, K)."""
@@ -115,23 +117,22 @@ class LocalLearningModule(LightningModule):
         per_epoch, step, saved = self.trainer.num_training_batches, self.trainer.global_step, self._saved
         self.learner.steps_per_epoch = per_epoch if isinstance(per_epoch, int) else None
         self.learner.total_steps = self._run_length()
-        self.learner.steps, self._saved, self._seen = step, None, []
+        self.learner.steps, self._saved, self._statistics.seen = step, None, []
         # A checkpoint whose weights start another run has another number of steps.
         if saved is not None and saved["steps"] == step:
-            self.running_statistics = saved.get("running_statistics", {})
-            self._seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get("seen", [])]
+            seen = [(x.to(self.device), y.to(self.device)) for x, y in saved.get("seen", [])]
+            self._statistics = RunningStatistics(saved.get("running_statistics", {}), seen)
             self.learner.load_state_dict(saved)
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Train every window on a batch."""
         assert self.learner is not None
         images, labels = _pair(batch)
-        set_statistics(self.network, self.running_statistics)
-        self.running_statistics = {}
+        self._statistics.restore(self.network)
         if batch_idx == 0:
-            self._seen = []
-        if lagging_norms(self.network, self.learner.steps) and not is_enough(self._seen):
-            self._seen.append((images, labels))
+            self._statistics.seen = []
+        if lagging_norms(self.network, self.learner.steps):
+            self._statistics.remember((images, labels))
         # Lightning's own wrappers would count a step for each optimizer.
         progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         progress.increment_ready()
@@ -145,7 +146,7 @@ class LocalLearningModule(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Estimate statistics for predictions and checkpoints."""
         self.on_validation_start()
-        self._seen = []
+        self._statistics.seen = []
 
     # A run that goes on from its very last step ends no epoch.
     on_train_end = on_train_epoch_end
@@ -167,7 +168,7 @@ class LocalLearningModule(LightningModule):
         if self.learner is not None:
             state = self.learner.state_dict()
             del state["optimizers"]
-            state |= {"running_statistics": self.running_statistics, "seen": self._seen}
+            state |= {"running_statistics": self.running_statistics, "seen": self._statistics.seen}
             checkpoint["learner"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -176,13 +177,12 @@ class LocalLearningModule(LightningModule):
 
     def on_validation_start(self) -> None:
         """Estimate statistics for predictions while running averages lag."""
-        if self.learner is None or not self._seen or self.running_statistics:
+        own = self._statistics
+        if self.learner is None or not own.seen or own.kept:
             return
         # Lightning validates in inference mode, and training could not use the tensors made there.
         with torch.inference_mode(False):
-            self.running_statistics = estimate_statistics(
-                self.network, self._seen, steps=self.learner.steps, precision=self.learner.precision
-            )
+            own.replace(self.network, self.learner)
 
     def _run_length(self) -> int | None:
         """Return the number of steps over which the learning rate decays, if it is known."""

@@ -37,15 +37,7 @@ from trifecta.network import LocalNetwork
 from trifecta.parallel.processes import Processes
 from trifecta.pipeline import Pipeline
 from trifecta.readout import CHOSEN
-from trifecta.statistics import (
-    ENOUGH,
-    bound_variances,
-    estimate_statistics,
-    is_enough,
-    lagging_norms,
-    remembered,
-    set_statistics,
-)
+from trifecta.statistics import ENOUGH, RunningStatistics, bound_variances, lagging_norms
 from trifecta.training.config import RunConfig, to_plain
 from trifecta.training.evaluation import (
     BATCH_SIZE,
@@ -223,9 +215,7 @@ class Trainer:
         # Whether the run ends with the weights of its best epoch, not of its last.
         self.keeps_best = config.keep == "best" and data.validation is not None
         self._kept_weights: dict[str, Tensor] | None = None
-        # Statistics that training continues with, while the network has others to predict with.
-        self._running_statistics: dict[str, Tensor] = {}
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._statistics = RunningStatistics()
 
     def _prepare_steps(self) -> None:
         """Make the batches, and the learner that steps on them."""
@@ -309,8 +299,7 @@ class Trainer:
     def _train_epoch(self) -> None:
         self._notify("on_epoch_begin", self.epochs_done + 1)
         began = time.perf_counter()
-        set_statistics(self.network, self._running_statistics)
-        self._running_statistics = {}
+        self._statistics.restore(self.network)
         batches = self._until_stopped(self._batches(self.epochs_done, self.batches_done))
         steps = self.pipeline.steps(batches) if self.pipeline else starmap(self.learner.step, batches)
         for losses in steps:
@@ -328,11 +317,11 @@ class Trainer:
     def _batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Return the batches of an epoch from ``start`` on; remember some of a loader's for statistics."""
         assert self.learner.generator is not None
-        self._seen = []
+        self._statistics.seen = []
         if self.data.loader is None or not self._lags:
             return self.batches.epoch(epoch, start=start, generator=self.learner.generator)
         every = self.batches.epoch(epoch, generator=self.learner.generator)
-        return islice(remembered(every, self._seen), start, None)
+        return islice(map(self._statistics.remember, every), start, None)
 
     def _until_stopped(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw no batch that is not trained on, because drawing it advances the random state."""
@@ -434,7 +423,7 @@ class Trainer:
             if self.folder is not None:  # All processes take part.
                 meter = self.meter.joined(self.processes.total)
                 state = {
-                    "network": {**self.network.state_dict(), **self._running_statistics},
+                    "network": {**self.network.state_dict(), **self._statistics.kept},
                     "learner": self.learner.state_dict(),
                     "position": {"epoch": self.epochs_done, "batch": self.batches_done},
                     "history": self.history,
@@ -524,18 +513,17 @@ class Trainer:
     def _set_statistics(self) -> None:
         """Give the network statistics to predict with, after an epoch."""
         batches: Iterable[tuple[Tensor, Tensor]] = statistics_batches(self.data)
+        own = self._statistics
         if self.data.loader is not None and self._lags:
-            if not self._seen:  # None remembered, as the run was resumed after this epoch.
+            if not own.seen:  # None remembered, as the run was resumed after this epoch.
                 for _ in self._batches(self.epochs_done - 1):
-                    if is_enough(self._seen):
+                    if own.has_enough:
                         break
-            batches = self.processes.agreed(self._seen)
+            batches = self.processes.agreed(own.seen)
         with self.learner.whole() as network:
-            estimated = estimate_statistics(
-                network, batches, steps=self.learner.steps, precision=self.learner.precision
-            )
-            self._running_statistics = bound_variances(network) | estimated
-        self._seen = []
+            own.replace(network, self.learner, batches)
+            own.kept = bound_variances(network) | own.kept
+        own.seen = []
 
 
 def _mean_finite(scores: Tensor | None) -> float | None:
