@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 import trifecta
+from trifecta._utils.extras import how_to_install
 from trifecta._utils.references import printable
 from trifecta.options import (
     HELP_ALL,
@@ -391,7 +392,7 @@ def report(runs: tuple[Path, ...], out: Path | None, imports: Any) -> None:
     from trifecta.training.run import resumed_trainer
 
     if missing_libraries():
-        raise ValueError("a page needs the extra: pip install 'trifecta[report]'")
+        raise ValueError(f"a page needs the extra report: {how_to_install('report')}")
     folder = trifecta.RunFolder(runs[0])
     page = out or (folder.report if len(runs) == 1 else Path("compared.html"))
     if len(runs) > 1:

@@ -222,7 +222,7 @@ def test_a_missing_library_names_the_extra(
 ) -> None:
     write_classes(folder, {"a": [grey(1)], "b": [grey(2)]})
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=r'pip install "trifecta\[data\]"'):
+    with pytest.raises(ImportError, match=r"pip install '\.\[data\]' in a checkout"):
         load_data(DataConfig(source=source.replace("FOLDER", str(folder))))
 
 

@@ -11,12 +11,17 @@ IMAGE_FORMATS = (
 )
 
 
-def require(module: str, *, install: str = '"trifecta[data]"') -> Any:
-    """Import an optional module; raise ImportError that says what to ``install`` if it is missing."""
+def require(module: str, *, extra: str = "data") -> Any:
+    """Import an optional module; raise ImportError that names the ``extra`` if it is missing."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"this needs {module.split('.')[0]}: pip install {install}") from error
+        raise ImportError(f"this needs {module.split('.')[0]}: {how_to_install(extra)}") from error
+
+
+def how_to_install(extra: str) -> str:
+    """Return the command that installs an extra, which no package index has."""
+    return f"pip install '.[{extra}]' in a checkout of trifecta"
 
 
 def open_image(source: BytesIO | Path) -> Any:

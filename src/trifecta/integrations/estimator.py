@@ -34,7 +34,7 @@ from trifecta.statistics import REMEMBERED, RunningStatistics, lagging_norms
 from trifecta.training import EarlyStopping, RunConfig, Trainer
 from trifecta.training.run import calibrate
 
-require("sklearn", install='"trifecta[sklearn]"')
+require("sklearn", extra="sklearn")
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.class_weight import compute_class_weight

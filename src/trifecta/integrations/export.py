@@ -131,7 +131,7 @@ def _write_torch(program: torch.export.ExportedProgram, path: Path, notes: dict[
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: dict[str, str]) -> None:
-    require("onnxscript", install='"trifecta[export]"')
+    require("onnxscript", extra="export")
     logger = logging.getLogger("torch.onnx")
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.simplefilter("ignore")

@@ -9,7 +9,7 @@ from typing import Any
 from trifecta._utils.extras import require
 from trifecta.training import RunFolder, TrainedModel, load
 
-require("huggingface_hub", install='"trifecta[hub]"')
+require("huggingface_hub", extra="hub")
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download  # noqa: E402
 
 _NEEDED, _WELCOME = ("config.yaml", "model.safetensors"), ("result.json", "report.html")

@@ -32,7 +32,7 @@ def _library() -> Any:
             return sys.modules[name]
     with suppress(ImportError):
         return import_module(PACKAGES[0])
-    return require(PACKAGES[1], install='"trifecta[lightning]"')
+    return require(PACKAGES[1], extra="lightning")
 
 
 LIBRARY = _library()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from trifecta._utils.extras import require
+from trifecta._utils.extras import how_to_install, require
 from trifecta._utils.files import write_atomically
 from trifecta._utils.references import printable
 from trifecta.data import normalize
@@ -62,9 +62,7 @@ def missing_libraries() -> list[str]:
     """Return the libraries that pages need and that are not installed, with a warning."""
     missing = [name for name in ("matplotlib", "jinja2") if util.find_spec(name) is None]
     if missing:
-        warnings.warn(
-            f"no page without {' and '.join(missing)}: pip install 'trifecta[report]'", stacklevel=3
-        )
+        warnings.warn(f"no page without {' and '.join(missing)}: {how_to_install('report')}", stacklevel=3)
     return missing
 
 
@@ -287,7 +285,7 @@ def compare_runs(runs: Sequence[str | Path], page: Path) -> None:
 
 def differing(folders: Mapping[str, RunFolder]) -> dict[str, list[str]]:
     """Return the settings in which runs differ and that have no column, with a value for each run."""
-    pandas = require("pandas", install="'trifecta[report]'")
+    pandas = require("pandas", extra="report")
     plain = {name: read_yaml(folder.config) for name, folder in folders.items()}
     # Each run by itself: a setting that others lack keeps its type.
     settings = {name: pandas.json_normalize(one).iloc[0].astype(str) for name, one in plain.items()}

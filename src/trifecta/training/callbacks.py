@@ -55,10 +55,10 @@ class CSVLogger(Callback):
 
 
 class TensorBoardLogger(Callback):
-    """Write the history to event files in ``folder``; needs ``pip install "trifecta[tensorboard]"``."""
+    """Write the history to event files in ``folder``; needs the extra ``tensorboard``."""
 
     def __init__(self, folder: str | Path) -> None:
-        library = require("torch.utils.tensorboard", install='"trifecta[tensorboard]"')
+        library = require("torch.utils.tensorboard", extra="tensorboard")
         self._writer = library.SummaryWriter(str(folder))
 
     def on_epoch_end(self, trainer: Trainer, record: Record) -> None:
