@@ -88,6 +88,8 @@ def test_onnx_gives_them_from_bytes_and_names_its_classes(
     facts = session.get_modelmeta().custom_metadata_map
     assert json.loads(facts["classes"]) == ["à", "b", "c"]
     assert facts["method"] == method
+    assert [each.shape for each in session.get_inputs()] == [["batch", *SHAPE]]
+    assert [each.shape for each in session.get_outputs()] == [["batch", CLASSES]]
     for count in (1, 5):
         images = bytes_of(count)
         (scores,) = session.run(None, {"samples": images.numpy()})

@@ -143,6 +143,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path, notes: dict[s
             program,
             input_names=["samples"],
             output_names=["scores"],
+            dynamic_shapes={"samples": {0: "batch"}},  # the name of the program's axis
             dynamo=True,
             optimize=False,
             verbose=False,
