@@ -99,8 +99,10 @@ SOURCE = option("--data", required=True, metavar="SOURCE", help="Folder, Hub id,
 METHOD = setting("method", shown="superfecta", group="Method")
 NETWORK, WIDTH = setting("network", group="Method"), setting("width", group="Method")
 DEVICE, PRECISION = setting("device", group="Machine"), setting("precision", group="Machine")
-SHAPE = option("--image-shape", callback=read_sizes, default="3x32x32", metavar="CxHxW")
-CLASSES = option("--classes", "num_classes", type=COUNT, default=10)
+SIZES: Options = {"callback": read_sizes, "default": "3x32x32", "metavar": "CxHxW"}
+SHAPE = option("--image-shape", help="Channels, height and width of an image.", **SIZES)
+CLASSES = option("--classes", "num_classes", type=COUNT, default=10, help="Number of classes.")
+BUDGETS, THRESHOLDS = "quick, grid, cpu, night or full.", "Validation accuracies to reach."
 SEEDS = option("--seeds", type=COUNT, default=1, help="Number of seeds.")
 FIGURE = option("--figure", type=FILE, callback=check_figure, help="Draw a figure: .svg, .png or .pdf.")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
@@ -366,7 +368,7 @@ def shrink(run: Path, out: str, as_json: bool, **options: Any) -> None:
 
 @subcommand(
     RUN,
-    option("--format", type=click.Choice(["onnx", "torch"]), default="onnx"),
+    option("--format", type=click.Choice(["onnx", "torch"]), default="onnx", help="Kind of file."),
     option("--out", required=True, type=FILE, help="The file to write."),
     option("--preprocess", is_flag=True, help="Take images as bytes, and normalise them in the graph."),
     IMPORT,
@@ -431,7 +433,8 @@ def list_(with_recipes: bool, with_settings: bool, as_json: bool) -> None:
 
 
 @subcommand(
-    *(METHOD, NETWORK, WIDTH, SHAPE, CLASSES, option("--processes", type=COUNT, default=2)),
+    *(METHOD, NETWORK, WIDTH, SHAPE, CLASSES),
+    option("--processes", type=COUNT, default=2, help="Number of processes."),
     *(option("--parallel", default="layers", metavar="HOW", help="layers, data or DxL."), AS_JSON),
 )
 def plan(image_shape: tuple[int, ...], num_classes: int, as_json: bool, **options: Any) -> None:
@@ -544,9 +547,9 @@ benchmark(
     "accuracy",
     "Seconds of training to reach a validation accuracy.",
     SOURCE,
-    option("--methods", default="trifecta,class-groups,backprop", type=Several()),
-    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", type=Several(SHARE)),
-    *(SEEDS, option("--epochs", type=COUNT, default=5)),
+    option("--methods", default="trifecta,class-groups,backprop", type=Several(), help="Methods to train."),
+    option("--thresholds", default="0.4,0.5,0.6,0.7,0.8,0.9", type=Several(SHARE), help=THRESHOLDS),
+    *(SEEDS, option("--epochs", type=COUNT, default=5, help="Number of epochs of each run.")),
     setting("augmentation", "--augment", "augmentation", shown="none"),
     *(NETWORK, WIDTH, BATCH, DEVICE, PRECISION),
 )
@@ -614,7 +617,7 @@ DATA_HELP = "Folder with mnist, cifar10, …; what it lacks comes from the Hub. 
 
 @subcommand(
     click.argument("table", required=False),
-    option("--budget", metavar="NAME", help="quick, grid, cpu, night or full.  [default: the table's own]"),
+    option("--budget", metavar="NAME", help=f"{BUDGETS}  [default: the table's own]"),
     option("--rows", default="*", metavar="PATTERN", help="Only rows whose name matches, such as `ff-*`."),
     option("--data-root", type=DATA_ROOT, envvar="TRIFECTA_DATA", help=DATA_HELP),
     *experiment("benchmarks/results/reproduced", "runs/reproduce"),
@@ -659,9 +662,9 @@ COMPARED_HELP = "Comma-separated: methods of `trifecta list`, and other rows, su
 @subcommand(
     SOURCE,
     option("--methods", required=True, type=Several(), help=COMPARED_HELP),
-    option("--networks", default="small", type=Several()),
-    option("--budget", default="grid", metavar="NAME"),
-    option("--thresholds", default="0.5,0.7", type=Several(SHARE), help="Validation accuracies."),
+    option("--networks", default="small", type=Several(), help="Networks to train."),
+    option("--budget", default="grid", metavar="NAME", help=BUDGETS),
+    option("--thresholds", default="0.5,0.7", type=Several(SHARE), help=THRESHOLDS),
     setting("pipeline", type=COUNT),
     FIGURE,
     *experiment("benchmarks/results/compared", "runs/compare"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import click
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from rich.console import Console
 from command import run
 from run_files import edit_config
 from trifecta import METHODS, NETWORKS, RunConfig, Threshold, __version__, get_method, load, train
-from trifecta.cli import main
+from trifecta.cli import command, main
 from trifecta.launch import watched
 from trifecta.options import Terminated
 from trifecta.recipes import RECIPES, TABLES
@@ -173,10 +174,15 @@ def test_list_has_every_name_with_a_description(capsys: pytest.CaptureFixture[st
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "--version") == (0, f"trifecta, version {__version__}\n", "")
-    for command in ("train", "evaluate", "predict", "list"):
-        status, out, _ = run(capsys, command, "--help")
+    for name in ("train", "evaluate", "predict", "list"):
+        status, out, _ = run(capsys, name, "--help")
         assert status == 0
         assert "Usage: trifecta" in out
+    commands: list[click.Command] = [command]
+    for each in commands:
+        commands += each.commands.values() if isinstance(each, click.Group) else []
+        options = (own for own in each.params if isinstance(own, click.Option))
+        assert [own.opts for own in options if not own.help] == [], each.name
 
 
 def test_train_shows_few_options_and_all_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -430,7 +436,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
 def test_a_help_text_imports_no_library() -> None:
     program = """
 import sys
-from trifecta.cli import main
+from trifecta.cli import command, main
 for line in ("--help", "--version", "train --help", "bench speed --help", "nosuch"):
     try:
         main(line.split())
