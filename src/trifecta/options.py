@@ -287,7 +287,8 @@ def in_options(message: str, command: click.Command) -> str:
     flags = {p: p.opts[0] for p in command.params if p.opts[0].startswith("--")}
     options = {p.name or "": flag for p, flag in flags.items()}
     options |= {p.path: flag for p, flag in flags.items() if isinstance(p, Option) and p.path}
-    options |= {"data.source": options["data"]} if "data" in options else {}
+    named = {"data.source": options.get("data"), "method.name": options.get("method")}
+    options |= {path: flag for path, flag in named.items() if flag}
     missing: list[str] = []
 
     def spell(found: re.Match[str]) -> str:

@@ -106,6 +106,7 @@ EVERY = ["--data", "--epochs", "--batch-size", "--set assigned", "--import"]
         (MESSAGE, ["--data"], "several columns (a, b)"),
         ("too large: use a smaller batch_size", EVERY, "too large: use a smaller --batch-size"),
         ("too large: use a smaller batch_size", ["--data"], "too large"),
+        ("alike: method.name is 'a' in process 0", ["--method"], "alike: --method is 'a' in process 0"),
         ("one loss: use parallel=data", ["--parallel"], "one loss: use --parallel data"),
         ("no split 'b': use split=NAME", ["--split"], "no split 'b': use --split NAME"),
         (
