@@ -64,6 +64,17 @@ def test_unknown_settings_are_named() -> None:
         from_plain(plain)
 
 
+def test_an_unknown_field_is_answered_with_the_nearest_one_and_its_place() -> None:
+    for name, near in {
+        "lr": r"did you mean learning_rate of method\.optimizer\?$",
+        "epoch": r"did you mean epochs\?$",
+        "hold_out": r"did you mean hold_out of data\?$",
+        "qqq": "known: data, method, network, ",
+    }.items():
+        with pytest.raises(TypeError, match=f"^unknown setting '{name}' of a RunConfig: {near}"):
+            RunConfig(**{name: 1})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: b: c", "\x00"])
 def test_files_without_settings_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(text)

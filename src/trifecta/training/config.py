@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, cast, get_args, get_origin
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, cast,
 import yaml
 
 from trifecta._utils.devices import PRECISIONS
-from trifecta._utils.references import Imports, UnknownName, check_part, lookup, reference_of
+from trifecta._utils.references import Imports, UnknownName, check_part, lookup, nearest, reference_of
 from trifecta.data import AUGMENTATIONS, Augmentation, DataConfig
 from trifecta.losses import OBJECTIVES, RENAMED, TERMS, Objective, Term
 from trifecta.method import Method
 from trifecta.methods import get_method, superfecta
 from trifecta.nn.networks import NETWORKS, NetworkBuilder
+from trifecta.optim import OptimizerConfig
 from trifecta.readout import CHOSEN
 from trifecta.schedules import Schedule, parse_schedule
 
@@ -132,6 +133,24 @@ class RunConfig:
                 "a read-out is chosen on validation images: received method.readout=chosen with "
                 "data.validation=0; give data.validation=0.1, or name the blocks"
             )
+
+
+_build = RunConfig.__init__
+
+
+@wraps(_build)
+def _build_or_suggest(self: RunConfig, *values: Any, **settings: Any) -> None:
+    inner = {"data": DataConfig, "method": Method, "method.optimizer": OptimizerConfig}
+    places = {own: f"{own} of {place}" for place, kind in inner.items() for own in _hints(kind)}
+    places |= {own: own for own in _hints(RunConfig)}
+    for name in settings.keys() - _hints(RunConfig).keys():
+        near = " or ".join(places[own] for own in nearest(name, places))
+        hint = f"did you mean {near}?" if near else f"known: {', '.join(_hints(RunConfig))}"
+        raise TypeError(f"unknown setting '{name}' of a RunConfig: {hint}")
+    _build(self, *values, **settings)
+
+
+RunConfig.__init__ = _build_or_suggest  # type: ignore[method-assign]
 
 
 def _require_finite(value: Any, name: str = "") -> None:
