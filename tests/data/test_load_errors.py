@@ -11,6 +11,7 @@ import pytest
 from trifecta.data import DataConfig, load_data
 from trifecta.data import load as load_module
 from trifecta.data.load import open_source
+from trifecta.data.rows import NUMBERS
 
 from .helpers import grey, hub_source, png, write_classes, write_hub, write_plain
 
@@ -44,8 +45,9 @@ def test_a_path_that_is_misspelt(folder: Path) -> None:
 def test_a_file(folder: Path) -> None:
     (folder / "train.parquet").touch()
     assert "train.parquet is a file: give the folder that it" in refusal(folder / "train.parquet")
+    labels = f"data.source={folder} and data.table=labels.csv"
     for name, advice in (
-        ("labels.csv", f"give data.source={folder} and data.table=labels.csv"),
+        ("labels.csv", f"if it labels images give {labels}; {NUMBERS}"),
         ("photos.zip", "unpack it, and give the folder of images"),
     ):
         (folder / name).touch()
@@ -87,6 +89,17 @@ def test_a_folder_of_text(folder: Path) -> None:
 def test_a_folder_with_nothing_but_an_archive(folder: Path) -> None:
     (folder / "photos.ZIP").touch()
     assert "only 1 .zip: give a folder with images, and unpack an archive" in refusal(folder)
+
+
+def test_a_table_of_numbers_is_for_python(folder: Path) -> None:
+    (folder / "train.csv").write_text("a,b\n1,2")
+    assert refusal(folder).endswith(
+        f"only 1 .csv: give a folder with images, and unpack an archive; {NUMBERS}"
+    )
+    (folder / "train.csv").unlink()
+    write_plain(folder, "train", {"a": [1.5, 2.5], "label": [0, 1]})
+    told = "cannot tell which of a, label are images: choose one with data.image_column"
+    assert refusal(folder, hold_out=0.5) == f"{told}; {NUMBERS}"
 
 
 def test_images_without_class_folders(folder: Path) -> None:

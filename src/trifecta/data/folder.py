@@ -17,7 +17,7 @@ from unicodedata import normalize
 
 from trifecta._utils.extras import IMAGE_FORMATS, pillow
 from trifecta.data.decode import listed
-from trifecta.data.rows import MISSING, Rows, data_rows, file_rows, first_values
+from trifecta.data.rows import MISSING, NUMBERS, Rows, data_rows, file_rows, first_values
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = {
@@ -100,7 +100,8 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
     if not images:
         there = _counted([*kinds["other"], *tables])
         told = f"{folder} has no images or Parquet files{there and f', only {there}'}"
-        raise ValueError(f"{told}: give a folder with images, and unpack an archive")
+        told += ": give a folder with images, and unpack an archive"
+        raise ValueError(f"{told}; {NUMBERS}" if tables else told)
     folders, used = _split_folders(images, has_table=bool(tables)), list[str]()
     lines = _folder_lines(folder, images, folders, has_table=bool(tables)) if table is None else []
     if not lines:

@@ -50,6 +50,7 @@ from trifecta.data.images import (
     warn_of_shared,
 )
 from trifecta.data.rows import (
+    NUMBERS,
     Labels,
     Rows,
     class_names,
@@ -433,7 +434,8 @@ def _local_folder(source: str) -> Path | None:
         return path.resolve()
     if path.exists():
         fixes = dict.fromkeys(ARCHIVES, "unpack it, and give the folder of images")
-        fixes |= dict.fromkeys(TABLES, f"give data.source={path.parent} and data.table={path.name}")
+        labels = f"if it labels images give data.source={path.parent} and data.table={path.name}"
+        fixes |= dict.fromkeys(TABLES, f"{labels}; {NUMBERS}")
         fix = fixes.get(path.suffix.lower(), "give the folder that it lies in")
         raise ValueError(f"source is a folder, a Hub id or 'digits', {source} is a file: {fix}")
     if not source.startswith((".", "/", "~")) and source.count("/") <= 1:

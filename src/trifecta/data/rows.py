@@ -24,6 +24,8 @@ IMAGE_NAMES = ("image", "images", "img", "sample", "samples", "pixel_values", "d
 LABEL_NAMES = ("label", "labels", "class", "target", "targets", "y")
 # Texts that spreadsheets, pandas and R write into a table where a value is missing.
 MISSING = ("", "NA", "N/A", "<NA>", "nan", "NaN", "None", "null", "NULL")
+# What to do with a table of numbers, which is no source of a run.
+NUMBERS = "read a table of numbers with pandas, and fit a TrifectaClassifier or train on arrays in Python"
 # The description of a Parquet file, at its end, holds the names of its classes.
 _MOST_FOOTER_BYTES = 2**26
 _ROWS_AT_ONCE = 256
@@ -253,7 +255,8 @@ def _choose(rows: Rows, chosen: str | None, fitting: Sequence[str], best: Sequen
             raise ValueError(f"{field}: no column '{chosen}' that can be {what}s; there are {there}")
         return name
     if not best:
-        raise ValueError(f"cannot tell which of {there} are {what}s: choose one with {field}")
+        told = f"cannot tell which of {there} are {what}s: choose one with {field}"
+        raise ValueError(f"{told}; {NUMBERS}" if what == "image" else told)
     if len(best) > 1:
         told = f"{what}s are taken from column '{best[0]}', of {', '.join(best)}"
         warnings.warn(f"{told}: choose another with {field}", stacklevel=4)
