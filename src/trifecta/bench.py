@@ -647,9 +647,9 @@ def _memory_chart(report: Report) -> figures.Chart:
     for row in equal:
         depth = int(row["network"].split(":")[1])
         lines.setdefault(row["title"], []).append((depth, row["training_bytes"] / 2**20))
-    dashed = {row["title"] for row in equal if row["locality"] == "end-to-end"}
+    references = {row["title"] for row in equal if row["locality"] == "end-to-end"}
     label = "training memory above the model, MiB"
-    return figures.curves(lines, "equal blocks", label, dashed=dashed, bottom=0)
+    return figures.curves(lines, "equal blocks", label, references=references, bottom=0)
 
 
 def _accuracy_chart(report: Report) -> figures.Chart:
@@ -658,12 +658,14 @@ def _accuracy_chart(report: Report) -> figures.Chart:
     return seconds_chart(runs, {title for title, row in rows.items() if row["locality"] == "end-to-end"})
 
 
-def seconds_chart(runs: Mapping[str, tuple[Sequence[float], ...]], dashed: Container[str]) -> figures.Chart:
+def seconds_chart(
+    runs: Mapping[str, tuple[Sequence[float], ...]], references: Container[str]
+) -> figures.Chart:
     """Return a chart of validation accuracy over seconds of training, from both of every epoch."""
     lines = {
         title: list(zip(accumulate(of), accuracy, strict=True)) for title, (of, accuracy) in runs.items()
     }
-    return figures.curves(lines, "seconds of training", "validation accuracy", dashed=dashed)
+    return figures.curves(lines, "seconds of training", "validation accuracy", references=references)
 
 
 def measured_on(report: Report) -> str:

@@ -263,8 +263,8 @@ def comparison_chart(rows: Sequence[RowSummary]) -> figures.Chart:
         title: tuple([epoch[name] for epoch in run.history] for name in ("seconds", "validation_accuracy"))
         for title, run in first.items()
     }
-    dashed = {title for title, run in first.items() if run.result["locality"] == "end-to-end"}
-    return seconds_chart(runs, dashed)
+    references = {title for title, run in first.items() if run.result["locality"] == "end-to-end"}
+    return seconds_chart(runs, references)
 
 
 def usual_width(rows: Sequence[RowSummary], network: str | NetworkBuilder) -> float:

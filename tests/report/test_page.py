@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from command import run
 from trifecta import Run, RunConfig, Trainer, from_module, get_method, train
@@ -111,6 +112,23 @@ def test_a_line_goes_through_the_points_that_have_a_value(tmp_path: Path) -> Non
             *("block 0, epoch 2: 0.25", "block 1, epoch 1: 0.5", "block 1, epoch 3: 0.125"),
         ]
     assert "block 2" not in chart.svg()
+
+
+def test_only_lines_that_go_together_share_a_colour_and_each_has_a_look_of_its_own() -> None:
+    plain, references = [f"block {k}" for k in range(23)], [f"backprop {k}" for k in range(5)]
+    lines: dict[str, figures.Points] = {
+        name: [(1, 0.5), (2, 0.5)] for name in (*plain, "pair of block 0", *references)
+    }
+    axes = Figure().add_subplot()
+    drawn = figures.curves(lines, "epoch", "loss", dashed=["pair of block 0"], references=references)
+    drawn.draw(axes)
+    looks = {
+        str(line.get_label()): (line.get_color(), line.get_marker(), line.get_linestyle())
+        for line in axes.get_lines()
+    }
+    assert len(set(looks.values())) == len(lines)
+    assert looks["pair of block 0"] == (*looks["block 0"][:2], "--")
+    assert {looks[name][::2] for name in references} == {("k", "--")}
 
 
 @pytest.mark.slow

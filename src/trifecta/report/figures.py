@@ -106,26 +106,28 @@ def curves(
     y: str,
     *,
     dashed: Container[str] = (),
+    references: Container[str] = (),
     levels: Mapping[str, float] = {},
     bottom: float | None = None,
 ) -> None:
     """Chart a line for each name, through its points that have a value; each point has a tooltip.
 
     ``x`` and ``y`` are the labels of the axes, and ``bottom`` is where y starts. The lines whose names are
-    ``dashed`` have the colours of the solid ones. ``levels`` are values to compare with, such as chance.
+    ``dashed`` have the colours of the solid ones that they go with, and ``references`` are dashed and
+    black. ``levels`` are values to compare with, such as chance.
     """
-    ranks = {True: count(), False: count()}
+    ranks = {"-": count(), "--": count(), "k--": count()}
     for name, points in lines.items():
         known = [(a, b) for a, b in points if b is not None]
-        is_dashed = name in dashed
-        rank = next(ranks[is_dashed])
+        form = "k--" if name in references else "--" if name in dashed else "-"
+        rank = next(ranks[form])
         if not known:
             continue
         told = [f"{name}, {x} {a:.4g}: {b:.4g}" for a, b in known]
-        # Ten colours, then the same with another marker.
-        style = {"color": f"C{rank % 10}", "marker": "osD^v"[rank // 10 % 5], "markersize": 3}
-        dashes = "--" if is_dashed else "-"
-        axes.plot(*zip(*known, strict=True), dashes, linewidth=1, label=name, gid=_hover(told), **style)
+        # Ten colours, then the same with another marker; black has markers alone.
+        style = {"marker": "osD^v"[(rank if form == "k--" else rank // 10) % 5], "markersize": 3}
+        style |= {} if form == "k--" else {"color": f"C{rank % 10}"}
+        axes.plot(*zip(*known, strict=True), form, linewidth=1, label=name, gid=_hover(told), **style)
     axes.set(xlabel=x, ylabel=y, ylim=(bottom, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     low, high = axes.dataLim.intervalx
