@@ -9,7 +9,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -26,8 +26,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), TEST),
 }
 """Splits by the names that people give them, in lower case."""
-# An image relative to the folder, its split, and its labels and other values.
-Line = tuple[str, str, dict[str, Any]]
+# Images relative to the folder, the split of each, and columns of their labels and other values.
+Images = tuple[list[str], list[str], dict[str, list[Any]]]
 TABLES = (".csv", ".tsv", ".jsonl")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar", ".bz2", ".xz", ".zst")
 # Columns of file names, in lower case, the likeliest first.
@@ -89,34 +89,33 @@ def list_folder(folder: Path, table: str | None = None) -> dict[str, Rows]:
         kinds[kind_of.get(_suffix(file), "other")].append(file)
     images, tables, rows = kinds["image"], kinds["table"], _without_copies(folder, kinds["rows"])
     copies = sorted({*kinds["rows"]} - {*rows})
-    kinds["other"] += copies
+    others = kinds["other"] + copies
     if images and rows:
         raise ValueError(f"{folder} has images, such as {images[0]}, and {rows[0]}: give one kind")
-    if rows and copies:
-        told = f"{_counted(copies)} beside the data, as {listed(copies)}"
-        warnings.warn(f"not used, of what is in {folder}: {told}", stacklevel=5)
     if rows:
+        _warn_of_unused(folder, listed(copies))
         return _data_splits(folder, rows)
     if not images:
-        there = _counted([*kinds["other"], *tables])
+        there = _counted([*others, *tables])
         told = f"{folder} has no images or Parquet files{there and f', only {there}'}"
         told += ": give a folder with images, and unpack an archive"
         raise ValueError(f"{told}; {NUMBERS}" if tables else told)
     folders, used = _split_folders(images, has_table=bool(tables)), list[str]()
-    lines = _folder_lines(folder, images, folders, has_table=bool(tables)) if table is None else []
-    if not lines:
+    found = _in_folders(folder, images, folders, has_table=bool(tables)) if table is None else None
+    if found is None:
         used = _chosen_tables(folder, tables, table)
-        lines = _table_lines(folder, images, folders, used)
-    unused += sorted(set(images) - {file for file, *_ in lines})
-    others = sorted(file for file in {*tables, *kinds["other"]} - set(used) if not _ABOUT.match(file))
-    hint = " (data.table takes labels from a table)" if set(others) & set(tables) else ""
-    said = [*([listed(sorted(unused))] if unused else []), *([_counted(others) + hint] if others else [])]
-    if said:
-        warnings.warn(f"not used, of what is in {folder}: {'; '.join(said)}", stacklevel=5)
-    by_split = defaultdict[str, list[Line]](list)
-    for line in lines:
-        by_split[line[1]].append(line)
-    return {split: _image_rows(folder, split, own, has_classes=not used) for split, own in by_split.items()}
+        found = _in_tables(folder, images, folders, used)
+    files, splits, _ = found
+    unused += sorted({*images} - {*files})
+    left = sorted(file for file in {*tables, *others} - {*used} if not _ABOUT.match(file))
+    hint = " (data.table takes labels from a table)" if {*left} & {*tables} else ""
+    _warn_of_unused(folder, listed(sorted(unused)), _counted(left) + hint)
+    return {own: _image_rows(folder, own, found, has_classes=not used) for own in dict.fromkeys(splits)}
+
+
+def _warn_of_unused(folder: Path, *told: str) -> None:
+    if any(told):
+        warnings.warn(f"not used, of what is in {folder}: {'; '.join(filter(None, told))}", stacklevel=6)
 
 
 def _suffix(file: str) -> str:
@@ -128,18 +127,20 @@ def _counted(files: Sequence[str]) -> str:
     return ", ".join(f"{count:,} {suffix}" for suffix, count in counts.most_common(10))
 
 
-def _image_rows(folder: Path, split: str, lines: Sequence[Line], *, has_classes: bool) -> Rows:
-    """Return rows of image files; the labels of folders name classes."""
-    files, _, values = zip(*lines, strict=True)
+def _image_rows(folder: Path, split: str, found: Images, *, has_classes: bool) -> Rows:
+    """Return the rows of a split of image files; the labels of folders name classes."""
+    every, splits, columns = found
+    chosen = [own == split for own in splits]
+    files = [*compress(every, chosen)]
+    labels = {name: [*compress(own, chosen)] for name, own in columns.items()}
     paths = [folder / file for file in files]
-    labels = {name: [own.get(name) for own in values] for name in dict.fromkeys(chain(*values))}
     return file_rows(
         paths,
         pieces=16,
         size=2**11,
         split=split,
         columns={"image": ()} | {n: tuple(sorted(set(labels[n]))) if has_classes else () for n in labels},
-        count=len(lines),
+        count=len(files),
         read={**labels, "image": paths}.__getitem__,
         files=files,
     )
@@ -194,29 +195,27 @@ def _split_folders(images: Sequence[str], *, has_table: bool) -> dict[str, str]:
     return folders
 
 
-def _folder_lines(
+def _in_folders(
     folder: Path, images: Sequence[str], folders: Mapping[str, str], *, has_table: bool
-) -> list[Line]:
-    """Return images whose classes are folders; none where there is a table and no split has two of them."""
+) -> Images | None:
+    """Return images whose classes are folders; None where there is a table and no split has two of them."""
     level = 1 + bool(folders)
+    files = [image for image in images if image.count("/") == level]
+    splits = [folders.get(image.split("/")[0], TRAIN) for image in files]
     # Equal names in other bytes of Unicode are one class.
-    lines: list[Line] = [
-        (image, folders.get(image.split("/")[0], TRAIN), {"label": normalize("NFC", image.split("/")[-2])})
-        for image in images
-        if image.count("/") == level
-    ]
-    classes = {(split, own["label"]) for _, split, own in lines}
-    if has_table and max(Counter(split for split, _ in classes).values(), default=0) < 2:
-        return []
+    labels = [normalize("NFC", image.split("/")[-2]) for image in files]
+    classes = Counter(split for split, _ in {*zip(splits, labels, strict=True)})
+    if has_table and max(classes.values(), default=0) < 2:
+        return None
     deepest = max(images, key=lambda image: image.count("/"))
-    if not lines or deepest.count("/") > level:
+    if not files or deepest.count("/") > level:
         parent = deepest.rpartition("/")[0] or "the folder itself"
         raise ValueError(
             f"no labels: images of {folder} lie in {parent}, and a class is a sub-folder of it, or of "
             "train/ and test/ in it: put the images into one folder per class, with two classes or more, "
             "or give a table of file_name,label (data.table)"
         )
-    return lines
+    return files, splits, {"label": labels}
 
 
 def _chosen_tables(folder: Path, tables: Sequence[str], chosen: str | None) -> list[str]:
@@ -229,9 +228,9 @@ def _chosen_tables(folder: Path, tables: Sequence[str], chosen: str | None) -> l
     return usual or found
 
 
-def _table_lines(
+def _in_tables(
     folder: Path, images: Sequence[str], folders: Mapping[str, str], tables: Sequence[str]
-) -> list[Line]:
+) -> Images:
     """Return images whose labels are in tables.
 
     A split is told by a column ``split``, a table's name such as ``train.csv``, or the images' folder.
@@ -243,20 +242,18 @@ def _table_lines(
         there = [image for image in images if image.startswith(within)]
         lines += [(file, own, values) for file, values in _labelled(folder, name, there)]
     lines.sort(key=itemgetter(0))
-    if twice := [file for (file, *_), (following, *_) in pairwise(lines) if file == following]:
+    files = [file for file, *_ in lines]
+    if twice := [file for file, following in pairwise(files) if file == following]:
         raise ValueError(f"{folder} has two lines for {twice[0]} in {listed(tables)}: keep one")
-    files, owns, values = zip(*lines, strict=True) if lines else ((), (), ())
-    columns = {name: _typed([own.get(name) for own in values]) for name in dict.fromkeys(chain(*values))}
-    split_column, told = _split_column(columns, columns.__getitem__) or ("", [""] * len(lines))
-    columns.pop(split_column, None)
-    return [
-        (
-            file,
-            told[row] or owns[row] or folders.get(file.partition("/")[0], TRAIN),
-            {name: values[row] for name, values in columns.items()},
-        )
-        for row, file in enumerate(files)
+    names = dict.fromkeys(chain.from_iterable(values for *_, values in lines))
+    columns = {name: _typed([values.get(name) for *_, values in lines]) for name in names}
+    column, told = _split_column(columns, columns.__getitem__) or ("", [""] * len(lines))
+    columns.pop(column, None)
+    splits = [
+        said or own or folders.get(file.partition("/")[0], TRAIN)
+        for said, (file, own, _) in zip(told, lines, strict=True)
     ]
+    return files, splits, columns
 
 
 def _split_column(
