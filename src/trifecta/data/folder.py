@@ -399,10 +399,10 @@ def _data_splits(folder: Path, files: Sequence[str]) -> dict[str, Rows]:
         column, told = found
         if len(splits) == 1:
             others = {name: own for name, own in rows.columns.items() if name != column}
-            left_out = {name: frozenset(k for k, own in enumerate(told) if own != name) for name in told}
+            whole, numbers = replace(rows, columns=others), range(len(told))
             return {
-                name: replace(rows, split=name, columns=others, left_out=own)
-                for name, own in left_out.items()
+                name: replace(whole, split=name, left_out=frozenset(k for k in numbers if told[k] != name))
+                for name in dict.fromkeys(told)
             }
         if {*told} != {split}:
             named = f"column '{column}' of split '{split}' names {listed(sorted({*told}))}"
