@@ -176,11 +176,7 @@ def compare(rows: Sequence[RowSummary], thresholds: Sequence[float] = ()) -> lis
     for row in rows:
         config, reference = row.config, _reference(row, rows)
         own = {name: row.mean(name) for name in FIGURES}
-        ratios = (
-            dict.fromkeys(COMPARED, None)
-            if reference is None
-            else {name: _ratio(own[name], reference.mean(name)) for name in COMPARED}
-        )
+        ratios = {name: _ratio(own[name], reference.mean(name) if reference else None) for name in COMPARED}
         title = row.recipe.title if several else row.recipe.title.removesuffix(f", {config.network}")
         wider = config.width != usual_width(rows, config.network)
         record = {
