@@ -1,6 +1,7 @@
 """Fixtures: small images that can be learned, and caches that leave nothing behind."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,7 @@ settings.load_profile("few")
 
 
 HEAVY = ("test_lightning.py", "test_export.py")
+LONG = ("test_commands.py", "test_docs.py", "test_soak.py")
 _HUB_CACHE = TemporaryDirectory(prefix="trifecta-tests-")
 
 
@@ -43,6 +45,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave out files of slow tests alone, as what they import takes seconds in every worker."""
     left_out = config.option.markexpr == "not slow" and collection_path.name in HEAVY
     return True if left_out else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with tests that take long, so that no worker waits for them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
 
 
 def pytest_unconfigure() -> None:
@@ -138,18 +145,30 @@ _LOADED: dict[DataConfig, ImageData] = {}
 
 @pytest.fixture(scope="session", autouse=True)
 def _counted_once() -> Iterator[None]:
-    """Runs of equal networks cost the same: it is counted once a process."""
+    """What a run computes is counted once a process for a kind of network and method, of whatever size."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "counts", _counts)
         yield
 
 
+@pytest.fixture
+def real_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs have the counts of their own network."""
+    monkeypatch.setattr(run, "counts", counts)
+
+
 def _counts(network: LocalNetwork, *, batch_size: int, total_steps: int | None) -> dict[str, Any]:
-    shapes = tuple((name, tuple(p.shape)) for name, p in network.named_parameters())
-    key = (repr(network.method), repr(network.blocks), shapes, batch_size, total_steps)
-    if key not in _COUNTED:
-        _COUNTED[key] = counts(network, batch_size=batch_size, total_steps=total_steps)
-    return _COUNTED[key]
+    key = (network.method.name, re.sub(r"[\d.]+", "", f"{network.blocks}"))
+    if key not in _WORK:
+        found = counts(network, batch_size=batch_size, total_steps=total_steps)
+        _WORK[key] = found["multiply_adds_per_image"]
+    parameters = sum(p.numel() for p in network.parameters())
+    in_heads = sum(p.numel() for k in network.scored_blocks for p in network.head(k).parameters())
+    return {
+        "parameters": parameters,
+        "block_parameters": parameters - in_heads,
+        "multiply_adds_per_image": _WORK[key],
+    }
 
 
-_COUNTED: dict[Any, dict[str, Any]] = {}
+_WORK: dict[Any, float] = {}

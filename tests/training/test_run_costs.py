@@ -81,6 +81,7 @@ def test_the_seconds_of_a_resumed_run_are_those_of_its_parts(
     assert result["evaluation_seconds"] == 4.0
 
 
+@pytest.mark.usefixtures("real_counts")
 def test_a_result_holds_the_counts_of_its_network(stripes_folder: Path) -> None:
     run = train(config_of(stripes_folder))
     steps = 3 * run.trainer.batches.steps_per_epoch
