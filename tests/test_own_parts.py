@@ -247,7 +247,7 @@ def test_own_blocks_are_handed_over_to_train_and_to_load(stripes: ImageData, tmp
 
 
 def test_tensors_datasets_and_loaders_are_data(stripes: ImageData) -> None:
-    config = RunConfig(method=get_method("pred"), width=0.05, epochs=4, batch_size=20)
+    config = RunConfig(method=get_method("pred"), width=0.05, epochs=4, batch_size=40)
     images, labels = stripes.train.images, stripes.train.labels
     test = (stripes.test.images, stripes.test.labels)
     from_bytes = train(config, data=(images, labels), test=test, classes=stripes.classes)

@@ -156,15 +156,17 @@ def pages(page: str) -> dict[str, str]:
     draw = torch.Generator().manual_seed(0)
     table = (torch.randn(200, 5, generator=draw), torch.arange(200) % 3)
     tokens = torch.randint(0, 10, (200, 7), generator=draw)
+    given = (tokens[:, :-1], tokens[:, 1:])
     many = torch.randint(0, 256, (600, 3, 8, 8), generator=draw, dtype=torch.uint8)
-    quick = replace(SMALL, method=get_method("superfecta"), epochs=1)
+    quick = replace(SMALL, method=get_method("pred"), epochs=1)
     plain = replace(quick, network="mlp", width=0.01)
+    positions = replace(plain, method=get_method("mono-forward"))
     names = [f"a rather long name {k}" for k in range(30)]
     return {
         "pairs": page,
         "many": render(train(quick, data=(many, torch.arange(600) % 30), classes=names)),
         "table": render(train(plain, data=table)),
-        "tokens": render(train(plain, data=(tokens[:, :-1], tokens[:, 1:]), network=from_module(GPT()))),
+        "tokens": render(train(positions, data=given, network=from_module(GPT()))),
     }
 
 

@@ -102,7 +102,7 @@ def config_of(method: str, folder: Path) -> RunConfig:
         method=get_method(method),
         width=0.15,
         epochs=1,
-        batch_size=40,
+        batch_size=72,
         precision="fp32",
     )
 

@@ -3,9 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +12,6 @@ from rich.console import Console
 from sklearn.datasets import load_wine
 from torch import Tensor
 
-from command import run as run_command
 from kills import differences
 from stopping import StopAt
 from trifecta import Callback, EarlyStopping, RunConfig, Trainer, TrifectaClassifier, get_method, load
@@ -26,7 +22,7 @@ from trifecta.training import DivergenceError, Interrupted, Run, RunFolder, eval
 from trifecta.training.evaluation import choose_blocks, score
 from trifecta.training.run import finish, resumed_trainer
 
-CONFIG = RunConfig(network="mlp", width=0.01, epochs=4, batch_size=60, precision="fp32")
+CONFIG = RunConfig(method="pred", network="mlp", width=0.01, epochs=4, batch_size=60, precision="fp32")
 STEPS = 4  # an epoch
 
 
@@ -189,7 +185,7 @@ def test_a_signal_leaves_early_stopping_as_it_was(
 
 
 def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> None:
-    base = get_method("superfecta")
+    base = get_method("pred")
     method = replace(base, optimizer=replace(base.optimizer, decay="constant"))
     config = replace(CONFIG, method=method)
     train(config, data=stripes, out=tmp_path / "run", callbacks=[Spoil(*SPOILT)])
@@ -200,34 +196,6 @@ def test_more_epochs_go_on_from_the_last(stripes: ImageData, tmp_path: Path) -> 
     assert_same(longer.network.state_dict(), whole.network.state_dict())
     with pytest.raises(ValueError, match="has trained 6 epochs already"):
         go_on(tmp_path / "run", epochs=5, data=stripes)
-
-
-@pytest.mark.slow
-def test_a_command_that_was_terminated_goes_on_as_if_it_had_not_been(
-    stripes_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    small: list[str | Path] = [
-        "--data",
-        stripes_folder,
-        "--network",
-        "mlp",
-        "--width",
-        "0.01",
-        "--epochs",
-        "20",
-    ]
-    assert run_command(capsys, "train", *small, "--precision", "fp32", "--out", tmp_path / "whole")[0] == 0
-    stopped = tmp_path / "stopped"
-    words = [sys.executable, "-m", "trifecta", "train", *small, "--precision", "fp32", "--out", stopped]
-    with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True) as process:
-        while len(RunFolder(stopped).read_history()) < 2:
-            time.sleep(0.01)
-        process.terminate()
-        told = process.communicate()[1]
-    assert (process.returncode, "continue with: trifecta train --resume" in told) == (143, True), told
-    assert len(RunFolder(stopped).read_history()) < 20
-    assert run_command(capsys, "train", "--resume", stopped)[0] == 0
-    assert differences(tmp_path / "whole", stopped) == []
 
 
 def test_it_is_brought_back_to_a_finished_run(

@@ -14,7 +14,7 @@ from trifecta.data import cache
 from trifecta.data.images import ImageData, ImageSet, channel_statistics, hold_out
 from trifecta.training import RunConfig, train
 
-COUNT, SIDE, LIMIT = 40_960, 96, 1_000_000_000
+COUNT, SIDE, LIMIT = 22_528, 96, 600_000_000
 SHAPE = (COUNT, 3, SIDE, SIDE)
 assert COUNT * 3 * SIDE * SIDE > LIMIT
 resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))

@@ -17,7 +17,7 @@ from trifecta.cli import main
 from trifecta.data import DataConfig, ImageData
 from trifecta.training import Callback, RunConfig, Trainer, load, resume, train
 
-SMALL = RunConfig(width=0.05, epochs=3, batch_size=60, precision="fp32")
+SMALL = RunConfig(method="pred", width=0.05, epochs=3, batch_size=60, precision="fp32")
 NOBODY = 65534
 
 

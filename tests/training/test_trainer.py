@@ -33,6 +33,7 @@ from trifecta.training.run import finish, resumed_trainer
 def config_of(folder: Path, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {
         "data": DataConfig(source=str(folder)),
+        "method": "pred",
         "width": 0.05,
         "epochs": 3,
         "batch_size": 40,
