@@ -413,7 +413,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_to_the_same_result(
     capsys: pytest.CaptureFixture[str], stripes_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "stopped"
-    longer = [*QUICK, "--network", "mlp", "--epochs", "12"]
+    longer = [*QUICK, "--method", "pred", "--network", "mlp", "--epochs", "12"]
     command = [sys.executable, "-m", "trifecta", "train", "--data", str(stripes_folder), "--out", str(out)]
     with subprocess.Popen([*command, *longer], stderr=subprocess.PIPE, text=True) as process:
         while not (out / "history.jsonl").is_file() or not (out / "history.jsonl").read_text():

@@ -3,10 +3,10 @@
 import logging
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -407,24 +407,16 @@ def test_what_only_the_librarys_own_trainer_does_is_said() -> None:
         LocalLearningModule(network_of(), total_steps=0)
 
 
-NO_LIGHTNING = """
-import sys
-sys.modules.update({"lightning.pytorch": None, "pytorch_lightning": None})
-try:
-    import trifecta.integrations.lightning
-except ImportError as error:
-    print(error)
-del sys.modules["pytorch_lightning"]
-import pytorch_lightning, trifecta.integrations.lightning as it
-print(it.LightningModule.__module__.split(".")[0])
-"""
-
-
-def test_it_takes_the_lightning_that_is_there_or_names_the_extra() -> None:
-    done = subprocess.run([sys.executable, "-c", NO_LIGHTNING], capture_output=True, text=True)
-    missing, found = done.stdout.splitlines()
-    assert missing.endswith("pip install '.[lightning]' in a checkout of trifecta"), done.stderr
-    assert found == "pytorch_lightning"
+def test_it_takes_the_lightning_that_is_there_or_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = LocalLearningModule.__module__
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pytorch_lightning", None)
+        with pytest.raises(ImportError, match=r"pip install .\.\[lightning\]. in a checkout"):
+            import_module(name)
+    found = import_module(name).LightningModule
+    assert found.__module__.split(".")[0] == "pytorch_lightning"
 
 
 def test_the_pages_script_runs_and_learns() -> None:

@@ -5,11 +5,10 @@ import random
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from command import run as run_command
 from stopping import StopAt
 from trifecta._utils.files import StorageError, tensor_checksum, write_atomically
 from trifecta.cli import main
 from trifecta.data import DataConfig, ImageData
+from trifecta.launch import _new_folder
 from trifecta.training import (
     Callback,
     Interrupted,
@@ -36,7 +37,7 @@ from trifecta.training import (
 )
 from trifecta.training.run import finish
 
-SMALL = RunConfig(width=0.05, epochs=4, batch_size=60, precision="fp32")
+SMALL = RunConfig(method="pred", width=0.05, epochs=4, batch_size=60, precision="fp32")
 BIT_FLIPS = 15
 
 
@@ -301,17 +302,19 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     assert_equal_runs(resume(run, data=stripes), finished[1])
 
 
-@pytest.mark.slow
-def test_a_full_disk_has_an_exit_status_of_its_own(tmp_path: Path) -> None:
-    program = (
-        "import resource\nfrom trifecta.cli import main\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, -1))\n"
-        f"main(['train', '--data', 'digits', '--out', {str(tmp_path / 'run')!r}, "
-        "'--width', '0.05', '--epochs', '1', '--precision', 'fp32'])\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    last = done.stderr.splitlines()[-1]
-    assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
+def test_a_full_disk_has_an_exit_status_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--network", "mlp", "--width", "0.02", "--epochs", "1", "--precision", "fp32"]
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, resource.RLIM_INFINITY))
+        status, _, error = run_command(
+            capsys, "train", "--data", "digits", "--out", tmp_path / "run", *small
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    last = error.splitlines()[-1]
+    assert (status, "Traceback" in error) == (3, False), error
     assert "cannot write" in last
     assert "nothing had been trained yet" in last
 
@@ -388,18 +391,13 @@ def test_a_second_training_in_a_folder_is_refused(
         shutil.rmtree(run)
 
 
-@pytest.mark.slow
-def test_processes_that_begin_at_once_have_a_folder_each(tmp_path: Path) -> None:
-    program = (
-        "from trifecta.launch import _new_folder\nfrom trifecta.training import RunConfig\n"
-        "print(*(_new_folder(RunConfig()) for _ in range(50)))\n"
-    )
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    names = " ".join(process.communicate()[0] for process in processes).split()
-    assert len(names) == len(set(names)) == 100
+def test_trainings_that_begin_at_once_have_a_folder_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda _: _new_folder(RunConfig()), range(100)))
+    assert len(set(names)) == 100
 
 
 def test_a_run_stopped_while_it_reads_its_data_goes_on(
