@@ -64,7 +64,7 @@ def test_plain_operations_give_the_scores_of_the_network(method: str, network: s
     assert torch.allclose(whole(images), whole.network(images), atol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["trifecta", "superfecta", "hcl-ff", "scff", "deeper-forward"])
+@pytest.mark.parametrize("method", ["superfecta", "hcl-ff", "scff"])
 def test_an_exported_program_gives_them_for_any_number_of_images(method: str, tmp_path: Path) -> None:
     model = load(run_of(method, tmp_path / "run"))
     file = export(model, tmp_path / "model.pt2", format="torch")
