@@ -15,8 +15,8 @@ from command import run as run_command
 from trifecta.training import RunFolder, resume
 
 pytestmark = pytest.mark.slow
-TINY = ("--network", "mlp", "--width", "0.02", "--precision", "fp32")
-TRAIN = ("-m", "trifecta", "train", "--data", "digits", *TINY)
+TINY = ("--method", "pred", "--network", "mlp", "--width", "0.02", "--precision", "fp32")
+TRAIN = ("-m", "trifecta", "train", *TINY)
 LONG = (*TRAIN, "--epochs", "5000")
 
 
@@ -67,9 +67,13 @@ def missing_after_resuming(run: Path) -> list[int]:
     return [k for k, record in enumerate(RunFolder(run).read_history(), 1) if record["epoch"] != k]
 
 
-def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path: Path) -> None:
+def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(
+    tmp_path: Path, stripes_folder: Path
+) -> None:
     run = tmp_path / "run"
-    launcher = started(*LONG, "--processes", "2", "--timeout", "8", "--out", str(run))
+    launcher = started(
+        *LONG, "--data", str(stripes_folder), "--processes", "2", "--timeout", "8", "--out", str(run)
+    )
     wait_for_epochs(run, 2)
     of_run = children(launcher.pid)
     for _ in range(2):
@@ -84,9 +88,12 @@ def test_a_second_interrupt_leaves_a_checkpoint_one_line_and_no_process(tmp_path
     assert missing_after_resuming(run) == []
 
 
-def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path) -> None:
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path, stripes_folder: Path) -> None:
     run = tmp_path / "run"
-    launcher = started(*LONG, "--processes", "2", "--parallel", "data", "--out", str(run))
+    launcher = started(
+        *LONG,
+        *("--data", str(stripes_folder), "--processes", "2", "--parallel", "data", "--out", str(run)),
+    )
     wait_for_epochs(run, 2)
     os.kill(children(launcher.pid)[1], signal.SIGTERM)
     status, error, lines = ended(launcher)
@@ -99,7 +106,7 @@ def test_a_signal_to_one_process_stops_all_with_a_checkpoint(tmp_path: Path) -> 
 
 def test_a_signal_before_there_is_a_run_leaves_nothing_and_one_line(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    launcher = started(*LONG, "--processes", "2", "--out", str(run))
+    launcher = started(*LONG, "--data", "digits", "--processes", "2", "--out", str(run))
     until = time.monotonic() + 120
     while not children(launcher.pid) and time.monotonic() < until:
         time.sleep(0.05)
@@ -111,11 +118,11 @@ def test_a_signal_before_there_is_a_run_leaves_nothing_and_one_line(tmp_path: Pa
 
 @pytest.mark.parametrize(("how", "parallel"), [(signal.SIGKILL, "layers"), (signal.SIGSTOP, "data")])
 def test_a_process_that_ends_or_hangs_ends_the_run(
-    how: signal.Signals, parallel: str, tmp_path: Path
+    how: signal.Signals, parallel: str, tmp_path: Path, stripes_folder: Path
 ) -> None:
     run = tmp_path / "run"
     options = ("--processes", "2", "--parallel", parallel, "--timeout", "8", "--out", str(run))
-    launcher = started(*LONG, *options)
+    launcher = started(*LONG, "--data", str(stripes_folder), *options)
     wait_for_epochs(run, 2)
     os.kill(children(launcher.pid)[1], how)
     status, error, _ = ended(launcher)
@@ -125,17 +132,17 @@ def test_a_process_that_ends_or_hangs_ends_the_run(
     assert how != signal.SIGKILL or missing_after_resuming(run) == []
 
 
-def test_torchrun_resumes_by_itself(tmp_path: Path) -> None:
+def test_torchrun_resumes_by_itself(tmp_path: Path, stripes_folder: Path) -> None:
     run = tmp_path / "run"
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1")
-    options = ("--epochs", "6", "--parallel", "data", "--sync-batch-norm", "--out", str(run))
-    launcher = started(*torchrun, *TRAIN, *options)
+    options = ("--epochs", "40", "--parallel", "data", "--sync-batch-norm", "--out", str(run))
+    launcher = started(*torchrun, *TRAIN, "--data", str(stripes_folder), *options)
     wait_for_epochs(run, 1)
     os.kill(children(launcher.pid)[1], signal.SIGKILL)
     status, error, _ = ended(launcher)
     assert status == 0, error
-    assert [record["epoch"] for record in RunFolder(run).read_history()] == list(range(1, 7))
-    assert RunFolder(run).read_result()["epochs"] == 6
+    assert [record["epoch"] for record in RunFolder(run).read_history()] == list(range(1, 41))
+    assert RunFolder(run).read_result()["epochs"] == 40
     assert RunFolder(run).read_resolved()["sync_batch_norm"] is True
 
 
@@ -147,7 +154,7 @@ def test_what_all_processes_refuse_is_said_once(tmp_path: Path, capsys: pytest.C
     assert (status, len(lines)) == (2, 1), error
     assert "nowhere" in error
     status, _, error = run_command(
-        capsys, *TRAIN[2:], "--processes", "2", "--sync-batch-norm", "--out", out
+        capsys, *TRAIN[2:], "--data", "digits", "--processes", "2", "--sync-batch-norm", "--out", out
     )
     assert (status, error.count("\n")) == (2, 1)
     assert " is for replicas, which share the images" in error
@@ -165,7 +172,9 @@ def test_a_port_that_another_program_has_ends_all(tmp_path: Path) -> None:
             "WORLD_SIZE": "2",
         }
         out = ("--parallel", "data", "--timeout", "2", "--out", str(tmp_path / "run"))
-        for process in [started(*TRAIN, *out, RANK=rank, **meeting) for rank in ("0", "1")]:
+        for process in [
+            started(*TRAIN, "--data", "digits", *out, RANK=rank, **meeting) for rank in ("0", "1")
+        ]:
             status, error, _ = ended(process)
             last = [line for line in error.splitlines() if line.startswith("trifecta: ")]
             assert (status, len(last), "Traceback" in error) == (1, 1, False), error
