@@ -24,7 +24,7 @@ lint: .venv/installed
 types: .venv/installed
 	$(BIN)/mypy
 
-# The built package alone, outside the source tree, has all that it needs and passes the tests of its surface.
+# The built package alone, outside the source tree, has all that it needs: its commands, its pages.
 wheel: .venv/installed
 	rm -rf build/installed dist
 	$(BIN)/python -m build --sdist --wheel --no-isolation --outdir dist . >/dev/null
@@ -33,8 +33,8 @@ wheel: .venv/installed
 	test -f build/installed/trifecta/py.typed
 	cd build && PYTHONPATH=installed ../$(BIN)/python -P -c \
 		"import trifecta; assert 'build/installed' in trifecta.__file__, trifecta.__file__"
-	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -P -m pytest -q -n auto -m "not slow" \
-		-p no:cacheprovider ../tests/cli ../tests/test_own_parts.py
+	cd build && PYTHONPATH=$(CURDIR)/build/installed ../$(BIN)/python -P -m pytest -q -m "not slow" \
+		-p no:cacheprovider ../tests/cli/test_cli.py ../tests/report
 
 # Tables in README.md and docs/ from the files in benchmarks/results/.
 docs: .venv/installed
