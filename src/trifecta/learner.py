@@ -75,7 +75,7 @@ class Learner:
         on_nan: ``stop`` leaves it to the caller to look at the losses; ``skip`` undoes a window whose loss
             or gradient is not finite: weights, optimizer and running statistics stay, and its loss is None.
             On a GPU that waits for every window.
-        step_optimizer: called with every optimizer in place of its ``step``, such as to clip gradients.
+        step_optimizer: called with every optimizer in place of its ``step``.
 
     Raises:
         ValueError: all weights are frozen.
@@ -295,6 +295,7 @@ class Learner:
         """Step the optimizers of ``window``, and drop all its gradients."""
         self._set_learning_rates(window, progress)
         for optimizer in self._updates(window).values():
+            self.network.method.optimizer.clip(optimizer)
             if self._step_optimizer is None:
                 optimizer.step()
             else:
@@ -309,16 +310,17 @@ class Learner:
 
     def _set_learning_rates(self, window: Window, progress: float) -> None:
         config, num_blocks = self.network.method.optimizer, len(self.network.blocks)
-        if config.decay == "constant" or self.total_steps is None:
+        if (config.decay == "constant" and not config.warmup) or self.total_steps is None:
             return
         for owner, optimizer in self._updates(window).items():
             rate = config.rate(progress, end=config.end(owner, num_blocks))
             for group in optimizer.param_groups:
                 if "initial_lr" in group:
                     raise ValueError(
-                        "a scheduler was attached to an optimizer whose learning rate the method decays "
-                        f"({config.decay}), which would overwrite the scheduler's: use "
-                        "OptimizerConfig(decay='constant')"
+                        "a scheduler was attached to an optimizer whose learning rate the method "
+                        f"{'warms up' if config.warmup else 'decays'} ({config.decay}), which would "
+                        "overwrite the scheduler's: use OptimizerConfig(decay='constant'"
+                        f"{', warmup=0' if config.warmup else ''})"
                     )
                 group["lr"] = rate
 

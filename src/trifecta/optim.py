@@ -155,9 +155,15 @@ class OptimizerConfig:
             that is called as ``algorithm(parameters, lr=learning_rate, **arguments)``, such as
             ``torch.optim.SGD``.
         arguments: for an algorithm of your own, or Muon's besides its learning rate.
-        learning_rate: at the first step.
-        decay: ``cosine`` or ``linear`` to 0 at the run's last step, or ``constant``; then a scheduler of
-            your own may be attached to the optimizers of a :class:`trifecta.Learner`.
+        learning_rate: at the first step, or after the warm-up.
+        decay: ``cosine`` or ``linear`` to 0 at the run's last step, or ``constant``; then, without a
+            warm-up, a scheduler of your own may be attached to the optimizers of a
+            :class:`trifecta.Learner`.
+        warmup: share of the run in which the learning rate rises linearly from 0, before it decays over the
+            rest; below ``freeze_from``.
+        clip_norm: norm to which the gradients of an optimizer (those of a block, or of its objective) are
+            scaled down together if theirs is larger, as by ``torch.nn.utils.clip_grad_norm_``; None leaves
+            them as they are.
         weight_decay: of Adam; decoupled, per step and learning rate.
         ownership: ``weight`` or ``objective``, see this module.
         freeze_from: share of the run after which the first block stays as it is and costs a forward pass
@@ -171,6 +177,8 @@ class OptimizerConfig:
     arguments: dict[str, Any] = field(default_factory=dict, hash=False)
     learning_rate: float = 3e-3
     decay: str = "cosine"
+    warmup: float = 0.0
+    clip_norm: float | None = None
     weight_decay: float = 0.0
     ownership: str = "weight"
     freeze_from: float = 1.0
@@ -197,6 +205,11 @@ class OptimizerConfig:
                 "the learning rate must be above 0, weight decay at least 0, and freeze_from is a share of "
                 f"the run above 0: received {self.learning_rate}, {self.weight_decay}, {self.freeze_from}"
             )
+        if not 0 <= self.warmup < self.freeze_from or not (self.clip_norm is None or self.clip_norm > 0):
+            raise ValueError(
+                f"warmup is a share of the run, 0 or more and below freeze_from ({self.freeze_from}), and "
+                f"clip_norm is above 0, or None: received {self.warmup} and {self.clip_norm}"
+            )
         if self.freeze_from < 1 and self.decay == "constant":
             raise ValueError(
                 "a block freezes when its learning rate has decayed: received freeze_from "
@@ -204,8 +217,13 @@ class OptimizerConfig:
             )
 
     def rate(self, progress: float, *, end: float = 1.0) -> float:
-        """Return the rate after a share ``progress`` of the run, of a block that learns to ``end``."""
-        share = min(progress / end, 1.0)
+        """Return the rate after a share ``progress`` of the run, of a block that learns to ``end``.
+
+        Source: linear warm-up, Goyal et al. 2017, *Accurate, large minibatch SGD* (arXiv 1706.02677).
+        """
+        if progress < self.warmup:
+            return self.learning_rate * progress / self.warmup
+        share = min((progress - self.warmup) / (end - self.warmup), 1.0)
         factors = {"constant": 1.0, "linear": 1 - share, "cosine": (1 + math.cos(math.pi * share)) / 2}
         return self.learning_rate * factors[self.decay]
 
@@ -219,6 +237,12 @@ class OptimizerConfig:
         if self.freeze_from == 1:
             return 0
         return sum(progress >= self.end(block, num_blocks) for block in range(num_blocks))
+
+    def clip(self, optimizer: torch.optim.Optimizer) -> None:
+        """Scale the gradients that ``optimizer`` would use down to ``clip_norm``, if there is one."""
+        if self.clip_norm is not None:
+            own = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(own, self.clip_norm)
 
     def build(
         self, parameters: Iterable[nn.Parameter], *, hidden: Collection[nn.Parameter] = ()

@@ -39,6 +39,21 @@ def test_a_scheduler_is_refused_where_the_method_decays_the_rate() -> None:
         learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
 
 
+def test_every_block_warms_up_unless_nobody_says_how_long_the_run_is() -> None:
+    config = OptimizerConfig(learning_rate=0.1, decay="constant", warmup=0.5)
+    rates = []
+    for total_steps in (4, None):
+        learner = learner_of(config, total_steps)
+        for _ in range(4):
+            learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+            rates.append({o.param_groups[0]["lr"] for o in learner.optimizers.values()})
+    assert rates == [{0.0}, {0.05}, {0.1}, {0.1}, *[{0.1}] * 4]
+    learner = learner_of(config, 4)
+    torch.optim.lr_scheduler.ExponentialLR(learner.optimizers[0], 0.5)
+    with pytest.raises(ValueError, match=r"the method warms up .constant., .* warmup=0\)$"):
+        learner.step(torch.randn(6, 1, 8, 8), torch.arange(6) % 3)
+
+
 def test_a_rate_stays_where_nobody_says_how_long_the_run_is() -> None:
     learner = learner_of(OptimizerConfig(learning_rate=0.1), None)
     learner.steps = 50

@@ -24,6 +24,8 @@ ADAM: Settings = {
     "optimizer.weight_decay": 0.0,
     "optimizer.ownership": "weight",
     "optimizer.freeze_from": 1.0,
+    "optimizer.warmup": 0.0,
+    "optimizer.clip_norm": None,
 }
 # Ours (docs/fast.md); momentum, rounds and coefficients are Jordan 2024's (tests/optim/test_muon.py).
 MUON: Settings = ADAM | {"optimizer.algorithm": "muon", "optimizer.learning_rate": 6e-3}

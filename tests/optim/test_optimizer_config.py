@@ -30,6 +30,16 @@ def test_a_constant_rate_stays() -> None:
     assert [config.rate(share) for share in (0.0, 0.5, 1.0)] == [0.4, 0.4, 0.4]
 
 
+def test_a_rate_rises_by_equal_steps_and_then_decays_over_the_rest() -> None:
+    constant = OptimizerConfig(learning_rate=0.4, decay="constant", warmup=0.2)
+    assert [constant.rate(t) for t in (0.0, 0.05, 0.2, 1.0)] == pytest.approx([0, 0.1, 0.4, 0.4])
+    linear = OptimizerConfig(learning_rate=0.4, decay="linear", warmup=0.2)
+    assert [linear.rate(t) for t in (0.0, 0.1, 0.2, 0.6, 1.0)] == pytest.approx([0, 0.2, 0.4, 0.2, 0])
+    assert linear.rate(0.4, end=0.6) == pytest.approx(0.2)
+    cosine = OptimizerConfig(learning_rate=0.4, warmup=0.5)
+    assert [cosine.rate(t) for t in (0.25, 0.5, 0.75, 1.0)] == pytest.approx([0.2, 0.4, 0.2, 0])
+
+
 def test_blocks_freeze_one_after_the_other_and_the_last_one_never() -> None:
     config = OptimizerConfig(freeze_from=0.6)
     assert [config.end(block, 3) for block in range(3)] == pytest.approx([0.6, 0.8, 1.0])
@@ -50,6 +60,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"freeze_from": 1.5}, "freeze_from is a share of the run above 0: received 0.003, 0.0, 1.5"),
     ({"freeze_from": 0.5, "decay": "constant"}, "received freeze_from 0.5 with decay constant; use cosine"),
     ({"learning_rate": 0.0}, "the learning rate must be above 0, weight decay"),
+    ({"warmup": -0.1}, "warmup is a share of the run, 0 or more and below freeze_from (1.0), and"),
+    ({"warmup": 1.0}, "None: received 1.0 and None"),
+    ({"warmup": 0.5, "freeze_from": 0.5}, "below freeze_from (0.5), and clip_norm is above 0, or None"),
+    ({"clip_norm": 0.0}, "clip_norm is above 0, or None: received 0.0 and 0.0"),
     ({"weight_decay": -0.1}, "weight decay at least 0, and freeze_from"),
 ]
 

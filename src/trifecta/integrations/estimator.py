@@ -289,7 +289,7 @@ class TrifectaClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._begin(samples)
         config = self._config(samples, self.classes_)
-        optimizer = replace(config.method.optimizer, decay="constant", freeze_from=1.0)
+        optimizer = replace(config.method.optimizer, decay="constant", warmup=0.0, freeze_from=1.0)
         self.network_ = build_network(
             replace(config.method, optimizer=optimizer),
             config.network,

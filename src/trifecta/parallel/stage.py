@@ -260,6 +260,12 @@ def check_network(network: LocalNetwork, plan: Plan, *, on_nan: str) -> None:
             f"blocks of method {network.method.name} need the whole network's prediction before every "
             "step, so that none could go ahead: use parallel=data"
         )
+    optimizer = network.method.optimizer
+    if layers > 1 and optimizer.clip_norm is not None and optimizer.ownership == "objective":
+        raise ValueError(
+            "the gradients of one objective may lie on several stages, where none knows their norm: "
+            f"received clip_norm {optimizer.clip_norm}; use ownership=weight or parallel=data"
+        )
     if layers > 1 and network.has_side_values:
         raise ValueError(
             "stages pass on features alone, and these blocks pass on other values too: use parallel=data"
