@@ -57,8 +57,8 @@ class WholeNetwork(nn.Module):
             features, x = network.pass_block(k, x)
             if k in network.readout_blocks:
                 parts.append(network.head(k).scores(features))
-        scores = network.calibrated(torch.stack(parts).sum(0))
-        return scores if network.label_input is None else scores.view(count, classes)
+        scores = torch.stack(parts).sum(0)
+        return network.calibrated(scores if network.label_input is None else scores.view(count, classes))
 
 
 def export(
