@@ -99,6 +99,14 @@ def test_pairs_predict_by_their_positives_in_every_block() -> None:
         x = pairs.neutral(passed)
     for k, scores in enumerate(network.block_scores(IMAGES)):
         torch.testing.assert_close(scores, network.head(k).scores(expected[k][0]))
+    # Blocks of this package are passed without modules of their own.
+    size: dict[str, Any] = {"sample_shape": (4,), "num_classes": 3, "width": 0.02}
+    ours = build_network(get_method("scff"), "mlp", **size).eval()
+    passed = pairs.neutral(IMAGES)
+    for k, scores in enumerate(ours.block_scores(IMAGES)):
+        features, passed = ours.pass_block(k, passed)
+        assert scores is not None
+        torch.testing.assert_close(scores, ours.head(k).scores(features))
     torch.testing.assert_close(network.embeddings(IMAGES, 2), expected[2][0])
     offsets = torch.tensor([1, 2, 3])
     x = torch.cat([IMAGES, IMAGES + 1])
@@ -412,10 +420,22 @@ def test_trying_blocks_draws_nothing() -> None:
 def test_old_weights_have_a_temperature_of_one() -> None:
     network = network_of()
     state = network.state_dict()
-    del state["temperature"]
+    del state["temperature"], state["offset"]
     network.temperature.fill_(3.0)
+    network.offset.fill_(1.0)
     network.load_state_dict(state)
     assert network.temperature == 1
+    assert network.offset.tolist() == [0, 0, 0]
+
+
+def test_calibrated_scores_are_divided_and_then_moved_by_class() -> None:
+    network = network_of()
+    network.temperature.fill_(2.0)
+    network.offset.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    scores = torch.tensor([[4.0, 6.0, 8.0], [0.0, 2.0, 2.0]])
+    expected = torch.tensor([[3.0, 3.0, 3.0], [1.0, 1.0, 0.0]])
+    assert torch.equal(network.calibrated(scores), expected)
+    assert torch.equal(network.calibrated(scores.unsqueeze(2).expand(2, 3, 5))[:, :, 4], expected)
 
 
 class Mixer(nn.Module):
