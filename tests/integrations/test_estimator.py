@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_digits, load_iris, load_wine, make_classification
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -284,3 +284,20 @@ def test_single_rows_are_learnt_once_the_scale_is_known() -> None:
     estimator.partial_fit(rows[1:2], labels[1:2])
     assert estimator.n_iter_ == 2
     assert not np.array_equal(estimator.predict_proba(rows), before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 4])
+def test_probabilities_of_noisy_unbalanced_rows_beat_the_frequencies(
+    seed: int,
+) -> None:
+    rows, y = make_classification(1000, 12, n_informative=6, flip_y=0.3, weights=[0.9], random_state=seed)
+    rows, others, y, true = train_test_split(rows, y, random_state=seed, stratify=y)
+    fitted = TrifectaClassifier(random_state=seed).fit(rows, y)
+    shares = fitted.predict_proba(others)
+    prior = log_loss(true, np.tile(np.bincount(y) / len(y), (len(true), 1)))
+    assert log_loss(true, shares) < prior
+    assert (fitted.predict(others) == shares.argmax(1)).all()
+    assert fitted.network_.offset.abs().max() > 0
+    weighted = TrifectaClassifier(random_state=seed, class_weight="balanced", epochs=2).fit(rows, y)
+    assert weighted.network_.offset.abs().max() == 0
