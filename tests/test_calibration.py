@@ -263,3 +263,24 @@ def test_a_temperature_takes_few_steps_from_1(monkeypatch: pytest.MonkeyPatch) -
     assert steps <= 37
     monkeypatch.setattr(calibration, "_STEPS", 0)
     assert fit_temperature(scores, labels) == 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_share_of_the_frequencies_has_the_least_smoothed_loss(seed: int) -> None:
+    scores, labels = drawn(25, 3, seed=seed)
+    labels[::2] = 0
+    # The scores know some of it.
+    scores[:, 0] += 1.75
+    log_counts = (labels.bincount(minlength=3) + 1).double().log()
+    log_counts -= log_counts.mean()
+
+    def least(w: float) -> float:
+        # A fixed offset moves the scores at every temperature alike.
+        temperatures = torch.logspace(-1, 3, 400, dtype=torch.float64).tolist()
+        return min(smoothed_loss(scores + t * w * log_counts, labels, t) for t in temperatures)
+
+    tenths = [w / 10 for w in range(11)]
+    losses = [least(w) for w in tenths]
+    expected = tenths[losses.index(min(losses))] if 2 * 25 * (losses[0] - min(losses)) > 3.84 else 0.0
+    _, offset = fit_readout(scores, labels)
+    assert torch.allclose(offset, expected * log_counts, atol=1e-9)
